@@ -1,0 +1,43 @@
+"""Conditional requests: ETag, If-Match, If-None-Match (RFC 9110, section 13). The ETag is the row's version."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header
+
+__all__ = ["IfMatch", "IfNoneMatch", "RequiredIfMatch", "etag", "matches"]
+
+_ETAG = re.compile(r'(W/)?"([^"]*)"')
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="Answer 304 if the ETag is still this one.")
+]
+_IF_MATCH = Header(alias="If-Match", description='The ETag that was read, or "*".')
+
+
+def etag(version: int) -> str:
+    return f'"{version}"'
+
+
+def matches(if_none_match: str, version: int) -> bool:
+    """Whether the representation of `version` is one that the client has. Weak comparison, as for caches."""
+    if if_none_match.strip() == "*":
+        return True
+    return any(tag == str(version) for _, tag in _ETAG.findall(if_none_match))
+
+
+async def _versions(if_match: Annotated[str | None, _IF_MATCH] = None) -> frozenset[int] | None:
+    """The versions that `If-Match` accepts; None for any. Weak tags never match, nor do tags not made here."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return frozenset(int(tag) for weak, tag in _ETAG.findall(if_match) if not weak and _VERSION.fullmatch(tag))
+
+
+async def _required_versions(if_match: Annotated[str, _IF_MATCH]) -> frozenset[int] | None:
+    """The same, and the OpenAPI document says that there must be one. Without one the answer is 428."""
+    return await _versions(if_match)
+
+
+IfMatch = Annotated[frozenset[int] | None, Depends(_versions)]
+RequiredIfMatch = Annotated[frozenset[int] | None, Depends(_required_versions)]

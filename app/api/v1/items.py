@@ -1,0 +1,123 @@
+"""Items: the reference resource, from which others can be copied.
+
+Reads take the fast way (bare connection, ready bytes), changes the plain way (session, response model).
+"""
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.api.deps import PrincipalDep, SessionDep, state_of
+from app.api.idempotency import IdempotencyKey, answer_once
+from app.api.preconditions import IfMatch, IfNoneMatch, RequiredIfMatch, etag, matches
+from app.api.problems import problems
+from app.api.responses import json_response
+from app.business import items
+from app.schemas.common import Page
+from app.schemas.item import ItemCreate, ItemQuery, ItemRead, ItemUpdate
+
+router = APIRouter(prefix="/items", tags=["items"], responses=problems(401, 422, 429, 503))
+
+_ETAG = {"ETag": {"description": "The version of the item.", "schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "Where the new item is.", "schema": {"type": "string"}}}
+_LINK = {"Link": {"description": 'The next page, as rel="next".', "schema": {"type": "string"}}}
+
+
+@router.get(
+    "/{item_id}",
+    response_model=ItemRead,
+    responses={200: {"headers": _ETAG}, 304: {"description": "Not Modified"}, **problems(404)},
+)
+async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if_none_match: IfNoneMatch = None) -> Any:
+    """One item of the caller."""
+    async with state_of(request)["database"].connection() as connection:
+        item = await items.get_item(connection, principal.subject, item_id)
+    # Kept by the caller alone, and asked about each time: what the ETag is for.
+    headers = {"ETag": etag(item["version"]), "Cache-Control": "private, no-cache"}
+    if if_none_match is not None and matches(if_none_match, item["version"]):
+        return Response(status_code=304, headers=headers)
+    return json_response(dict(item), headers=headers)
+
+
+@router.get("", response_model=Page[ItemRead], responses={200: {"headers": _LINK}})
+async def list_items(query: Annotated[ItemQuery, Query()], principal: PrincipalDep, request: Request) -> Any:
+    """The caller's items, a page at a time."""
+    state = state_of(request)
+    async with state["database"].connection() as connection:
+        page = await items.list_items(
+            connection,
+            state["cursors"],
+            principal.subject,
+            sort=query.sort,
+            limit=query.limit,
+            tag=query.tag,
+            cursor=query.cursor,
+        )
+    headers = {}
+    if page.next_cursor is not None:
+        parameters = query.model_dump(exclude_unset=True) | {"cursor": page.next_cursor}
+        headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
+    return json_response(
+        {"items": [dict(item) for item in page.items], "next_cursor": page.next_cursor}, headers=headers
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ItemRead,
+    responses={201: {"headers": _ETAG | _LOCATION}, **problems(400, 409, 413)},
+)
+async def create_item(
+    body: ItemCreate,
+    principal: PrincipalDep,
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
+) -> Any:
+    """A new item. With an `Idempotency-Key` the same request may be sent again without making a second one."""
+    database = state_of(request)["database"]
+    values = {"name": body.name, "description": body.description, "tags": body.tags}
+    if idempotency_key is None:
+        async with database.connection() as connection:
+            record = await items.create_item(connection, principal.subject, **values)
+        return _created(request, dict(record))
+    async with database.session() as session:
+
+        async def work() -> Response:
+            item = await items.create_item_in(session, principal.subject, **values)
+            return _created(request, ItemRead.model_validate(item).model_dump())
+
+        return await answer_once(request, session, principal, idempotency_key, work)
+
+
+@router.patch(
+    "/{item_id}",
+    responses={200: {"headers": _ETAG}, **problems(400, 404, 412, 413, 428)},
+)
+async def update_item(
+    item_id: UUID,
+    body: ItemUpdate,
+    principal: PrincipalDep,
+    if_version: RequiredIfMatch,
+    session: SessionDep,
+    response: Response,
+) -> ItemRead:
+    """Change the fields that are sent. `If-Match` says which version they are meant for."""
+    item = await items.update_item(
+        session, principal.subject, item_id, body.model_dump(exclude_unset=True), if_version=if_version
+    )
+    response.headers["ETag"] = etag(item.version)
+    return ItemRead.model_validate(item)
+
+
+@router.delete("/{item_id}", status_code=204, responses=problems(404, 412))
+async def delete_item(item_id: UUID, principal: PrincipalDep, if_version: IfMatch, session: SessionDep) -> None:
+    """Delete an item; `If-Match` makes sure that it is the one that was read."""
+    await items.delete_item(session, principal.subject, item_id, if_version=if_version)
+
+
+def _created(request: Request, item: dict[str, Any]) -> Response:
+    headers = {"Location": f"{request.url.path}/{item['id']}", "ETag": etag(item["version"])}
+    return json_response(item, 201, headers)

@@ -1,0 +1,39 @@
+"""Whether this process is alive, and whether it can do its work."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app import __version__
+from app.api.deps import state_of
+from app.api.problems import problems
+from app.api.responses import json_response
+from app.schemas.common import Health, ReadinessReport
+
+router = APIRouter(prefix="/public/health", tags=["health"])
+
+
+@router.get("", response_model=Health, responses=problems())
+async def health() -> Any:
+    """The process runs and its event loop turns. Asks nobody else."""
+    return json_response({"status": "alive", "version": __version__})
+
+
+@router.get(
+    "/ready",
+    responses={**problems(), 503: {"model": ReadinessReport, "description": "A required component is down"}},
+)
+async def ready(request: Request, response: Response) -> ReadinessReport:
+    """The last known state of what this process needs. Answers at once: the asking is done in the background."""
+    readiness = state_of(request)["readiness"]
+    if readiness.status == "unavailable":
+        response.status_code = 503
+    components = {
+        name: {
+            "status": component.status,
+            "required": component.required,
+            "latency_ms": None if component.latency is None else round(component.latency * 1000, 2),
+        }
+        for name, component in readiness.components.items()
+    }
+    return ReadinessReport.model_validate({"status": readiness.status, "components": components})

@@ -1,0 +1,16 @@
+"""Version 1 of the API: one line a resource."""
+
+from fastapi import APIRouter
+
+from app.api.v1 import items, me
+from app.api.v1.public import health
+
+# Side by side instead of included in one another: FastAPI matches a path once for each level of inclusion. For the
+# same reason the busiest come first.
+router = APIRouter(
+    routes=[
+        *items.router.routes,
+        *me.router.routes,
+        *health.router.routes,
+    ]
+)

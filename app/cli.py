@@ -1,0 +1,155 @@
+"""`plinth`: one command line for every process."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from app.core.config import Settings, SettingsError, effective_configuration, get_settings
+from app.core.logging import configure_logging
+
+# uvicorn waits this long for requests to end before it stops, in seconds.
+GRACE_SECONDS = 20
+# Longer than the 60 s for which proxies keep idle connections: the proxy must be the one that closes them.
+KEEP_ALIVE_SECONDS = 75
+
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
+reload_option = click.option("--reload", is_flag=True, help="Restart when the code changes.")
+data_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path(".plinth"),
+    show_default=True,
+    help="Where the embedded servers keep their data.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """The ground that a FastAPI service stands on."""
+
+
+@main.command()
+@host_option
+@port_option
+@reload_option
+@data_option
+def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
+    """Run everything here: PostgreSQL and Redis from wheels, migrations, the API."""
+    from app.embedded.run import run
+
+    sys.exit(run(host=host, port=port, reload=reload, data_dir=data_dir))
+
+
+@main.command("with-servers", context_settings={"ignore_unknown_options": True})
+@data_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
+    """Run a command beside the embedded servers: plinth with-servers -- alembic history"""
+    from app.embedded.with_servers import with_servers
+
+    sys.exit(with_servers(command, data_dir=data_dir))
+
+
+@main.command()
+@host_option
+@port_option
+@reload_option
+def api(host: str, port: int, reload: bool) -> None:
+    """Serve the API."""
+    import uvicorn
+
+    settings = _settings()
+    uvicorn.run(
+        "app.main:app",
+        host=host,
+        port=port,
+        reload=reload,
+        reload_dirs=[str(Path(__file__).parent)] if reload else None,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="app.core.protocol:BoundedHttpToolsProtocol",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
+@click.option("--to", default="head", show_default=True, help="The revision to upgrade to.")
+@click.option("--down", help="Take back instead: to this revision, -1 or base.")
+@click.option("--wait", type=click.FloatRange(0), default=60, show_default=True, help="Seconds to wait.")
+def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
+    """Bring the database to the revision of this code."""
+    from app.core.migrations import MigrationError, Migrator
+
+    try:
+        migrator = Migrator(_settings(), wait_seconds=wait)
+        if check:
+            pending = asyncio.run(migrator.pending())
+            click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
+            sys.exit(1 if pending else 0)
+        asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to))
+    except MigrationError as error:
+        _fail(str(error), code=1)
+
+
+@main.command()
+@click.option("--sub", required=True, help="Whose token: the subject.")
+@click.option("--scope", multiple=True, help="A scope; may be given again.")
+@click.option("--role", multiple=True, help="A role; may be given again.")
+@click.option("--hours", type=click.FloatRange(0.01, 24 * 365), default=12, show_default=True, help="Its life.")
+def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float) -> None:
+    """Print a development token (AUTH_PROVIDER=local only)."""
+    from app.services.identity import sign_local_token
+
+    try:
+        signed = sign_local_token(_settings(), subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
+    except ValueError as error:
+        _fail(str(error), code=1)
+    click.echo(signed)
+
+
+@main.group()
+def config() -> None:
+    """The configuration."""
+
+
+@config.command("check")
+def config_check() -> None:
+    """Print what is in force, secrets masked; if it cannot be used, say why and exit 2."""
+    for row in effective_configuration(_settings()):
+        click.echo(row)
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    from app import __version__
+
+    click.echo(__version__)
+
+
+def _settings() -> Settings:
+    try:
+        settings = get_settings()
+    except SettingsError as error:
+        _fail(str(error), code=2)
+    configure_logging(settings)
+    return settings
+
+
+def _fail(message: str, *, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The database: one engine and one pool for a process, sessions for most code, bare connections for hot reads.
+
+An application builds its `Database` in its lifespan and closes it there; nothing is opened at import.
+In a request take `SessionDep` (`app.api.deps`); elsewhere use `get_session_context()`.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+from fastapi import Request
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import greenlet_spawn
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core.config import Settings, get_settings
+from app.core.exceptions import ServiceUnavailableError
+from app.core.pool import FairQueuePool
+
+__all__ = [
+    "AsyncSessionLocal",
+    "Database",
+    "DatabaseUnavailableError",
+    "bind_default_database",
+    "close_db",
+    "get_session",
+    "get_session_context",
+    "init_db",
+]
+
+# A connection older than this is replaced when it is next taken: proxies and cloud networks drop them silently.
+RECYCLE_SECONDS = 1800
+
+# SQLSTATE classes and codes that speak of the server and not of the statement: connection trouble, resources
+# exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
+_UNAVAILABLE_CLASSES = ("08", "53", "57P")
+_UNAVAILABLE_STATES = ("57014", "55P03", "25006")
+
+
+class DatabaseUnavailableError(ServiceUnavailableError):
+    code = "database_unavailable"
+
+
+def _is_unavailable(error: BaseException | None) -> bool:
+    """Whether `error`, raised by asyncpg or by SQLAlchemy over it, says that the database cannot serve now."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or _is_unavailable(error.orig)
+    state = str(getattr(error, "sqlstate", None) or "")
+    return (
+        isinstance(error, TimeoutError | OSError | asyncpg.PostgresConnectionError)
+        or state.startswith(_UNAVAILABLE_CLASSES)
+        or state in _UNAVAILABLE_STATES
+        or _is_closed_connection(error)
+    )
+
+
+def _is_closed_connection(error: BaseException | None) -> bool:
+    # asyncpg says "connection is closed" with the class it also uses for mistakes in the program.
+    return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
+
+
+class Database:
+    """An engine with its pool, sessions and connections, for one set of settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.async_database_url
+        self.is_postgresql = url.startswith("postgresql")
+        self._pooler = settings.DB_TRANSACTION_POOLER
+        options: dict[str, Any] = {}
+        if self.is_postgresql and settings.DB_USE_NULL_POOL:
+            options = {"poolclass": NullPool}
+        elif self.is_postgresql:
+            options = {
+                "poolclass": FairQueuePool,
+                "pool_size": settings.DB_POOL_SIZE,
+                "max_overflow": settings.DB_MAX_OVERFLOW,
+                "pool_timeout": settings.DB_POOL_TIMEOUT,
+                "pool_recycle": RECYCLE_SECONDS,
+            }
+        self.engine = create_async_engine(
+            url, connect_args=settings.database_connect_args, hide_parameters=True, **options
+        )
+        self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+        if self.is_postgresql:
+            event.listen(self.engine.sync_engine, "do_connect", _connect)
+            event.listen(self.engine.sync_engine, "handle_error", _handle_error)
+            event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        else:
+            event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+
+    def new_session(self) -> AsyncSession:
+        """A session whose transaction and closing are the caller's."""
+        return self._sessions()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A session that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            DatabaseUnavailableError: the database is away, frozen or overloaded.
+        """
+        async with self._sessions() as session:
+            with _translated():
+                yield session
+                await session.commit()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """An asyncpg connection out of the same pool, for hot statements: no ORM, no transaction of its own.
+
+        Each statement on it commits by itself unless the block opens `connection.transaction()`.
+
+        Raises:
+            DatabaseUnavailableError: the database is away, frozen or overloaded.
+        """
+        with _translated():
+            pooled = await greenlet_spawn(self.engine.sync_engine.raw_connection)
+        connection: asyncpg.Connection = pooled.driver_connection  # type: ignore[assignment]
+        try:
+            if self._pooler:
+                # A transaction pooler may send each message outside a transaction to another server, and
+                # asyncpg parses a statement in one message and runs it in the next.
+                async with connection.transaction():
+                    yield connection
+            else:
+                yield connection
+        except BaseException as error:
+            unavailable = isinstance(error, Exception) and _is_unavailable(error)
+            if unavailable or not isinstance(error, Exception):
+                # What goes on on this connection is unknown: it must not reach the next one who asks.
+                connection.terminate()
+                await greenlet_spawn(pooled.invalidate)
+            if unavailable:
+                raise DatabaseUnavailableError from error
+            raise
+        finally:
+            await greenlet_spawn(pooled.close)
+
+    async def create_tables(self) -> None:
+        """Create the tables of every model imported so far. For tests and first steps; else migrate."""
+        async with self.engine.begin() as connection:
+            await connection.run_sync(SQLModel.metadata.create_all)
+
+    async def ping(self) -> None:
+        """Ask the server for an answer.
+
+        Raises:
+            DatabaseUnavailableError: there was none within the time limits of the settings.
+        """
+        with _translated():
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+    async def aclose(self) -> None:
+        await self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError from error
+    except DBAPIError as error:
+        if _is_unavailable(error):
+            raise DatabaseUnavailableError from error
+        raise
+
+
+def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        return dialect.connect(*args, **kwargs)
+    except (OSError, TimeoutError, dialect.loaded_dbapi.Error, asyncpg.PostgresError) as error:
+        raise DatabaseUnavailableError from error
+
+
+def _handle_error(context: ExceptionContext) -> BaseException | None:
+    error = context.original_exception
+    if not isinstance(error, TimeoutError):
+        return None
+    # The server did not answer in time. SQLAlchemy would close the connection politely and wait for the
+    # server's goodbye once more; cut it instead.
+    if context.connection is not None:
+        context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
+    return DatabaseUnavailableError()
+
+
+def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:
+    # Free, unlike a ping: the socket of a server that went away has been closed by the time it is needed.
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    from app.core.ids import python_uuid7
+
+    connection.create_function("uuid7", 0, lambda: python_uuid7().hex)
+
+
+_default: Database | None = None
+
+
+@contextmanager
+def bind_default_database(database: Database) -> Iterator[None]:
+    """While the block runs, code outside of requests means `database`, unless another one came first."""
+    global _default  # noqa: PLW0603 - one for a process
+    bound = _default is None
+    if bound:
+        _default = database
+    try:
+        yield
+    finally:
+        if bound:
+            _default = None
+
+
+def default_database() -> Database:
+    """The database of the running application or, where none runs, one made from `get_settings()`."""
+    global _default  # noqa: PLW0603 - one for a process
+    if _default is None:
+        _default = Database(get_settings())
+    return _default
+
+
+def AsyncSessionLocal() -> AsyncSession:  # noqa: N802 - the name that readers of SQLAlchemy look for
+    """A session on the default database: `async with AsyncSessionLocal() as session: …`."""
+    return default_database().new_session()
+
+
+async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
+    """A request's session, committed before the response is sent.
+
+    Depend on it with `scope="function"` (as `SessionDep` does): with FastAPI's default scope the commit would
+    come after the client has read its 201.
+    """
+    async with request.state.database.session() as session:
+        yield session
+
+
+@asynccontextmanager
+async def get_session_context(database: Database | None = None) -> AsyncIterator[AsyncSession]:
+    """A session for scripts, jobs and tests: commits at the end of the block, rolls back if it raises."""
+    async with (database or default_database()).session() as session:
+        yield session
+
+
+async def init_db(database: Database | None = None) -> None:
+    """Create all tables, for tests and first steps. Deployments run migrations instead."""
+    await (database or default_database()).create_tables()
+
+
+async def close_db() -> None:
+    """Close the default database, if one was opened."""
+    global _default
+    database, _default = _default, None
+    if database is not None:
+        await database.aclose()

@@ -1,0 +1,115 @@
+"""A connection pool that serves whoever has waited longest.
+
+SQLAlchemy's own asyncio pool lets a newcomer take a connection that was just returned while the task which it
+was returned for is still waking up; under load that task goes to the end of the line again, and the slowest
+requests wait for many others. Here a returned connection is handed to the oldest waiter directly.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Literal
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import await_only
+from sqlalchemy.util.queue import Empty, Full, QueueCommon
+
+__all__ = ["FairQueuePool"]
+
+_ROOM = object()  # handed to a waiter in place of a connection: there is room for a new one
+
+
+class _FairQueue(QueueCommon[Any]):
+    """Idle connections, and those who wait for one. Never both: a connection is idle only if nobody waits."""
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo  # read when a pool is recreated
+        self._idle: deque[Any] = deque()
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def qsize(self) -> int:
+        return len(self._idle)
+
+    def empty(self) -> bool:
+        return not self._idle
+
+    def full(self) -> bool:
+        return len(self._idle) >= self.maxsize > 0
+
+    def put_nowait(self, item: Any) -> None:
+        if self._hand_over(item):
+            return
+        if self.full():
+            raise Full
+        self._idle.append(item)
+
+    def announce_room(self) -> None:
+        """Tell whoever has waited longest that there is room for a new connection."""
+        self._hand_over(_ROOM)
+
+    def _hand_over(self, item: Any) -> bool:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(item)
+                return True
+        return False
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self.put_nowait(item)
+
+    def get_nowait(self) -> Any:
+        if not self._idle:
+            raise Empty
+        # The one used last: its caches are warm, and the idle rest can be recycled.
+        return self._idle.pop()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if self._idle or not block:
+            return self.get_nowait()
+        return await_only(self._wait(timeout))
+
+    async def _wait(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - QueueCommon's own signature
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                item = await waiter
+        except TimeoutError:
+            if not waiter.done() or waiter.cancelled():
+                raise Empty from None
+            item = waiter.result()  # handed over in the very last moment
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                item = waiter.result()
+                if not self._hand_over(item) and item is not _ROOM:
+                    self._idle.append(item)
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        if item is _ROOM:
+            raise Empty  # the pool makes a connection then
+        return item
+
+
+class FairQueuePool(AsyncAdaptedQueuePool):
+    """`AsyncAdaptedQueuePool` with first-come, first-served waiting and last-in, first-out reuse."""
+
+    _queue_class = _FairQueue
+    _pool: _FairQueue
+
+    def _dec_overflow(self) -> Literal[True]:
+        # A connection is gone, or could not be made: who waits for one may make it now.
+        super()._dec_overflow()
+        self._pool.announce_room()
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a connection."""
+        return self._pool.waiting

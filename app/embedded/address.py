@@ -1,0 +1,57 @@
+"""Where the API is to listen, and whether it does."""
+
+import errno
+import http.client
+import socket
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from app.embedded.process import EmbeddedError
+
+PROBE_TIMEOUT = 2.0  # seconds
+# Where a client on this machine finds a server that listens on all addresses.
+LOCAL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        host = self._local_host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def check(self) -> None:
+        """Raises EmbeddedError if no server could listen there."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _, address = found[0]
+            with socket.socket(family, kind, protocol) as probe:
+                # As the API does: connections that an earlier server has left in TIME_WAIT do not count.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise EmbeddedError(
+                    f"Port {self.port} on {self.host} is in use by another program. Stop that one, or choose "
+                    f"another port: plinth run --port {self.port + 1}, or make run PORT={self.port + 1}."
+                ) from None
+            reason = str(error.strerror).lower()
+            raise EmbeddedError(f"Nothing can listen on {self.host}, port {self.port}: {reason}.") from None
+
+    def answers(self, path: str) -> bool:
+        """Whether a GET of `path` is answered with 200."""
+        connection = http.client.HTTPConnection(self._local_host, self.port, timeout=PROBE_TIMEOUT)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    @property
+    def _local_host(self) -> str:
+        return LOCAL_ADDRESSES.get(self.host, self.host)

@@ -1,0 +1,58 @@
+"""What the person at the terminal gets to read."""
+
+import sys
+import time
+from contextlib import suppress
+
+from app.core.config import AuthProvider, Settings
+from app.embedded.servers import Servers
+
+SUBJECT = "alice"
+TOKEN_TTL = 7 * 24 * 3600  # seconds
+
+
+def say(line: str) -> None:
+    """Print a line. A terminal that has gone away must not keep anything from being stopped."""
+    with suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def complain(error: Exception) -> None:
+    """Print an error for the person at the terminal."""
+    with suppress(OSError):
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+
+
+class Progress:
+    """Prints each step with the time that it took."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def done(self, step: str) -> None:
+        now = time.perf_counter()
+        say(f"{step:<32}{now - self._since:5.1f} s")
+        self._since = now
+
+
+def summary(settings: Settings, servers: Servers, url: str, health: str) -> str:
+    """What there is to use now, a line each."""
+    lines = {}
+    if settings.docs_enabled:
+        lines["Docs"] = f"{url}/docs"
+    lines["Health"] = url + health
+    if settings.AUTH_PROVIDER is AuthProvider.LOCAL:
+        # Not at the top: a run with another provider needs none of its imports.
+        from app.services.identity import sign_local_token
+
+        token = sign_local_token(settings, subject=SUBJECT, ttl=TOKEN_TTL)
+        lines["Token"] = token
+        lines["Try"] = f"curl {url}{settings.API_V1_STR}/me -H 'Authorization: Bearer {token}'"
+    if servers.postgres:
+        lines["SQL"] = servers.postgres.psql()
+    lines["Data"] = " and ".join(str(folder) for folder in servers.data_folders)
+    lines["Logs"] = str(servers.logs)
+    lines["Stop"] = "Ctrl-C"
+    return "\n".join(["", *(f"  {name:<9}{text}" for name, text in lines.items()), ""])

@@ -1,0 +1,98 @@
+"""Everything on one machine: the servers that the settings leave out, the migrations, the service."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from app.core.config import Settings, SettingsError, get_settings
+from app.embedded.address import Address
+from app.embedded.lock import Lock, Record
+from app.embedded.process import EmbeddedError, Process, Sleep, environment
+from app.embedded.report import Progress, complain, say, summary
+from app.embedded.servers import Servers
+from app.embedded.supervisor import StopRequested, Supervisor
+
+HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
+PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
+
+
+def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
+    """Run the service with all it needs until a signal comes; returns the exit code.
+
+    What keeps it from running is told in a sentence: 1 if something failed, 2 if a setting is wrong.
+    """
+    try:
+        settings = get_settings()
+        with Lock(data_dir) as lock:
+            lock.end_orphans()
+            address = Address(host, port)
+            address.check()
+            lock.write({"pid": os.getpid(), "url": address.url})
+            with Servers(data_dir, settings) as servers, Supervisor() as supervisor:
+                try:
+                    _serve(supervisor, servers, lock, settings, address, reload)
+                except StopRequested:
+                    say("\nStopping (Ctrl-C again to hurry).")
+            say("Stopped.")
+    except SettingsError as error:
+        complain(error)
+        return 2
+    except EmbeddedError as error:
+        complain(error)
+        return 1
+    return 0
+
+
+def _serve(
+    supervisor: Supervisor, servers: Servers, lock: Lock, settings: Settings, address: Address, reload: bool
+) -> None:
+    """Start one thing after the other, then watch over them; returns only by an exception."""
+    progress = Progress()
+    servers.start(supervisor)
+    progress.done("The servers answer")
+
+    env = environment(**servers.addresses)
+    _migrate(servers.logs / "migrate.log", env, supervisor.sleep)
+    progress.done("The migrations are applied")
+
+    listen = ["--host", address.host, "--port", str(address.port)]
+    api = _program("The API", ["api", *listen, *(["--reload"] if reload else [])], env)
+    programs = [api]
+    for program in programs:
+        supervisor.add(program)
+    lock.write(_record(address, servers, programs))
+
+    health = f"{settings.API_V1_STR}/public/health"
+    deadline = time.monotonic() + HEALTH_TIMEOUT
+    while not address.answers(health):
+        # With reload, code that does not start is code that is being written.
+        if not api.running or (time.monotonic() > deadline and not reload):
+            raise api.failure()
+        supervisor.sleep(0.02)
+    progress.done("The API answers")
+
+    say(summary(settings, servers, address.url, health))
+    supervisor.watch()
+
+
+def _program(name: str, arguments: list[str], env: dict[str, str], log: Path | None = None) -> Process:
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    return Process(name, command, env=env, log=log, grace=PROGRAM_GRACE)
+
+
+def _migrate(log: Path, env: dict[str, str], sleep: Sleep) -> None:
+    process = _program("The migration", ["migrate"], env, log)
+    try:
+        process.wait(float("inf"), sleep)
+        if process.exit_code != 0:
+            raise process.failure()
+    finally:
+        process.stop()
+
+
+def _record(address: Address, servers: Servers, programs: list[Process]) -> Record:
+    started = {str(program.pid): psutil.Process(program.pid).create_time() for program in programs}
+    return {"pid": os.getpid(), "url": address.url, "environment": servers.addresses, "programs": started}

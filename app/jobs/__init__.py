@@ -1,0 +1,1 @@
+"""The job engine, and the tasks that run on it."""

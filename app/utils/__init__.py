@@ -1,0 +1,1 @@
+"""What belongs nowhere else. Kept nearly empty."""

@@ -1,0 +1,99 @@
+"""The README and the docs, typed word for word."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
+from app.core.config import Settings
+from app.main import create_app
+from tests.api import serving
+from tests.servers import Servers, scratch_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, heading: str, language: str) -> list[str]:
+    """The code blocks under a heading, down to the next one of its level."""
+    text = (ROOT / page).read_text()
+    level = heading.split(" ", maxsplit=1)[0]
+    section = text.split(f"\n{heading}\n", 1)[1]
+    section = re.split(rf"\n{level} ", section, maxsplit=1)[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+class TestReadme:
+    @pytest.fixture
+    def tour(self, database_url: str, redis_url: str) -> subprocess.CompletedProcess[str]:
+        """The tour's commands, run as one script against a service set up as `make run` does it."""
+        (script,) = blocks("README.md", "## A tour", "sh")
+        with serving(create_app(Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url))) as url:
+            script = script.replace("http://127.0.0.1:8000", url)
+            script = script.replace(".venv/bin/plinth", f"{sys.executable} -m app.cli")
+            return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+
+    def test_the_tour_works(self, tour: subprocess.CompletedProcess[str]) -> None:
+        assert tour.returncode == 0, tour.stderr
+        statuses = [int(status) for status in re.findall(r"HTTP/1.1 (\d+)", tour.stdout)]
+        # made; listed; read; not changed; which version?; changed; too late; not yours; deleted
+        assert statuses == [201, 200, 200, 304, 428, 200, 412, 404, 204]
+        assert '"status":"alive"' in tour.stdout
+        assert '"status":"ready"' in tour.stdout
+        assert '"subject":"alice"' in tour.stdout
+
+    def test_every_setting_it_names_exists(self) -> None:
+        rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+        names = {name for row in rows for name in re.findall(r"`([A-Z0-9_]+)`", row)}
+        assert names
+        assert names <= set(Settings.model_fields)
+
+    def test_every_command_it_names_exists(self) -> None:
+        (listing,) = blocks("README.md", "## The command line", "")
+        for line in listing.splitlines():
+            command = re.split(r"\s{2,}", line)[0].split()[1:]
+            assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0, line
+
+    def test_every_file_it_names_exists(self) -> None:
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+            for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+class TestAddAResource:
+    def test_the_page_works_as_it_stands(self, servers: Servers, empty_database_url: str) -> None:
+        page = (ROOT / "docs/add-a-resource.md").read_text()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        environment["DATABASE_URL"] = empty_database_url
+        with scratch_folder() as folder:
+            copy = folder / "plinth"
+            kept_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "bench")
+            shutil.copytree(ROOT, copy, ignore=kept_out)
+
+            def run(*command: str) -> None:
+                done = subprocess.run(
+                    [sys.executable, "-m", *command],
+                    cwd=copy,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stdout + done.stderr
+
+            for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+                if path := re.match(r"# (\S+\.py)\n", code):
+                    (copy / path[1]).write_text(code)
+            # Step 2, which `make migrate m="notes"` runs, and step 5. The tests apply the new migration themselves.
+            run("app.cli", "migrate")
+            run("alembic", "revision", "--autogenerate", "-m", "notes")
+            router = copy / "app/api/v1/router.py"
+            items_line, notes_line = re.findall(r"^ +\*\w+\.router\.routes,\n", page, re.MULTILINE)
+            text = router.read_text().replace("import items,", "import items, notes,")
+            router.write_text(text.replace(items_line, items_line + notes_line))
+            run("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_notes.py")

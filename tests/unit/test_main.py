@@ -1,0 +1,167 @@
+"""The factory needs nothing but settings, and the module makes an application only for who asks for one."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.core.config import Settings
+from app.main import create_app
+from tests.api import NOBODY_SERVES, client_of, problem, settings_with, signed_in
+
+ROOT = Path(__file__).parents[2]
+
+PRODUCTION: dict[str, Any] = {
+    "ENVIRONMENT": "production",
+    "SECRET_KEY": "a secret of quite some length, and of our own",
+    "DATABASE_URL": NOBODY_SERVES,
+    "AUTH_PROVIDER": "custom",
+    "OIDC_ISSUER": "https://issuer.example.com",
+    "OIDC_AUDIENCE": "plinth",
+}
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in an interpreter of its own, with nothing in its environment but what is given."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+class TestImport:
+    def test_reads_no_setting_and_opens_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("DATABASE_URL=mysql://plinth:hunter2@db/plinth\nNONSENSE=1\n")
+        code = """
+import gc, os
+from app.core.config import Settings
+
+read = set()
+
+class Watched(type(os.environ)):
+    def __getitem__(self, name):
+        read.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self):
+        read.update(Settings.model_fields)
+        return super().__iter__()
+
+os.environ.__class__ = Watched
+import app.main
+from sqlalchemy import Engine
+
+application = app.main.create_app(Settings.isolated(PROJECT_NAME="Bare"))
+document = application.openapi()
+
+assert "app" not in vars(app.main)
+assert not read & set(Settings.model_fields), read
+assert not any(isinstance(thing, Engine) for thing in gc.get_objects())
+print(document["info"]["title"])
+"""
+        done = python(code, tmp_path, DATABASE_URL="nonsense", SECRET_KEY="short")
+
+        assert (done.stdout, done.returncode) == ("Bare\n", 0), done.stderr
+
+
+class TestAppOfTheModule:
+    def test_is_made_when_somebody_asks_for_it(self, tmp_path: Path) -> None:
+        code = """
+import uvicorn, app.main
+
+assert not hasattr(app.main, "application")
+config = uvicorn.Config("app.main:app", log_config=None)
+config.load()
+assert vars(app.main)["app"] is app.main.app
+print(app.main.app.title)
+"""
+        done = python(code, tmp_path, PROJECT_NAME="Asked for")
+
+        assert (done.stdout, done.returncode) == ("Asked for\n", 0), done.stderr
+
+    def test_with_wrong_settings_is_one_message(self, tmp_path: Path) -> None:
+        wrong = {"DATABASE_URL": "mysql://plinth:hunter2@db/plinth", "DB_POOL_SIZE": "many", "SECRET_KEY": "hunter3"}
+        code = "import uvicorn; uvicorn.main(['app.main:app', '--port', '1'])"
+
+        done = python(code, tmp_path, ENVIRONMENT="production", **wrong)
+
+        assert done.returncode not in (0, None)
+        assert "The configuration cannot be used" in done.stderr
+        assert all(name in done.stderr for name in (*wrong, "AUTH_PROVIDER"))
+        assert not any(word in done.stderr for word in ("Traceback", "hunter2", "hunter3"))
+        assert done.stdout == ""
+
+
+class TestSideBySide:
+    async def test_two_applications_have_nothing_in_common(self) -> None:
+        one = settings_with(
+            DATABASE_URL=NOBODY_SERVES,
+            PROJECT_NAME="One",
+            API_V1_STR="/one",
+            MAX_BODY_BYTES=10,
+            RATE_LIMIT="1/minute",
+            BACKEND_CORS_ORIGINS="https://one.example.com",
+        )
+        two = settings_with(
+            DATABASE_URL=NOBODY_SERVES,
+            PROJECT_NAME="Two",
+            API_V1_STR="/two/v1",
+            MAX_BODY_BYTES=20,
+            RATE_LIMIT="2/minute",
+            SECRET_KEY="another secret, which signs other tokens",
+            DOCS_ENABLED=False,
+        )
+        first, second = create_app(one), create_app(two)
+        assert (first.title, second.title) == ("One", "Two")
+        with capture_logs():
+            async with client_of(first) as of_one, client_of(second) as of_two:
+                of_one.base_url, of_two.base_url = "http://one.test/one", "http://two.test/two/v1"
+                origin = {"Origin": "https://one.example.com"}
+
+                answers = [
+                    [(await client.get("/me", headers=signed_in(settings, "alice"))).status_code for _ in range(3)]
+                    for client, settings in ((of_one, one), (of_two, two))
+                ]
+                assert answers == [[200, 429, 429], [200, 200, 429]]
+                problem(await of_two.get("/me", headers=signed_in(one, "bob")), 401)
+                problem(await of_one.post("/items", content=b"x" * 15), 413)
+                problem(await of_two.post("/items", content=b"x" * 15), 401)
+                assert "access-control-allow-origin" in (await of_one.get("/public/health", headers=origin)).headers
+                assert "access-control-allow-origin" not in (await of_two.get("/public/health", headers=origin)).headers
+                assert (await of_one.get("/openapi.json")).status_code == 200
+                problem(await of_two.get("/openapi.json"), 404)
+                problem(await of_one.get("http://one.test/two/v1/public/health"), 404)
+
+
+class TestDocs:
+    async def statuses(self, settings: Settings) -> set[int]:
+        with capture_logs():
+            async with client_of(create_app(settings)) as client:
+                paths = ("http://service.test/docs", "/openapi.json")
+                return {(await client.get(path)).status_code for path in paths}
+
+    @pytest.mark.parametrize("values", [{"DATABASE_URL": NOBODY_SERVES}, PRODUCTION | {"DOCS_ENABLED": True}])
+    async def test_are_there(self, values: dict[str, Any]) -> None:
+        assert await self.statuses(settings_with(**values)) == {200}
+
+    @pytest.mark.parametrize("values", [PRODUCTION, {"DATABASE_URL": NOBODY_SERVES, "DOCS_ENABLED": False}])
+    async def test_are_off_in_production_and_where_they_are_not_wanted(self, values: dict[str, Any]) -> None:
+        assert await self.statuses(settings_with(**values)) == {404}
+
+    async def test_show_the_api(self) -> None:
+        with capture_logs():
+            async with client_of(create_app(settings_with(DATABASE_URL=NOBODY_SERVES))) as client:
+                page = await client.get("http://service.test/docs")
+
+        assert page.headers["content-type"].startswith("text/html")
+        assert "/api/v1/openapi.json" in page.text
+
+
+class TestProduction:
+    async def test_tells_browsers_to_use_tls(self) -> None:
+        with capture_logs():
+            async with client_of(create_app(settings_with(**PRODUCTION))) as client:
+                response = await client.get("/public/health")
+
+        assert "strict-transport-security" in response.headers
