@@ -82,6 +82,25 @@ def api(host: str, port: int, reload: bool) -> None:
 
 
 @main.command()
+@click.option("--queues", help="Instead of JOBS_QUEUES: the queues to serve, separated by commas.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of liveness and metrics.")
+def worker(queues: str | None, concurrency: int | None, host: str) -> None:
+    """Run jobs until SIGTERM; a second one gives back at once what still runs."""
+    import uvloop
+
+    import app.tasks  # noqa: F401 - registers what there is to do
+    from app.jobs.worker import run_worker
+
+    settings = _settings()
+    names = [name.strip() for name in queues.split(",") if name.strip()] if queues else None
+    try:
+        uvloop.run(run_worker(settings, queues=names, concurrency=concurrency, host=host))
+    except OSError as error:
+        _fail(f"Liveness and metrics cannot be served on {host}:{settings.METRICS_PORT}: {error}", code=1)
+
+
+@main.command()
 @click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
 @click.option("--to", default="head", show_default=True, help="The revision to upgrade to.")
 @click.option("--down", help="Take back instead: to this revision, -1 or base.")

@@ -111,9 +111,24 @@ class Settings(BaseSettings):
     UPSTASH_REDIS_URL: types.BaseUrl | None = None
     UPSTASH_REDIS_TOKEN: SecretStr | None = None
 
+    JOBS_QUEUES: types.Names = ("default",)
+    JOBS_CONCURRENCY: int = Field(20, ge=1, le=1000)
+    JOBS_POLL_INTERVAL: types.Seconds = 1.0
+    JOBS_SESSION_TIMEOUT: float = Field(10.0, ge=2, le=300)
+    JOBS_SHUTDOWN_GRACE: types.Seconds = 25.0
+    JOBS_MAX_CRASHES: int = Field(5, ge=1)
+    JOBS_KEEP_SUCCEEDED_DAYS: types.Days = 7.0
+    JOBS_KEEP_DISCARDED_DAYS: types.Days = 90.0
+    EXPORTS_KEEP_DAYS: types.Days = 1.0
+
+    METRICS_PORT: int = Field(9090, ge=0, le=65535)
+
     READINESS_REQUIRED: types.Components = ("database",)
     RATE_LIMIT: types.Rate = "600/minute"
     RATE_LIMIT_ANONYMOUS: types.Rate = "60/minute"
+
+    OPERATOR_ROLE: str | None = None
+    OPERATOR_SCOPE: str | None = None
 
     AUTH_PROVIDER: AuthProvider = AuthProvider.LOCAL
     SUPABASE_URL: types.BaseUrl | None = None

@@ -84,6 +84,12 @@ def _check_hmac_secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", value):
+        raise ValueError("expected names of 1 to 100 letters, digits and . _ : -")
+    return value
+
+
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     # A symmetric algorithm beside a public key lets anybody sign: the key would be taken for the secret.
     if not value or not any(family.issuperset(value) for family in _ALGORITHM_FAMILIES):
@@ -94,6 +100,7 @@ def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
 _LIST = (NoDecode, BeforeValidator(_split_list))
 
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
+Days = Annotated[float, Field(gt=0, le=3650)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
 PathPrefix = Annotated[str, AfterValidator(_check_path_prefix)]
 Rate = Annotated[str, AfterValidator(_check_rate)]
@@ -105,6 +112,7 @@ BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
 
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *_LIST]
 CorsOrigins = Annotated[tuple[Annotated[str, AfterValidator(_check_cors_origin)], ...], *_LIST]
+Names = Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], *_LIST, Field(min_length=1)]
 Components = Annotated[tuple[Literal["database", "redis"], ...], *_LIST]
 Algorithms = Annotated[tuple[str, ...], *_LIST, AfterValidator(_check_algorithms)]
 

@@ -4,7 +4,7 @@ An application builds its `Database` in its lifespan and closes it there; nothin
 In a request take `SessionDep` (`app.api.deps`); elsewhere use `get_session_context()`.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -67,9 +67,12 @@ def _is_closed_connection(error: BaseException | None) -> bool:
 
 
 class Database:
-    """An engine with its pool, sessions and connections, for one set of settings."""
+    """An engine with its pool, sessions and connections, for one set of settings.
 
-    def __init__(self, settings: Settings) -> None:
+    `session_info` is in the `info` of every session: what code that is given nothing but a session has to find.
+    """
+
+    def __init__(self, settings: Settings, *, session_info: Mapping[str, Any] | None = None) -> None:
         url = settings.async_database_url
         self.is_postgresql = url.startswith("postgresql")
         self._pooler = settings.DB_TRANSACTION_POOLER
@@ -87,7 +90,9 @@ class Database:
         self.engine = create_async_engine(
             url, connect_args=settings.database_connect_args, hide_parameters=True, **options
         )
-        self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+        self._sessions = async_sessionmaker(
+            self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
+        )
         if self.is_postgresql:
             event.listen(self.engine.sync_engine, "do_connect", _connect)
             event.listen(self.engine.sync_engine, "handle_error", _handle_error)

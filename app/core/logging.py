@@ -1,7 +1,7 @@
 """One form for every log line: JSON for machines, aligned columns for people.
 
 Our own code logs through `structlog.get_logger()`. The standard library's loggers (uvicorn, SQLAlchemy, Alembic)
-end in the same place and look the same. A line that belongs to a request carries its id.
+end in the same place and look the same. A line that belongs to a request or a job carries its id.
 """
 
 import json
@@ -17,9 +17,10 @@ from pydantic_core import to_json
 
 from app.core.config import Settings
 
-__all__ = ["configure_logging", "request_id_var"]
+__all__ = ["configure_logging", "job_id_var", "request_id_var"]
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
+job_id_var: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 # uvicorn's own access lines would say what RequestContextMiddleware says better.
 _SILENCED = ("uvicorn.access",)
@@ -40,7 +41,7 @@ def configure_logging(settings: Settings) -> None:
         [_render_json]
         if as_json
         else [
-            _add_request_id,
+            _add_ids,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _escape,
@@ -72,6 +73,8 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> s
     line = {"timestamp": datetime.now(UTC), "level": method, "message": event.pop("event")}
     if (request_id := request_id_var.get()) is not None:
         line["request_id"] = request_id
+    if (job_id := job_id_var.get()) is not None:
+        line["job_id"] = job_id
     if "exc_info" in event:
         structlog.processors.format_exc_info(logger, method, event)
     line |= event
@@ -81,9 +84,11 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> s
         return json.dumps(line, default=repr, skipkeys=True)
 
 
-def _add_request_id(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _add_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if (request_id := request_id_var.get()) is not None:
         event["request_id"] = request_id
+    if (job_id := job_id_var.get()) is not None:
+        event["job_id"] = job_id
     return event
 
 

@@ -1,0 +1,147 @@
+"""What a running job has at hand."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core.config import Settings
+from app.core.db import Database
+from app.jobs.enqueue import Insertion, prepare
+from app.jobs.kinds import JobKind
+from app.jobs.outcome import Finish, JobCancelled, LeaseLost, State
+from app.jobs.store import ClaimedJob, Store
+
+__all__ = ["JobContext", "Progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    done: int
+    total: int | None
+    message: str | None
+
+
+class JobContext:
+    """One run of one job.
+
+    `id`, `kind`, `owner` and `attempt` (1 for the first) say which; `run` counts all runs, also those that spent no
+    attempt, so what a run writes under its number cannot be mistaken for what another one wrote.
+
+    `cancelled`: somebody asked for this job to be cancelled. A handler that goes on all the same is cancelled, as a
+    task, some seconds later. `completed`: `complete` has committed.
+    """
+
+    __slots__ = (
+        "__dict__",  # for the cached logger
+        "_job",
+        "_on_progress",
+        "_store",
+        "cancelled",
+        "completed",
+        "database",
+        "follow_ups",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        job: ClaimedJob,
+        store: Store,
+        database: Database,
+        settings: Settings,
+        on_progress: Callable[["JobContext", Progress], None],
+    ) -> None:
+        self._job = job
+        self._store = store
+        self._on_progress = on_progress
+        self.cancelled = False
+        self.completed = False
+        self.database = database
+        self.settings = settings
+        self.follow_ups: list[Insertion] = []
+
+    @property
+    def id(self) -> UUID:
+        return self._job.id
+
+    @property
+    def kind(self) -> str:
+        return self._job.kind
+
+    @property
+    def owner(self) -> str | None:
+        return self._job.owner
+
+    @property
+    def attempt(self) -> int:
+        return self._job.attempt
+
+    @property
+    def run(self) -> int:
+        return self._job.lease
+
+    @cached_property
+    def log(self) -> Any:
+        """A logger whose lines carry the job's id, kind and attempt."""
+        return structlog.get_logger("app.tasks").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session on the worker's database; commits at the end of the block. Keep it short: not around waiting."""
+        return self.database.session()
+
+    def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
+        """Say how far this run is. Cheap: the last word is written every half second, for all jobs together."""
+        self._on_progress(self, Progress(done, total, message))
+
+    def raise_if_cancelled(self) -> None:
+        """Raises JobCancelled, to be let through, if somebody asked for this job to be cancelled."""
+        if self.cancelled:
+            raise JobCancelled
+
+    def effect_key(self, *parts: object) -> str:
+        """An idempotency key for a call to another service: the same in every run of this job, and for no other.
+
+        `parts` tell several calls of one job apart. 40 hexadecimal digits.
+        """
+        digest = blake2b(self.id.bytes, digest_size=20)
+        for part in parts:
+            text = str(part).encode()
+            digest.update(len(text).to_bytes(8) + text)
+        return digest.hexdigest()
+
+    def enqueue(self, kind: str | JobKind[Any], payload: BaseModel, **options: Any) -> None:
+        """Enqueue a follow-up job if and when this one completes, in the same transaction; options as for `enqueue`.
+
+        Raises:
+            UnknownKindError, TypeError, ValueError: as for `enqueue`.
+        """
+        unique_key = options.pop("unique_key", None)
+        keys = None if unique_key is None else [unique_key]
+        self.follow_ups.append(prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options}))
+
+    async def complete(self, session: AsyncSession) -> None:
+        """Complete this job in the session's transaction: its effect and its completion commit together, or neither.
+
+        The last thing in the transaction. Locks the job's row until the transaction ends.
+
+        Raises:
+            LeaseLost: another run has taken over. Let it through, so that the transaction rolls back.
+        """
+        if not await self._store.finish_in(session, Finish(self.id, self.run, State.SUCCEEDED)):
+            raise LeaseLost
+        for follow_up in self.follow_ups:
+            await follow_up.execute(session)
+        event.listen(session.sync_session, "after_commit", self._mark_completed, once=True)
+
+    def _mark_completed(self, _session: Session) -> None:
+        self.completed = True

@@ -1,0 +1,111 @@
+"""The heartbeat: renews a worker's session from a thread of its own, with a connection of its own.
+
+A job that blocks the event loop, and a pool that is used up, must not make a living worker look dead. A worker that
+cannot renew is told so early enough to stop what it runs before anybody else begins it.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
+from uuid import UUID
+
+import structlog
+
+from app.core.config import Settings
+from app.core.db import Database, DatabaseUnavailableError
+from app.jobs.metrics import HEARTBEAT_LAG
+from app.jobs.statements import RENEW_SESSION
+
+__all__ = ["Heartbeat"]
+
+log = structlog.get_logger("app.jobs.worker")
+
+BEATS = 4  # in the time until a session expires
+
+
+class Heartbeat:
+    """Renews `session_id` until `stop`. The callbacks are called in the event loop that called `start`.
+
+    `on_cancelled` gets the jobs of this session whose cancellation was asked for, at each beat anew; `on_lost` is
+    called once, when the session has expired or is about to.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        session_id: UUID,
+        *,
+        on_cancelled: Callable[[list[UUID]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._timeout = settings.JOBS_SESSION_TIMEOUT
+        self._interval = self._timeout / BEATS
+        self._settings = settings.model_copy(
+            update={
+                "DB_POOL_SIZE": 1,
+                "DB_MAX_OVERFLOW": 0,
+                "DB_CONNECT_TIMEOUT": self._interval,
+                "DB_STATEMENT_TIMEOUT": self._interval,
+            }
+        )
+        self._session_id = session_id
+        self._on_cancelled = on_cancelled
+        self._on_lost = on_lost
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._beat()), name="heartbeat", daemon=True)
+        self._started = threading.Event()
+
+    def start(self) -> None:
+        """Begin to beat, in a thread."""
+        self._caller = asyncio.get_running_loop()
+        self._thread.start()
+        self._started.wait()
+
+    async def stop(self) -> None:
+        """End the thread and wait for it."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            await asyncio.to_thread(self._thread.join)
+
+    async def _beat(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._started.set()
+        database = Database(self._settings)
+        renewed_at = monotonic()  # the session has just been opened
+        try:
+            while not self._stopping.is_set():
+                began = monotonic()
+                HEARTBEAT_LAG.set(began - renewed_at)
+                try:
+                    async with asyncio.timeout(self._interval):
+                        alive, cancelled = await self._renew(database)
+                    renewed_at = began
+                except (DatabaseUnavailableError, TimeoutError):
+                    # Two more beats fit in before it expires: time to stop what runs.
+                    alive, cancelled = monotonic() - renewed_at < self._timeout - self._interval, []
+                except Exception:
+                    log.exception("the heartbeat failed")
+                    alive, cancelled = monotonic() - renewed_at < self._timeout - self._interval, []
+                if not alive:
+                    self._caller.call_soon_threadsafe(self._on_lost)
+                    return
+                if cancelled:
+                    self._caller.call_soon_threadsafe(self._on_cancelled, cancelled)
+                await self._pause(self._interval - (monotonic() - began))
+        finally:
+            await database.aclose()
+
+    async def _renew(self, database: Database) -> tuple[bool, list[UUID]]:
+        async with database.connection() as connection:
+            row = await connection.fetchrow(RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout))
+        assert row is not None
+        return row["alive"], row["cancelled"]
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0, seconds)):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

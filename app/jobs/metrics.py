@@ -1,0 +1,39 @@
+"""What is counted of jobs. Labels are kinds, queues and outcomes: sets that the code bounds."""
+
+from functools import cache
+from typing import NamedTuple
+
+from prometheus_client import Counter, Gauge, Histogram
+
+__all__ = ["HEARTBEAT_LAG", "LEASES_LOST", "REAPED", "KindMetrics", "of_kind"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+_STARTED = Counter("plinth_jobs_started", "Runs that were started.", ["kind"])
+_FINISHED = Counter("plinth_jobs_finished", "Runs that ended, by outcome.", ["kind", "outcome"])
+_WAIT = Histogram("plinth_job_wait_seconds", "From the time a job was due to its start.", ["kind"], buckets=_SECONDS)
+_RUN = Histogram("plinth_job_run_seconds", "From the start of a run to its end.", ["kind"], buckets=_SECONDS)
+LEASES_LOST = Counter("plinth_job_leases_lost", "Runs whose outcome came too late: the job had been taken away.")
+REAPED = Counter("plinth_jobs_reaped", "Runs taken away from lost workers and hung handlers.", ["kind", "fate"])
+HEARTBEAT_LAG = Gauge("plinth_worker_heartbeat_lag_seconds", "Time since the session was last renewed, at each beat.")
+
+
+class KindMetrics(NamedTuple):
+    """The children of one kind: looking them up costs more than counting."""
+
+    started: Counter
+    wait: Histogram
+    run: Histogram
+    finished: dict[str, Counter]
+
+
+@cache
+def of_kind(kind: str) -> KindMetrics:
+    """The metrics of a registered kind."""
+    outcomes = ("succeeded", "retryable", "discarded", "cancelled", "released", "lost")
+    return KindMetrics(
+        _STARTED.labels(kind),
+        _WAIT.labels(kind),
+        _RUN.labels(kind),
+        {outcome: _FINISHED.labels(kind, outcome) for outcome in outcomes},
+    )

@@ -1,0 +1,198 @@
+"""The SQL of the engine. Whatever moves a job from one state to another stands here, or in `enqueue` and `control`.
+
+Three rules hold it together. Every write of a run is fenced by the run's number (`run_lease`) and by its worker's
+session: a run that was replaced changes nothing. Whoever takes a job away from its run raises the number. Only the
+database's `now()` counts as time.
+
+The fenced statements look a row up by its id and then compare: with `state = 'running'` among the conditions the
+planner may choose the index on running jobs, which old statistics call empty, and is some forty times slower.
+"""
+
+# No other program may use these as advisory locks in the same database: "plinj" and a number.
+REAPER_LOCK = 0x706C696E6A01
+PRUNE_LOCK = 0x706C696E6A02
+LIMIT_LOCK = 0x706C696E  # the class of the locks that guard `max_running`, one for each kind
+
+MAX_ERRORS = 50  # kept for a job; the oldest go first
+PROMOTE_ROWS = 1000
+REAP_ROWS = 500
+PRUNE_ROWS = 5000
+
+COMMON_COLUMNS = (
+    "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
+    "started_at, progress_done, progress_total, progress_message"
+)
+HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
+
+# First look, without locking, how the first $4 in line are spread over queues and kinds; then lock so many of each.
+# Locking while looking would lock (and write) that many rows for every kind. A kind that this worker does not know,
+# or one at its limit, costs nothing however long its line is: it is never walked along.
+CLAIM = """
+WITH line AS MATERIALIZED (
+    SELECT w.queue, w.kind, first.priority, first.run_at, first.id
+    FROM (
+        SELECT q.name AS queue, k.name AS kind, k.room
+        FROM unnest($1::text[]) AS q (name), unnest($2::text[], $3::int[]) AS k (name, room)
+        WHERE q.name <> ALL (ARRAY(SELECT name FROM job_queue))
+    ) AS w,
+    LATERAL (
+        SELECT priority, run_at, id FROM job
+        WHERE state = 'available' AND job.queue = w.queue AND job.kind = w.kind
+        ORDER BY priority, run_at, id LIMIT least(w.room, $4)
+    ) AS first
+    ORDER BY first.priority, first.run_at, first.id LIMIT $4
+), shares AS (
+    SELECT queue, kind, count(*) AS share FROM line GROUP BY queue, kind
+), mine AS MATERIALIZED (
+    SELECT locked.id FROM shares, LATERAL (
+        SELECT id FROM job
+        WHERE state = 'available' AND job.queue = shares.queue AND job.kind = shares.kind
+        ORDER BY priority, run_at, id LIMIT shares.share FOR UPDATE SKIP LOCKED
+    ) AS locked
+)
+UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt + 1, session_id = $5,
+    started_at = now(), deadline_at = now() + ($6::jsonb ->> kind)::float8 * interval '1 second',
+    progress_done = NULL, progress_total = NULL, progress_message = NULL
+WHERE id = ANY (ARRAY(SELECT id FROM mine))
+RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at
+"""
+
+# Of kinds with a limit, those that have a job in line.
+WAITING_KINDS = """
+SELECT k.name FROM unnest($2::text[]) AS k (name) WHERE EXISTS (
+    SELECT FROM unnest($1::text[]) AS q (name), LATERAL (
+        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first)
+"""
+RUNNING_OF_KIND = "SELECT count(*) FROM job WHERE state = 'running' AND kind = $1"
+TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
+
+_FENCE = "job.id = run.id AND job.run_lease = run.lease AND job.session_id = $3"
+_ERRORS = (
+    f"CASE WHEN {{error}} IS NULL THEN {{job}}.errors "
+    f"WHEN jsonb_array_length({{job}}.errors) >= {MAX_ERRORS} THEN ({{job}}.errors - 0) || {{error}} "
+    "ELSE {job}.errors || {error} END"
+)
+
+FINISH = f"""
+WITH ended AS (
+    DELETE FROM job USING unnest($1::uuid[], $2::bigint[], $4::text[], $5::jsonb[]) AS run (id, lease, state, error)
+    WHERE {_FENCE}
+    RETURNING job.*, run.state AS end_state, run.error
+)
+INSERT INTO job_history ({HISTORY_COLUMNS})
+SELECT {COMMON_COLUMNS}, attempt, {_ERRORS.format(job="ended", error="ended.error")}, end_state, now() FROM ended
+RETURNING id
+"""
+
+RETRY = f"""
+UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
+    deadline_at = NULL, errors = {_ERRORS.format(job="job", error="run.error")}
+FROM unnest($1::uuid[], $2::bigint[], $4::float8[], $5::jsonb[]) AS run (id, lease, delay, error)
+WHERE {_FENCE} AND job.cancel_requested_at IS NULL
+RETURNING job.id
+"""
+
+# The run is taken back: as if it had not been.
+RELEASE = f"""
+UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
+    deadline_at = NULL
+FROM unnest($1::uuid[], $2::bigint[]) AS run (id, lease)
+WHERE {_FENCE} AND job.cancel_requested_at IS NULL
+RETURNING job.id
+"""
+
+RELEASE_UNKNOWN = """
+UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
+    deadline_at = NULL
+WHERE state = 'running' AND session_id = $1 AND id <> ALL ($2::uuid[])
+RETURNING id
+"""
+
+PROGRESS = f"""
+UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
+FROM unnest($1::uuid[], $2::bigint[], $4::bigint[], $5::bigint[], $6::text[]) AS run (id, lease, done, total, message)
+WHERE {_FENCE}
+RETURNING job.id
+"""
+
+# What has become due becomes available. The answer: whether this worker may find something to claim.
+SWEEP = f"""
+WITH due AS (
+    UPDATE job SET state = 'available' WHERE id = ANY (ARRAY(
+        SELECT id FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
+        ORDER BY run_at LIMIT {PROMOTE_ROWS} FOR UPDATE SKIP LOCKED))
+    RETURNING queue, kind
+)
+SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[])) OR EXISTS (
+    SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
+        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first)
+"""
+
+# Runs whose worker is lost or that are past their deadline, and what becomes of them:
+# cancelled if that was asked for; discarded as poison when the job has cost too many workers their lives, or when the
+# hung attempt was its last; else available at once. A hung attempt counts as one, a crash does not.
+REAP = f"""
+WITH reaper AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({REAPER_LOCK}) AS alone),
+lost AS MATERIALIZED (
+    SELECT job.id, hung.yes AS hung, CASE
+            WHEN job.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN hung.yes AND job.attempt >= job.max_attempts THEN 'discarded'
+            WHEN hung.yes THEN 'available'
+            WHEN job.crash_count + 1 >= $1 THEN 'discarded'
+            ELSE 'available' END AS fate
+    FROM job
+    LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
+    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung
+    WHERE (SELECT alone FROM reaper) AND job.state = 'running'
+        AND (worker_session.id IS NULL OR job.deadline_at + $4::interval < now())
+    LIMIT {REAP_ROWS} FOR UPDATE OF job SKIP LOCKED
+), returned AS (
+    UPDATE job SET state = lost.fate, session_id = NULL, deadline_at = NULL, run_lease = run_lease + 1,
+        attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END,
+        crash_count = CASE WHEN lost.hung THEN crash_count ELSE crash_count + 1 END,
+        errors = job.errors || (CASE WHEN lost.hung THEN $2::jsonb ELSE $3::jsonb END
+            || jsonb_build_object('at', now(), 'run', run_lease, 'attempt', attempt))
+    FROM lost WHERE job.id = lost.id AND lost.fate = 'available'
+    RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung
+), removed AS (
+    DELETE FROM job USING lost WHERE job.id = lost.id AND lost.fate IN ('cancelled', 'discarded')
+    RETURNING job.*, lost.fate, lost.hung
+), ended AS (
+    INSERT INTO job_history ({HISTORY_COLUMNS})
+    SELECT {COMMON_COLUMNS.replace("crash_count", "crash_count + (NOT hung)::int")}, attempt,
+        errors || (CASE WHEN hung THEN $2::jsonb WHEN fate = 'discarded' THEN $5::jsonb ELSE $3::jsonb END
+            || jsonb_build_object('at', now(), 'run', run_lease, 'attempt', attempt)), fate, now()
+    FROM removed RETURNING id
+), forgotten AS (
+    DELETE FROM worker_session USING reaper WHERE reaper.alone AND expires_at < now() - $6::interval
+)
+SELECT id, kind, queue, fate, hung FROM returned UNION ALL SELECT id, kind, queue, fate, hung FROM removed
+"""
+
+OPEN_SESSION = """
+INSERT INTO worker_session (name, version, queues, kinds, concurrency, expires_at)
+VALUES ($1, $2, $3, $4, $5, now() + $6::interval) RETURNING id
+"""
+# An expired session is never renewed: its jobs may be somebody else's by now.
+RENEW_SESSION = """
+WITH renewed AS (
+    UPDATE worker_session SET renewed_at = now(), expires_at = now() + $2::interval
+    WHERE id = $1 AND expires_at > now() RETURNING id
+)
+SELECT EXISTS (SELECT FROM renewed) AS alive,
+    ARRAY(
+        SELECT id FROM job WHERE state = 'running' AND session_id = $1 AND cancel_requested_at IS NOT NULL
+    ) AS cancelled
+"""
+STOP_SESSION = "UPDATE worker_session SET stopping = true WHERE id = $1"
+CLOSE_SESSION = "DELETE FROM worker_session WHERE id = $1"
+CANCELLED_AMONG = (
+    "SELECT id FROM job WHERE id = ANY ($1::uuid[]) AND session_id = $2 AND cancel_requested_at IS NOT NULL"
+)
+
+PRUNE = f"""
+DELETE FROM job_history WHERE id = ANY (ARRAY(
+    SELECT id FROM job_history
+    WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
+    ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+"""

@@ -1,0 +1,250 @@
+"""The engine's statements, run in the name of one worker session."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.core.db import Database
+from app.jobs.kinds import JobKind
+from app.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error_entry
+from app.jobs.statements import (
+    CANCELLED_AMONG,
+    CLAIM,
+    CLOSE_SESSION,
+    FINISH,
+    LIMIT_LOCK,
+    OPEN_SESSION,
+    PROGRESS,
+    PRUNE,
+    REAP,
+    RELEASE,
+    RELEASE_UNKNOWN,
+    RETRY,
+    RUNNING_OF_KIND,
+    STOP_SESSION,
+    SWEEP,
+    TRY_LIMIT_LOCK,
+    WAITING_KINDS,
+)
+
+__all__ = ["ClaimedJob", "Reaped", "Store"]
+
+# A hung run's worker cancels it at its time limit. Only if that does not help is the job taken away from it.
+DEADLINE_MARGIN = timedelta(seconds=15)
+# Lost workers are shown to operators for so long.
+KEEP_LOST_SESSIONS = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt."""
+
+    id: UUID
+    lease: int
+    kind: str
+    queue: str
+    priority: int
+    owner: str | None
+    payload: str
+    attempt: int
+    max_attempts: int
+    run_at: datetime
+    started_at: datetime
+
+
+class Reaped(NamedTuple):
+    """A run that was taken away. `fate` is the job's new state; `hung`: its worker lives, but it did not end."""
+
+    id: UUID
+    kind: str
+    queue: str
+    fate: str
+    hung: bool
+
+
+class Store:
+    """The engine's statements, for one worker session."""
+
+    def __init__(self, database: Database, session_id: UUID) -> None:
+        self.database = database
+        self.session_id = session_id
+
+    @staticmethod
+    async def open_session(
+        database: Database,
+        *,
+        name: str,
+        version: str,
+        queues: Sequence[str],
+        kinds: Sequence[str],
+        concurrency: int,
+        expire_after: float,
+    ) -> "Store":
+        """Begin a life of a worker; it has to be renewed within `expire_after` seconds, again and again."""
+        async with database.connection() as connection:
+            session_id: UUID = await connection.fetchval(
+                OPEN_SESSION, name, version, queues, kinds, concurrency, timedelta(seconds=expire_after)
+            )
+        return Store(database, session_id)
+
+    async def claim(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int) -> list[ClaimedJob]:
+        """Take up to `limit` jobs of these kinds, the first in line."""
+        free = {name: kind for name, kind in kinds.items() if kind.max_running is None}
+        limited = {name: kind for name, kind in kinds.items() if kind.max_running is not None}
+        claimed: list[ClaimedJob] = []
+        async with self.database.connection() as connection:
+            if limited:
+                claimed = await self._claim_limited(connection, queues, limited, limit)
+            if free and limit > len(claimed):
+                rooms = dict.fromkeys(free, limit)
+                claimed += await self._claim(connection, queues, rooms, free, limit - len(claimed))
+        return claimed
+
+    async def _claim_limited(
+        self, connection: asyncpg.Connection, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int
+    ) -> list[ClaimedJob]:
+        # Who counts the running jobs of a kind has to be alone until its claim has committed. A kind that another
+        # worker is counting is left to that worker.
+        waiting = await connection.fetch(WAITING_KINDS, queues, list(kinds))
+        if not waiting:
+            return []
+        rooms: dict[str, int] = {}
+        async with connection.transaction():
+            for (name,) in waiting:
+                if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
+                    running = await connection.fetchval(RUNNING_OF_KIND, name)
+                    rooms[name] = max(0, (kinds[name].max_running or 0) - running)
+            return await self._claim(connection, queues, rooms, kinds, limit) if any(rooms.values()) else []
+
+    async def _claim(
+        self,
+        connection: asyncpg.Connection,
+        queues: Sequence[str],
+        rooms: Mapping[str, int],
+        kinds: Mapping[str, JobKind[Any]],
+        limit: int,
+    ) -> list[ClaimedJob]:
+        limits = json.dumps({name: kinds[name].time_limit for name in rooms})
+        rows = await connection.fetch(CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits)
+        jobs = [ClaimedJob(*row) for row in rows]
+        if len(jobs) > 1:  # RETURNING has an order of its own
+            jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))
+        return jobs
+
+    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> bool:
+        """Make what is due available; whether there may be something to claim."""
+        async with self.database.connection() as connection:
+            return bool(await connection.fetchval(SWEEP, queues, kinds))
+
+    async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+        """End jobs. Returns those that were this session's to end; the others had been taken away."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(FINISH, *self._finish_arguments(outcomes))
+        return {row[0] for row in rows}
+
+    async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
+        """End a job in the session's transaction; whether it was this session's to end."""
+        connection = await session.connection()
+        result = await connection.exec_driver_sql(FINISH, self._finish_arguments([outcome]))
+        return result.first() is not None
+
+    def _finish_arguments(self, outcomes: Sequence[Finish]) -> tuple[Any, ...]:
+        return (
+            [outcome.id for outcome in outcomes],
+            [outcome.lease for outcome in outcomes],
+            self.session_id,
+            [outcome.state.value for outcome in outcomes],
+            [_json(outcome.error) for outcome in outcomes],
+        )
+
+    async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
+        """Put failed jobs back for another attempt; those whose cancellation was asked for end as cancelled."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                RETRY,
+                [outcome.id for outcome in outcomes],
+                [outcome.lease for outcome in outcomes],
+                self.session_id,
+                [outcome.delay for outcome in outcomes],
+                [_json(outcome.error) for outcome in outcomes],
+            )
+        done = {row[0] for row in rows}
+        rest = [Finish(o.id, o.lease, State.CANCELLED, o.error) for o in outcomes if o.id not in done]
+        return done | await self.finish(rest) if rest else done
+
+    async def release(self, runs: Sequence[Release]) -> set[UUID]:
+        """Give runs back without spending an attempt; those whose cancellation was asked for end as cancelled."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                RELEASE, [run.id for run in runs], [run.lease for run in runs], self.session_id
+            )
+        done = {row[0] for row in rows}
+        rest = [Finish(run.id, run.lease, State.CANCELLED) for run in runs if run.id not in done]
+        return done | await self.finish(rest) if rest else done
+
+    async def release_unknown(self, known: Sequence[UUID]) -> int:
+        """Give back what runs in this session's name without being known to it; how many there were.
+
+        When the connection breaks during a claim, nobody can tell whether it took effect.
+        """
+        async with self.database.connection() as connection:
+            return len(await connection.fetch(RELEASE_UNKNOWN, self.session_id, known))
+
+    async def write_progress(self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]) -> set[UUID]:
+        """Write (id, lease, done, total, message) of several runs. Returns those that still are this session's."""
+        ids, leases, done, totals, messages = (list(column) for column in zip(*progress, strict=True))
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(PROGRESS, ids, leases, self.session_id, done, totals, messages)
+        return {row[0] for row in rows}
+
+    async def cancelled_among(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Of these runs of this session, those whose cancellation was asked for."""
+        async with self.database.connection() as connection:
+            return {row[0] for row in await connection.fetch(CANCELLED_AMONG, ids, self.session_id)}
+
+    async def reap(self, *, max_crashes: int) -> list[Reaped]:
+        """Take jobs away from lost workers and from runs that hang. One reaper at a time; others do nothing."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                REAP,
+                max_crashes,
+                _json(_HUNG),
+                _json(_CRASH),
+                DEADLINE_MARGIN,
+                _json(_POISON),
+                KEEP_LOST_SESSIONS,
+            )
+        return [Reaped(*row) for row in rows]
+
+    async def prune(self, state: State, older_than: float) -> int:
+        """Delete records of jobs that ended in `state` more than so many seconds ago, some at a time; how many."""
+        async with self.database.connection() as connection:
+            status = await connection.execute(PRUNE, state.value, timedelta(seconds=older_than))
+        return int(status.rpartition(" ")[2])
+
+    async def mark_stopping(self) -> None:
+        """Tell operators that this worker claims nothing more."""
+        async with self.database.connection() as connection:
+            await connection.execute(STOP_SESSION, self.session_id)
+
+    async def close_session(self) -> None:
+        """End this life of the worker. What still runs in its name is for the reaper."""
+        async with self.database.connection() as connection:
+            await connection.execute(CLOSE_SESSION, self.session_id)
+
+
+_HUNG = error_entry("timeout", run=0, attempt=0, error="The attempt did not end at its time limit.")
+_CRASH = error_entry("crash", run=0, attempt=0, error="The worker that ran it was lost.")
+_POISON = error_entry(
+    "crash", run=0, attempt=0, error="Discarded as poison: too many of the workers that ran it were lost."
+)
+
+
+def _json(error: ErrorEntry | None) -> str | None:
+    return None if error is None else json.dumps(error)

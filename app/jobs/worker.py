@@ -1,0 +1,146 @@
+"""The worker: a process that runs jobs until it is told to stop."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import structlog
+
+from app import __version__
+from app.core.cache import close_redis, init_redis
+from app.core.config import Settings
+from app.core.db import Database, DatabaseUnavailableError, bind_default_database
+from app.core.probe_server import LoopWatch, ProbeServer
+from app.jobs.doorbell import DOORBELL, doorbell_for
+from app.jobs.kinds import JobKind, kinds
+from app.jobs.session import Session
+from app.jobs.store import Store
+
+__all__ = ["Worker", "run_worker"]
+
+log = structlog.get_logger("app.jobs.worker")
+
+AWAY_SECONDS = 1.0
+
+# Handlers may take longer over a statement, and wait longer for a connection, than a request may.
+HANDLER_LIMITS = {"DB_STATEMENT_TIMEOUT": 60.0, "DB_POOL_TIMEOUT": 30.0, "DB_CONNECT_TIMEOUT": 5.0}
+# The engine's own statements take milliseconds. Three at once: a claim, a batch of outcomes, the housekeeping.
+ENGINE_LIMITS = {
+    "DB_POOL_SIZE": 3,
+    "DB_MAX_OVERFLOW": 0,
+    "DB_STATEMENT_TIMEOUT": 10.0,
+    "DB_POOL_TIMEOUT": 10.0,
+    "DB_CONNECT_TIMEOUT": 2.0,
+}
+
+
+class Worker:
+    """Runs every kind of job that this process has registered. `run` it in an event loop of its own.
+
+    Opens `DB_POOL_SIZE` connections for handlers, up to three for the engine and one for the heartbeat.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        registered: Mapping[str, JobKind[Any]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._queues = list(queues or settings.JOBS_QUEUES)
+        self._concurrency = concurrency or settings.JOBS_CONCURRENCY
+        self._kinds = dict(kinds() if registered is None else registered)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def stop(self) -> None:
+        """Claim no more, let runs end within the grace, then leave. The second call gives back what runs at once."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        settings = self._settings
+        async with AsyncExitStack() as closing:
+            redis = init_redis(settings)
+            closing.push_async_callback(close_redis, redis)
+            doorbell = doorbell_for(settings, redis)
+            info = {DOORBELL: doorbell}
+            database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info)
+            closing.push_async_callback(database.aclose)
+            closing.enter_context(bind_default_database(database))
+            engine = Database(settings.model_copy(update=ENGINE_LIMITS), session_info=info)
+            closing.push_async_callback(engine.aclose)
+            log.info(
+                "worker started",
+                queues=self._queues,
+                concurrency=self._concurrency,
+                kinds=sorted(self._kinds),
+                version=__version__,
+            )
+            while not self._stop.is_set():
+                store = await self._open_session(engine)
+                if store is None:
+                    break
+                session = Session(
+                    store,
+                    settings,
+                    database=database,
+                    doorbell=doorbell,
+                    kinds=self._kinds,
+                    queues=self._queues,
+                    concurrency=self._concurrency,
+                )
+                await session.serve(self._stop, self._hurry)
+        log.info("worker stopped")
+
+    async def _open_session(self, engine: Database) -> Store | None:
+        away = False
+        while not self._stop.is_set():
+            try:
+                return await Store.open_session(
+                    engine,
+                    name=f"{socket.gethostname()}:{os.getpid()}",
+                    version=__version__,
+                    queues=self._queues,
+                    kinds=sorted(self._kinds),
+                    concurrency=self._concurrency,
+                    expire_after=self._settings.JOBS_SESSION_TIMEOUT,
+                )
+            except DatabaseUnavailableError:
+                if not away:
+                    log.warning("waiting for the database")
+                away = True
+                try:
+                    async with asyncio.timeout(AWAY_SECONDS):
+                        await self._stop.wait()
+                except TimeoutError:
+                    pass
+        return None
+
+
+async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concurrency: int | None, host: str) -> None:
+    """A worker as a process of its own: with signals, and with liveness and metrics on `host`:METRICS_PORT.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    worker = Worker(settings, queues=queues, concurrency=concurrency)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, worker.stop)
+    watch = LoopWatch()
+    watch.start()
+    probes = ProbeServer(host, settings.METRICS_PORT, lambda: watch.alive)
+    port = probes.start()
+    log.info("liveness and metrics", address=f"http://{host}:{port}")
+    try:
+        await worker.run()
+    finally:
+        probes.stop()
+        watch.stop()
