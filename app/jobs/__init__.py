@@ -15,7 +15,7 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 
 from app.jobs.context import JobContext
 from app.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
-from app.jobs.kinds import JobKind, RetryPolicy, UnknownKindError, job, kind_named, kinds
+from app.jobs.kinds import JobKind, RetryPolicy, UnknownKindError, job, kind_named
 from app.jobs.outcome import Discard, JobCancelled, LeaseLost, State
 from app.jobs.schedules import Schedule, schedule
 
@@ -34,6 +34,5 @@ __all__ = [
     "enqueue_many",
     "job",
     "kind_named",
-    "kinds",
     "schedule",
 ]

@@ -41,18 +41,6 @@ class JobContext:
     task, some seconds later. `completed`: `complete` has committed.
     """
 
-    __slots__ = (
-        "__dict__",  # for the cached logger
-        "_job",
-        "_on_progress",
-        "_store",
-        "cancelled",
-        "completed",
-        "database",
-        "follow_ups",
-        "settings",
-    )
-
     def __init__(
         self,
         job: ClaimedJob,

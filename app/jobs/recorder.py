@@ -18,9 +18,13 @@ from app.jobs.metrics import LEASES_LOST
 from app.jobs.outcome import Finish, Outcome, Release, Retry
 from app.jobs.store import Store
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "RunKey"]
 
 log = structlog.get_logger("app.jobs.recorder")
+
+# A job's id and the number of the run: a run that has been replaced may go on beside the next one for a while, even in
+# the same worker.
+RunKey = tuple[UUID, int]
 
 BATCH = 1000
 PROGRESS_SECONDS = 0.5
@@ -35,14 +39,14 @@ class Recorder:
         store: Store,
         *,
         on_written: Callable[[Sequence[Outcome]], None],
-        on_lost: Callable[[UUID], None],
+        on_lost: Callable[[RunKey], None],
     ) -> None:
         self._store = store
         self._on_written = on_written
         self._on_lost = on_lost
         self._outcomes: list[Outcome] = []
-        self._follow_ups: dict[UUID, list[Insertion]] = {}
-        self._progress: dict[UUID, tuple[JobContext, Progress]] = {}
+        self._follow_ups: dict[RunKey, list[Insertion]] = {}
+        self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
         self._wanted = asyncio.Event()
@@ -54,21 +58,21 @@ class Recorder:
         """Outcomes that are not committed yet."""
         return len(self._outcomes) + len(self._batch)
 
-    def pending(self) -> list[UUID]:
-        """The jobs of those outcomes."""
-        return [outcome.id for outcome in (*self._outcomes, *self._batch)]
+    def pending(self) -> list[RunKey]:
+        """The runs of those outcomes."""
+        return [(outcome.id, outcome.lease) for outcome in (*self._outcomes, *self._batch)]
 
     def put(self, outcome: Outcome, follow_ups: list[Insertion] | None = None) -> None:
         """Have an outcome written, with the jobs that are to follow it in the same transaction."""
         self._outcomes.append(outcome)
         if follow_ups:
-            self._follow_ups[outcome.id] = follow_ups
+            self._follow_ups[outcome.id, outcome.lease] = follow_ups
         self._idle.clear()
         self._wanted.set()
 
     def progress(self, ctx: JobContext, progress: Progress) -> None:
         """Have a run's progress written within `PROGRESS_SECONDS`. Of several words the last one counts."""
-        self._progress[ctx.id] = (ctx, progress)
+        self._progress[ctx.id, ctx.run] = (ctx, progress)
         if self._progress_timer is None:
             self._progress_timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._wanted.set)
 
@@ -94,7 +98,7 @@ class Recorder:
             self._idle.set()
 
     async def _write_batch(self) -> None:
-        plain = [outcome for outcome in self._batch if outcome.id not in self._follow_ups]
+        plain = [outcome for outcome in self._batch if (outcome.id, outcome.lease) not in self._follow_ups]
         for kind, write in (
             (Finish, self._store.finish),
             (Retry, self._store.retry),
@@ -103,7 +107,7 @@ class Recorder:
             if some := [outcome for outcome in plain if isinstance(outcome, kind)]:
                 await self._persist(some, write)
         for outcome in self._batch:
-            if isinstance(outcome, Finish) and outcome.id in self._follow_ups:
+            if isinstance(outcome, Finish) and (outcome.id, outcome.lease) in self._follow_ups:
                 await self._persist([outcome], self._finish_with_follow_ups)
 
     async def _persist(self, outcomes: Sequence[Outcome], write: Callable[..., Awaitable[Collection[UUID]]]) -> None:
@@ -132,14 +136,14 @@ class Recorder:
 
     async def _finish_with_follow_ups(self, outcomes: Sequence[Finish]) -> set[UUID]:
         (outcome,) = outcomes
-        follow_ups = self._follow_ups[outcome.id]
+        key = outcome.id, outcome.lease
         async with self._store.database.session() as session:
             if not await self._store.finish_in(session, outcome):
-                del self._follow_ups[outcome.id]
+                del self._follow_ups[key]
                 return set()
-            for follow_up in follow_ups:
+            for follow_up in self._follow_ups[key]:
                 await follow_up.execute(session)
-        del self._follow_ups[outcome.id]
+        del self._follow_ups[key]
         return {outcome.id}
 
     async def _write_progress(self) -> None:
@@ -154,5 +158,5 @@ class Recorder:
         except Exception:
             log.exception("progress cannot be written")
             return
-        for job_id in words.keys() - ours:
-            self._on_lost(job_id)
+        for key in words.keys() - ours:
+            self._on_lost(key)

@@ -1,11 +1,12 @@
 """One life of a worker: from the opening of its session to its end, or to its loss."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from app.core.config import Settings
@@ -17,7 +18,7 @@ from app.jobs.kinds import JobKind
 from app.jobs.metrics import REAPED, of_kind
 from app.jobs.outcome import Finish, Outcome, Release, State
 from app.jobs.periodic import every
-from app.jobs.recorder import Recorder
+from app.jobs.recorder import Recorder, RunKey
 from app.jobs.run import Interruption, Run
 from app.jobs.schedules import Scheduler
 from app.jobs.statements import PRUNE_ROWS
@@ -58,7 +59,7 @@ class Session:
         self._queues = queues
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
-        self._running: dict[UUID, Run] = {}
+        self._running: dict[RunKey, Run] = {}
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -96,7 +97,9 @@ class Session:
                 run.interrupt(Interruption.LOST)
             await _end(claiming, recording, *tasks, *ends)
             await heartbeat.stop()
-            await _settle([run.task for run in self._running.values()])
+            if self.lost.is_set() and self._running:
+                # A moment to end in; who does not listen goes on, fenced off.
+                await asyncio.wait([run.task for run in self._running.values()], timeout=CLEANUP_SECONDS)
 
     # --- claiming and running ---
 
@@ -114,7 +117,8 @@ class Session:
                     if self._unsure:
                         await self._release_unknown()
                     jobs = await self._store.claim(self._queues, self._kinds, room)
-                except DatabaseUnavailableError:
+                except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                    log.warning("nothing could be claimed", error=repr(error))
                     self._unsure = True
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
@@ -141,7 +145,7 @@ class Session:
         metrics = of_kind(job.kind)
         metrics.started.inc()
         metrics.wait.observe(max(0.0, (job.started_at - job.run_at).total_seconds()))
-        self._running[job.id] = run
+        self._running[job.id, job.lease] = run
         run.task = asyncio.create_task(self._attend(run))
 
     async def _attend(self, run: Run) -> None:
@@ -149,7 +153,7 @@ class Session:
         outcome = await run.execute()
         # From here on nothing is awaited: a run that has ended is known to have ended.
         job, seconds = run.job, monotonic() - began
-        del self._running[job.id]
+        del self._running[job.id, job.lease]
         result = _result(outcome, run)
         metrics = of_kind(job.kind)
         metrics.run.observe(seconds)
@@ -165,7 +169,8 @@ class Session:
         self._changed.set()
 
     def _written(self, outcomes: Sequence[Outcome]) -> None:
-        self._wake.set()  # there was too much to write, perhaps
+        if self._more:
+            self._wake.set()  # there may have been too much to write to claim more
         released = any(isinstance(outcome, Release) for outcome in outcomes)
         if released or self._limited:
             self._freed(set(self._queues))
@@ -181,15 +186,15 @@ class Session:
         async for queues, cancelled in self._doorbell.listen():
             if not queues or not queues.isdisjoint(self._queues):
                 self._wake.set()
-            if mine := [job_id for job_id in cancelled if job_id in self._running]:
+            if mine := [run.job.id for run in self._running.values() if run.job.id in cancelled]:
                 try:
                     self._cancel(await self._store.cancelled_among(mine))
                 except DatabaseUnavailableError:
                     log.debug("a cancellation waits for the next heartbeat")
 
-    def _cancel(self, ids: Sequence[UUID] | set[UUID]) -> None:
-        for job_id in ids:
-            if run := self._running.get(job_id):
+    def _cancel(self, ids: Collection[UUID]) -> None:
+        for run in self._running.values():
+            if run.job.id in ids:
                 run.request_cancel()
 
     def _lose(self) -> None:
@@ -197,9 +202,9 @@ class Session:
             log.error("the session is lost: what runs is cancelled", running=len(self._running))
             self.lost.set()
 
-    def _lost_one(self, job_id: UUID) -> None:
-        if run := self._running.get(job_id):
-            log.warning("a lease is lost: the run is cancelled", job_id=str(job_id), kind=run.job.kind)
+    def _lost_one(self, key: RunKey) -> None:
+        if run := self._running.get(key):
+            log.warning("a lease is lost: the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
             run.interrupt(Interruption.LOST)
 
     # --- housekeeping ---
@@ -290,9 +295,3 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _settle(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Give cancelled handlers a moment to end; one that does not listen goes on, fenced off."""
-    if tasks:
-        await asyncio.wait(tasks, timeout=CLEANUP_SECONDS)

@@ -5,7 +5,9 @@ session: a run that was replaced changes nothing. Whoever takes a job away from 
 database's `now()` counts as time.
 
 The fenced statements look a row up by its id and then compare: with `state = 'running'` among the conditions the
-planner may choose the index on running jobs, which old statistics call empty, and is some forty times slower.
+planner may choose the index on running jobs, which old statistics call empty, and is some forty times slower. The
+arrays of ids go through `(SELECT …)`, which hides their length: for two hundred known ids the planner may rather read
+the whole table.
 """
 
 # No other program may use these as advisory locks in the same database: "plinj" and a number.
@@ -26,7 +28,8 @@ HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 
 # First look, without locking, how the first $4 in line are spread over queues and kinds; then lock so many of each.
 # Locking while looking would lock (and write) that many rows for every kind. A kind that this worker does not know,
-# or one at its limit, costs nothing however long its line is: it is never walked along.
+# or one at its limit, costs nothing however long its line is: it is never walked along. An expired session gets
+# nothing, since the reaper would take it away again.
 CLAIM = """
 WITH line AS MATERIALIZED (
     SELECT w.queue, w.kind, first.priority, first.run_at, first.id
@@ -34,6 +37,7 @@ WITH line AS MATERIALIZED (
         SELECT q.name AS queue, k.name AS kind, k.room
         FROM unnest($1::text[]) AS q (name), unnest($2::text[], $3::int[]) AS k (name, room)
         WHERE q.name <> ALL (ARRAY(SELECT name FROM job_queue))
+            AND EXISTS (SELECT FROM worker_session WHERE id = $5 AND expires_at > now())
     ) AS w,
     LATERAL (
         SELECT priority, run_at, id FROM job
@@ -75,7 +79,9 @@ _ERRORS = (
 
 FINISH = f"""
 WITH ended AS (
-    DELETE FROM job USING unnest($1::uuid[], $2::bigint[], $4::text[], $5::jsonb[]) AS run (id, lease, state, error)
+    DELETE FROM job
+    USING unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::text[]), (SELECT $5::jsonb[]))
+        AS run (id, lease, state, error)
     WHERE {_FENCE}
     RETURNING job.*, run.state AS end_state, run.error
 )
@@ -87,7 +93,8 @@ RETURNING id
 RETRY = f"""
 UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
     deadline_at = NULL, errors = {_ERRORS.format(job="job", error="run.error")}
-FROM unnest($1::uuid[], $2::bigint[], $4::float8[], $5::jsonb[]) AS run (id, lease, delay, error)
+FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::float8[]), (SELECT $5::jsonb[]))
+    AS run (id, lease, delay, error)
 WHERE {_FENCE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
@@ -96,7 +103,7 @@ RETURNING job.id
 RELEASE = f"""
 UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
     deadline_at = NULL
-FROM unnest($1::uuid[], $2::bigint[]) AS run (id, lease)
+FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS run (id, lease)
 WHERE {_FENCE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
@@ -104,15 +111,19 @@ RETURNING job.id
 RELEASE_UNKNOWN = """
 UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
     deadline_at = NULL
-WHERE state = 'running' AND session_id = $1 AND id <> ALL ($2::uuid[])
+WHERE state = 'running' AND session_id = $1
+    AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::bigint[]) AS run (id, lease)
+        WHERE run.id = job.id AND run.lease = job.run_lease)
 RETURNING id
 """
 
 PROGRESS = f"""
 UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
-FROM unnest($1::uuid[], $2::bigint[], $4::bigint[], $5::bigint[], $6::text[]) AS run (id, lease, done, total, message)
+FROM unnest(
+    (SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::bigint[]), (SELECT $5::bigint[]), (SELECT $6::text[])
+) AS run (id, lease, done, total, message)
 WHERE {_FENCE}
-RETURNING job.id
+RETURNING job.id, job.run_lease
 """
 
 # What has become due becomes available. The answer: whether this worker may find something to claim.
@@ -195,4 +206,111 @@ DELETE FROM job_history WHERE id = ANY (ARRAY(
     SELECT id FROM job_history
     WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
     ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+"""
+
+# --- what owners and operators do; each locks the job first, or takes only what nobody has locked ---
+
+CANCEL_WAITING = f"""
+WITH ended AS (DELETE FROM job WHERE id = $1 RETURNING *)
+INSERT INTO job_history ({HISTORY_COLUMNS})
+SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
+"""
+CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
+
+# Written into the one table before it leaves the other: where a live job has the unique key, nothing happens at all.
+_BACK = """
+INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_lease, created_at, run_at,
+    errors, state)
+SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_lease + 1, created_at, now(),
+    errors, 'available' FROM {source}
+ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+RETURNING id
+"""
+_LEAVE_HISTORY = "DELETE FROM job_history USING back WHERE job_history.id = back.id RETURNING job_history.queue"
+
+RETRY_ENDED = f"WITH back AS ({_BACK.format(source='job_history WHERE id = $1')}) {_LEAVE_HISTORY}"
+
+# Those whose unique key is taken do not count towards the limit, or a thousand of them would bar the way for ever.
+_DEAD_LETTERS = """
+SELECT * FROM job_history
+WHERE state = 'discarded' AND ($1::text IS NULL OR kind = $1)
+    AND finished_at >= COALESCE($2::timestamptz, '-infinity') AND finished_at < COALESCE($3::timestamptz, 'infinity')
+    AND (unique_key IS NULL OR NOT EXISTS (
+        SELECT FROM job WHERE job.kind = job_history.kind AND job.unique_key = job_history.unique_key))
+ORDER BY finished_at LIMIT $4
+"""
+RETRY_DEAD_LETTERS = f"""
+WITH dead AS MATERIALIZED ({_DEAD_LETTERS} FOR UPDATE SKIP LOCKED),
+back AS ({_BACK.format(source="dead")})
+{_LEAVE_HISTORY}
+"""
+# Of those that share a unique key one would come back.
+COUNT_DEAD_LETTERS = f"""
+SELECT count(DISTINCT (kind, unique_key, CASE WHEN unique_key IS NULL THEN id END)) FROM ({_DEAD_LETTERS}) AS dead
+"""
+
+MAX_COUNT = 10_000
+MAX_LINES = 5000
+MAX_WAITING = 20_000
+# Bounded, whatever the backlog. `hops` go through the claim's index from one (queue, kind, priority) to the next: the
+# first row of each has waited longest. Nothing orders waiting jobs by queue, so only the next in time are looked at.
+QUEUE_FIGURES = f"""
+WITH RECURSIVE hops AS (
+    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
+        ORDER BY queue, kind, priority, run_at, id LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM hops, LATERAL (
+        SELECT queue, kind, priority, run_at FROM job
+        WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
+        ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
+), line AS (
+    SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
+), available AS (
+    SELECT line.queue, line.oldest, (SELECT count(*) FROM (
+        SELECT FROM job WHERE state = 'available' AND job.queue = line.queue LIMIT {MAX_COUNT}) AS counted) AS figure
+    FROM line
+), waiting AS (
+    SELECT queue, count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
+        count(*) FILTER (WHERE state = 'retryable') AS retryable, min(run_at) FILTER (WHERE run_at <= now()) AS oldest
+    FROM (SELECT queue, state, run_at FROM job WHERE state IN ('scheduled', 'retryable')
+        ORDER BY run_at LIMIT {MAX_WAITING}) AS counted
+    GROUP BY queue
+), running AS (
+    SELECT queue, count(*) AS figure FROM (SELECT queue FROM job WHERE state = 'running' LIMIT {MAX_COUNT}) AS counted
+    GROUP BY queue
+)
+SELECT name, EXISTS (SELECT FROM job_queue WHERE job_queue.name = names.name) AS paused,
+    COALESCE(available.figure, 0) AS available, COALESCE(waiting.scheduled, 0) AS scheduled,
+    COALESCE(waiting.retryable, 0) AS retryable, COALESCE(running.figure, 0) AS running,
+    EXTRACT(epoch FROM now() - LEAST(available.oldest, waiting.oldest))::float8 AS oldest_due_age
+FROM (
+    SELECT queue AS name FROM available UNION SELECT queue FROM waiting UNION SELECT queue FROM running
+    UNION SELECT name FROM job_queue
+) AS names
+LEFT JOIN available ON available.queue = name
+LEFT JOIN waiting ON waiting.queue = name
+LEFT JOIN running ON running.queue = name
+ORDER BY name
+"""
+PAUSE_QUEUE = "INSERT INTO job_queue (name) VALUES ($1) ON CONFLICT DO NOTHING"
+RESUME_QUEUE = "DELETE FROM job_queue WHERE name = $1"
+
+WORKERS = """
+SELECT id, name, version, queues, kinds, concurrency, started_at, renewed_at, COALESCE(run.count, 0) AS running,
+    CASE WHEN expires_at <= now() THEN 'lost' WHEN stopping THEN 'stopping' ELSE 'alive' END AS status
+FROM worker_session
+LEFT JOIN (SELECT session_id, count(*) FROM job WHERE state = 'running' GROUP BY session_id) AS run
+    ON run.session_id = worker_session.id
+ORDER BY name, id
+"""
+
+SCHEDULES = """
+SELECT name, kind, cron, timezone, last_slot, paused_at, declared_at, now() AS now FROM job_schedule ORDER BY name
+"""
+PAUSE_SCHEDULE = "UPDATE job_schedule SET paused_at = COALESCE(paused_at, now()) WHERE name = $1 RETURNING name"
+# What was missed while it was paused is passed over. One that is not paused misses nothing.
+RESUME_SCHEDULE = """
+UPDATE job_schedule SET paused_at = NULL,
+    last_slot = CASE WHEN paused_at IS NULL THEN last_slot ELSE GREATEST(last_slot, now()) END
+WHERE name = $1 RETURNING name
 """

@@ -188,20 +188,23 @@ class Store:
         rest = [Finish(run.id, run.lease, State.CANCELLED) for run in runs if run.id not in done]
         return done | await self.finish(rest) if rest else done
 
-    async def release_unknown(self, known: Sequence[UUID]) -> int:
+    async def release_unknown(self, known: Sequence[tuple[UUID, int]]) -> int:
         """Give back what runs in this session's name without being known to it; how many there were.
 
         When the connection breaks during a claim, nobody can tell whether it took effect.
         """
         async with self.database.connection() as connection:
-            return len(await connection.fetch(RELEASE_UNKNOWN, self.session_id, known))
+            ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
+            return len(await connection.fetch(RELEASE_UNKNOWN, self.session_id, ids, leases))
 
-    async def write_progress(self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]) -> set[UUID]:
-        """Write (id, lease, done, total, message) of several runs. Returns those that still are this session's."""
+    async def write_progress(
+        self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]
+    ) -> set[tuple[UUID, int]]:
+        """Write (id, lease, done, total, message) of runs. Returns (id, lease) of those that still are ours."""
         ids, leases, done, totals, messages = (list(column) for column in zip(*progress, strict=True))
         async with self.database.connection() as connection:
             rows = await connection.fetch(PROGRESS, ids, leases, self.session_id, done, totals, messages)
-        return {row[0] for row in rows}
+        return {(row[0], row[1]) for row in rows}
 
     async def cancelled_among(self, ids: Sequence[UUID]) -> set[UUID]:
         """Of these runs of this session, those whose cancellation was asked for."""

@@ -129,6 +129,7 @@ async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concur
 
     Raises:
         OSError: the port is taken.
+        asyncpg.UndefinedTableError: the database has not been migrated.
     """
     worker = Worker(settings, queues=queues, concurrency=concurrency)
     loop = asyncio.get_running_loop()
