@@ -9,7 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from app import __version__
+from app import (
+    __version__,
+    tasks,  # noqa: F401 - imported for what that does: every kind of job is registered
+)
 from app.api.state import AppState
 from app.api.v1.router import router
 from app.core.cache import close_redis, init_redis
@@ -29,6 +32,8 @@ from app.core.middleware import (
 from app.core.rate_limit import RateLimiter
 from app.core.readiness import TIMEOUT_SECONDS, Readiness
 from app.core.security import derive_key
+from app.jobs.doorbell import DOORBELL, doorbell_for
+from app.jobs.watch import JobWatch
 from app.services.identity import build_verifier
 
 __all__ = ["create_app"]
@@ -63,11 +68,15 @@ def _lifespan(settings: Settings) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         # What is opened later is closed earlier, also when a later opening fails.
         async with AsyncExitStack() as closing:
-            database = Database(settings)
-            closing.push_async_callback(database.aclose)
-            closing.enter_context(bind_default_database(database))
             redis = init_redis(settings)
             closing.push_async_callback(close_redis, redis)
+            doorbell = doorbell_for(settings, redis)
+            closing.push_async_callback(doorbell.aclose)
+            database = Database(settings, session_info={DOORBELL: doorbell})
+            closing.push_async_callback(database.aclose)
+            closing.enter_context(bind_default_database(database))
+            job_watch = JobWatch(database)
+            closing.push_async_callback(job_watch.aclose)
             verifier = build_verifier(settings)
             closing.push_async_callback(verifier.aclose)
 
@@ -99,6 +108,8 @@ def _lifespan(settings: Settings) -> Any:
                 cursors=CursorCodec(derive_key(settings.SECRET_KEY.get_secret_value(), "cursor")),
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),
+                job_watch=job_watch,
+                on_shutdown=[job_watch.stop],
             )
 
     return lifespan
@@ -124,6 +135,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
                 "If-Match",
                 "If-None-Match",
                 "Idempotency-Key",
+                "Last-Event-ID",
                 "X-Request-ID",
             ],
             expose_headers=[

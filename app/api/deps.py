@@ -13,11 +13,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.api.state import AppState
 from app.core.db import get_session
-from app.core.exceptions import RateLimitError, ServiceUnavailableError, UnauthorizedError
+from app.core.exceptions import ForbiddenError, RateLimitError, ServiceUnavailableError, UnauthorizedError
 from app.core.rate_limit import RateLimiter
 from app.core.security import KeysUnavailable, Principal, TokenError
 
-__all__ = ["PrincipalDep", "SessionDep", "state_of"]
+__all__ = ["OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
 
 log = structlog.get_logger("app.identity")
 
@@ -84,3 +84,23 @@ async def _count(request: Request, limiter: RateLimiter, key: str) -> None:
 # "function": committed before the response leaves. See `app.core.db.get_session`.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 PrincipalDep = Annotated[Principal, Depends(_Bearer())]
+
+
+def is_operator(request: Request, principal: Principal) -> bool:
+    """Whether the caller has the role or the scope that makes an operator; nobody has where none is set."""
+    settings = state_of(request)["settings"]
+    return settings.OPERATOR_ROLE in principal.roles or settings.OPERATOR_SCOPE in principal.scopes
+
+
+async def _operator(request: Request, principal: PrincipalDep) -> Principal:
+    """The caller, who has to be an operator.
+
+    Raises:
+        ForbiddenError: they are not.
+    """
+    if not is_operator(request, principal):
+        raise ForbiddenError("This is for operators.")
+    return principal
+
+
+OperatorDep = Annotated[Principal, Depends(_operator)]

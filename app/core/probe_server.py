@@ -10,11 +10,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
-__all__ = ["LoopWatch", "ProbeServer"]
+__all__ = ["LoopWatch", "ProbeServer", "ProbeServerError"]
 
 # A loop that has not turned for so long does not turn any more. Kubernetes asks three times before it restarts a pod.
 STUCK_SECONDS = 15.0
 TICK_SECONDS = 1.0
+POLL_SECONDS = 0.1  # between two looks at whether to stop
 
 
 class LoopWatch:
@@ -53,12 +54,12 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-class ProbeServer:
-    """Serves `/livez` (200 or 503, by `alive`) and `/metrics` on `host`:`port`, in threads.
+class ProbeServerError(Exception):
+    """The second port cannot be served; the message says where and why."""
 
-    Raises:
-        OSError: the port is taken, at `start`.
-    """
+
+class ProbeServer:
+    """Serves `/livez` (200 or 503, by `alive`) and `/metrics` on `host`:`port`, in threads. 0: any free port."""
 
     def __init__(self, host: str, port: int, alive: Callable[[], bool]) -> None:
         self._address = host, port
@@ -66,9 +67,17 @@ class ProbeServer:
         self._metrics = make_wsgi_app()
 
     def start(self) -> int:
-        """Begin to serve; returns the port."""
-        self._server = make_server(*self._address, self._serve, _Server, _Quiet)
-        self._thread = Thread(target=self._server.serve_forever, name="probes", daemon=True)
+        """Begin to serve; returns the port.
+
+        Raises:
+            ProbeServerError: the address is not ours, or is taken.
+        """
+        host, port = self._address
+        try:
+            self._server = make_server(host, port, self._serve, _Server, _Quiet)
+        except OSError as error:
+            raise ProbeServerError(f"Liveness and metrics cannot be served on {host}:{port}: {error}") from error
+        self._thread = Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True)
         self._thread.start()
         return self._server.server_port
 

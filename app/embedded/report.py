@@ -1,8 +1,11 @@
 """What the person at the terminal gets to read."""
 
+import os
+import shlex
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from app.core.config import AuthProvider, Settings
 from app.embedded.servers import Servers
@@ -52,7 +55,14 @@ def summary(settings: Settings, servers: Servers, url: str, health: str) -> str:
         lines["Try"] = f"curl {url}{settings.API_V1_STR}/me -H 'Authorization: Bearer {token}'"
     if servers.postgres:
         lines["SQL"] = servers.postgres.psql()
+    lines["Jobs"] = _jobs_command(servers)
     lines["Data"] = " and ".join(str(folder) for folder in servers.data_folders)
     lines["Logs"] = str(servers.logs)
     lines["Stop"] = "Ctrl-C"
     return "\n".join(["", *(f"  {name:<9}{text}" for name, text in lines.items()), ""])
+
+
+def _jobs_command(servers: Servers) -> str:
+    """A shell command that shows the queues' figures."""
+    plinth = shlex.quote(os.path.relpath(Path(sys.executable).with_name("plinth")))
+    return f"{plinth} with-servers --data-dir {shlex.quote(str(servers.folder))} -- {plinth} jobs stats"

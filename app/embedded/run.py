@@ -1,9 +1,11 @@
 """Everything on one machine: the servers that the settings leave out, the migrations, the service."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,6 +19,7 @@ from app.embedded.supervisor import StopRequested, Supervisor
 
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
+WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
 
 
 def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
@@ -58,19 +61,20 @@ def _serve(
     _migrate(servers.logs / "migrate.log", env, supervisor.sleep)
     progress.done("The migrations are applied")
 
+    again = ["--reload"] if reload else []
     listen = ["--host", address.host, "--port", str(address.port)]
-    api = _program("The API", ["api", *listen, *(["--reload"] if reload else [])], env)
-    programs = [api]
-    for program in programs:
-        supervisor.add(program)
+    api = supervisor.add(_program("The API", ["api", *listen, *again], env))
+    worker = supervisor.add(_worker(settings, again, env))
+    programs = [api, worker]
     lock.write(_record(address, servers, programs))
 
     health = f"{settings.API_V1_STR}/public/health"
     deadline = time.monotonic() + HEALTH_TIMEOUT
     while not address.answers(health):
+        ended = [program for program in programs if not program.running]
         # With reload, code that does not start is code that is being written.
-        if not api.running or (time.monotonic() > deadline and not reload):
-            raise api.failure()
+        if ended or (time.monotonic() > deadline and not reload):
+            raise (*ended, api)[0].failure()
         supervisor.sleep(0.02)
     progress.done("The API answers")
 
@@ -78,13 +82,25 @@ def _serve(
     supervisor.watch()
 
 
-def _program(name: str, arguments: list[str], env: dict[str, str], log: Path | None = None) -> Process:
+def _program(name: str, arguments: list[str], env: dict[str, str], **options: Any) -> Process:
     command = [sys.executable, "-m", "app.cli", *arguments]
-    return Process(name, command, env=env, log=log, grace=PROGRAM_GRACE)
+    return Process(name, command, env=env, **{"grace": PROGRAM_GRACE, **options})
+
+
+def _worker(settings: Settings, options: list[str], env: dict[str, str]) -> Process:
+    if "METRICS_PORT" not in settings.model_fields_set:
+        env = env | {"METRICS_PORT": "0"}  # any free one: the usual one may be another program's
+    return _program(
+        "The worker",
+        ["worker", *options],
+        env,
+        hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
+        grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
+    )
 
 
 def _migrate(log: Path, env: dict[str, str], sleep: Sleep) -> None:
-    process = _program("The migration", ["migrate"], env, log)
+    process = _program("The migration", ["migrate"], env, log=log)
     try:
         process.wait(float("inf"), sleep)
         if process.exit_code != 0:

@@ -97,7 +97,7 @@ def doorbell_for(settings: Settings, redis: Redis | None) -> Doorbell:
 
 def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:
     # Whoever can write to Redis can ring; a ring is a hint and gives no rights.
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         message = json.loads(data)
         return {str(name) for name in message["queues"]}, {UUID(job_id) for job_id in message["cancelled"]}
     return None

@@ -7,6 +7,7 @@ cannot renew is told so early enough to stop what it runs before anybody else be
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from uuid import UUID
@@ -63,9 +64,10 @@ class Heartbeat:
         self._started.wait()
 
     async def stop(self) -> None:
-        """End the thread and wait for it."""
+        """End the thread and wait for it. May be called again."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with suppress(RuntimeError):  # its loop has just ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
             await asyncio.to_thread(self._thread.join)
 
     async def _beat(self) -> None:

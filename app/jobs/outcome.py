@@ -2,9 +2,8 @@
 
 import traceback
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from uuid import UUID
 
 __all__ = [
@@ -53,7 +52,7 @@ class LeaseLost(Exception):
 class ErrorEntry(TypedDict):
     """How one run failed. `error` may be shown to the job's owner, `detail` and `traceback` to operators only."""
 
-    at: str
+    at: NotRequired[str]  # set by the database when it is written
     run: int
     attempt: int
     outcome: str  # error, timeout, invalid_payload, discard, crash, cancelled
@@ -69,7 +68,6 @@ def error_entry(
     trace = "".join(traceback.format_exception(exception)) if exception is not None else ""
     name = type(exception).__name__
     return {
-        "at": datetime.now(UTC).isoformat(),
         "run": run,
         "attempt": attempt,
         "outcome": outcome,

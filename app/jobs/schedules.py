@@ -55,7 +55,9 @@ class Schedule:
 
     def next_slot(self, after: datetime) -> datetime:
         """The first slot after a time."""
-        return next(CronSim(self.cron, after.astimezone(ZoneInfo(self.timezone)))).astimezone(UTC)
+        slots = (slot.astimezone(UTC) for slot in CronSim(self.cron, after.astimezone(ZoneInfo(self.timezone))))
+        # In the hour that a clock change repeats, a slot of its first pass is found again.
+        return next(slot for slot in slots if slot > after)
 
     def due_slots(self, last: datetime, now: datetime) -> list[datetime]:
         """The slots after `last` up to `now`, oldest first; of many the latest `catch_up`."""

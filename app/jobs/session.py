@@ -88,7 +88,7 @@ class Session:
         try:
             await asyncio.wait({*ends, claiming, recording}, return_when=asyncio.FIRST_COMPLETED)
             if not self.lost.is_set() and not claiming.done() and not recording.done():
-                await self._drain(claiming, hurry)
+                await self._drain(claiming, heartbeat, hurry)
             for task in (claiming, recording):
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
@@ -239,7 +239,7 @@ class Session:
 
     # --- the end ---
 
-    async def _drain(self, claiming: asyncio.Task[None], hurry: asyncio.Event) -> None:
+    async def _drain(self, claiming: asyncio.Task[None], heartbeat: Heartbeat, hurry: asyncio.Event) -> None:
         """Stop claiming, let runs end within the grace, then give back what still runs."""
         deadline = monotonic() + max(0.0, self._settings.JOBS_SHUTDOWN_GRACE - SHUTDOWN_MARGIN)
         self._stopping = True
@@ -273,6 +273,7 @@ class Session:
         try:
             async with asyncio.timeout(SHUTDOWN_MARGIN - CLEANUP_SECONDS):
                 await self._recorder.drained()
+                await heartbeat.stop()
                 await self._store.close_session()
                 await self._doorbell.aclose()
         except (TimeoutError, DatabaseUnavailableError):
@@ -292,6 +293,9 @@ def _result(outcome: Outcome | None, run: Run) -> str:
 
 
 async def _end(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    pending = set(tasks)
+    while pending:
+        # Again and again: a library may take a cancellation for the failure of its own attempt, and go on.
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)

@@ -71,11 +71,16 @@ RUNNING_OF_KIND = "SELECT count(*) FROM job WHERE state = 'running' AND kind = $
 TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
 
 _FENCE = "job.id = run.id AND job.run_lease = run.lease AND job.session_id = $3"
-_ERRORS = (
-    f"CASE WHEN {{error}} IS NULL THEN {{job}}.errors "
-    f"WHEN jsonb_array_length({{job}}.errors) >= {MAX_ERRORS} THEN ({{job}}.errors - 0) || {{error}} "
-    "ELSE {job}.errors || {error} END"
-)
+
+
+def _errors(table: str, entry: str) -> str:
+    """The errors of a row with one more, if there is one; of too many the oldest go."""
+    return (
+        f"CASE WHEN {entry} IS NULL THEN {table}.errors "
+        f"WHEN jsonb_array_length({table}.errors) >= {MAX_ERRORS} THEN {table}.errors - 0 ELSE {table}.errors END "
+        f"|| COALESCE({entry} || jsonb_build_object('at', now()), '[]')"
+    )
+
 
 FINISH = f"""
 WITH ended AS (
@@ -86,13 +91,13 @@ WITH ended AS (
     RETURNING job.*, run.state AS end_state, run.error
 )
 INSERT INTO job_history ({HISTORY_COLUMNS})
-SELECT {COMMON_COLUMNS}, attempt, {_ERRORS.format(job="ended", error="ended.error")}, end_state, now() FROM ended
+SELECT {COMMON_COLUMNS}, attempt, {_errors("ended", "ended.error")}, end_state, now() FROM ended
 RETURNING id
 """
 
 RETRY = f"""
 UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
-    deadline_at = NULL, errors = {_ERRORS.format(job="job", error="run.error")}
+    deadline_at = NULL, errors = {_errors("job", "run.error")}
 FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::float8[]), (SELECT $5::jsonb[]))
     AS run (id, lease, delay, error)
 WHERE {_FENCE} AND job.cancel_requested_at IS NULL
@@ -148,12 +153,14 @@ lost AS MATERIALIZED (
     SELECT job.id, hung.yes AS hung, CASE
             WHEN job.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN hung.yes AND job.attempt >= job.max_attempts THEN 'discarded'
-            WHEN hung.yes THEN 'available'
-            WHEN job.crash_count + 1 >= $1 THEN 'discarded'
-            ELSE 'available' END AS fate
+            WHEN poison.yes THEN 'discarded'
+            ELSE 'available' END AS fate,
+        CASE WHEN hung.yes THEN $2::jsonb WHEN poison.yes THEN $5::jsonb ELSE $3::jsonb END
+            || jsonb_build_object('run', job.run_lease, 'attempt', job.attempt) AS entry
     FROM job
     LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
-    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung
+    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung,
+    LATERAL (SELECT NOT hung.yes AND job.crash_count + 1 >= $1 AS yes) AS poison
     WHERE (SELECT alone FROM reaper) AND job.state = 'running'
         AND (worker_session.id IS NULL OR job.deadline_at + $4::interval < now())
     LIMIT {REAP_ROWS} FOR UPDATE OF job SKIP LOCKED
@@ -161,18 +168,16 @@ lost AS MATERIALIZED (
     UPDATE job SET state = lost.fate, session_id = NULL, deadline_at = NULL, run_lease = run_lease + 1,
         attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END,
         crash_count = CASE WHEN lost.hung THEN crash_count ELSE crash_count + 1 END,
-        errors = job.errors || (CASE WHEN lost.hung THEN $2::jsonb ELSE $3::jsonb END
-            || jsonb_build_object('at', now(), 'run', run_lease, 'attempt', attempt))
+        errors = {_errors("job", "lost.entry")}
     FROM lost WHERE job.id = lost.id AND lost.fate = 'available'
     RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung
 ), removed AS (
     DELETE FROM job USING lost WHERE job.id = lost.id AND lost.fate IN ('cancelled', 'discarded')
-    RETURNING job.*, lost.fate, lost.hung
+    RETURNING job.*, lost.fate, lost.hung, lost.entry
 ), ended AS (
     INSERT INTO job_history ({HISTORY_COLUMNS})
     SELECT {COMMON_COLUMNS.replace("crash_count", "crash_count + (NOT hung)::int")}, attempt,
-        errors || (CASE WHEN hung THEN $2::jsonb WHEN fate = 'discarded' THEN $5::jsonb ELSE $3::jsonb END
-            || jsonb_build_object('at', now(), 'run', run_lease, 'attempt', attempt)), fate, now()
+        {_errors("removed", "entry")}, fate, now()
     FROM removed RETURNING id
 ), forgotten AS (
     DELETE FROM worker_session USING reaper WHERE reaper.alone AND expires_at < now() - $6::interval

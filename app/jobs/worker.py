@@ -128,7 +128,7 @@ async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concur
     """A worker as a process of its own: with signals, and with liveness and metrics on `host`:METRICS_PORT.
 
     Raises:
-        OSError: the port is taken.
+        ProbeServerError: the port is taken.
         asyncpg.UndefinedTableError: the database has not been migrated.
     """
     worker = Worker(settings, queues=queues, concurrency=concurrency)

@@ -99,6 +99,7 @@ class JobHistory(_JobColumns, table=True):
     __table_args__ = (
         Index("ix_job_history_state_finished_at", "state", "finished_at"),
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
+        Index("ix_job_history_kind_id", "kind", "id"),
         # Rows come at the end and go at the beginning: clear away early what was pruned.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05}},
     )

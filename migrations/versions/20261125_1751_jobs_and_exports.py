@@ -101,6 +101,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_job_history_state_finished_at", "job_history", ["state", "finished_at"])
     op.create_index("ix_job_history_owner_id", "job_history", ["owner", "id"], postgresql_where=owned)
+    op.create_index("ix_job_history_kind_id", "job_history", ["kind", "id"])
     op.create_table(
         "worker_session",
         identity(),

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,24 @@ from tests.servers import scratch_folder
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
 PLINTH = [sys.executable, "-m", "app.cli"]
+
+# Python runs a module of this name at its start: kinds of jobs for every process of a run, and for none of its code.
+KINDS = """
+import asyncio
+from pydantic import BaseModel
+from app.jobs import JobContext, job
+
+class Nothing(BaseModel):
+    pass
+
+@job("quick")
+async def quick(ctx: JobContext, payload: Nothing) -> None:
+    pass
+
+@job("endless", time_limit=10_000)
+async def endless(ctx: JobContext, payload: Nothing) -> None:
+    await asyncio.sleep(9_000)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +52,15 @@ def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found: int = server.getsockname()[1]
         return found
+
+
+@pytest.fixture
+def kinds(folder: Path) -> dict[str, str]:
+    """An environment in which there are the kinds quick and endless."""
+    place = folder / "kinds"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(KINDS)
+    return {"PYTHONPATH": str(place)}
 
 
 class Run:
@@ -132,6 +160,67 @@ def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
         assert first.end()[0] == 0
         assert first.said.endswith("\nStopping (Ctrl-C again to hurry).\nStopped.\n")
         assert not sockets.exists()
+
+
+class TestWorker:
+    def test_it_works_beside_the_api_and_a_second_ctrl_c_hurries_it(
+        self, folder: Path, port: int, kinds: dict[str, str]
+    ) -> None:
+        # It would wait for what runs longer than this test does.
+        with run(folder, "--port", str(port), "--data-dir", "work", JOBS_SHUTDOWN_GRACE="1000", **kinds) as started:
+            assert started.running, started.process.communicate()[1]
+            sql = started.value("SQL")
+            env = {**os.environ, **kinds, "DATABASE_URL": sql.split('"')[1]}
+
+            def enqueue(kind: str) -> str:
+                command = [*PLINTH, "jobs", "enqueue", kind, "{}"]
+                return subprocess.check_output(command, cwd=folder, env=env, text=True).strip()
+
+            def wait_for(expected: str, query: str) -> None:
+                deadline = time.monotonic() + PATIENCE
+                while (found := subprocess.check_output(f'{sql} -Atc "{query}"', shell=True, text=True)) != expected:
+                    assert time.monotonic() < deadline, found
+                    time.sleep(0.05)
+
+            quick, endless = enqueue("quick"), enqueue("endless")
+            wait_for(f"{quick}|succeeded\n", "SELECT id, state FROM job_history")
+            wait_for(f"{endless}|running\n", "SELECT id, state FROM job")
+
+            # What it prints about jobs is true.
+            shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, text=True)
+            assert shown.splitlines()[1].split()[:4] == ["default", "no", "0", "1"]
+
+            started.press_ctrl_c()
+            wait_for("t\n", "SELECT stopping FROM worker_session")
+            started.press_ctrl_c()
+            code, errors = started.end()
+            assert code == 0
+            assert '"message":"released","count":1' in errors
+            assert '"message":"worker stopped"' in errors
+
+    def test_its_death_ends_the_run(
+        self, folder: Path, port: int, fresh_database_url: str, redis_url: str, kinds: dict[str, str]
+    ) -> None:
+        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        with run(folder, "--port", str(port), "--data-dir", "given", **given, **kinds) as broken:
+            assert broken.running, broken.process.communicate()[1]
+            worker = next(process for process in broken.family if "worker" in process.cmdline())
+            worker.kill()
+            code, errors = broken.end()
+        assert code == 1
+        assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
+
+    def test_a_port_of_its_own_is_used_and_missed(
+        self, folder: Path, port: int, fresh_database_url: str, redis_url: str
+    ) -> None:
+        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            taken = str(busy.getsockname()[1])
+            with run(folder, "--port", str(port), "--data-dir", "given", METRICS_PORT=taken, **given) as refused:
+                code, errors = refused.end()
+        assert code == 1
+        assert f"Liveness and metrics cannot be served on 127.0.0.1:{taken}" in errors
+        assert errors.endswith("The worker ended with exit code 1. What it said is above.\n")
 
 
 def test_a_killed_supervisor_takes_everything_along_and_a_killed_server_too(folder: Path, port: int) -> None:

@@ -1,31 +1,23 @@
 """The command line, as shells and scripts see it: what it prints, and its exit codes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from app import __version__
-from app.cli import main
-from app.core.config import get_settings
+from app.cli.jobs import STATES
+from app.jobs import State
+from tests.api import NOBODY_SERVES
+from tests.cli import Run, command_line
 
 SECRET = "a-secret-that-nobody-may-ever-read-0123456789"
 
-Run = Callable[..., Result]
-
 
 @pytest.fixture
-def run(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run a command in a folder of its own; keyword arguments are its environment."""
-    monkeypatch.chdir(tmp_path)  # type: ignore[arg-type]
-    monkeypatch.setattr("app.cli.configure_logging", lambda settings: None)  # it is for the whole process
-
-    def run(*arguments: str, **environment: str) -> Result:
-        get_settings.cache_clear()
-        return CliRunner().invoke(main, arguments, env=environment)
-
-    yield run
-    get_settings.cache_clear()
+def run(tmp_path: Path) -> Iterator[Run]:
+    with command_line(tmp_path) as run:
+        yield run
 
 
 class TestSettings:
@@ -83,6 +75,54 @@ class TestMigrate:
         result = run("migrate", "--wait", "0", DATABASE_URL="postgresql://plinth@127.0.0.1:1/plinth")
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].startswith("The database did not answer within 0 s")
+
+
+class TestJobs:
+    """What is wrong with a command is told before anything is opened: nobody serves the database here."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            (("jobs", "list", "--state", "dead"), "'dead' is not one of 'scheduled'"),
+            (("jobs", "list", "--limit", "0"), "0 is not in the range"),
+            (("jobs", "list", "--before", "yesterday"), "'yesterday' is not a valid UUID"),
+            (("jobs", "show", "7"), "'7' is not a valid UUID"),
+            (("jobs", "cancel"), "Missing argument"),
+            (("jobs", "retry"), "Name jobs, or say which dead letters: --kind, --since, --until or --limit."),
+            (("jobs", "retry", "--dry-run"), "Name jobs, or say which dead letters"),
+            (("jobs", "retry", "01a213ea-e31e-76f9-a51f-fde878c43fe0", "--kind", "a"), "not both"),
+            (("jobs", "retry", "01a213ea-e31e-76f9-a51f-fde878c43fe0", "--dry-run"), "not both"),
+            (("jobs", "retry", "--since", "1h", "--until", "2h"), "--since has to be before --until"),
+            (("jobs", "retry", "--since", "2w"), "expected a time such as 2030-01-31T08:00"),
+            (("jobs", "retry", "--since", "2030-13-01"), "expected a time such as"),
+            (("jobs", "retry", "--since", "999999999d"), "expected a time such as"),
+            (("jobs", "retry", "--kind", "a b"), "'a b' is not a name"),
+            (("jobs", "pause", "a b"), "'a b' is not a name"),
+            (("jobs", "resume", ""), "'' is not a name"),
+            (("jobs", "enqueue", "no.such.kind", "{}"), "There is no kind of job 'no.such.kind'."),
+            (("worker", "--queues", "mail,a b"), "'a b' is not a name"),
+            (("worker", "--queues", "mail,"), "'' is not a name"),
+            (("worker", "--queues", ""), "'' is not a name"),
+        ],
+    )
+    def test_wrong_usage(self, run: Run, arguments: tuple[str, ...], complaint: str) -> None:
+        result = run(*arguments, DATABASE_URL=NOBODY_SERVES)
+        assert result.exit_code == 2, result.output
+        assert complaint in result.stderr
+        assert result.stdout == ""
+
+    def test_wrong_settings(self, run: Run) -> None:
+        result = run("jobs", "list", DB_POOL_SIZE="many")
+        assert result.exit_code == 2
+        assert "DB_POOL_SIZE" in result.stderr
+
+    @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("worker",)], ids=" ".join)
+    def test_sqlite_has_no_jobs(self, run: Run, command: tuple[str, ...]) -> None:
+        result = run(*command, DATABASE_URL="sqlite+aiosqlite:///jobs.db")
+        assert (result.exit_code, result.output) == (2, "DATABASE_URL: jobs need PostgreSQL.\n")
+
+    def test_every_state_can_be_asked_for(self) -> None:
+        assert tuple(State) == STATES
 
 
 def test_version(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.v1 import items, me
+from app.api.v1 import exports, items, jobs, me, operations
 from app.api.v1.public import health
 
 # Side by side instead of included in one another: FastAPI matches a path once for each level of inclusion. For the
@@ -10,7 +10,10 @@ from app.api.v1.public import health
 router = APIRouter(
     routes=[
         *items.router.routes,
+        *exports.router.routes,
+        *jobs.router.routes,
         *me.router.routes,
         *health.router.routes,
+        *operations.router.routes,
     ]
 )

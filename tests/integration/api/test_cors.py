@@ -42,7 +42,8 @@ class TestPreflight:
         assert response.headers["x-request-id"]
 
     @pytest.mark.parametrize(
-        "header", ["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"]
+        "header",
+        ["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"],
     )
     async def test_lets_a_friend_send_each_header_that_is_read(self, service: httpx.AsyncClient, header: str) -> None:
         assert (await service.options("/items", headers=preflight(FRIEND, headers=header))).status_code == 200

@@ -408,3 +408,20 @@ class TestRetry:
         with pytest.raises(NotFoundError):
             await retry(database, job_id, owner="bob")
         assert (await get(database, job_id)).state is State.DISCARDED
+
+
+async def test_a_job_that_moves_to_and_fro_is_always_found(database: Database, task: JobKind[Number]) -> None:
+    job_id = await add(database, task)
+    found = 0
+
+    async def again(change: Any) -> None:
+        nonlocal found
+        for _ in range(60):
+            try:
+                assert (await change(database, job_id)).id == job_id
+                found += 1
+            except ConflictError:
+                pass
+
+    await asyncio.gather(*(again(change) for change in (cancel, retry, cancel, retry)))
+    assert found >= 60

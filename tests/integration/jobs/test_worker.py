@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from app.jobs import (
     job,
 )
 from app.jobs import run as run_module
+from app.jobs.doorbell import Doorbell
 from app.jobs.outcome import Finish, State
 from tests.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
@@ -173,6 +174,7 @@ class TestFailures:
         assert first["detail"] == "ValueError: secret\\0 1"
         assert 'raise ValueError(f"secret' in first["traceback"]
         assert second["attempt"] == 2
+        assert first["at"] < second["at"]  # the database's time
 
     async def test_the_last_attempt_makes_a_dead_letter(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -548,6 +550,29 @@ class TestShutdown:
             await ended.wait()
             await asyncio.sleep(0.1)
         assert await jobs.state(stubborn_id) == "available"
+
+
+    async def test_a_library_that_swallows_a_cancellation_does_not_keep_the_worker(
+        self, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As redis-py does when it is cancelled while it connects."""
+        swallowed: list[bool] = []
+
+        async def listen(self: Doorbell) -> AsyncIterator[Any]:
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    if swallowed:
+                        raise
+                    swallowed.append(True)
+                yield set(), set()
+
+        monkeypatch.setattr(Doorbell, "listen", listen)
+        async with asyncio.timeout(20):
+            async with working(settings):
+                await until(lambda: jobs.all("SELECT FROM worker_session"))
+        assert swallowed == [True]
 
 
 class TestSessions:

@@ -2,18 +2,28 @@
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import click
 
-from app.core.config import Settings, SettingsError, effective_configuration, get_settings
-from app.core.logging import configure_logging
+from app.cli.arguments import NAMES
+from app.cli.common import fail, load_job_settings, load_settings, not_migrated
+from app.cli.jobs import jobs
+from app.cli.schedules import schedules
+from app.cli.workers import workers
+from app.core.config import Settings, effective_configuration
 
 # uvicorn waits this long for requests to end before it stops, in seconds.
 GRACE_SECONDS = 20
 # Longer than the 60 s for which proxies keep idle connections: the proxy must be the one that closes them.
 KEEP_ALIVE_SECONDS = 75
+# What is watched with --reload.
+RELOAD_FOLDERS = [str(Path(__file__).parents[1])]
+# With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
+# for jobs that the old one began.
+RELOAD_GRACE = 6.0
 
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
@@ -32,13 +42,17 @@ def main() -> None:
     """The ground that a FastAPI service stands on."""
 
 
+for _command in (jobs, schedules, workers):
+    main.add_command(_command)
+
+
 @main.command()
 @host_option
 @port_option
 @reload_option
 @data_option
 def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
-    """Run everything here: PostgreSQL and Redis from wheels, migrations, the API."""
+    """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
     from app.embedded.run import run
 
     sys.exit(run(host=host, port=port, reload=reload, data_dir=data_dir))
@@ -62,13 +76,13 @@ def api(host: str, port: int, reload: bool) -> None:
     """Serve the API."""
     import uvicorn
 
-    settings = _settings()
+    settings = load_settings()
     uvicorn.run(
         "app.main:app",
         host=host,
         port=port,
         reload=reload,
-        reload_dirs=[str(Path(__file__).parent)] if reload else None,
+        reload_dirs=RELOAD_FOLDERS if reload else None,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http="app.core.protocol:BoundedHttpToolsProtocol",
         lifespan="on",
@@ -82,22 +96,46 @@ def api(host: str, port: int, reload: bool) -> None:
 
 
 @main.command()
-@click.option("--queues", help="Instead of JOBS_QUEUES: the queues to serve, separated by commas.")
+@click.option("--queues", type=NAMES, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of liveness and metrics.")
-def worker(queues: str | None, concurrency: int | None, host: str) -> None:
+@reload_option
+def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
     """Run jobs until SIGTERM; a second one gives back at once what still runs."""
+    settings = load_job_settings()
+    if not reload:
+        _work(settings, queues=queues, concurrency=concurrency, host=host)
+        return
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    # uvicorn's supervisor starts anything; it takes from its configuration what to watch, and never loads the API.
+    config = uvicorn.Config("app.main:app", reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None)
+    work = partial(_work_reloaded, queues=queues, concurrency=concurrency, host=host)
+    ChangeReload(config, target=work, sockets=[]).run()
+
+
+def _work(settings: Settings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:
+    import asyncpg
     import uvloop
 
     import app.tasks  # noqa: F401 - registers what there is to do
+    from app.core.probe_server import ProbeServerError
     from app.jobs.worker import run_worker
 
-    settings = _settings()
-    names = [name.strip() for name in queues.split(",") if name.strip()] if queues else None
     try:
-        uvloop.run(run_worker(settings, queues=names, concurrency=concurrency, host=host))
-    except OSError as error:
-        _fail(f"Liveness and metrics cannot be served on {host}:{settings.METRICS_PORT}: {error}", code=1)
+        uvloop.run(run_worker(settings, queues=queues, concurrency=concurrency, host=host))
+    except ProbeServerError as error:
+        fail(str(error), code=1)
+    except asyncpg.UndefinedTableError:
+        not_migrated()
+
+
+def _work_reloaded(*, sockets: list[Any], **options: Any) -> None:
+    """The worker in a process of the reloader, which gives every target its sockets."""
+    settings = load_job_settings()
+    grace = min(settings.JOBS_SHUTDOWN_GRACE, RELOAD_GRACE)
+    _work(settings.model_copy(update={"JOBS_SHUTDOWN_GRACE": grace}), **options)
 
 
 @main.command()
@@ -110,14 +148,14 @@ def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
     from app.core.migrations import MigrationError, Migrator
 
     try:
-        migrator = Migrator(_settings(), wait_seconds=wait)
+        migrator = Migrator(load_settings(), wait_seconds=wait)
         if check:
             pending = asyncio.run(migrator.pending())
             click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
             sys.exit(1 if pending else 0)
         asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to))
     except MigrationError as error:
-        _fail(str(error), code=1)
+        fail(str(error), code=1)
 
 
 @main.command()
@@ -130,9 +168,9 @@ def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float)
     from app.services.identity import sign_local_token
 
     try:
-        signed = sign_local_token(_settings(), subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
+        signed = sign_local_token(load_settings(), subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
     except ValueError as error:
-        _fail(str(error), code=1)
+        fail(str(error), code=1)
     click.echo(signed)
 
 
@@ -144,7 +182,7 @@ def config() -> None:
 @config.command("check")
 def config_check() -> None:
     """Print what is in force, secrets masked; if it cannot be used, say why and exit 2."""
-    for row in effective_configuration(_settings()):
+    for row in effective_configuration(load_settings()):
         click.echo(row)
 
 
@@ -154,21 +192,3 @@ def version() -> None:
     from app import __version__
 
     click.echo(__version__)
-
-
-def _settings() -> Settings:
-    try:
-        settings = get_settings()
-    except SettingsError as error:
-        _fail(str(error), code=2)
-    configure_logging(settings)
-    return settings
-
-
-def _fail(message: str, *, code: int) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

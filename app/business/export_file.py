@@ -1,0 +1,106 @@
+"""The file of an export: items go in, compressed pieces come out, and no more than one piece is kept in between.
+
+Pure computing, and a lot of it: call it in a thread, a batch of items at a time.
+"""
+
+import csv
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import asyncpg
+from pydantic_core import to_json, to_jsonable_python
+
+__all__ = ["CHUNK_BYTES", "COLUMNS", "Chunk", "ExportFile", "Format"]
+
+Format = Literal["ndjson", "csv"]
+ItemRow = Mapping[str, Any] | asyncpg.Record
+
+# The fields of an item, in the order in which the API has them.
+COLUMNS = ("id", "name", "description", "tags", "version", "created_at", "updated_at")
+
+# Small enough to be decompressed between two requests, large enough to compress well.
+CHUNK_BYTES = 256 * 1024
+# Level 4 of 9: nine tenths of the saving at a third of the time.
+COMPRESSION_LEVEL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of the file: `size` bytes from `start` on, which `data` is the zlib stream of."""
+
+    start: int
+    size: int
+    data: bytes
+
+
+class ExportFile:
+    """A file in the making. `item_count`, `size` (bytes) and `digest` (SHA-256, in hex) grow with it."""
+
+    def __init__(self, format: Format) -> None:  # noqa: A002 - the field's own word
+        head, self._encode = _ENCODINGS[format]
+        self._pending = bytearray(head)
+        self._sha256 = sha256()
+        self.item_count = 0
+        self.size = 0
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def add(self, items: Iterable[ItemRow]) -> list[Chunk]:
+        """Append items, each with the columns of `COLUMNS`. Returns the pieces that became full."""
+        chunks: list[Chunk] = []
+        for item in items:
+            self._pending += self._encode(item)
+            self.item_count += 1
+            chunks.extend(self._full())
+        return chunks
+
+    def finish(self) -> list[Chunk]:
+        """The rest of the file; an empty one has none."""
+        return [*self._full(), *([self._cut(len(self._pending))] if self._pending else [])]
+
+    def _full(self) -> Iterator[Chunk]:
+        while len(self._pending) >= CHUNK_BYTES:
+            yield self._cut(CHUNK_BYTES)
+
+    def _cut(self, size: int) -> Chunk:
+        content = bytes(self._pending[:size])
+        del self._pending[:size]
+        self._sha256.update(content)
+        chunk = Chunk(self.size, size, zlib.compress(content, COMPRESSION_LEVEL))
+        self.size += size
+        return chunk
+
+
+def _encode_ndjson(item: ItemRow) -> bytes:
+    # To the byte what the API answers for the item.
+    return to_json(dict(item)) + b"\n"
+
+
+class _Bytes:
+    """What a CSV writer writes here, its `writerow` returns."""
+
+    @staticmethod
+    def write(text: str) -> bytes:
+        return text.encode()
+
+
+# RFC 4180: commas, CRLF, and quotes only where they are needed.
+_csv_row: Callable[[Iterable[Any]], bytes] = csv.writer(_Bytes()).writerow
+
+
+def _encode_csv(item: ItemRow) -> bytes:
+    # Ids and times in the very form that they have in JSON. A missing description is an empty field.
+    values = to_jsonable_python(dict(item)) | {"tags": to_json(item["tags"]).decode()}
+    return _csv_row([values[name] for name in COLUMNS])
+
+
+# What a file of a format begins with, and how an item is written in it.
+_ENCODINGS: dict[Format, tuple[bytes, Callable[[ItemRow], bytes]]] = {
+    "ndjson": (b"", _encode_ndjson),
+    "csv": (_csv_row(COLUMNS), _encode_csv),
+}

@@ -1,0 +1,235 @@
+"""What can be done with exports: files of an owner's items, made by a job and kept in the database until they expire.
+
+The file is cut into chunks, each compressed by itself and written by a transaction of its own, so neither making nor
+reading it ever needs more than a chunk or a batch of items in memory. Chunks carry the number of the run that wrote
+them, and an export names the run whose chunks are its file: what another run has left, or still writes, is never read.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from pydantic import BaseModel
+from sqlalchemy import func, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
+from app.core.db import Database
+from app.core.exceptions import NotFoundError
+from app.core.ids import python_uuid7
+from app.jobs import Discard, LeaseLost, enqueue
+from app.models.export import Export
+
+__all__ = [
+    "BUILD",
+    "ExportBuild",
+    "ReportProgress",
+    "delete_expired_exports",
+    "get_export",
+    "publish",
+    "read_content",
+    "request_export",
+    "write_file",
+]
+
+BUILD = "exports.build"
+# Some milliseconds of work, and some megabytes should each item be as large as it can be.
+BATCH_ITEMS = 100
+# Deleted in one transaction: an export of millions of items has thousands of chunks.
+BATCH_EXPORTS = 10
+
+GONE = "The export has expired before it was ready."
+
+# A job is in one of two tables, and moves between them in one statement: a single query never misses it. Records of
+# ended jobs are pruned some day; without one, and without a file, nothing more will come.
+_GET = """
+SELECT export.id, export.format, export.tag, export.job_id, export.run, export.item_count, export.size, export.digest,
+    export.created_at, export.ready_at, export.expires_at, CASE
+        WHEN export.ready_at IS NOT NULL THEN 'ready'
+        WHEN job.state = 'running' THEN 'running'
+        WHEN job.state IS NOT NULL THEN 'pending'
+        WHEN job_history.state = 'cancelled' THEN 'cancelled'
+        ELSE 'failed' END AS status
+FROM export LEFT JOIN job ON job.id = export.job_id LEFT JOIN job_history ON job_history.id = export.job_id
+WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
+"""
+
+_TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now()"
+# Not those of later runs: this one may have been replaced without knowing it yet.
+_DELETE_EARLIER_CHUNKS = "DELETE FROM export_chunk WHERE export_id = $1 AND run < $2"
+
+_OF_OWNER = "FROM item WHERE owner = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR $2 = ANY (tags))"
+_COUNT_ITEMS = f"SELECT count(*) {_OF_OWNER}"
+_ITEMS = f"SELECT {', '.join(COLUMNS)} {_OF_OWNER} ORDER BY created_at, id"
+
+# Fenced by the run's number, so that a run that was replaced finds out; the lock keeps the export from being deleted
+# in between.
+_WRITE_CHUNK = """
+INSERT INTO export_chunk (export_id, run, start, size, data)
+SELECT export.id, $2, $3, $4, $5 FROM export JOIN job ON job.id = export.job_id
+WHERE export.id = $1 AND job.run_lease = $2 FOR KEY SHARE OF export
+RETURNING true
+"""
+_EXISTS = "SELECT EXISTS (SELECT FROM export WHERE id = $1)"
+
+_READ_CHUNK = """
+SELECT start, size, data FROM export_chunk WHERE export_id = $1 AND run = $2 AND start <= $3
+ORDER BY start DESC LIMIT 1
+"""
+
+_DELETE_EXPIRED = f"""
+DELETE FROM export WHERE id = ANY (ARRAY(
+    SELECT id FROM export WHERE expires_at <= now() ORDER BY expires_at LIMIT {BATCH_EXPORTS} FOR UPDATE SKIP LOCKED))
+"""  # noqa: S608
+
+ReportProgress = Callable[[int, int], None]
+"""Gets the items written so far, and all there are. What it raises ends the writing."""
+
+
+class ExportBuild(BaseModel):
+    """The payload of the job that makes an export's file."""
+
+    export_id: UUID
+
+
+async def request_export(
+    session: AsyncSession,
+    owner: str,
+    *,
+    format: Format,  # noqa: A002 - the field's own word
+    tag: str | None,
+    keep: timedelta,
+) -> dict[str, Any]:
+    """A new export of `owner`'s items, or of those with a tag, and the job that makes its file: both or neither.
+
+    Returns what `get_export` would. It expires after `keep`, counted anew when it is ready.
+    """
+    export_id = python_uuid7()
+    job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
+    session.add(
+        Export(
+            id=export_id,
+            owner=owner,
+            format=format,
+            tag=tag,
+            job_id=job.id,
+            expires_at=func.now() + keep,  # type: ignore[arg-type]
+        )
+    )
+    await session.flush()
+    connection = await session.connection()
+    return dict((await connection.exec_driver_sql(_GET, (export_id, owner))).mappings().one())
+
+
+async def get_export(connection: asyncpg.Connection, owner: str, export_id: UUID) -> dict[str, Any]:
+    """One export, and its `status`: pending, running, ready, failed or cancelled.
+
+    Raises:
+        NotFoundError: there is none of that id, it is not `owner`'s, or it has expired.
+    """
+    record = await connection.fetchrow(_GET, export_id, owner)
+    if record is None:
+        raise NotFoundError("There is no such export.")
+    return dict(record)
+
+
+async def write_file(database: Database, export_id: UUID, *, run: int, report: ReportProgress) -> ExportFile:
+    """Write the file of an export from its beginning, as chunks of `run`. Nobody sees it until `publish`.
+
+    Holds one connection, and takes a second one for each chunk.
+
+    Raises:
+        Discard: the export has expired.
+        LeaseLost: the export's job is another run's by now.
+    """
+    async with database.connection() as connection:
+        export = await connection.fetchrow(_TO_BUILD, export_id)
+        if export is None:
+            raise Discard(GONE)
+        await connection.execute(_DELETE_EARLIER_CHUNKS, export_id, run)
+    file = ExportFile(export["format"])
+    async with _snapshot(database) as connection:
+        total = await connection.fetchval(_COUNT_ITEMS, export["owner"], export["tag"])
+        # Unnamed: a transaction pooler lets names of statements collide.
+        statement = await connection.prepare(_ITEMS, name="")
+        cursor = await statement.cursor(export["owner"], export["tag"])
+        report(0, total)
+        while items := await cursor.fetch(BATCH_ITEMS):
+            for chunk in await asyncio.to_thread(file.add, items):
+                await _write_chunk(database, export_id, run, chunk)
+            report(file.item_count, total)
+    for chunk in await asyncio.to_thread(file.finish):
+        await _write_chunk(database, export_id, run, chunk)
+    return file
+
+
+async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, run: int, keep: timedelta) -> None:
+    """Make what `run` has written the file of the export.
+
+    Raises:
+        Discard: the export has expired.
+    """
+    published = await session.exec(
+        update(Export)
+        .where(col(Export.id) == export_id, col(Export.expires_at) > func.now())
+        .values(
+            run=run,
+            item_count=file.item_count,
+            size=file.size,
+            digest=file.digest,
+            ready_at=func.now(),
+            expires_at=func.now() + keep,
+        )
+    )
+    if published.rowcount == 0:
+        raise Discard(GONE)
+
+
+async def read_content(database: Database, export_id: UUID, *, run: int, start: int, stop: int) -> AsyncIterator[bytes]:
+    """The bytes from `start` up to `stop` of the file of a ready export, a chunk at a time.
+
+    Nothing is held while the reader takes its time.
+
+    Raises:
+        NotFoundError: the export has expired meanwhile.
+    """
+    while start < stop:
+        async with database.connection() as connection:
+            chunk = await connection.fetchrow(_READ_CHUNK, export_id, run, start)
+        if chunk is None or chunk["start"] + chunk["size"] <= start:
+            raise NotFoundError("The export has expired.")
+        piece = zlib.decompress(chunk["data"])[start - chunk["start"] : stop - chunk["start"]]
+        start += len(piece)
+        yield piece
+
+
+async def delete_expired_exports(database: Database) -> int:
+    """Delete some exports that have expired, their chunks included; how many there were."""
+    async with database.connection() as connection:
+        status = await connection.execute(_DELETE_EXPIRED)
+    return int(status.rpartition(" ")[2])
+
+
+async def _write_chunk(database: Database, export_id: UUID, run: int, chunk: Chunk) -> None:
+    async with database.connection() as connection:
+        if await connection.fetchval(_WRITE_CHUNK, export_id, run, chunk.start, chunk.size, chunk.data):
+            return
+        if await connection.fetchval(_EXISTS, export_id):
+            raise LeaseLost
+        raise Discard(GONE)
+
+
+@asynccontextmanager
+async def _snapshot(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that goes on seeing what it sees first, and changes nothing."""
+    async with database.connection() as connection, AsyncExitStack() as stack:
+        if not connection.is_in_transaction():  # behind a transaction pooler it is in one already
+            await stack.enter_async_context(connection.transaction())
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection

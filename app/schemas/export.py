@@ -1,0 +1,42 @@
+"""Bodies of the exports resource."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from app.schemas.common import ReadModel, WriteModel
+from app.schemas.item import Tag
+
+__all__ = ["ExportCreate", "ExportLinks", "ExportRead", "ExportStatus"]
+
+ExportFormat = Literal["ndjson", "csv"]
+ExportStatus = Literal["pending", "running", "ready", "failed", "cancelled"]
+
+
+class ExportCreate(WriteModel):
+    format: ExportFormat
+    tag: Tag | None = Field(default=None, description="Only items with this tag; all of them without.")
+
+
+class ExportLinks(ReadModel):
+    """Paths on this service."""
+
+    job: str = Field(description="The job that makes the file: its progress, and how to cancel it.")
+    events: str = Field(description="The same as a stream of events.")
+    content: str | None = Field(description="The file; null until the export is ready.")
+
+
+class ExportRead(ReadModel):
+    id: UUID
+    format: ExportFormat
+    tag: str | None
+    status: ExportStatus
+    job_id: UUID
+    item_count: int | None = Field(description="How many items are in the file; null until the export is ready.")
+    size: int | None = Field(description="Of the file, in bytes; null until the export is ready.")
+    created_at: datetime
+    ready_at: datetime | None
+    expires_at: datetime = Field(description="From then on the export does not exist. Moved on when it is ready.")
+    links: ExportLinks

@@ -1,0 +1,93 @@
+"""An export of two hundred thousand items, made by a worker process that hardly grows."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+
+import psutil
+import pytest
+
+import app.tasks  # noqa: F401 - registers the kinds of jobs
+from app.business import exports
+from app.core.config import Settings
+from app.core.db import Database
+from tests.api import settings_with
+
+ITEMS = 200_000
+MAX_GROWTH = 40 * 1024 * 1024  # bytes; the file has more than 60 MB
+PATIENCE = 60.0  # seconds, for what takes six on an idle machine
+
+INSERT_ITEMS = f"""
+INSERT INTO item (owner, name, description, tags, created_at)
+SELECT 'alice', 'item ' || n, repeat(md5(n::text), 3), ARRAY['even', 'tag ' || n % 7], now() - n * interval '1 second'
+FROM generate_series(1, {ITEMS}) AS n
+"""
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return settings_with(DATABASE_URL=database_url)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+def worker(database_url: str) -> Iterator[psutil.Process]:
+    """A worker as it runs in a pod."""
+    environment = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "METRICS_PORT": "0", "LOG_FORMAT": "json"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "worker"],
+        env=os.environ | environment | {"JOBS_POLL_INTERVAL": "0.1"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+async def made(database: Database, worker: psutil.Process, owner: str) -> tuple[dict[str, Any], int]:
+    """An export of all that `owner` has, and the most memory that the worker used meanwhile."""
+    async with database.session() as session:
+        export = await exports.request_export(session, owner, format="ndjson", tag=None, keep=timedelta(days=1))
+    deadline, most = time.monotonic() + PATIENCE, 0
+    while export["status"] in ("pending", "running"):
+        assert time.monotonic() < deadline, export
+        await asyncio.sleep(0.05)
+        most = max(most, worker.memory_info().rss)
+        async with database.connection() as connection:
+            export = await exports.get_export(connection, owner, export["id"])
+    assert export["status"] == "ready"
+    return export, most
+
+
+async def test_a_large_export_takes_little_memory(database: Database, worker: psutil.Process) -> None:
+    async with database.connection() as connection:
+        await connection.execute(INSERT_ITEMS, timeout=PATIENCE)
+    _, before = await made(database, worker, "somebody without items")
+
+    export, most = await made(database, worker, "alice")
+
+    assert most - before < MAX_GROWTH
+    assert export["item_count"] == ITEMS
+    digest, lines, size = sha256(), 0, 0
+    content = exports.read_content(database, export["id"], run=export["run"], start=0, stop=export["size"])
+    async for piece in content:
+        digest.update(piece)
+        lines += piece.count(b"\n")
+        size += len(piece)
+    assert (lines, size, digest.hexdigest()) == (ITEMS, export["size"], export["digest"])
+    print("XX", (most-before)/1e6, before/1e6, size/1e6)

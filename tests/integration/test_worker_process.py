@@ -1,0 +1,158 @@
+"""`plinth worker` as a process: its port, its signals, its complaints."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import app
+from tests.api import NOBODY_SERVES
+from tests.servers import scratch_folder
+
+PATIENCE = 60.0  # seconds, for what takes two on an idle machine
+WORKER = [sys.executable, "-m", "app.cli", "worker"]
+
+
+class Worker:
+    """A worker process and the lines of its log, as they come."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*WORKER, *options],
+            cwd=folder,
+            env={**os.environ, "LOG_FORMAT": "json", "METRICS_PORT": "0", **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+
+    def said(self, message: str, *, nth: int = 1, timeout: float = PATIENCE) -> dict[str, Any] | None:
+        """The nth line of the log with this message, once it is there; None if it does not come in time."""
+
+        def found() -> dict[str, Any] | None:
+            entries = [json.loads(line) for line in self.lines if line.startswith("{")]
+            matching = [entry for entry in entries if entry["message"] == message]
+            return matching[nth - 1] if len(matching) >= nth else None
+
+        with self._grown:
+            return self._grown.wait_for(found, timeout)
+
+    def heard(self, message: str, **which: Any) -> dict[str, Any]:
+        """The same, for a line that has to come."""
+        entry = self.said(message, **which)
+        assert entry is not None, "".join(self.lines)
+        return entry
+
+    def end(self) -> tuple[int, list[str]]:
+        """Wait for its end. Returns the exit code and its lines."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code, self.lines
+
+
+@contextmanager
+def worker(folder: Path, *options: str, **environment: str) -> Iterator[Worker]:
+    started = Worker(folder, *options, **environment)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        started._reader.join()
+        assert started.process.stderr
+        started.process.stderr.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_on_its_port_and_a_signal_ends_it(
+    tmp_path: Path, database_url: str, redis_url: str, signum: signal.Signals
+) -> None:
+    with worker(tmp_path, "--queues", "mail, default", DATABASE_URL=database_url, REDIS_URL=redis_url) as running:
+        address = running.heard("liveness and metrics")["address"]
+        assert running.heard("worker started")["queues"] == ["mail", "default"]
+        with httpx.Client(base_url=address) as client:
+            assert client.get("/livez").text == "alive\n"
+            assert "plinth_jobs_started_total" in client.get("/metrics").text
+        running.process.send_signal(signum)
+        code, _ = running.end()
+        assert code == 0
+        assert running.said("worker stopped")
+
+
+def test_without_the_database_it_lives_and_waits(tmp_path: Path) -> None:
+    with worker(tmp_path, DATABASE_URL=NOBODY_SERVES) as waiting:
+        waiting.heard("waiting for the database")
+        address = waiting.heard("liveness and metrics")["address"]
+        assert httpx.get(f"{address}/livez").status_code == 200
+        waiting.process.terminate()
+        assert waiting.end()[0] == 0
+
+
+def test_a_database_without_tables_is_told(tmp_path: Path, empty_database_url: str) -> None:
+    with worker(tmp_path, DATABASE_URL=empty_database_url) as refused:
+        code, lines = refused.end()
+    assert code == 1
+    assert lines[-1] == ("The database lacks tables or columns that this version needs: run `plinth migrate`.\n"), (
+        "".join(lines)
+    )
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with worker(tmp_path, DATABASE_URL=NOBODY_SERVES, METRICS_PORT=str(port)) as refused:
+            code, lines = refused.end()
+    assert code == 1
+    assert len(lines) == 1, "".join(lines)
+    assert re.fullmatch(
+        rf"Liveness and metrics cannot be served on 127\.0\.0\.1:{port}: .*[Aa]ddress already in use\n", lines[0]
+    )
+
+
+def test_with_reload_new_code_takes_over(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("COV"):  # the copy is not what is to be covered
+            monkeypatch.delenv(name)
+    with scratch_folder() as folder:
+        # A copy: whoever changed the code of this tree would disturb other tests.
+        code = folder / "app"
+        shutil.copytree(Path(app.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+        with worker(folder, "--reload", DATABASE_URL=database_url) as running:
+            assert running.heard("worker started")["version"] == app.__version__
+            changed = code / "__init__.py"
+            changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
+            deadline = time.monotonic() + PATIENCE
+            while not running.said("worker stopped", timeout=0.5):
+                # A change that came before the first look at the files was not one: change it once more.
+                assert time.monotonic() < deadline, "".join(running.lines)
+                os.utime(changed)
+            assert running.heard("worker started", nth=2)["version"] == "9.9.9"
+            family = psutil.Process(running.process.pid).children(recursive=True)
+            running.process.terminate()
+            assert running.end()[0] == 0
+            assert running.said("worker stopped", nth=2)
+            assert not psutil.wait_procs(family, timeout=PATIENCE)[1]

@@ -1,0 +1,134 @@
+"""The files of exports, before they are stored."""
+
+import csv
+import io
+import json
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic_core import to_json
+
+from app.business import export_file
+from app.business.export_file import CHUNK_BYTES, COLUMNS, Chunk, ExportFile, Format
+from app.schemas.item import ItemRead
+
+TIME = datetime(2026, 11, 25, 17, 51, 19, 120, tzinfo=UTC)
+TEXTS = [
+    "plain",
+    "",
+    "a,b",
+    'a "quoted" one',
+    "two\nlines",
+    "two\r\nlines",
+    "\r",
+    " edges ",
+    "Grüße, 世界 🎉",
+    "=1+1",
+    "\x01",
+]
+
+
+def item(number: int = 0, **values: Any) -> dict[str, Any]:
+    return {
+        "id": UUID(int=number),
+        "name": f"item {number}",
+        "description": None,
+        "tags": [],
+        "version": 1,
+        "created_at": TIME,
+        "updated_at": TIME.replace(microsecond=0),
+        **values,
+    }
+
+
+def written(format: Format, items: Sequence[dict[str, Any]]) -> tuple[ExportFile, list[Chunk], bytes]:
+    """A file of these items, its chunks, and what is in them."""
+    file = ExportFile(format)
+    chunks = [*file.add(items[:1]), *file.add(items[1:]), *file.finish()]
+    return file, chunks, b"".join(zlib.decompress(chunk.data) for chunk in chunks)
+
+
+def test_the_columns_are_the_fields_of_an_item() -> None:
+    assert tuple(ItemRead.model_fields) == COLUMNS
+
+
+class TestNdjson:
+    def test_has_a_line_for_each_item_as_the_api_shows_it(self) -> None:
+        items = [item(number, name=text, description=text, tags=[text]) for number, text in enumerate(TEXTS)]
+
+        _, _, content = written("ndjson", items)
+
+        assert content.split(b"\n") == [
+            *(to_json(ItemRead.model_validate(values).model_dump()) for values in items),
+            b"",
+        ]
+
+    def test_of_nothing_is_empty(self) -> None:
+        file, chunks, _ = written("ndjson", [])
+
+        assert chunks == []
+        assert (file.item_count, file.size, file.digest) == (0, 0, sha256().hexdigest())
+
+
+class TestCsv:
+    def test_gives_every_text_back_as_it_came(self) -> None:
+        items = [item(number, name=text, description=text, tags=[text, text]) for number, text in enumerate(TEXTS)]
+
+        _, _, content = written("csv", items)
+
+        rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
+        assert [(row["name"], row["description"], json.loads(row["tags"])) for row in rows] == [
+            (text, text, [text, text]) for text in TEXTS
+        ]
+
+    def test_is_as_rfc_4180_has_it(self) -> None:
+        _, _, content = written("csv", [item(1), item(2, name='a "b", c', tags=["x", 'y"'])])
+
+        assert content.decode().split("\r\n") == [
+            "id,name,description,tags,version,created_at,updated_at",
+            "00000000-0000-0000-0000-000000000001,item 1,,[],1,2026-11-25T17:51:19.000120Z,2026-11-25T17:51:19Z",
+            '00000000-0000-0000-0000-000000000002,"a ""b"", c",,"[""x"",""y\\""""]",1,'
+            "2026-11-25T17:51:19.000120Z,2026-11-25T17:51:19Z",
+            "",
+        ]
+
+    def test_of_nothing_has_a_header(self) -> None:
+        _, _, content = written("csv", [])
+
+        assert content == b"id,name,description,tags,version,created_at,updated_at\r\n"
+
+
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+class TestChunks:
+    def test_are_all_of_one_size_but_the_last(self, format: Format) -> None:
+        items = [item(number, description="x" * 10_000) for number in range(100)]
+
+        file, chunks, content = written(format, items)
+
+        assert len(chunks) > 3
+        assert [chunk.size for chunk in chunks[:-1]] == [CHUNK_BYTES] * (len(chunks) - 1)
+        assert [chunk.start for chunk in chunks] == [number * CHUNK_BYTES for number in range(len(chunks))]
+        assert [len(zlib.decompress(chunk.data)) for chunk in chunks] == [chunk.size for chunk in chunks]
+        assert (file.item_count, file.size, file.digest) == (100, len(content), sha256(content).hexdigest())
+
+    def test_come_as_soon_as_they_are_full(self, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export_file, "CHUNK_BYTES", 100)
+        file = ExportFile(format)
+
+        chunks = file.add([item(description="x" * 1000)])
+
+        assert len(chunks) >= 10
+        assert sum(chunk.size for chunk in file.finish()) < 100
+
+    def test_may_end_where_the_file_ends(self, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, _, content = written(format, [item()])
+        monkeypatch.setattr(export_file, "CHUNK_BYTES", len(content))
+
+        _, chunks, _ = written(format, [item()])
+
+        assert [(chunk.start, chunk.size) for chunk in chunks] == [(0, len(content))]
