@@ -60,6 +60,8 @@ class Session:
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
         self._running: dict[RunKey, Run] = {}
+        # Runs whose end lets others begin: of a kind with a limit, or given back. Their queues.
+        self._frees: dict[RunKey, str] = {}
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -137,7 +139,7 @@ class Session:
 
     def _start(self, job: ClaimedJob) -> None:
         if self._stopping:
-            self._recorder.put(Release(job.id, job.lease))
+            self._give_back(job)
             return
         kind = self._kinds[job.kind]
         ctx = JobContext(job, self._store, self._database, self._settings, self._recorder.progress)
@@ -147,6 +149,10 @@ class Session:
         metrics.wait.observe(max(0.0, (job.started_at - job.run_at).total_seconds()))
         self._running[job.id, job.lease] = run
         run.task = asyncio.create_task(self._attend(run))
+
+    def _give_back(self, job: ClaimedJob) -> None:
+        self._frees[job.id, job.lease] = job.queue
+        self._recorder.put(Release(job.id, job.lease))
 
     async def _attend(self, run: Run) -> None:
         began = monotonic()
@@ -159,11 +165,13 @@ class Session:
         metrics.run.observe(seconds)
         metrics.finished[result].inc()
         log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
+        if job.kind in self._limited or isinstance(outcome, Release):
+            self._frees[job.id, job.lease] = job.queue
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
             self._recorder.put(outcome, run.ctx.follow_ups if succeeded else None)
-        elif job.kind in self._limited:
-            self._freed({job.queue})
+        elif queue := self._frees.pop((job.id, job.lease), None):
+            self._freed({queue})
         if self._more:
             self._wake.set()
         self._changed.set()
@@ -171,9 +179,9 @@ class Session:
     def _written(self, outcomes: Sequence[Outcome]) -> None:
         if self._more:
             self._wake.set()  # there may have been too much to write to claim more
-        released = any(isinstance(outcome, Release) for outcome in outcomes)
-        if released or self._limited:
-            self._freed(set(self._queues))
+        queues = {self._frees.pop(key) for outcome in outcomes if (key := (outcome.id, outcome.lease)) in self._frees}
+        if queues:
+            self._freed(queues)
 
     def _freed(self, queues: set[str]) -> None:
         """Jobs in these queues may have become free for others."""
@@ -269,7 +277,7 @@ class Session:
             log.info("released", count=len(interrupted))
         for run in interrupted:
             if not run.task.done():  # it does not listen; whatever it still does comes too late
-                self._recorder.put(Release(run.job.id, run.job.lease))
+                self._give_back(run.job)
         try:
             async with asyncio.timeout(SHUTDOWN_MARGIN - CLEANUP_SECONDS):
                 await self._recorder.drained()

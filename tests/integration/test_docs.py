@@ -1,5 +1,6 @@
 """The README and the docs, typed word for word."""
 
+import itertools
 import os
 import re
 import shutil
@@ -47,6 +48,31 @@ class TestReadme:
         assert '"status":"ready"' in tour.stdout
         assert '"subject":"alice"' in tour.stdout
 
+    def test_a_job_goes_from_the_request_to_the_file(self, database_url: str, redis_url: str, tmp_path: Path) -> None:
+        """As it stands but for the number of items, with a worker as `make run` starts it."""
+        (script,) = blocks("README.md", "## A job, from the request to the file", "sh")
+        settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
+        servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "METRICS_PORT": "0"}
+        environment = {**os.environ, **servers, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
+        command = [sys.executable, "-m", "app.cli", "worker"]
+        with serving(create_app(settings)) as url, subprocess.Popen(command, env=environment) as worker:
+            for shown, here in {
+                "http://127.0.0.1:8000": url,
+                ".venv/bin/plinth": f"{sys.executable} -m app.cli",
+                ".venv/bin/python scripts": f"{sys.executable} {ROOT}/scripts",
+                "make_items.py 10000": "make_items.py 250",
+            }.items():
+                assert shown in script
+                script = script.replace(shown, here)
+            done = subprocess.run(
+                ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            worker.terminate()
+        assert done.returncode == 0, done.stderr
+        assert "event: end" in done.stdout
+        assert '"state":"succeeded"' in done.stdout
+        assert done.stdout.split()[-2:] == ["250", "250"]
+
     def test_every_setting_it_names_exists(self) -> None:
         rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
         names = {name for row in rows for name in re.findall(r"`([A-Z0-9_]+)`", row)}
@@ -63,6 +89,34 @@ class TestReadme:
         for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
             for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+class TestJobs:
+    """docs/jobs.md"""
+
+    def test_its_job_and_its_schedule_can_be_registered(self) -> None:
+        job, _ = blocks("docs/jobs.md", "## Write a job", "python")
+        (schedule,) = blocks("docs/jobs.md", "## Schedules", "python")
+        code = f"{job}\nimport uuid\n{schedule.replace('...', 'uuid.uuid4()')}"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+    def test_every_command_it_names_exists(self) -> None:
+        (listing,) = blocks("docs/jobs.md", "## For operators", "sh")
+        for line in listing.splitlines():
+            command = line.split("#")[0].split()[1:]
+            words = list(itertools.takewhile(lambda word: word.islower() and not word.startswith("-"), command))[:2]
+            helped = CliRunner().invoke(main, [*words, "--help"])
+            assert helped.exit_code == 0, line
+            for option in (word for word in command if word.startswith("--")):
+                assert option in helped.output, line
+
+    def test_every_setting_it_names_exists_with_that_default(self) -> None:
+        (table,) = re.findall(r"## Settings\n.*", (ROOT / "docs/jobs.md").read_text(), re.DOTALL)
+        rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]+?)`? \|", table, re.MULTILINE)
+        assert {name for name in Settings.model_fields if name.startswith("JOBS_")} <= {name for name, _ in rows}
+        for name, default in rows:
+            value = getattr(Settings.isolated(), name)
+            assert default == (",".join(value) if isinstance(value, tuple) else f"{value:g}"), name
 
 
 class TestAddAResource:
@@ -94,6 +148,6 @@ class TestAddAResource:
             run("alembic", "revision", "--autogenerate", "-m", "notes")
             router = copy / "app/api/v1/router.py"
             items_line, notes_line = re.findall(r"^ +\*\w+\.router\.routes,\n", page, re.MULTILINE)
-            text = router.read_text().replace("import items,", "import items, notes,")
+            text = router.read_text().replace("from app.api.v1 import ", "from app.api.v1 import notes, ")
             router.write_text(text.replace(items_line, items_line + notes_line))
             run("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_notes.py")
