@@ -6,6 +6,7 @@ PORT ?= 8000
 
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := $(VENV)/bench
 # Modules instead of the scripts beside them: those break when the folder moves.
 PLINTH := $(BIN)/python -m app.cli
 
@@ -18,19 +19,24 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 	@$(PLINTH) run --host $(HOST) --port $(PORT)
 
 .PHONY: dev
-dev: $(VENV)/.run ## The same, and restart the API when the code changes
+dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests with coverage (ARGS='-k …')
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov $(ARGS)
+
+# One after the other: what they measure is how long a fleet takes that has the machine for itself.
+.PHONY: test-faults
+test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print the figures (ARGS='--figures FILE')
+	@$(BIN)/python -m pytest tests/faults -m "" $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
@@ -54,6 +60,10 @@ else
 	@$(PLINTH) with-servers -- $(PLINTH) migrate
 endif
 
+.PHONY: bench-jobs
+bench-jobs: $(VENV)/.run $(BENCH)/.done ## Measure the job engine beside others (ARGS='--rounds 3')
+	@$(BIN)/python bench/jobs.py $(ARGS)
+
 .PHONY: venv
 venv: $(BIN)/python ## Make the virtual environment, empty
 
@@ -62,13 +72,14 @@ install: $(VENV)/.dev ## Install all that development needs
 
 # No address of an index and no path of this machine gets into the files; the hashes hold for every platform.
 LOCK := env -u UV_FIND_LINKS -u UV_CONFIG_FILE $(BIN)/uv pip compile --quiet --no-config --universal \
-	--python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml
+	--python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
 .PHONY: lock
 lock: $(VENV)/.uv ## Bring requirements*.txt in line with pyproject.toml
-	@$(LOCK) $(UPGRADE) --extra dev --group build -o requirements-dev.txt
-	@$(LOCK) $(UPGRADE) --extra embedded --group build -c requirements-dev.txt -o requirements-run.txt
-	@$(LOCK) $(UPGRADE) -c requirements-dev.txt -o requirements.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra dev --group build -o requirements-dev.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements-dev.txt -o requirements-run.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	@$(LOCK) $(UPGRADE) --group bench -o requirements-bench.txt
 
 .PHONY: upgrade
 upgrade: ## Move every locked dependency to its newest allowed version
@@ -112,3 +123,11 @@ $(VENV)/.run: requirements-run.txt pyproject.toml $(VENV)/.uv
 $(VENV)/.dev: requirements-dev.txt requirements-run.txt pyproject.toml $(VENV)/.uv
 	$(call install,requirements-dev.txt)
 	@touch $(VENV)/.run
+
+# Whom the job engine is compared with: beside the environment of the service, so that neither has a say in the other.
+$(BENCH)/.done: requirements-bench.txt $(VENV)/.uv
+	@echo "Installing $<"
+	@$(BIN)/python -m venv --clear $(BENCH)
+	@$(BIN)/uv pip install --quiet --no-config --python $(BENCH)/bin/python --require-hashes -r $< \
+		|| $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

@@ -1,0 +1,375 @@
+"""The job engine beside plain arq, pgqueuer and procrastinate, each tuned, with jobs that do nothing.
+
+    make bench-jobs ARGS='[--rounds 5] [--jobs 20000] [--only drain,pickup] [--json FILE]'
+
+All use the same PostgreSQL, which syncs each commit, and the same Redis, which logs as `plinth run` has it. Workers run
+on core 0; PostgreSQL, Redis and the client that enqueues on core 1. In each round everyone has a turn, in another order
+each time; a ratio is taken against arq within a round, and the result is the median of those. `README.md` here says
+what makes it fair.
+"""
+# ruff: noqa: E402 - the path comes first, because of this folder's http.py
+
+import sys
+from pathlib import Path
+
+# A script's own folder comes first on its path, and there `http.py` would hide the standard library's `http`.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from app.embedded.postgres import MAJOR, Postgres
+from app.embedded.redis import Redis
+from bench.http import LOAD_CORE, SERVER_CORE, pinned
+from bench.load import busy_ns
+from bench.queues.process import ROOT, Contender
+
+THEIR_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
+BASE = "arq"  # whom the others are compared with
+NAMES = ("arq", "plinth", "pgqueuer", "procrastinate")
+# The shares of --jobs that they drain: who is slow would take all the time, and a rate needs no more jobs for that.
+SHARES = {"procrastinate": 0.1}
+
+ONE_BY_ONE = 2000
+BULK = 10_000
+RATE, PICKUP_SECONDS, WARM_UP_SECONDS = 50, 10, 1
+IDLE_SECONDS, SETTLE_SECONDS = 20, 3
+HISTORY, SCHEDULED = 1_000_000, 100_000
+
+
+@dataclass
+class Bench:
+    """The stores, and who works on them."""
+
+    postgres: Postgres
+    redis: Redis
+    folder: Path
+    jobs: int
+    numbers: Iterator[int] = field(default_factory=lambda: iter(range(16)))
+
+    def contender(self, name: str, beside: str = "") -> Contender:
+        """On a new store."""
+        database = f"bench_{name}_{beside}".rstrip("_")
+        self.postgres.execute(f"CREATE DATABASE {database} OWNER plinth")
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "DATABASE_URL": self.postgres.url(database),
+            "REDIS_URL": self.redis.url(next(self.numbers)),
+        }
+        if name == "plinth":
+            # All that is different from production: no identity provider has to be named.
+            env |= {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "METRICS_PORT": "0"}
+            python = Path(sys.executable)
+        else:
+            python = THEIR_PYTHON
+        title = f"{name} beside {beside}" if beside else name
+        return Contender(name, title, python, database, env, self.folder / f"{database}.log")
+
+    def drained_jobs(self, contender: Contender) -> int:
+        return max(1, int(self.jobs * SHARES.get(contender.name, 1)))
+
+    def settle(self, contender: Contender) -> None:
+        """Nobody shall pay for what others left behind, nor be planned for with statistics of an empty table."""
+        self.postgres.execute("VACUUM (ANALYZE)", contender.database)
+        self.postgres.execute("CHECKPOINT")
+
+    def transactions(self, contender: Contender) -> int:
+        """What the contender's database has seen. Asked in another one, so that asking does not count."""
+        counted = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = "
+        return int(self.postgres.execute(f"{counted}'{contender.database}'"))
+
+    def commands(self) -> int:
+        with redis.Redis.from_url(self.redis.url()) as client:
+            return int(client.info("stats")["total_commands_processed"])
+
+
+Figures = dict[str, float]
+
+
+def measure_enqueue(bench: Bench, contender: Contender) -> Figures:
+    """No worker is there."""
+    contender.client.ask("clear")
+    bench.settle(contender)
+    contender.client.ask("one_by_one", ONE_BY_ONE // 10)  # what is prepared once is prepared
+    one_by_one = contender.client.ask("one_by_one", ONE_BY_ONE)["seconds"]
+    contender.client.ask("clear")
+    in_bulk = contender.client.ask("in_bulk", BULK)["seconds"]
+    contender.client.ask("clear")
+    return {"one_by_one": ONE_BY_ONE / one_by_one, "in_bulk": BULK / in_bulk}
+
+
+def measure_drain(bench: Bench, contender: Contender, *, clear: bool = True) -> Figures:
+    """From the run of the first job to the moment when the store calls the last one finished."""
+    jobs = bench.drained_jobs(contender)
+    if clear:
+        contender.client.ask("clear")
+    contender.client.ask("in_bulk", jobs)
+    bench.settle(contender)
+    busy, started = busy_ns(SERVER_CORE), time.monotonic_ns()
+    with contender.working(jobs) as worker:
+        first = worker.hear()["first"]
+        cpu, store = worker.cpu_ns(), busy_ns(LOAD_CORE)
+        worker.hear()
+        seconds = contender.client.ask("drained")["at"] - first
+        cpu, store = worker.cpu_ns() - cpu, busy_ns(LOAD_CORE) - store
+        others = busy_ns(SERVER_CORE) - busy - worker.cpu_ns()
+        return {
+            "drain": jobs / seconds,
+            "memory": worker.memory(),
+            "worker_cpu": cpu / jobs / 1e3,
+            "store_cpu": store / jobs / 1e3,
+            "others": max(0.0, others / (time.monotonic_ns() - started)),
+        }
+
+
+def measure_pickup(bench: Bench, contender: Contender) -> Figures:
+    """From the call that enqueues to the run, at a pace that leaves everybody idle most of the time."""
+    contender.client.ask("clear")
+    bench.settle(contender)
+    warm_up = RATE * WARM_UP_SECONDS
+    jobs = warm_up + RATE * PICKUP_SECONDS
+    with contender.working(jobs, "waited") as worker:
+        time.sleep(SETTLE_SECONDS)
+        late = contender.client.ask("paced", RATE, jobs)["late"]
+        worker.hear()
+        waited = sorted(worker.hear()["waited"][warm_up:])
+        contender.client.ask("drained")
+    return {
+        "p50": waited[len(waited) // 2] * 1e3,
+        "p99": waited[len(waited) * 99 // 100] * 1e3,
+        "late": late * 1e3,
+    }
+
+
+def measure_idle(bench: Bench, contender: Contender) -> Figures:
+    """A worker that has nothing to do, after it had something."""
+    contender.client.ask("clear")
+    with contender.working(1) as worker:
+        contender.client.ask("one_by_one", 1)
+        worker.hear()
+        worker.hear()
+        contender.client.ask("drained")
+        time.sleep(SETTLE_SECONDS)
+        started = time.monotonic()
+        cpu, transactions, commands = worker.cpu_ns(), bench.transactions(contender), bench.commands()
+        time.sleep(IDLE_SECONDS)
+        cpu, transactions = worker.cpu_ns() - cpu, bench.transactions(contender) - transactions
+        commands = bench.commands() - commands - 1  # asking counts
+        seconds = time.monotonic() - started
+    return {
+        "idle_cpu": cpu / 1e7 / seconds,
+        "transactions": transactions / seconds,
+        "commands": commands / seconds,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    measure: Callable[[Bench, Contender], Figures]
+    rows: dict[str, str]  # the figures that the table shows, and how it calls them
+
+
+CASES = {
+    "enqueue": Case(
+        measure_enqueue,
+        {"one_by_one": "enqueue one by one, jobs/s", "in_bulk": f"enqueue {BULK:,} in bulk, jobs/s"},
+    ),
+    "drain": Case(
+        measure_drain,
+        {
+            "drain": "drain, jobs/s",
+            "worker_cpu": "- CPU of the worker, µs/job",
+            "store_cpu": "- CPU of the stores' core, µs/job",
+            "memory": "- memory of the worker then, MB",
+        },
+    ),
+    "pickup": Case(measure_pickup, {"p50": f"pickup at {RATE} jobs/s, p50 ms", "p99": "- p99 ms"}),
+    "idle": Case(
+        measure_idle,
+        {
+            "idle_cpu": "idle: CPU of the worker, % of a core",
+            "transactions": "- PostgreSQL transactions/s",
+            "commands": "- Redis commands/s",
+        },
+    ),
+}
+# Drains again, with what a drain should not notice in the store: the client's command, and how many jobs.
+BESIDE = {"history": ("add_history", HISTORY), "scheduled": ("add_scheduled", SCHEDULED)}
+
+
+def take_turns(case: Case, bench: Bench, contenders: list[Contender], rounds: int) -> dict[str, list[Figures]]:
+    """A round for each, in another order each time."""
+    results: dict[str, list[Figures]] = {contender.title: [] for contender in contenders}
+    for number in range(rounds):
+        shift = number // 2 % len(contenders)
+        order = contenders[shift:] + contenders[:shift]
+        for contender in order if number % 2 == 0 else order[::-1]:
+            results[contender.title].append(case.measure(bench, contender))
+    return results
+
+
+def compare_beside(bench: Bench, plain: Contender, beside: str, rounds: int) -> list[Figures]:
+    """Drains beside history or beside scheduled jobs, each over a plain drain of the same round."""
+    command, jobs = BESIDE[beside]
+    filled = bench.contender(plain.name, beside)
+    figures = []
+    with filled.connected():
+        filled.client.ask("install")
+        filled.client.ask(command, jobs)
+        for number in range(rounds):
+            rates = {}
+            for contender in (plain, filled) if number % 2 == 0 else (filled, plain):
+                rates[contender.title] = measure_drain(bench, contender, clear=contender is plain)["drain"]
+            figures.append(
+                {"plain": rates[plain.title], "filled": rates[filled.title]}
+                | {"ratio": rates[filled.title] / rates[plain.title]}
+            )
+    return figures
+
+
+@contextlib.contextmanager
+def stores(folder: Path) -> Iterator[tuple[Postgres, Redis]]:
+    """PostgreSQL and Redis, as safe as `plinth run` has them."""
+    postgres = Postgres(folder / "postgresql", log=folder / "postgresql.log", durable=True)
+    server = Redis(folder / "redis", log=folder / "redis.log", durable=True)
+    with contextlib.ExitStack() as running:
+        postgres.start()
+        running.callback(postgres.stop)
+        server.start()
+        running.callback(server.stop)
+        yield postgres, server
+
+
+def median(rounds: list[Figures], figure: str) -> float:
+    return statistics.median(each[figure] for each in rounds)
+
+
+def ratio(ours: list[Figures], theirs: list[Figures], figure: str) -> float | None:
+    """The median of the ratios within rounds, where there is something to divide by."""
+    ratios = [a[figure] / b[figure] for a, b in zip(ours, theirs, strict=True) if b[figure]]
+    return statistics.median(ratios) if ratios else None
+
+
+def summarise(results: dict[str, dict[str, list[Figures]]]) -> dict[str, Any]:
+    """For each row of the table, each contender's median and its ratio to arq."""
+    table: dict[str, Any] = {}
+    for name, case in CASES.items():
+        rounds = results.get(name, {})
+        for figure in case.rows if rounds else ():
+            table[figure] = {
+                title: {
+                    "median": median(own, figure),
+                    "ratio": ratio(own, rounds[BASE], figure) if BASE in rounds else None,
+                }
+                for title, own in rounds.items()
+            }
+    return table
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def print_report(report: dict[str, Any], titles: list[str]) -> None:
+    print(f"\n{report['about']}\n")
+    print(f"{'':38}" + "".join(f"{title:>22}" for title in titles))
+    for case in CASES.values():
+        for figure, words in case.rows.items():
+            row = report["table"].get(figure)
+            if row is None:
+                continue
+            cells = ""
+            for title in titles:
+                over = row[title]["ratio"]
+                cells += f"{number(row[title]['median']):>12} "
+                cells += f"{'' if over is None or title == BASE else f'({number(over)}x)':>9}"
+            print(f"{words:38}{cells}")
+    for beside, by_name in report["beside"].items():
+        for name, rounds in by_name.items():
+            rates = f"{number(median(rounds, 'filled'))} jobs/s over {number(median(rounds, 'plain'))}"
+            words = f"{name}: drain beside {BESIDE[beside][1]:,} {beside} jobs"
+            print(f"{words:60} {number(median(rounds, 'ratio'))}x ({rates})")
+    if report["others"] > 0.05:
+        print(f"\nOther programs had up to {report['others']:.0%} of the worker's core in a round: run it again.")
+
+
+def versions() -> dict[str, str]:
+    """Of the contenders, as installed in their environment."""
+    script = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    others = [name for name in NAMES if name != "plinth"]
+    found = subprocess.run([str(THEIR_PYTHON), "-c", script, *others], capture_output=True, text=True, check=True)
+    return dict(json.loads(found.stdout))
+
+
+def parse_arguments() -> argparse.Namespace:
+    cases = [*CASES, *BESIDE]
+    parser = argparse.ArgumentParser(description="The job engine beside arq, pgqueuer and procrastinate.")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds for each case (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain in a round (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(cases), help="these cases (default: %(default)s)")
+    parser.add_argument("--contenders", default=",".join(NAMES), help="these systems (default: %(default)s)")
+    parser.add_argument("--beside", default="plinth", help="who drains beside history and scheduled jobs")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    arguments = parser.parse_args()
+    for option, known in (("only", cases), ("contenders", NAMES), ("beside", NAMES)):
+        chosen = getattr(arguments, option).split(",")
+        if unknown := set(chosen) - set(known):
+            parser.error(f"--{option}: there is no {', '.join(sorted(unknown))}")
+        setattr(arguments, option, chosen)
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        parser.error("this needs Linux and two cores: one for the worker, one for everything else")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(pinned(LOAD_CORE))
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="plinth-bench-")))
+        folder.chmod(0o755)  # PostgreSQL, which is never root, has to get through
+        bench = Bench(*closing.enter_context(stores(folder)), folder, arguments.jobs)
+        contenders = {name: bench.contender(name) for name in NAMES if name in arguments.contenders}
+        for contender in contenders.values():
+            closing.enter_context(contender.connected())
+            contender.client.ask("install")
+        results: dict[str, dict[str, list[Figures]]] = {}
+        beside: dict[str, dict[str, list[Figures]]] = {}
+        for name in arguments.only:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            if name in CASES:
+                results[name] = take_turns(CASES[name], bench, list(contenders.values()), arguments.rounds)
+            else:
+                filling = [contender for contender in contenders.values() if contender.name in arguments.beside]
+                beside[name] = {c.name: compare_beside(bench, c, name, arguments.rounds) for c in filling}
+
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    report = {
+        "about": (
+            f"{platform.machine()}, Python {platform.python_version()}, {named}, PostgreSQL {MAJOR}; "
+            f"{arguments.rounds} rounds, drains of {arguments.jobs:,} jobs; medians, and ratios to {BASE}"
+        ),
+        "table": summarise(results),
+        "beside": beside,
+        "others": max((each["others"] for own in results.get("drain", {}).values() for each in own), default=0.0),
+        "rounds": results,
+    }
+    print_report(report, list(contenders))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""A contender's process: `python -m bench.queues NAME client`, or `… NAME worker JOBS [waited]`.
+
+DATABASE_URL and REDIS_URL say where its stores are.
+"""
+
+import importlib
+import logging
+import os
+import sys
+
+import uvloop
+
+from bench.queues.harness import Queue, client, worker
+
+
+def main(name: str, role: str, *arguments: str) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    make = importlib.import_module(f"bench.queues.{name}").Contender
+    queue: Queue = make(os.environ["DATABASE_URL"], os.environ["REDIS_URL"])
+    if role == "client":
+        uvloop.run(client(queue))
+    else:
+        uvloop.run(worker(queue, int(arguments[0]), tell_waited="waited" in arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
