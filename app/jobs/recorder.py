@@ -49,6 +49,7 @@ class Recorder:
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
+        self._away = False  # the database is, and that has been said
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,15 +112,16 @@ class Recorder:
                 await self._persist([outcome], self._finish_with_follow_ups)
 
     async def _persist(self, outcomes: Sequence[Outcome], write: Callable[..., Awaitable[Collection[UUID]]]) -> None:
-        away = False
+        tried = False
         while True:
             try:
                 done = await write(outcomes)
+                self._away = False
                 break
             except DatabaseUnavailableError:
-                if not away:
+                if not self._away:
                     log.warning("the database is away; outcomes are kept", count=self.backlog)
-                away = True
+                self._away = tried = True
                 await asyncio.sleep(AWAY_SECONDS)
             except Exception:
                 # Not to be written, ever: the reaper finds the run past its deadline. The others must not share that.
@@ -128,7 +130,7 @@ class Recorder:
                     for outcome in outcomes:
                         await self._persist([outcome], write)
                 return
-        if not away:
+        if not tried:  # an earlier attempt may have been the one that counted
             for outcome in outcomes:
                 if outcome.id not in done:
                     LEASES_LOST.inc()

@@ -66,6 +66,7 @@ class Session:
         self._wake = asyncio.Event()
         self._wake.set()
         self._more = False  # the last claim got all it asked for
+        self._suspects = False  # there are some in line
         self._unsure = False  # a claim may have taken effect unseen
         self._stopping = False
         self._changed = asyncio.Event()  # a run has ended
@@ -119,8 +120,12 @@ class Session:
                     if self._unsure:
                         await self._release_unknown()
                     jobs = await self._store.claim(self._queues, self._kinds, room)
+                    if self._suspects and len(jobs) < room:
+                        self._suspects = False  # until the next sweep
+                        jobs += await self._store.claim_suspect(self._queues, self._kinds)
                 except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-                    log.warning("nothing could be claimed", error=repr(error))
+                    if not self._unsure:  # once for an outage
+                        log.warning("nothing could be claimed", error=repr(error))
                     self._unsure = True
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
@@ -218,7 +223,9 @@ class Session:
     # --- housekeeping ---
 
     async def _sweep(self) -> None:
-        if await self._store.sweep(self._queues, list(self._kinds)):
+        found = await self._store.sweep(self._queues, list(self._kinds))
+        self._suspects = found.suspects
+        if found.work or found.suspects:
             self._wake.set()
 
     async def _reap(self) -> None:

@@ -13,6 +13,7 @@ the whole table.
 # No other program may use these as advisory locks in the same database: "plinj" and a number.
 REAPER_LOCK = 0x706C696E6A01
 PRUNE_LOCK = 0x706C696E6A02
+SUSPECT_LOCK = 0x706C696E6A03
 LIMIT_LOCK = 0x706C696E  # the class of the locks that guard `max_running`, one for each kind
 
 MAX_ERRORS = 50  # kept for a job; the oldest go first
@@ -30,7 +31,7 @@ HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 # Locking while looking would lock (and write) that many rows for every kind. A kind that this worker does not know,
 # or one at its limit, costs nothing however long its line is: it is never walked along. An expired session gets
 # nothing, since the reaper would take it away again.
-CLAIM = """
+_CLAIM = """
 WITH line AS MATERIALIZED (
     SELECT w.queue, w.kind, first.priority, first.run_at, first.id
     FROM (
@@ -41,7 +42,7 @@ WITH line AS MATERIALIZED (
     ) AS w,
     LATERAL (
         SELECT priority, run_at, id FROM job
-        WHERE state = 'available' AND job.queue = w.queue AND job.kind = w.kind
+        WHERE state = 'available' AND {line} AND job.queue = w.queue AND job.kind = w.kind
         ORDER BY priority, run_at, id LIMIT least(w.room, $4)
     ) AS first
     ORDER BY first.priority, first.run_at, first.id LIMIT $4
@@ -50,7 +51,7 @@ WITH line AS MATERIALIZED (
 ), mine AS MATERIALIZED (
     SELECT locked.id FROM shares, LATERAL (
         SELECT id FROM job
-        WHERE state = 'available' AND job.queue = shares.queue AND job.kind = shares.kind
+        WHERE state = 'available' AND {line} AND job.queue = shares.queue AND job.kind = shares.kind
         ORDER BY priority, run_at, id LIMIT shares.share FOR UPDATE SKIP LOCKED
     ) AS locked
 )
@@ -60,15 +61,21 @@ UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt +
 WHERE id = ANY (ARRAY(SELECT id FROM mine))
 RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at
 """
-
+# A job that was running when two workers were lost may be what they died of. Suspects run one at a time in the whole
+# fleet: whatever stands beside them is hit once or twice, and not until it is taken for poison itself.
+_SOUND, _SUSPECT = "crash_count < 2", "crash_count >= 2"
+CLAIM = _CLAIM.format(line=_SOUND)
+CLAIM_SUSPECT = _CLAIM.format(line=_SUSPECT)
 # Of kinds with a limit, those that have a job in line.
-WAITING_KINDS = """
+WAITING_KINDS = f"""
 SELECT k.name FROM unnest($2::text[]) AS k (name) WHERE EXISTS (
     SELECT FROM unnest($1::text[]) AS q (name), LATERAL (
-        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first)
+        SELECT FROM job WHERE state = 'available' AND {_SOUND} AND queue = q.name AND kind = k.name LIMIT 1) AS first)
 """
 RUNNING_OF_KIND = "SELECT count(*) FROM job WHERE state = 'running' AND kind = $1"
 TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
+TRY_SUSPECT_LOCK = f"SELECT pg_try_advisory_xact_lock({SUSPECT_LOCK})"
+SUSPECT_RUNS = f"SELECT EXISTS (SELECT FROM job WHERE state = 'running' AND {_SUSPECT})"
 
 _FENCE = "job.id = run.id AND job.run_lease = run.lease AND job.session_id = $3"
 
@@ -131,7 +138,11 @@ WHERE {_FENCE}
 RETURNING job.id, job.run_lease
 """
 
-# What has become due becomes available. The answer: whether this worker may find something to claim.
+_ANY_IN_LINE = """EXISTS (
+    SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
+        SELECT FROM job WHERE state = 'available' AND {line} AND queue = q.name AND kind = k.name LIMIT 1) AS first)"""
+
+# What has become due becomes available. The answer: whether this worker may find something to claim, or a suspect.
 SWEEP = f"""
 WITH due AS (
     UPDATE job SET state = 'available' WHERE id = ANY (ARRAY(
@@ -139,9 +150,9 @@ WITH due AS (
         ORDER BY run_at LIMIT {PROMOTE_ROWS} FOR UPDATE SKIP LOCKED))
     RETURNING queue, kind
 )
-SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[])) OR EXISTS (
-    SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
-        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first)
+SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))
+        OR {_ANY_IN_LINE.format(line=_SOUND)} AS work,
+    {_ANY_IN_LINE.format(line=_SUSPECT)} AS suspects
 """
 
 # Runs whose worker is lost or that are past their deadline, and what becomes of them:
@@ -176,7 +187,7 @@ lost AS MATERIALIZED (
     RETURNING job.*, lost.fate, lost.hung, lost.entry
 ), ended AS (
     INSERT INTO job_history ({HISTORY_COLUMNS})
-    SELECT {COMMON_COLUMNS.replace("crash_count", "crash_count + (NOT hung)::int")}, attempt,
+    SELECT {COMMON_COLUMNS.replace("crash_count", "crash_count + (NOT hung)::int")}, attempt - (NOT hung)::int,
         {_errors("removed", "entry")}, fate, now()
     FROM removed RETURNING id
 ), forgotten AS (

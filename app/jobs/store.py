@@ -16,6 +16,7 @@ from app.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error_en
 from app.jobs.statements import (
     CANCELLED_AMONG,
     CLAIM,
+    CLAIM_SUSPECT,
     CLOSE_SESSION,
     FINISH,
     LIMIT_LOCK,
@@ -28,12 +29,14 @@ from app.jobs.statements import (
     RETRY,
     RUNNING_OF_KIND,
     STOP_SESSION,
+    SUSPECT_RUNS,
     SWEEP,
     TRY_LIMIT_LOCK,
+    TRY_SUSPECT_LOCK,
     WAITING_KINDS,
 )
 
-__all__ = ["ClaimedJob", "Reaped", "Store"]
+__all__ = ["ClaimedJob", "Reaped", "Store", "Sweep"]
 
 # A hung run's worker cancels it at its time limit. Only if that does not help is the job taken away from it.
 DEADLINE_MARGIN = timedelta(seconds=15)
@@ -56,6 +59,13 @@ class ClaimedJob:
     max_attempts: int
     run_at: datetime
     started_at: datetime
+
+
+class Sweep(NamedTuple):
+    """Whether there may be `work` for a worker, and whether there are `suspects` among the jobs it could run."""
+
+    work: bool
+    suspects: bool
 
 
 class Reaped(NamedTuple):
@@ -109,18 +119,30 @@ class Store:
     async def _claim_limited(
         self, connection: asyncpg.Connection, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int
     ) -> list[ClaimedJob]:
-        # Who counts the running jobs of a kind has to be alone until its claim has committed. A kind that another
-        # worker is counting is left to that worker.
         waiting = await connection.fetch(WAITING_KINDS, queues, list(kinds))
         if not waiting:
             return []
-        rooms: dict[str, int] = {}
         async with connection.transaction():
-            for (name,) in waiting:
-                if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
-                    running = await connection.fetchval(RUNNING_OF_KIND, name)
-                    rooms[name] = max(0, (kinds[name].max_running or 0) - running)
+            rooms = await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
             return await self._claim(connection, queues, rooms, kinds, limit) if any(rooms.values()) else []
+
+    async def claim_suspect(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]]) -> list[ClaimedJob]:
+        """Take the first suspect in line, unless one is running anywhere: see `CLAIM_SUSPECT`."""
+        async with self.database.connection() as connection, connection.transaction():
+            if not await connection.fetchval(TRY_SUSPECT_LOCK) or await connection.fetchval(SUSPECT_RUNS):
+                return []
+            rooms = {name: 1 for name, kind in kinds.items() if kind.max_running is None}
+            rooms |= await self._rooms(connection, {n: kind for n, kind in kinds.items() if n not in rooms})
+            return await self._claim(connection, queues, rooms, kinds, 1, statement=CLAIM_SUSPECT)
+
+    async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
+        """How many more of each kind may run. Who counts has to be alone until its claim has committed: a kind that
+        another worker is counting is left to that worker."""
+        rooms: dict[str, int] = {}
+        for name, kind in kinds.items():
+            if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
+                rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
+        return rooms
 
     async def _claim(
         self,
@@ -129,18 +151,24 @@ class Store:
         rooms: Mapping[str, int],
         kinds: Mapping[str, JobKind[Any]],
         limit: int,
+        *,
+        statement: str = CLAIM,
     ) -> list[ClaimedJob]:
         limits = json.dumps({name: kinds[name].time_limit for name in rooms})
-        rows = await connection.fetch(CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits)
+        rows = await connection.fetch(
+            statement, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits
+        )
         jobs = [ClaimedJob(*row) for row in rows]
         if len(jobs) > 1:  # RETURNING has an order of its own
             jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))
         return jobs
 
-    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> bool:
-        """Make what is due available; whether there may be something to claim."""
+    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Sweep:
+        """Make what is due available, and look whether there is something to claim."""
         async with self.database.connection() as connection:
-            return bool(await connection.fetchval(SWEEP, queues, kinds))
+            row = await connection.fetchrow(SWEEP, queues, kinds)
+        assert row is not None
+        return Sweep(*row)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that were this session's to end; the others had been taken away."""

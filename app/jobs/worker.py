@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -25,6 +27,8 @@ __all__ = ["Worker", "run_worker"]
 log = structlog.get_logger("app.jobs.worker")
 
 AWAY_SECONDS = 1.0
+LEAVE_SECONDS, LEAVE_LOOKS = 1.0, 20
+THREADS = "handlers"  # the names of the threads that `asyncio.to_thread` runs things in
 
 # Handlers may take longer over a statement, and wait longer for a connection, than a request may.
 HANDLER_LIMITS = {"DB_STATEMENT_TIMEOUT": 60.0, "DB_POOL_TIMEOUT": 30.0, "DB_CONNECT_TIMEOUT": 5.0}
@@ -58,6 +62,13 @@ class Worker:
         self._kinds = dict(kinds() if registered is None else registered)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._session: Session | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has a session, so that it can take jobs: it has none while the database is away."""
+        session = self._session
+        return session is not None and not session.lost.is_set()
 
     def stop(self) -> None:
         """Claim no more, let runs end within the grace, then leave. The second call gives back what runs at once."""
@@ -87,7 +98,7 @@ class Worker:
                 store = await self._open_session(engine)
                 if store is None:
                     break
-                session = Session(
+                self._session = Session(
                     store,
                     settings,
                     database=database,
@@ -96,7 +107,7 @@ class Worker:
                     queues=self._queues,
                     concurrency=self._concurrency,
                 )
-                await session.serve(self._stop, self._hurry)
+                await self._session.serve(self._stop, self._hurry)
         log.info("worker stopped")
 
     async def _open_session(self, engine: Database) -> Store | None:
@@ -125,7 +136,7 @@ class Worker:
 
 
 async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concurrency: int | None, host: str) -> None:
-    """A worker as a process of its own: with signals, and with liveness and metrics on `host`:METRICS_PORT.
+    """A worker as a process of its own: with signals, and with probes and metrics on `host`:METRICS_PORT.
 
     Raises:
         ProbeServerError: the port is taken.
@@ -133,15 +144,37 @@ async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concur
     """
     worker = Worker(settings, queues=queues, concurrency=concurrency)
     loop = asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(thread_name_prefix=THREADS)
+    loop.set_default_executor(threads)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     watch = LoopWatch()
     watch.start()
-    probes = ProbeServer(host, settings.METRICS_PORT, lambda: watch.alive)
-    port = probes.start()
-    log.info("liveness and metrics", address=f"http://{host}:{port}")
+    probes = ProbeServer(host, settings.METRICS_PORT, alive=lambda: watch.alive, ready=lambda: worker.ready)
+    probes.start()
     try:
         await worker.run()
     finally:
         probes.stop()
         watch.stop()
+    await _leave(threads)
+
+
+async def _leave(threads: ThreadPoolExecutor) -> None:
+    """End the process here and now if a handler does not end, in the loop or in a thread.
+
+    Its job has been given back, and whatever it still writes is fenced off; but the loop and the interpreter would wait
+    for it, and Kubernetes for the pod.
+    """
+    threads.shutdown(wait=False, cancel_futures=True)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    for _ in range(LEAVE_LOOKS):
+        stuck = sum(not task.done() for task in tasks)
+        stuck += sum(thread.name.startswith(THREADS) for thread in threading.enumerate())
+        if not stuck:
+            return
+        await asyncio.sleep(LEAVE_SECONDS / LEAVE_LOOKS)
+    log.error("handlers that do not end are left behind; their jobs were given back", count=stuck)
+    os._exit(1)

@@ -20,6 +20,7 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
+_LINE = ("queue", "kind", "priority", "run_at", "id")
 
 # Every row of the hot table is written two or three times and then deleted. Room in each page keeps new versions near,
 # and dead ones are cleared away by count: a share of the table would wait for too many of them.
@@ -67,10 +68,9 @@ class Job(_JobColumns, table=True):
 
     __tablename__ = "job"
     __table_args__ = (
-        # The claim's: for each queue and kind of a worker, the first in line.
-        Index(
-            "ix_job_claim", "queue", "kind", "priority", "run_at", "id", postgresql_where=text("state = 'available'")
-        ),
+        # The claim's: for each queue and kind of a worker, the first in line. Suspects stand in a line of their own.
+        Index("ix_job_claim", *_LINE, postgresql_where=text("state = 'available' AND crash_count < 2")),
+        Index("ix_job_suspect", *_LINE, postgresql_where=text("state = 'available' AND crash_count >= 2")),
         Index("ix_job_waiting", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")),
         Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
         Index(

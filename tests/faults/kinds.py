@@ -27,6 +27,7 @@ __all__ = [
     "effect",
     "fails",
     "hangs",
+    "in_a_thread",
     "killer",
     "limited",
     "plain",
@@ -134,6 +135,14 @@ async def stubborn(ctx: JobContext, payload: Work) -> None:
         except asyncio.CancelledError:
             continue
     await work
+
+
+@job("faults.in-a-thread", retry=SOON)
+async def in_a_thread(ctx: JobContext, payload: Work) -> None:
+    """Works in a thread, which nobody can cancel."""
+    await log_run(ctx)
+    await asyncio.to_thread(time.sleep, payload.seconds)
+    await book_and_complete(ctx)
 
 
 @job("faults.blocking")

@@ -1,6 +1,7 @@
 """Rolling restarts: workers are asked to end, and others take over. No job pays, and no slot of a schedule is lost."""
 
 import asyncio
+import signal
 from datetime import timedelta
 from itertools import pairwise
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from tests.faults.fleet import Fleet, Member
-from tests.faults.kinds import Effect, effect
+from tests.faults.kinds import Effect, Work, effect, in_a_thread, stubborn
 
 SECOND = timedelta(seconds=1)
 # Of each step of a schedule: the slots it stands for, and the jobs that were enqueued in its transaction.
@@ -51,6 +52,23 @@ async def test_a_rolling_restart(fleet: Fleet) -> None:
 @pytest.mark.slow
 async def test_five_rolling_restarts(fleet: Fleet) -> None:
     await rolling_restarts(fleet, rounds=5, seconds=6.0)
+
+
+async def test_handlers_that_cannot_be_stopped_hold_nobody_up(fleet: Fleet) -> None:
+    (member,) = await fleet.start(1)
+    accepted = [
+        *await fleet.enqueue(stubborn, Work(seconds=3600)),
+        *await fleet.enqueue(in_a_thread, Work(seconds=3600)),
+    ]
+    await fleet.running(2)
+    member.process.send(signal.SIGTERM)
+    await member.ended(within=15)
+    assert member.process.exit_code == 1  # it is told that something was left behind
+    given_back = await fleet.fetch("SELECT DISTINCT state, attempt, crash_count FROM job")
+    assert [tuple(row) for row in given_back] == [("available", 0, 0)]
+    await fleet.execute("""UPDATE job SET payload = '{"seconds": 0}'""")
+    await fleet.start(1)
+    await fleet.audit("handlers that cannot be stopped", accepted)
 
 
 @pytest.mark.slow

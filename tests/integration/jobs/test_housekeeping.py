@@ -143,6 +143,53 @@ class TestReaper:
         assert [row["id"] for row in await jobs.all("SELECT id FROM worker_session")] == [reaper.session_id]
 
 
+class TestSuspects:
+    """Jobs that two lost workers were running."""
+
+    @pytest.fixture
+    async def suspects(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        async with database.session() as session:
+            await enqueue_many(session, noop, [Number(n=n) for n in range(6)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE (payload ->> 'n')::int < 4")
+
+    async def test_one_runs_at_a_time_in_the_whole_fleet(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], suspects: None
+    ) -> None:
+        kinds = {noop.name: noop}
+        stores = [await open_store(database) for _ in range(4)]
+        assert await stores[0].sweep(["default"], [noop.name]) == (True, True)
+        assert len(await stores[0].claim(["default"], kinds, 10)) == 2  # the others
+        assert await stores[0].sweep(["default"], [noop.name]) == (False, True)
+        claimed = await asyncio.gather(*(store.claim_suspect(["default"], kinds) for store in stores))
+        (run,) = [run for some in claimed for run in some]
+        assert await stores[1].claim_suspect(["default"], kinds) == []
+        for store in stores:
+            await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
+        assert len(await stores[1].claim_suspect(["default"], kinds)) == 1
+
+    async def test_a_kinds_own_limit_holds_for_them_too(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        @job("test.limited", max_running=1)
+        async def limited(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            await enqueue_many(session, limited, [Number(n=0), Number(n=1)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE payload = '{\"n\": 1}'")
+        store = await open_store(database)
+        kinds = {limited.name: limited}
+        (run,) = await store.claim(["default"], kinds, 10)
+        assert await store.claim_suspect(["default"], kinds) == []
+        await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
+        assert len(await store.claim_suspect(["default"], kinds)) == 1
+
+    async def test_a_worker_gets_through_them(
+        self, settings: Settings, jobs: Jobs, noop: JobKind[Number], suspects: None
+    ) -> None:
+        async with working(settings, noop):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
+
+
 class TestRetention:
     async def test_each_state_is_kept_for_its_time(
         self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
@@ -264,10 +311,10 @@ class TestSweep:
             tomorrow = datetime.now(UTC) + timedelta(days=1)
             await enqueue(session, noop, Number(n=1), run_at=tomorrow)
             await enqueue(session, noop, Number(n=2), run_at=tomorrow)
-        assert not await store.sweep(["default"], ["test.noop"])
+        assert await store.sweep(["default"], ["test.noop"]) == (False, False)
         await jobs.all("""UPDATE job SET run_at = now() WHERE payload = '{"n": 1}'""")
-        assert not await store.sweep(["other"], ["test.noop"])
-        assert await store.sweep(["default"], ["test.noop"])
+        assert await store.sweep(["other"], ["test.noop"]) == (False, False)
+        assert await store.sweep(["default"], ["test.noop"]) == (True, False)
         assert {row["state"] for row in await jobs.all("SELECT state FROM job")} == {"available", "scheduled"}
 
     async def test_a_database_that_is_away_is_told_once(self, settings: Settings, noop: JobKind[Number]) -> None:
