@@ -108,12 +108,9 @@ def ring_after_commit(session: AsyncSession, *, queues: Iterable[str] = (), canc
     info = session.sync_session.info
     if info.get(DOORBELL) is None:
         return
-    if _RINGS not in info:
-        info[_RINGS] = _Rings()
-        event.listen(session.sync_session, "after_commit", _ring)
-        event.listen(session.sync_session, "after_rollback", _forget)
-    info[_RINGS].queues.update(queues)
-    info[_RINGS].cancelled.update(cancelled)
+    rings = info.setdefault(_RINGS, _Rings())
+    rings.queues.update(queues)
+    rings.cancelled.update(cancelled)
 
 
 @dataclass(slots=True)
@@ -122,12 +119,14 @@ class _Rings:
     cancelled: set[UUID] = field(default_factory=set)
 
 
+# For all sessions: listening to each one by itself would cost a tenth of an enqueue.
+@event.listens_for(Session, "after_commit")
 def _ring(session: Session) -> None:
-    rings = session.info[_RINGS]
-    doorbell: Doorbell = session.info[DOORBELL]
-    doorbell.ring(rings.queues, cancelled=rings.cancelled)
-    session.info[_RINGS] = _Rings()
+    if (rings := session.info.pop(_RINGS, None)) is not None:
+        doorbell: Doorbell = session.info[DOORBELL]
+        doorbell.ring(rings.queues, cancelled=rings.cancelled)
 
 
+@event.listens_for(Session, "after_rollback")
 def _forget(session: Session) -> None:
-    session.info[_RINGS] = _Rings()
+    session.info.pop(_RINGS, None)

@@ -30,7 +30,6 @@ log = structlog.get_logger("app.jobs.worker")
 
 MAX_CLAIM = 500
 MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
-REAP_SECONDS = 2.5
 PRUNE_SECONDS = 60.0
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
@@ -83,7 +82,6 @@ class Session:
         tasks = [
             asyncio.create_task(self._listen()),
             asyncio.create_task(every(interval, "sweep", self._sweep)),
-            asyncio.create_task(every(REAP_SECONDS, "reap", self._reap)),
             asyncio.create_task(every(PRUNE_SECONDS, "prune", self._prune)),
             asyncio.create_task(scheduler.run()),
         ]
@@ -225,6 +223,8 @@ class Session:
     async def _sweep(self) -> None:
         found = await self._store.sweep(self._queues, list(self._kinds))
         self._suspects = found.suspects
+        if found.lost:
+            await self._reap()
         if found.work or found.suspects:
             self._wake.set()
 
@@ -243,6 +243,7 @@ class Session:
             self._freed({job.queue for job in reaped})
 
     async def _prune(self) -> None:
+        await self._reap()  # which forgets workers that were lost long ago
         day = 86_400
         for state, days in (
             (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),

@@ -7,7 +7,8 @@ database's `now()` counts as time.
 The fenced statements look a row up by its id and then compare: with `state = 'running'` among the conditions the
 planner may choose the index on running jobs, which old statistics call empty, and is some forty times slower. The
 arrays of ids go through `(SELECT …)`, which hides their length: for two hundred known ids the planner may rather read
-the whole table.
+the whole table. And the session is compared within `COALESCE`: statistics taken when nothing ran say that no row has
+one, and the planner would join by comparing every row with every id.
 """
 
 # No other program may use these as advisory locks in the same database: "plinj" and a number.
@@ -77,7 +78,7 @@ TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
 TRY_SUSPECT_LOCK = f"SELECT pg_try_advisory_xact_lock({SUSPECT_LOCK})"
 SUSPECT_RUNS = f"SELECT EXISTS (SELECT FROM job WHERE state = 'running' AND {_SUSPECT})"
 
-_FENCE = "job.id = run.id AND job.run_lease = run.lease AND job.session_id = $3"
+_FENCE = "job.id = run.id AND job.run_lease = run.lease AND COALESCE(job.session_id = $3, false)"
 
 
 def _errors(table: str, entry: str) -> str:
@@ -142,7 +143,14 @@ _ANY_IN_LINE = """EXISTS (
     SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
         SELECT FROM job WHERE state = 'available' AND {line} AND queue = q.name AND kind = k.name LIMIT 1) AS first)"""
 
-# What has become due becomes available. The answer: whether this worker may find something to claim, or a suspect.
+# Runs whose worker is lost, and runs past their deadline; `margin` is a parameter.
+_LOST = """FROM job
+    LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
+    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung
+    WHERE job.state = 'running' AND (worker_session.id IS NULL OR job.deadline_at + {margin}::interval < now())"""
+
+# What has become due becomes available. The answer: whether this worker may find something to claim, or a suspect, and
+# whether there is something to reap.
 SWEEP = f"""
 WITH due AS (
     UPDATE job SET state = 'available' WHERE id = ANY (ARRAY(
@@ -152,28 +160,24 @@ WITH due AS (
 )
 SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))
         OR {_ANY_IN_LINE.format(line=_SOUND)} AS work,
-    {_ANY_IN_LINE.format(line=_SUSPECT)} AS suspects
+    {_ANY_IN_LINE.format(line=_SUSPECT)} AS suspects,
+    EXISTS (SELECT {_LOST.format(margin="$3")}) AS lost
 """
 
-# Runs whose worker is lost or that are past their deadline, and what becomes of them:
-# cancelled if that was asked for; discarded as poison when the job has cost too many workers their lives, or when the
-# hung attempt was its last; else available at once. A hung attempt counts as one, a crash does not.
+# What becomes of lost runs: cancelled if that was asked for; discarded as poison when the job has cost too many workers
+# their lives, or when the hung attempt was its last; else available at once. A hung attempt counts as one, a crash does
+# not.
 REAP = f"""
 WITH reaper AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({REAPER_LOCK}) AS alone),
 lost AS MATERIALIZED (
     SELECT job.id, hung.yes AS hung, CASE
             WHEN job.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN hung.yes AND job.attempt >= job.max_attempts THEN 'discarded'
-            WHEN poison.yes THEN 'discarded'
+            WHEN NOT hung.yes AND job.crash_count + 1 >= $1 THEN 'discarded'
             ELSE 'available' END AS fate,
-        CASE WHEN hung.yes THEN $2::jsonb WHEN poison.yes THEN $5::jsonb ELSE $3::jsonb END
+        CASE WHEN hung.yes THEN $2::jsonb WHEN job.crash_count + 1 >= $1 THEN $5::jsonb ELSE $3::jsonb END
             || jsonb_build_object('run', job.run_lease, 'attempt', job.attempt) AS entry
-    FROM job
-    LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
-    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung,
-    LATERAL (SELECT NOT hung.yes AND job.crash_count + 1 >= $1 AS yes) AS poison
-    WHERE (SELECT alone FROM reaper) AND job.state = 'running'
-        AND (worker_session.id IS NULL OR job.deadline_at + $4::interval < now())
+    {_LOST.format(margin="$4")} AND (SELECT alone FROM reaper)
     LIMIT {REAP_ROWS} FOR UPDATE OF job SKIP LOCKED
 ), returned AS (
     UPDATE job SET state = lost.fate, session_id = NULL, deadline_at = NULL, run_lease = run_lease + 1,

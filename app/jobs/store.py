@@ -62,10 +62,11 @@ class ClaimedJob:
 
 
 class Sweep(NamedTuple):
-    """Whether there may be `work` for a worker, and whether there are `suspects` among the jobs it could run."""
+    """Whether there may be `work` for a worker, `suspects` among the jobs it could run, and `lost` runs to reap."""
 
     work: bool
     suspects: bool
+    lost: bool
 
 
 class Reaped(NamedTuple):
@@ -166,7 +167,7 @@ class Store:
     async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Sweep:
         """Make what is due available, and look whether there is something to claim."""
         async with self.database.connection() as connection:
-            row = await connection.fetchrow(SWEEP, queues, kinds)
+            row = await connection.fetchrow(SWEEP, queues, kinds, DEADLINE_MARGIN)
         assert row is not None
         return Sweep(*row)
 

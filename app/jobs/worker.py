@@ -16,7 +16,8 @@ from app import __version__
 from app.core.cache import close_redis, init_redis
 from app.core.config import Settings
 from app.core.db import Database, DatabaseUnavailableError, bind_default_database
-from app.core.probe_server import LoopWatch, ProbeServer
+from app.core.loop_watch import LoopWatch
+from app.core.probe_server import ProbeServer
 from app.jobs.doorbell import DOORBELL, doorbell_for
 from app.jobs.kinds import JobKind, kinds
 from app.jobs.session import Session

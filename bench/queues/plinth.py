@@ -1,6 +1,6 @@
 """This service's engine, as `plinth worker` runs it: heartbeat, sweeps, reaper, metrics, liveness and a log line a job.
 
-Of its settings only the number of jobs at once is another than the default.
+Of its settings only the number of jobs at once is another than the default of 20; above 200 nothing is gained.
 """
 
 from pydantic import BaseModel

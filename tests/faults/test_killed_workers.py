@@ -7,12 +7,9 @@ from uuid import UUID
 import pytest
 
 from app.jobs import State
-from app.jobs.session import REAP_SECONDS
 from app.jobs.store import Reaped, Store
 from tests.faults.fleet import Fleet, until
 from tests.faults.kinds import Effect, Killer, Work, effect, killer, plain
-
-HASTY = ("--reap", "0.5")
 
 
 async def killed_in_mid_job(fleet: Fleet, *, rounds: int, batch: int, within: float = 60.0) -> None:
@@ -62,14 +59,14 @@ class TestTheMomentOfDeath:
 
     @pytest.mark.slow
     async def test_between_complete_and_commit(self, fleet: Fleet) -> None:
-        await fleet.start(2, *HASTY)
+        await fleet.start(2)
         accepted = await fleet.enqueue(killer, Killer(moment="before commit"))
         await fleet.audit("killed between complete() and its commit", accepted)
         (ended,) = await fleet.ended_jobs(accepted)
         assert (ended["crash_count"], ended["attempt"], ended["run_lease"]) == (1, 1, 3)
 
     async def test_after_the_commit_it_does_not_run_again(self, fleet: Fleet) -> None:
-        await fleet.start(2, *HASTY)
+        await fleet.start(2)
         accepted = await fleet.enqueue(killer, Killer(moment="after commit"))
         await until_one_has_died(fleet, 1)
         figures = await fleet.audit("killed after the commit", accepted)
@@ -78,11 +75,11 @@ class TestTheMomentOfDeath:
     @pytest.mark.slow
     async def test_when_the_handler_has_ended_and_nothing_is_written_yet(self, fleet: Fleet) -> None:
         fleet.without = ["finish"]
-        (doomed,) = await fleet.start(1, *HASTY)
+        (doomed,) = await fleet.start(1)
         fleet.without = []
         accepted = await fleet.enqueue(plain, *[Work()] * 20)
         await doomed.ended()
-        await fleet.start(1, *HASTY)
+        await fleet.start(1)
         figures = await fleet.audit("killed between a handler's end and its record", accepted)
         assert figures.runs > 2 * len(accepted)  # each job's second run, and what follows
 
@@ -93,13 +90,13 @@ class TestPoison:
     @pytest.mark.slow
     async def test_is_discarded_with_the_reason_and_others_are_not(self, fleet: Fleet) -> None:
         crashes = 3
-        await fleet.start(3, *HASTY, JOBS_MAX_CRASHES=crashes, JOBS_CONCURRENCY=1)
+        await fleet.start(3, JOBS_MAX_CRASHES=crashes, JOBS_CONCURRENCY=1)
         poison = await fleet.enqueue(killer, Killer(runs=1000))
         others: list[UUID] = []
         for died in range(1, crashes + 1):
             others += await fleet.enqueue(effect, *(Effect(seconds=random.uniform(0, 0.1)) for _ in range(50)))
             await until_one_has_died(fleet, died)
-            await fleet.start(1, *HASTY, JOBS_MAX_CRASHES=crashes, JOBS_CONCURRENCY=1)
+            await fleet.start(1, JOBS_MAX_CRASHES=crashes, JOBS_CONCURRENCY=1)
         await fleet.audit("a job that kills its workers", poison + others, discarded=poison)
         (ended,) = await fleet.ended_jobs(poison)
         assert (ended["crash_count"], ended["attempt"], ended["run_lease"]) == (crashes, 0, 2 * crashes - 1)
@@ -113,9 +110,9 @@ class TestPoison:
         poison = await fleet.enqueue(killer, Killer(runs=1000))
         others = await fleet.enqueue(effect, *[Effect(seconds=1)] * 4)
         for died in range(1, crashes + 1):
-            await fleet.start(1, *HASTY, JOBS_MAX_CRASHES=crashes)
+            await fleet.start(1, JOBS_MAX_CRASHES=crashes)
             await until_one_has_died(fleet, died)
-        await fleet.start(1, *HASTY, JOBS_MAX_CRASHES=crashes)
+        await fleet.start(1, JOBS_MAX_CRASHES=crashes)
         await fleet.audit("neighbours of a job that kills its workers", poison + others, discarded=poison)
 
 
@@ -159,6 +156,6 @@ class TestReapers:
         figures = await fleet.audit("reapers of six workers race", accepted)
         assert figures.taken_back == 20
         assert figures.recovery is not None
-        assert figures.recovery < 2 + 2 * REAP_SECONDS + 1
+        assert figures.recovery < 2 + 1 + 1
         ended = await fleet.ended_jobs(accepted)
         assert sorted({(job["crash_count"], job["run_lease"]) for job in ended}) == [(0, 1), (1, 3)]

@@ -8,8 +8,6 @@ import pytest
 from tests.faults.fleet import Fleet
 from tests.faults.kinds import Effect, Trouble, Work, blocking, effect, hangs, plain, stubborn
 
-HASTY = ("--reap", "0.5")
-
 
 async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
     """A worker is frozen until its job runs elsewhere, and then goes on while that run is still at work.
@@ -19,13 +17,13 @@ async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
     """
     without = list(fleet.without)
     fleet.without = [*without, *(["hearing"] if deaf else [])]
-    (stale,) = await fleet.start(1, *HASTY)
+    (stale,) = await fleet.start(1)
     fleet.without = without
     accepted = await fleet.enqueue(plain if returns else stubborn, Work(seconds=1))
     await fleet.running(1, member=stale)
     stale.process.pause()
     stale.lost_at = await fleet.now()
-    (fresh,) = await fleet.start(1, *HASTY)
+    (fresh,) = await fleet.start(1)
     # The second run takes as long as the first one, and has just begun: the stale one's time is over, and it goes on.
     await fleet.running(1, member=fresh)
     stale.process.resume()
@@ -57,7 +55,7 @@ async def test_a_stale_run_whose_worker_does_not_hear_of_it(fleet: Fleet, return
 
 async def a_blocked_event_loop(fleet: Fleet) -> None:
     """A job stops the event loop for longer than a session lives without a heartbeat; another worker looks on."""
-    await fleet.start(2, *HASTY)
+    await fleet.start(2)
     accepted = await fleet.enqueue(blocking, Work(seconds=4))
     figures = await fleet.audit("a job blocks the event loop", accepted, within=15)
     assert figures.runs == 1, "the job was taken away from a living worker"
@@ -91,7 +89,7 @@ class TestHangingRuns:
 
     @pytest.mark.slow
     async def test_is_taken_away_at_its_deadline(self, fleet: Fleet) -> None:
-        await fleet.start(2, *HASTY, "--margin", "0.5")
+        await fleet.start(2, "--margin", "0.5")
         accepted = await fleet.enqueue(hangs, *[Trouble(seconds=3600)] * 3)
         await fleet.audit("a handler hangs", accepted)
         for ended in await fleet.ended_jobs(accepted):
@@ -100,7 +98,7 @@ class TestHangingRuns:
 
     @pytest.mark.slow
     async def test_goes_on_beside_its_successor_in_the_same_worker(self, fleet: Fleet) -> None:
-        await fleet.start(1, *HASTY, "--margin", "0.5")
+        await fleet.start(1, "--margin", "0.5")
         accepted = await fleet.enqueue(hangs, *[Trouble(seconds=3)] * 3)
         bystanders = await fleet.enqueue(effect, *[Effect(seconds=0.1)] * 3)
         await fleet.audit("a handler hangs, one worker", accepted + bystanders)

@@ -1,6 +1,6 @@
 """A worker as `plinth worker` starts it, with the kinds of the fault tests, and with a fault of its own if asked for.
 
-    python -m tests.faults.worker [--schedule] [--clock SECONDS] [--reap SECONDS] [--margin SECONDS] [--without …]
+    python -m tests.faults.worker [--schedule] [--clock SECONDS] [--margin SECONDS] [--without …]
 
 Settings come from the environment. `--without` takes a part of the engine out, to prove that a test notices.
 """
@@ -20,7 +20,7 @@ import uvloop
 import tests.faults.kinds as kinds
 from app.core.config import Settings
 from app.core.logging import configure_logging
-from app.jobs import schedule, session, statements, store
+from app.jobs import schedule, statements, store
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.outcome import Finish, Release
 from app.jobs.session import Session
@@ -111,7 +111,6 @@ def main() -> None:
     parser.add_argument("--without", action="append", choices=WITHOUT, default=[])
     parser.add_argument("--schedule", action="store_true", help="declare a schedule with a slot for every second")
     parser.add_argument("--clock", type=float, default=0.0, help="put the clock forward by so many seconds")
-    parser.add_argument("--reap", type=float, help="seconds between two looks for lost runs")
     parser.add_argument("--margin", type=float, help="seconds after its time limit at which a run is taken away")
     arguments = parser.parse_args()
     for part in arguments.without:
@@ -120,8 +119,6 @@ def main() -> None:
         schedule(kinds.slot, kinds.Nothing(), cron="* * * * * *", catch_up=CATCH_UP)
     if arguments.margin is not None:
         store.DEADLINE_MARGIN = dt.timedelta(seconds=arguments.margin)
-    if arguments.reap is not None:
-        session.REAP_SECONDS = arguments.reap
     if arguments.clock:
         set_clock(arguments.clock)
     settings = Settings(_env_file=None)  # a developer's own file has no say in tests

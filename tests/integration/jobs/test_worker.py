@@ -551,7 +551,6 @@ class TestShutdown:
             await asyncio.sleep(0.1)
         assert await jobs.state(stubborn_id) == "available"
 
-
     async def test_a_library_that_swallows_a_cancellation_does_not_keep_the_worker(
         self, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
