@@ -61,6 +61,7 @@ class Session:
         self._running: dict[RunKey, Run] = {}
         # Runs whose end lets others begin: of a kind with a limit, or given back. Their queues.
         self._frees: dict[RunKey, str] = {}
+        self._on_trial: set[RunKey] = set()  # runs of suspects, which run one at a time in the fleet
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -120,7 +121,9 @@ class Session:
                     jobs = await self._store.claim(self._queues, self._kinds, room)
                     if self._suspects and len(jobs) < room:
                         self._suspects = False  # until the next sweep
-                        jobs += await self._store.claim_suspect(self._queues, self._kinds)
+                        suspects = await self._store.claim_suspect(self._queues, self._kinds)
+                        self._on_trial.update((job.id, job.lease) for job in suspects)
+                        jobs += suspects
                 except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
                     if not self._unsure:  # once for an outage
                         log.warning("nothing could be claimed", error=repr(error))
@@ -173,8 +176,8 @@ class Session:
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
             self._recorder.put(outcome, run.ctx.follow_ups if succeeded else None)
-        elif queue := self._frees.pop((job.id, job.lease), None):
-            self._freed({queue})
+        else:
+            self._ended([(job.id, job.lease)])
         if self._more:
             self._wake.set()
         self._changed.set()
@@ -182,8 +185,15 @@ class Session:
     def _written(self, outcomes: Sequence[Outcome]) -> None:
         if self._more:
             self._wake.set()  # there may have been too much to write to claim more
-        queues = {self._frees.pop(key) for outcome in outcomes if (key := (outcome.id, outcome.lease)) in self._frees}
-        if queues:
+        self._ended([(outcome.id, outcome.lease) for outcome in outcomes])
+
+    def _ended(self, keys: Sequence[RunKey]) -> None:
+        """What these runs have kept others from may begin now."""
+        if not self._on_trial.isdisjoint(keys):
+            self._on_trial.difference_update(keys)
+            self._suspects = True
+            self._wake.set()
+        if queues := {self._frees.pop(key) for key in keys if key in self._frees}:
             self._freed(queues)
 
     def _freed(self, queues: set[str]) -> None:

@@ -32,7 +32,7 @@ MUTATIONS: dict[str, tuple[str, Scenario, str]] = {
     ),
     "no release": (
         "release",
-        lambda fleet: rolling_restarts(fleet, rounds=1, seconds=2.0),
+        lambda fleet: rolling_restarts(fleet, rounds=1, seconds=2.0, jobs=6),
         "a restart has cost an attempt",
     ),
 }

@@ -28,11 +28,11 @@ async def restarted_in_turn(fleet: Fleet, serving: list[Member], *flags: str) ->
     return fresh
 
 
-async def rolling_restarts(fleet: Fleet, *, rounds: int, seconds: float) -> None:
+async def rolling_restarts(fleet: Fleet, *, rounds: int, seconds: float, jobs: int = 30) -> None:
     """Jobs that take longer than the grace, so that each restart interrupts some."""
     serving = await fleet.start(3, JOBS_SESSION_TIMEOUT=30)  # whatever is back earlier was given back, not found out
-    accepted = await fleet.enqueue(effect, *[Effect(seconds=seconds)] * 30)
-    await fleet.running(30)
+    accepted = await fleet.enqueue(effect, *[Effect(seconds=seconds)] * jobs)
+    await fleet.running(jobs)
     for _ in range(rounds):
         busy = await fleet.busy()  # they go first: two can hold all the jobs, and a short one may end before its turn
         serving = await restarted_in_turn(fleet, sorted(serving, key=lambda member: member not in busy))
