@@ -207,7 +207,9 @@ class Session:
         async for queues, cancelled in self._doorbell.listen():
             if not queues or not queues.isdisjoint(self._queues):
                 self._wake.set()
-            if mine := [run.job.id for run in self._running.values() if run.job.id in cancelled]:
+            # Two empty sets: nobody knows what was rung before.
+            unknown = not queues and not cancelled
+            if mine := [run.job.id for run in self._running.values() if unknown or run.job.id in cancelled]:
                 try:
                     self._cancel(await self._store.cancelled_among(mine))
                 except DatabaseUnavailableError:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from hashlib import sha256
@@ -90,4 +89,3 @@ async def test_a_large_export_takes_little_memory(database: Database, worker: ps
         lines += piece.count(b"\n")
         size += len(piece)
     assert (lines, size, digest.hexdigest()) == (ITEMS, export["size"], export["digest"])
-    print("XX", (most-before)/1e6, before/1e6, size/1e6)

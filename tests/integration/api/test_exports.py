@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 import app.tasks  # noqa: F401 - registers the kinds of jobs
 from app.business import export_file, exports
 from app.core.config import Settings
+from app.core.db import Database
 from app.jobs.worker import Worker
 from app.main import create_app
 from app.schemas.export import ExportRead
@@ -163,7 +165,8 @@ class TestRequest:
             """
         )
         try:
-            response = await api.post("/exports", json={"format": "csv"}, headers=headers)
+            with capture_logs():
+                response = await api.post("/exports", json={"format": "csv"}, headers=headers)
         finally:
             await database.execute("DROP FUNCTION break_export CASCADE")
 
@@ -275,9 +278,9 @@ class TestFile:
         assert [json.loads(line) for line in lines] == [created for created in items if "a,b" in created["tags"]]
         assert export["item_count"] == 1
 
-    @pytest.mark.parametrize(("format", "size"), [("ndjson", 0), ("csv", 56)])
-    async def test_may_have_no_items(self, api: httpx.AsyncClient, worker: None, format: str, size: int) -> None:
-        export = await made(api, format=format)
+    @pytest.mark.parametrize(("kind", "size"), [("ndjson", 0), ("csv", 56)])
+    async def test_may_have_no_items(self, api: httpx.AsyncClient, worker: None, kind: str, size: int) -> None:
+        export = await made(api, format=kind)
 
         for headers in ({}, {"Range": "bytes=0-99"}):
             response = await api.get(content_path(export), headers=headers)
@@ -413,13 +416,19 @@ class TestBrokenDownload:
         await database.execute("DELETE FROM export_chunk WHERE start >= $1", lost * 100)
 
         received = b""
-        async with httpx.AsyncClient(headers=signed_in(settings, "alice")) as client:
-            with pytest.raises(httpx.RemoteProtocolError):
-                async with client.stream("GET", f"{url}/api/v1{content_path(export)}") as response:
-                    assert response.headers["content-length"] == str(export["size"])
-                    async for piece in response.aiter_bytes():
-                        received += piece
 
+        async def download() -> None:
+            nonlocal received
+            async with (
+                httpx.AsyncClient(headers=signed_in(settings, "alice")) as client,
+                client.stream("GET", f"{url}/api/v1{content_path(export)}") as response,
+            ):
+                assert response.headers["content-length"] == str(export["size"])
+                async for piece in response.aiter_bytes():
+                    received += piece
+
+        with capture_logs(), pytest.raises(httpx.RemoteProtocolError):
+            await download()
         assert len(received) == lost * 100
 
 
@@ -432,15 +441,19 @@ class TestSlowReader:
             await api.post("/items", json=item(name=f"{number}"))
         async with working(settings):
             export = await made(api)
-        app = create_app(settings.model_copy(update={"DB_POOL_SIZE": 1, "DB_POOL_TIMEOUT": 1.0}))
-        async with app.router.lifespan_context(app) as state:
-            assert state is not None
-            run = (await database.fetchval("SELECT run FROM export")) or 0
-            readers: list[AsyncIterator[bytes]] = [
-                exports.read_content(state["database"], export["id"], run=run, start=0, stop=export["size"])
-                for _ in range(5)
-            ]
-            # Each has begun and none has ended, on one connection.
-            assert {await anext(reader) for reader in readers} != set()
-            rest = [b"".join([piece async for piece in reader]) for reader in readers]
-        assert {len(content) for content in rest} == {export["size"] - 100}
+        run = await database.fetchval("SELECT run FROM export")
+        pool_of_one = Database(settings.model_copy(update={"DB_POOL_SIZE": 1, "DB_POOL_TIMEOUT": 1.0}))
+
+        readers = [
+            exports.read_content(pool_of_one, export["id"], run=run, start=0, stop=export["size"]) for _ in range(5)
+        ]
+        beginnings = [await anext(reader) for reader in readers]  # each has begun, and none has ended
+        contents = [
+            first + b"".join([piece async for piece in reader])
+            for first, reader in zip(beginnings, readers, strict=True)
+        ]
+        await pool_of_one.aclose()
+
+        assert {sha256(content).hexdigest() for content in contents} == {
+            await database.fetchval("SELECT digest FROM export")
+        }

@@ -247,6 +247,7 @@ class TestCancel:
         deaf = settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 300.0})
         async with working(deaf, long):
             await started.wait()
+            # Before the worker listens, or after: it looks once it does.
             view = await cancel(database, job_id)
             assert view.state is State.RUNNING
             assert view.cancel_requested_at is not None
