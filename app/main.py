@@ -20,6 +20,7 @@ from app.core.config import Settings, SettingsError, get_settings
 from app.core.cursor import CursorCodec
 from app.core.db import Database, bind_default_database
 from app.core.exceptions import install_exception_handlers
+from app.core.lifecycle import Lifecycle
 from app.core.logging import configure_logging
 from app.core.middleware import (
     BodyLimitMiddleware,
@@ -45,8 +46,12 @@ GZIP_LEVEL = 4
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application for these settings. Opens nothing and reads no environment: the lifespan opens."""
+    """The application for these settings. Opens nothing and reads no environment: the lifespan opens.
+
+    Its `state.lifecycle` is what the second port of a process asks.
+    """
     docs = settings.docs_enabled
+    lifecycle = Lifecycle(settings.DRAIN_SECONDS)
     app = FastAPI(
         title=settings.PROJECT_NAME,
         version=__version__,
@@ -55,15 +60,16 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url="/docs" if docs else None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(settings),
-        middleware=_middleware(settings),
+        lifespan=_lifespan(settings, lifecycle),
+        middleware=_middleware(settings, lifecycle),
     )
+    app.state.lifecycle = lifecycle
     install_exception_handlers(app)
     app.include_router(router, prefix=settings.API_V1_STR)
     return app
 
 
-def _lifespan(settings: Settings) -> Any:
+def _lifespan(settings: Settings, lifecycle: Lifecycle) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         # What is opened later is closed earlier, also when a later opening fails.
@@ -98,6 +104,8 @@ def _lifespan(settings: Settings) -> Any:
             readiness = Readiness(checks, settings.READINESS_REQUIRED)
             await readiness.start()
             closing.push_async_callback(readiness.stop)
+            end_streams = [job_watch.stop]
+            closing.enter_context(lifecycle.running(readiness, end_streams))
 
             yield AppState(
                 settings=settings,
@@ -109,7 +117,7 @@ def _lifespan(settings: Settings) -> Any:
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),
                 job_watch=job_watch,
-                on_shutdown=[job_watch.stop],
+                on_shutdown=end_streams,
             )
 
     return lifespan
@@ -119,10 +127,10 @@ def _limiter(settings: Settings, limit: str, redis: Any) -> RateLimiter | None:
     return RateLimiter(limit, redis, prefix=f"{settings.PROJECT_NAME}:limit") if limit else None
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     """The first is the outermost."""
     probes = frozenset(f"{settings.API_V1_STR}/public/health{path}" for path in ("", "/ready"))
-    stack = [Middleware(RequestContextMiddleware, quiet_paths=probes)]
+    stack = [Middleware(RequestContextMiddleware, lifecycle=lifecycle, quiet_paths=probes)]
     if settings.BACKEND_CORS_ORIGINS:
         cors = Middleware(
             ProblemCORSMiddleware,

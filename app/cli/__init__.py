@@ -1,6 +1,8 @@
 """`plinth`: one command line for every process."""
 
 import asyncio
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,8 @@ from app.core.config import Settings, effective_configuration
 GRACE_SECONDS = 20
 # Longer than the 60 s for which proxies keep idle connections: the proxy must be the one that closes them.
 KEEP_ALIVE_SECONDS = 75
+# uvicorn's own exit code for an application that does not start.
+STARTUP_FAILURE = 3
 # What is watched with --reload.
 RELOAD_FOLDERS = [str(Path(__file__).parents[1])]
 # With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
@@ -40,6 +44,9 @@ data_option = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """The ground that a FastAPI service stands on."""
+    if os.getpid() == 1:
+        # A container's only process. The kernel spares it every signal for which it has no handler.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 for _command in (jobs, schedules, workers):
@@ -73,16 +80,44 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
 @port_option
 @reload_option
 def api(host: str, port: int, reload: bool) -> None:
-    """Serve the API."""
+    """Serve the API, and its probes and metrics on METRICS_PORT."""
+    settings = load_settings()
+    if not reload:
+        _serve(settings, host=host, port=port)
+        return
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    # Bound here, so that who comes while the new code starts waits and is not refused.
+    config = uvicorn.Config(
+        "app.main:app", host=host, port=port, reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None
+    )
+    ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[config.bind_socket()]).run()
+
+
+def _serve(settings: Settings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
+    """The API in this process, on `sockets` if they are given."""
     import uvicorn
 
-    settings = load_settings()
-    uvicorn.run(
-        "app.main:app",
+    from app.core.probe_server import ProbeServer, ProbeServerError
+    from app.main import app as application
+
+    lifecycle = application.state.lifecycle
+    probes = ProbeServer(
+        host,
+        settings.METRICS_PORT,
+        alive=lambda: lifecycle.alive,
+        ready=lambda: lifecycle.ready,
+        drain=lifecycle.drain,
+    )
+    try:
+        probes.start()
+    except ProbeServerError as error:
+        fail(str(error), code=1)
+    config = uvicorn.Config(
+        application,
         host=host,
         port=port,
-        reload=reload,
-        reload_dirs=RELOAD_FOLDERS if reload else None,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http="app.core.protocol:BoundedHttpToolsProtocol",
         lifespan="on",
@@ -93,12 +128,28 @@ def api(host: str, port: int, reload: bool) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    server = uvicorn.Server(config)
+    # When it has shut down, uvicorn raises the signal again that told it to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server.run(sockets)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        probes.stop()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _serve_reloaded(*, sockets: list[Any], **options: Any) -> None:
+    """The API in a process of the reloader."""
+    _serve(load_settings(), sockets=sockets, **options)
 
 
 @main.command()
 @click.option("--queues", type=NAMES, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of liveness and metrics.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of probes and metrics.")
 @reload_option
 def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
     """Run jobs until SIGTERM; a second one gives back at once what still runs."""
@@ -154,6 +205,18 @@ def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
             click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
             sys.exit(1 if pending else 0)
         asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to))
+    except MigrationError as error:
+        fail(str(error), code=1)
+
+
+@main.command()
+@click.option("--timeout", type=click.FloatRange(0), default=300, show_default=True, help="Seconds until it gives up.")
+def wait(timeout: float) -> None:
+    """Wait until the database answers and has the migrations of this code, or later ones."""
+    from app.core.migrations import MigrationError, wait_until_migrated
+
+    try:
+        asyncio.run(wait_until_migrated(load_settings(), timeout=timeout))
     except MigrationError as error:
         fail(str(error), code=1)
 

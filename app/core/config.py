@@ -122,6 +122,7 @@ class Settings(BaseSettings):
     EXPORTS_KEEP_DAYS: types.Days = 1.0
 
     METRICS_PORT: int = Field(9090, ge=0, le=65535)
+    DRAIN_SECONDS: float = Field(5.0, ge=0, le=300)
 
     READINESS_REQUIRED: types.Components = ("database",)
     RATE_LIMIT: types.Rate = "600/minute"

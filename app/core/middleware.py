@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.exceptions import PayloadTooLargeError, problem_response
+from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
 
 __all__ = [
@@ -35,10 +36,14 @@ class RequestContextMiddleware:
     The id (`X-Request-ID`, the client's own if it is well formed) is in `scope["state"]["request_id"]`, in every
     log line of the request and in the response. Response headers that other parts want to add are collected in
     `scope["state"]["response_headers"]`. Successes on `quiet_paths` are not logged: probes come every second.
+    Once the process drains, each response ends its connection.
     """
 
-    def __init__(self, app: ASGIApp, *, quiet_paths: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, lifecycle: Lifecycle | None = None, quiet_paths: frozenset[str] = frozenset()
+    ) -> None:
         self.app = app
+        self.lifecycle = lifecycle or Lifecycle(drain_seconds=0)
         self.quiet_paths = quiet_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +63,8 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self.lifecycle.draining:
+                    extra_headers.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
             await send(message)
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -23,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.config import Settings
 
-__all__ = ["MigrationError", "Migrator", "migration_engine"]
+__all__ = ["MigrationError", "Migrator", "migration_engine", "wait_until_migrated"]
 
 log = structlog.get_logger("app.migrations")
 
@@ -104,16 +105,10 @@ class Migrator:
             return await connection.run_sync(self._pending)
 
     def _pending(self, connection: Connection) -> list[str]:
-        current = MigrationContext.configure(connection).get_current_heads()
-        missing = self._scripts.iterate_revisions("heads", current or "base")
-        return [script.revision for script in missing][::-1]
+        return _pending(self._scripts, connection)
 
     async def _is_ahead(self, connection: AsyncConnection) -> bool:
-        def unknown_revisions(sync: Connection) -> list[str]:
-            known = {script.revision for script in self._scripts.walk_revisions()}
-            return [head for head in MigrationContext.configure(sync).get_current_heads() if head not in known]
-
-        unknown = await connection.run_sync(unknown_revisions)
+        unknown = await connection.run_sync(partial(_unknown, self._scripts))
         await connection.rollback()
         if unknown:
             log.info("the database is ahead of this code; nothing to do", revision=unknown)
@@ -164,9 +159,8 @@ class Migrator:
                     break
                 except (OSError, TimeoutError, DBAPIError) as error:
                     if asyncio.get_running_loop().time() > deadline:
-                        reason = type(getattr(error, "orig", None) or error).__name__
                         raise MigrationError(
-                            f"The database did not answer within {self._wait_seconds:g} s ({reason})."
+                            f"The database did not answer within {self._wait_seconds:g} s ({_kind(error)})."
                         ) from None
                     if not waiting:
                         log.info("waiting for the database")
@@ -178,3 +172,62 @@ class Migrator:
                 await connection.close()
         finally:
             await self._engine.dispose()
+
+
+def _pending(scripts: ScriptDirectory, connection: Connection) -> list[str]:
+    """The revisions that the database lacks, oldest first. It must have no unknown one."""
+    current = MigrationContext.configure(connection).get_current_heads()
+    return [script.revision for script in scripts.iterate_revisions("heads", current or "base")][::-1]
+
+
+def _unknown(scripts: ScriptDirectory, connection: Connection) -> list[str]:
+    """The revisions of the database that this code does not have: those of later code."""
+    known = {script.revision for script in scripts.walk_revisions()}
+    return [head for head in MigrationContext.configure(connection).get_current_heads() if head not in known]
+
+
+async def wait_until_migrated(settings: Settings, *, timeout: float) -> None:  # noqa: ASYNC109 - it says more than that
+    """Wait until the database of `settings` answers and has every revision of this code, or one of later code.
+
+    Asks through whatever way the service itself takes, a transaction pooler too, on one connection at a time.
+
+    Raises:
+        MigrationError: it did not come so far within `timeout` seconds; the message says how far it came.
+    """
+    scripts = ScriptDirectory.from_config(Config(_ROOT / "alembic.ini"))
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    engine = create_async_engine(
+        settings.async_database_url,
+        connect_args=settings.database_connect_args,
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+
+    def lacking(connection: Connection) -> str | None:
+        if _unknown(scripts, connection) or not (missing := _pending(scripts, connection)):
+            return None
+        return f"The database lacks the migrations {', '.join(missing)}"
+
+    deadline = asyncio.get_running_loop().time() + timeout
+    said = None
+    try:
+        while True:
+            try:
+                async with engine.connect() as connection:
+                    problem = await connection.run_sync(lacking)
+            except (OSError, TimeoutError, DBAPIError) as error:
+                problem = f"The database does not answer ({_kind(error)})"
+            if problem is None:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise MigrationError(f"{problem}: so it has been for {timeout:g} s.")
+            if problem != said:
+                log.info("waiting", because=problem)
+                said = problem
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        await engine.dispose()
+
+
+def _kind(error: Exception) -> str:
+    return type(getattr(error, "orig", None) or error).__name__

@@ -1,50 +1,34 @@
-"""The second port: liveness and metrics, served by threads, so that it answers when the event loop does not."""
+"""The second port: probes, metrics and draining, served by threads, so that it answers when the event loop does not."""
 
-import asyncio
+import socket
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
-from time import monotonic
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import make_wsgi_app
 
-__all__ = ["LoopWatch", "ProbeServer", "ProbeServerError"]
+__all__ = ["ProbeServer", "ProbeServerError"]
 
-# A loop that has not turned for so long does not turn any more. Kubernetes asks three times before it restarts a pod.
-STUCK_SECONDS = 15.0
-TICK_SECONDS = 1.0
+log = structlog.get_logger("app.probes")
+
 POLL_SECONDS = 0.1  # between two looks at whether to stop
-
-
-class LoopWatch:
-    """Knows whether an event loop turns. `start` it in the loop; ask `alive` from any thread."""
-
-    def __init__(self) -> None:
-        self._seen = monotonic()
-        self._timer: Any = None
-
-    def start(self) -> None:
-        """Begin to watch the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._tick()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _tick(self) -> None:
-        self._seen = monotonic()
-        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
-
-    @property
-    def alive(self) -> bool:
-        return monotonic() - self._seen < STUCK_SECONDS
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: it asks the DNS for its own name, and a start must not wait for that.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -59,26 +43,43 @@ class ProbeServerError(Exception):
 
 
 class ProbeServer:
-    """Serves `/livez` (200 or 503, by `alive`) and `/metrics` on `host`:`port`, in threads. 0: any free port."""
+    """Serves the second port of a process on `host`:`port`, in threads. 0: any free port.
 
-    def __init__(self, host: str, port: int, alive: Callable[[], bool]) -> None:
+    `/livez` and `/readyz` answer 200 or 503, by `alive` and `ready`; `/metrics` those of the process; `/drain`, where
+    there is a `drain`, answers when it has returned.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        alive: Callable[[], bool],
+        ready: Callable[[], bool],
+        drain: Callable[[], None] | None = None,
+    ) -> None:
         self._address = host, port
         self._alive = alive
+        self._ready = ready
+        self._drain = drain
         self._metrics = make_wsgi_app()
 
     def start(self) -> int:
-        """Begin to serve; returns the port.
+        """Begin to serve; returns the port, and logs the address.
 
         Raises:
             ProbeServerError: the address is not ours, or is taken.
         """
         host, port = self._address
+        shown = f"[{host}]" if ":" in host else host
         try:
-            self._server = make_server(host, port, self._serve, _Server, _Quiet)
+            server = _Server6 if ":" in host else _Server
+            self._server = make_server(host, port, self._serve, server, _Quiet)
         except OSError as error:
-            raise ProbeServerError(f"Liveness and metrics cannot be served on {host}:{port}: {error}") from error
+            raise ProbeServerError(f"Liveness and metrics cannot be served on {shown}:{port}: {error}") from error
         self._thread = Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True)
         self._thread.start()
+        log.info("liveness and metrics", address=f"http://{shown}:{self._server.server_port}")
         return self._server.server_port
 
     def stop(self) -> None:
@@ -89,12 +90,17 @@ class ProbeServer:
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/livez":
-                alive = self._alive()
-                status, body = ("200 OK", b"alive\n") if alive else ("503 Service Unavailable", b"stuck\n")
+                status, body = ("200 OK", "alive") if self._alive() else ("503 Service Unavailable", "stuck")
+            case "/readyz":
+                status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")
             case "/metrics":
                 served: Iterable[bytes] = self._metrics(environ, start_response)
                 return served
+            case "/drain" if self._drain is not None:
+                self._drain()
+                status, body = "200 OK", "drained"
             case _:
-                status, body = "404 Not Found", b"/livez and /metrics are here\n"
-        start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-        return [body]
+                status, body = "404 Not Found", "/livez, /readyz and /metrics are here"
+        content = f"{body}\n".encode()
+        start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))])
+        return [content]

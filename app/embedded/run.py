@@ -20,6 +20,7 @@ from app.embedded.supervisor import StopRequested, Supervisor
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
 WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
+ANY_METRICS_PORT = {"METRICS_PORT": "0"}  # the usual one may be another program's
 
 
 def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
@@ -63,7 +64,8 @@ def _serve(
 
     again = ["--reload"] if reload else []
     listen = ["--host", address.host, "--port", str(address.port)]
-    api = supervisor.add(_program("The API", ["api", *listen, *again], env))
+    # Only one of the two can have METRICS_PORT: the worker, which has no other port to be found at.
+    api = supervisor.add(_program("The API", ["api", *listen, *again], env | ANY_METRICS_PORT))
     worker = supervisor.add(_worker(settings, again, env))
     programs = [api, worker]
     lock.write(_record(address, servers, programs))
@@ -89,7 +91,7 @@ def _program(name: str, arguments: list[str], env: dict[str, str], **options: An
 
 def _worker(settings: Settings, options: list[str], env: dict[str, str]) -> Process:
     if "METRICS_PORT" not in settings.model_fields_set:
-        env = env | {"METRICS_PORT": "0"}  # any free one: the usual one may be another program's
+        env = env | ANY_METRICS_PORT
     return _program(
         "The worker",
         ["worker", *options],

@@ -201,9 +201,14 @@ class TestWorker:
     def test_its_death_ends_the_run(
         self, folder: Path, port: int, fresh_database_url: str, redis_url: str, kinds: dict[str, str]
     ) -> None:
-        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            probes = free.getsockname()[1]
+        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "METRICS_PORT": str(probes)}
         with run(folder, "--port", str(port), "--data-dir", "given", **given, **kinds) as broken:
             assert broken.running, broken.process.communicate()[1]
+            # METRICS_PORT is the worker's, which has no drain; the API takes another.
+            assert httpx.get(f"http://127.0.0.1:{probes}/livez").status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{probes}/drain").status_code == 404
             worker = next(process for process in broken.family if "worker" in process.cmdline())
             worker.kill()
             code, errors = broken.end()

@@ -1,19 +1,13 @@
 """`plinth worker` as a process: its port, its signals, its complaints."""
 
-import json
 import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -21,70 +15,12 @@ import pytest
 
 import app
 from tests.api import NOBODY_SERVES
-from tests.servers import scratch_folder
-
-PATIENCE = 60.0  # seconds, for what takes two on an idle machine
-WORKER = [sys.executable, "-m", "app.cli", "worker"]
+from tests.processes import PATIENCE, Process, plinth
+from tests.servers import Servers, scratch_folder
 
 
-class Worker:
-    """A worker process and the lines of its log, as they come."""
-
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [*WORKER, *options],
-            cwd=folder,
-            env={**os.environ, "LOG_FORMAT": "json", "METRICS_PORT": "0", **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._grown = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            with self._grown:
-                self.lines.append(line)
-                self._grown.notify_all()
-
-    def said(self, message: str, *, nth: int = 1, timeout: float = PATIENCE) -> dict[str, Any] | None:
-        """The nth line of the log with this message, once it is there; None if it does not come in time."""
-
-        def found() -> dict[str, Any] | None:
-            entries = [json.loads(line) for line in self.lines if line.startswith("{")]
-            matching = [entry for entry in entries if entry["message"] == message]
-            return matching[nth - 1] if len(matching) >= nth else None
-
-        with self._grown:
-            return self._grown.wait_for(found, timeout)
-
-    def heard(self, message: str, **which: Any) -> dict[str, Any]:
-        """The same, for a line that has to come."""
-        entry = self.said(message, **which)
-        assert entry is not None, "".join(self.lines)
-        return entry
-
-    def end(self) -> tuple[int, list[str]]:
-        """Wait for its end. Returns the exit code and its lines."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code, self.lines
-
-
-@contextmanager
-def worker(folder: Path, *options: str, **environment: str) -> Iterator[Worker]:
-    started = Worker(folder, *options, **environment)
-    try:
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
-        started._reader.join()
-        assert started.process.stderr
-        started.process.stderr.close()
+def worker(folder: Path, *options: str, **environment: str) -> AbstractContextManager[Process]:
+    return plinth(folder, "worker", *options, **environment)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -96,6 +32,7 @@ def test_it_answers_on_its_port_and_a_signal_ends_it(
         assert running.heard("worker started")["queues"] == ["mail", "default"]
         with httpx.Client(base_url=address) as client:
             assert client.get("/livez").text == "alive\n"
+            assert client.get("/drain").status_code == 404, "SIGTERM is all that a worker needs"
             assert "plinth_jobs_started_total" in client.get("/metrics").text
         running.process.send_signal(signum)
         code, _ = running.end()
@@ -108,8 +45,26 @@ def test_without_the_database_it_lives_and_waits(tmp_path: Path) -> None:
         waiting.heard("waiting for the database")
         address = waiting.heard("liveness and metrics")["address"]
         assert httpx.get(f"{address}/livez").status_code == 200
+        assert httpx.get(f"{address}/readyz").status_code == 503
         waiting.process.terminate()
         assert waiting.end()[0] == 0
+
+
+def test_it_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Servers) -> None:
+    def turns(status: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while httpx.get(f"{address}/readyz").status_code != status:
+            assert time.monotonic() < deadline, "".join(running.lines)
+            time.sleep(0.05)
+
+    with worker(tmp_path, DATABASE_URL=own_servers.postgres.url(), JOBS_SESSION_TIMEOUT="2") as running:
+        address = running.heard("liveness and metrics")["address"]
+        turns(200)
+        own_servers.postgres.stop()
+        turns(503)
+        assert httpx.get(f"{address}/livez").status_code == 200
+        own_servers.postgres.start()
+        turns(200)
 
 
 def test_a_database_without_tables_is_told(tmp_path: Path, empty_database_url: str) -> None:

@@ -77,6 +77,17 @@ class TestMigrate:
         assert result.stderr.splitlines()[-1].startswith("The database did not answer within 0 s")
 
 
+class TestWait:
+    def test_a_migrated_database_is_not_waited_for(self, run: Run, database_url: str) -> None:
+        result = run("wait", DATABASE_URL=database_url)
+        assert (result.exit_code, result.output) == (0, "")
+
+    def test_it_gives_up_with_a_sentence(self, run: Run, empty_database_url: str) -> None:
+        result = run("wait", "--timeout", "0", DATABASE_URL=empty_database_url)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith("The database lacks the migrations ")
+
+
 class TestJobs:
     """What is wrong with a command is told before anything is opened: nobody serves the database here."""
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from app.core import migrations
 from app.core.config import Settings
-from app.core.migrations import MigrationError, Migrator
+from app.core.migrations import MigrationError, Migrator, wait_until_migrated
 
 
 @contextmanager
@@ -140,3 +140,53 @@ class TestWaiting:
     def test_a_transaction_pooler_is_refused_with_the_way_out(self) -> None:
         with pytest.raises(MigrationError, match="DB_TRANSACTION_POOLER=false"):
             Migrator(Settings.isolated(DB_TRANSACTION_POOLER=True))
+
+
+class TestWaitUntilMigrated:
+    async def wait(self, url: str, seconds: float = 20, **values: object) -> list[str]:
+        with capture_logs() as entries:
+            await wait_until_migrated(Settings.isolated(DATABASE_URL=url, **values), timeout=seconds)
+        return [entry["because"] for entry in entries]
+
+    async def test_a_migrated_database_is_not_waited_for(self, fresh_database_url: str) -> None:
+        assert await self.wait(fresh_database_url, seconds=0) == []
+
+    async def test_nor_is_one_that_is_ahead_of_this_code(self, fresh_database_url: str) -> None:
+        await execute(fresh_database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
+        assert await self.wait(fresh_database_url, seconds=0) == []
+
+    async def test_it_goes_on_when_all_migrations_are_applied(
+        self, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(migrations, "POLL_SECONDS", 0.01)
+
+        async def heard(missing: list[str]) -> None:
+            line = {"event": "waiting", "because": f"The database lacks the migrations {', '.join(missing)}"}
+            for _ in range(2000):
+                if any(line.items() <= entry.items() for entry in entries):
+                    return
+                await asyncio.sleep(0.01)
+            raise AssertionError(entries)
+
+        first, *others = await migrator(empty_database_url).pending()
+        with capture_logs() as entries:
+            settings = Settings.isolated(DATABASE_URL=empty_database_url)
+            waiting = asyncio.create_task(wait_until_migrated(settings, timeout=60))
+            await heard([first, *others])
+            await migrator(empty_database_url).upgrade(first)
+            await heard(others)
+            assert not waiting.done()
+            await migrator(empty_database_url).upgrade()
+            await waiting
+        assert [entry["event"] for entry in entries].count("waiting") == 2, "a line for each change"
+
+    async def test_it_goes_through_a_transaction_pooler(self, fresh_database_url: str) -> None:
+        assert await self.wait(fresh_database_url, seconds=0, DB_TRANSACTION_POOLER=True) == []
+
+    async def test_a_database_that_is_away_has_a_limit(self, tmp_path: object) -> None:
+        with pytest.raises(MigrationError, match=r"does not answer \(FileNotFoundError\): so it has been for 0 s"):
+            await self.wait(f"postgresql://plinth@/plinth?host={tmp_path}", seconds=0)
+
+    async def test_so_have_missing_migrations(self, empty_database_url: str) -> None:
+        with pytest.raises(MigrationError, match="The database lacks the migrations "):
+            await self.wait(empty_database_url, seconds=0)

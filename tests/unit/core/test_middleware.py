@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
 from app.core.middleware import (
     BodyLimitMiddleware,
@@ -137,6 +138,31 @@ class TestResponseHeaders:
             response = await call(RequestContextMiddleware(app))
 
         assert response.headers["ratelimit"] == "r=1"
+
+
+class TestDraining:
+    async def test_each_response_ends_its_connection_from_then_on(self) -> None:
+        lifecycle = Lifecycle(drain_seconds=0)
+        app = RequestContextMiddleware(hello, lifecycle=lifecycle)
+        with capture_logs():
+            before = await call(app)
+            lifecycle.drain()
+            after = [await call(app) for _ in range(2)]
+
+        assert "connection" not in before.headers
+        assert [response.headers.get_list("connection") for response in after] == [["close"], ["close"]]
+
+    async def test_so_does_one_whose_request_came_before(self) -> None:
+        lifecycle = Lifecycle(drain_seconds=0)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            lifecycle.drain()
+            await hello(scope, receive, send)
+
+        with capture_logs():
+            response = await call(RequestContextMiddleware(app, lifecycle=lifecycle))
+
+        assert response.headers["connection"] == "close"
 
 
 class TestUnhandledErrors:

@@ -1,8 +1,9 @@
 """The second port: it answers when the event loop does not."""
 
-import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -10,50 +11,83 @@ import httpx
 import pytest
 
 import app.jobs.metrics  # noqa: F401 - so that there is something to show
-from app.core import probe_server
-from app.core.probe_server import STUCK_SECONDS, LoopWatch, ProbeServer, ProbeServerError
+from app.core.probe_server import ProbeServer, ProbeServerError
 
 HOST = "127.0.0.1"
+PATIENCE = 60.0  # seconds, for what takes none on an idle machine
+
+
+def yes() -> bool:
+    return True
 
 
 @contextmanager
-def probes(alive: Callable[[], bool] = lambda: True) -> Iterator[httpx.Client]:
-    server = ProbeServer(HOST, 0, alive)
+def probes(
+    alive: Callable[[], bool] = yes,
+    ready: Callable[[], bool] = yes,
+    drain: Callable[[], None] | None = None,
+    host: str = HOST,
+) -> Iterator[httpx.Client]:
+    server = ProbeServer(host, 0, alive=alive, ready=ready, drain=drain)
     port = server.start()
     try:
-        with httpx.Client(base_url=f"http://{HOST}:{port}") as client:
+        with httpx.Client(base_url=f"http://{f'[{host}]' if ':' in host else host}:{port}") as client:
             yield client
     finally:
         server.stop()
 
 
-class Clock:
-    """Stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(probe_server, "monotonic", clock)
-    return clock
-
-
 class TestProbeServer:
-    def test_livez_says_what_it_is_told(self) -> None:
+    @pytest.mark.parametrize(("path", "yes", "no"), [("livez", "alive", "stuck"), ("readyz", "ready", "unavailable")])
+    def test_a_probe_says_what_it_is_told(self, path: str, yes: str, no: str) -> None:
         verdicts = iter([True, False, True])
-        with probes(lambda: next(verdicts)) as client:
-            answers = [client.get("/livez") for _ in range(3)]
+
+        def never() -> bool:
+            raise AssertionError("it was asked for something else")
+
+        def told() -> bool:
+            return next(verdicts)
+
+        alive, ready = (told, never) if path == "livez" else (never, told)
+        with probes(alive, ready) as client:
+            answers = [client.get(f"/{path}") for _ in range(3)]
         assert [(answer.status_code, answer.text) for answer in answers] == [
-            (200, "alive\n"),
-            (503, "stuck\n"),
-            (200, "alive\n"),
+            (200, f"{yes}\n"),
+            (503, f"{no}\n"),
+            (200, f"{yes}\n"),
         ]
+
+    def test_drain_answers_when_it_is_done_and_probes_are_answered_meanwhile(self) -> None:
+        begun, done = threading.Event(), threading.Event()
+
+        def drain() -> None:
+            begun.set()
+            assert done.wait(PATIENCE)
+
+        with probes(drain=drain) as client, ThreadPoolExecutor() as threads:
+            draining = threads.submit(client.get, "/drain", timeout=PATIENCE)
+            assert begun.wait(PATIENCE)
+            assert client.get("/livez").status_code == 200
+            assert not draining.done()
+            done.set()
+            assert (draining.result().status_code, draining.result().text) == (200, "drained\n")
+
+    def test_without_a_drain_there_is_none(self) -> None:
+        with probes() as client:
+            assert client.get("/drain").status_code == 404
+
+    def test_it_speaks_ipv6_where_its_address_does(self) -> None:
+        with probes(host="::1") as client:
+            assert client.get("/livez").status_code == 200
+
+    def test_its_start_asks_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def ask(*args: object) -> str:
+            raise AssertionError(args)
+
+        for name in ("getfqdn", "gethostbyaddr", "gethostbyname"):
+            monkeypatch.setattr(socket, name, ask)
+        with probes() as client:
+            assert client.get("/livez").status_code == 200
 
     def test_metrics_are_those_of_the_process(self) -> None:
         with probes() as client:
@@ -77,46 +111,12 @@ class TestProbeServer:
 
     def test_a_port_that_is_taken_is_an_error(self) -> None:
         with socket.create_server((HOST, 0)) as taken, pytest.raises(ProbeServerError, match="in use"):
-            ProbeServer(HOST, taken.getsockname()[1], lambda: True).start()
+            ProbeServer(HOST, taken.getsockname()[1], alive=yes, ready=yes).start()
 
     def test_the_port_is_free_again_after_the_stop(self) -> None:
-        first = ProbeServer(HOST, 0, lambda: True)
+        first = ProbeServer(HOST, 0, alive=yes, ready=yes)
         port = first.start()
         first.stop()
-        second = ProbeServer(HOST, port, lambda: True)
+        second = ProbeServer(HOST, port, alive=yes, ready=yes)
         assert second.start() == port
         second.stop()
-
-
-class TestLoopWatch:
-    async def test_a_loop_that_does_not_turn_is_seen_from_outside(self, clock: Clock) -> None:
-        watch = LoopWatch()
-        watch.start()
-        try:
-            with probes(lambda: watch.alive) as client:
-                assert client.get("/livez").status_code == 200
-                # This test never gives the loop its turn; the server answers all the same.
-                clock.now += STUCK_SECONDS - 0.01
-                assert client.get("/livez").status_code == 200
-                clock.now += 0.01
-                assert client.get("/livez").status_code == 503
-        finally:
-            watch.stop()
-
-    async def test_a_loop_that_turns_again_is_alive_again(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(probe_server, "TICK_SECONDS", 0.0)
-        watch = LoopWatch()
-        watch.start()
-        clock.now += STUCK_SECONDS
-        assert not watch.alive
-        await _turns()
-        assert watch.alive
-        watch.stop()
-        clock.now += STUCK_SECONDS
-        await _turns()
-        assert not watch.alive, "it goes on after its stop"
-
-
-async def _turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)

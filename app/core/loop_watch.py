@@ -1,0 +1,36 @@
+"""Whether an event loop turns, as it is seen from other threads."""
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+__all__ = ["LoopWatch"]
+
+# A loop that has not turned for so long does not turn any more. Kubernetes asks three times before it restarts a pod.
+STUCK_SECONDS = 15.0
+TICK_SECONDS = 1.0
+
+
+class LoopWatch:
+    """Knows whether an event loop turns. `start` it in the loop; ask `alive` from any thread."""
+
+    def __init__(self) -> None:
+        self._seen = monotonic()
+        self._timer: Any = None
+
+    def start(self) -> None:
+        """Begin to watch the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._tick()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        self._seen = monotonic()
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    @property
+    def alive(self) -> bool:
+        return monotonic() - self._seen < STUCK_SECONDS

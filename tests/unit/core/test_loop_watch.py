@@ -1,0 +1,58 @@
+"""A loop that does not turn is seen from outside."""
+
+import asyncio
+
+import pytest
+
+from app.core import loop_watch
+from app.core.loop_watch import STUCK_SECONDS, LoopWatch
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(loop_watch, "monotonic", clock)
+    return clock
+
+
+class TestLoopWatch:
+    async def test_a_loop_that_does_not_turn_is_seen_from_outside(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        watch.start()
+        try:
+            assert watch.alive
+            # This test never gives the loop its turn.
+            clock.now += STUCK_SECONDS - 0.01
+            assert watch.alive
+            clock.now += 0.01
+            assert not watch.alive
+        finally:
+            watch.stop()
+
+    async def test_a_loop_that_turns_again_is_alive_again(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loop_watch, "TICK_SECONDS", 0.0)
+        watch = LoopWatch()
+        watch.start()
+        clock.now += STUCK_SECONDS
+        assert not watch.alive
+        await _turns()
+        assert watch.alive
+        watch.stop()
+        clock.now += STUCK_SECONDS
+        await _turns()
+        assert not watch.alive, "it goes on after its stop"
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
