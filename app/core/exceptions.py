@@ -25,8 +25,8 @@ PROBLEM_JSON = "application/problem+json"
 MAX_ISSUES = 50
 MAX_NAME_LENGTH = 100
 
-# Python renamed these two in 3.13; clients shall not see which Python answers them.
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+# Python renamed these in 3.13; clients shall not see which Python answers them.
+_TITLES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 
 
 class AppException(Exception):

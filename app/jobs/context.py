@@ -1,11 +1,10 @@
 """What a running job has at hand."""
 
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -21,7 +20,7 @@ from app.jobs.kinds import JobKind
 from app.jobs.outcome import Finish, JobCancelled, LeaseLost, State
 from app.jobs.store import ClaimedJob, Store
 
-__all__ = ["JobContext", "Progress"]
+__all__ = ["JobContext", "Progress", "ProgressSink"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,16 @@ class Progress:
     message: str | None
 
 
+class ProgressSink(Protocol):
+    """Where progress goes."""
+
+    def progress(self, ctx: "JobContext", progress: Progress) -> None:
+        """Have it written soon."""
+
+    def take(self, ctx: "JobContext") -> Progress | None:
+        """The last word that has not been written yet; it will not be written then."""
+
+
 class JobContext:
     """One run of one job.
 
@@ -38,7 +47,7 @@ class JobContext:
     attempt, so what a run writes under its number cannot be mistaken for what another one wrote.
 
     `cancelled`: somebody asked for this job to be cancelled. A handler that goes on all the same is cancelled, as a
-    task, some seconds later. `completed`: `complete` has committed.
+    task, some seconds later. `completing`: `complete` was called; `completed`: it has committed.
     """
 
     def __init__(
@@ -47,12 +56,13 @@ class JobContext:
         store: Store,
         database: Database,
         settings: Settings,
-        on_progress: Callable[["JobContext", Progress], None],
+        progress: "ProgressSink",
     ) -> None:
         self._job = job
         self._store = store
-        self._on_progress = on_progress
+        self._progress = progress
         self.cancelled = False
+        self.completing = False
         self.completed = False
         self.database = database
         self.settings = settings
@@ -89,7 +99,7 @@ class JobContext:
 
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Say how far this run is. Cheap: the last word is written every half second, for all jobs together."""
-        self._on_progress(self, Progress(done, total, message))
+        self._progress.progress(self, Progress(done, total, message))
 
     def raise_if_cancelled(self) -> None:
         """Raises JobCancelled, to be let through, if somebody asked for this job to be cancelled."""
@@ -125,6 +135,9 @@ class JobContext:
         Raises:
             LeaseLost: another run has taken over. Let it through, so that the transaction rolls back.
         """
+        self.completing = True
+        if (last := self._progress.take(self)) is not None:  # it goes into the history with the job
+            await self._store.write_progress_in(session, (self.id, self.run, last.done, last.total, last.message))
         if not await self._store.finish_in(session, Finish(self.id, self.run, State.SUCCEEDED)):
             raise LeaseLost
         for follow_up in self.follow_ups:

@@ -77,6 +77,11 @@ class Recorder:
         if self._progress_timer is None:
             self._progress_timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._wanted.set)
 
+    def take(self, ctx: JobContext) -> Progress | None:
+        """The last word of a run that has not been written yet; it will not be written then."""
+        _, last = self._progress.pop((ctx.id, ctx.run), (ctx, None))
+        return last
+
     async def drained(self) -> None:
         """Wait until all outcomes are committed."""
         await self._idle.wait()

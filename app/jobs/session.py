@@ -148,7 +148,7 @@ class Session:
             self._give_back(job)
             return
         kind = self._kinds[job.kind]
-        ctx = JobContext(job, self._store, self._database, self._settings, self._recorder.progress)
+        ctx = JobContext(job, self._store, self._database, self._settings, self._recorder)
         run = Run(job, kind, ctx)
         metrics = of_kind(job.kind)
         metrics.started.inc()
@@ -226,7 +226,8 @@ class Session:
             self.lost.set()
 
     def _lost_one(self, key: RunKey) -> None:
-        if run := self._running.get(key):
+        # One that completes may hold the row, or have removed it just now: it finds out by itself.
+        if (run := self._running.get(key)) and not run.ctx.completing:
             log.warning("a lease is lost: the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
             run.interrupt(Interruption.LOST)
 

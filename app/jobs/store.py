@@ -226,6 +226,14 @@ class Store:
             ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
             return len(await connection.fetch(RELEASE_UNKNOWN, self.session_id, ids, leases))
 
+    async def write_progress_in(
+        self, session: AsyncSession, progress: tuple[UUID, int, int, int | None, str | None]
+    ) -> None:
+        """Write one run's progress in the session's transaction."""
+        job_id, lease, *words = progress
+        arguments = ([job_id], [lease], self.session_id, *([word] for word in words))
+        await (await session.connection()).exec_driver_sql(PROGRESS, arguments)
+
     async def write_progress(
         self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]
     ) -> set[tuple[UUID, int]]:

@@ -43,7 +43,16 @@ class TestPreflight:
 
     @pytest.mark.parametrize(
         "header",
-        ["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Last-Event-ID"],
+        [
+            "Authorization",
+            "Content-Type",
+            "If-Match",
+            "If-None-Match",
+            "Idempotency-Key",
+            "Last-Event-ID",
+            "Range",
+            "If-Range",
+        ],
     )
     async def test_lets_a_friend_send_each_header_that_is_read(self, service: httpx.AsyncClient, header: str) -> None:
         assert (await service.options("/items", headers=preflight(FRIEND, headers=header))).status_code == 200
@@ -75,7 +84,16 @@ class TestRequests:
         assert response.headers["access-control-allow-origin"] == FRIEND
         assert "Origin" in response.headers["vary"]
         exposed = response.headers["access-control-expose-headers"]
-        for name in ("ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"):
+        for name in (
+            "Content-Disposition",
+            "Content-Range",
+            "ETag",
+            "Link",
+            "Location",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+        ):
             assert name in exposed
 
     @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from app.jobs import (
     enqueue_many,
     job,
 )
+from app.jobs import recorder as recorder_module
 from app.jobs import run as run_module
 from app.jobs.doorbell import Doorbell
 from app.jobs.outcome import Finish, State
@@ -344,6 +345,41 @@ class TestProgress:
             go_on.set()
             row = await jobs.end_of(tells_id)
         assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (200, 200, "done")
+
+    async def test_the_last_word_before_the_completion_is_kept_with_it(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.last-word")
+        async def last_word(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                ctx.progress(7, 7, "done")
+                await ctx.complete(session)
+
+        async with working(settings, last_word):
+            row = await jobs.end_of(await put(database, last_word))
+        assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (7, 7, "done")
+
+    async def test_progress_on_its_way_while_a_run_completes_does_not_disturb_it(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It waits for the row, and finds it gone."""
+        monkeypatch.setattr(recorder_module, "PROGRESS_SECONDS", 0.05)
+        ends: list[str] = []
+
+        @job("test.both")
+        async def both(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+                ctx.progress(1)
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
+            ends.append("undisturbed")
+
+        with capture_logs() as entries:
+            async with working(settings, both):
+                await jobs.end_of(await put(database, both))
+                await until(lambda: _is(lambda: ends))
+        assert "a lease is lost: the run is cancelled" not in [entry["event"] for entry in entries]
 
     async def test_who_has_lost_the_lease_learns_it_from_the_answer(
         self, settings: Settings, database: Database, jobs: Jobs

@@ -212,6 +212,14 @@ class TestBuild:
 
         await assert_whole(database, ready)
 
+    async def test_counts_the_items_of_that_moment_too(
+        self, database: Database, sql: asyncpg.Connection, export: Export
+    ) -> None:
+        async with exports._snapshot(database) as connection:
+            before = await connection.fetchval("SELECT count(*) FROM item")
+            await sql.execute("DELETE FROM item")
+            assert await connection.fetchval("SELECT count(*) FROM item") == before == ITEMS
+
     async def test_keeps_the_file_from_when_it_is_ready(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
