@@ -172,7 +172,8 @@ def test_with_reload_both_ports_serve_the_new_code(
         code = folder / "app"
         shutil.copytree(Path(app.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
         with api(folder, port, "--reload", DATABASE_URL=database_url) as (process, address, probes):
-            assert httpx.get(f"{address}/public/health").json()["version"] == app.__version__
+            # The port is there before the code is: who comes early waits.
+            assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == app.__version__
             assert httpx.get(f"{probes}/readyz").status_code == 200
             changed = code / "__init__.py"
             changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
