@@ -276,19 +276,24 @@ MAX_WAITING = 20_000
 # first row of each has waited longest. Nothing orders waiting jobs by queue, so only the next in time are looked at.
 QUEUE_FIGURES = f"""
 WITH RECURSIVE hops AS (
-    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
+    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available' AND {_SOUND}
         ORDER BY queue, kind, priority, run_at, id LIMIT 1)
     UNION ALL
     SELECT next.* FROM hops, LATERAL (
         SELECT queue, kind, priority, run_at FROM job
-        WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
+        WHERE state = 'available' AND {_SOUND} AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
         ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
 ), line AS (
     SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
 ), available AS (
     SELECT line.queue, line.oldest, (SELECT count(*) FROM (
-        SELECT FROM job WHERE state = 'available' AND job.queue = line.queue LIMIT {MAX_COUNT}) AS counted) AS figure
+        SELECT FROM job WHERE state = 'available' AND {_SOUND} AND job.queue = line.queue LIMIT {MAX_COUNT}) AS counted
+    ) AS figure
     FROM line
+), suspects AS (
+    SELECT queue, count(*) AS figure, min(run_at) AS oldest
+    FROM (SELECT queue, run_at FROM job WHERE state = 'available' AND {_SUSPECT} LIMIT {MAX_COUNT}) AS counted
+    GROUP BY queue
 ), waiting AS (
     SELECT queue, count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE state = 'retryable') AS retryable, min(run_at) FILTER (WHERE run_at <= now()) AS oldest
@@ -300,14 +305,17 @@ WITH RECURSIVE hops AS (
     GROUP BY queue
 )
 SELECT name, EXISTS (SELECT FROM job_queue WHERE job_queue.name = names.name) AS paused,
-    COALESCE(available.figure, 0) AS available, COALESCE(waiting.scheduled, 0) AS scheduled,
-    COALESCE(waiting.retryable, 0) AS retryable, COALESCE(running.figure, 0) AS running,
-    EXTRACT(epoch FROM now() - LEAST(available.oldest, waiting.oldest))::float8 AS oldest_due_age
+    COALESCE(available.figure, 0) + COALESCE(suspects.figure, 0) AS available,
+    COALESCE(waiting.scheduled, 0) AS scheduled, COALESCE(waiting.retryable, 0) AS retryable,
+    COALESCE(running.figure, 0) AS running,
+    EXTRACT(epoch FROM now() - LEAST(available.oldest, suspects.oldest, waiting.oldest))::float8 AS oldest_due_age
 FROM (
-    SELECT queue AS name FROM available UNION SELECT queue FROM waiting UNION SELECT queue FROM running
+    SELECT queue AS name FROM available UNION SELECT queue FROM suspects
+    UNION SELECT queue FROM waiting UNION SELECT queue FROM running
     UNION SELECT name FROM job_queue
 ) AS names
 LEFT JOIN available ON available.queue = name
+LEFT JOIN suspects ON suspects.queue = name
 LEFT JOIN waiting ON waiting.queue = name
 LEFT JOIN running ON running.queue = name
 ORDER BY name

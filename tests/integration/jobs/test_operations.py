@@ -27,6 +27,7 @@ from app.jobs.operations import (
     run_schedule,
 )
 from app.jobs.schedules import Scheduler
+from app.jobs.statements import QUEUE_FIGURES
 from tests.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
@@ -126,6 +127,22 @@ async def figures(database: Database) -> dict[str, QueueFigures]:
 
 
 class TestQueues:
+    async def test_a_long_line_is_hopped_over(self, jobs: Jobs) -> None:
+        await jobs.all(
+            """
+            INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)
+            SELECT 'test.task', 'default', n % 3, '{}', 1, now(), 'available' FROM generate_series(1, 30000) AS n
+            """
+        )
+        await jobs.all("ANALYZE job")
+        rows = await jobs.all(f"EXPLAIN (ANALYZE, FORMAT JSON) {QUEUE_FIGURES}")
+
+        def read(plan: dict[str, Any]) -> float:
+            rows: float = plan["Actual Rows"] * plan["Actual Loops"] if plan.get("Relation Name") == "job" else 0
+            return rows + sum(read(child) for child in plan.get("Plans", []))
+
+        assert read(rows[0][0][0]["Plan"]) < 10_100  # those that are counted, and one for each priority
+
     async def test_nothing_is_there(self, database: Database) -> None:
         assert await figures(database) == {}
 
@@ -168,6 +185,12 @@ class TestQueues:
         age = (await figures(database))["default"].oldest_due_age
         assert age is not None
         assert 180 <= age < 240
+        # Suspects stand in a line of their own.
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE priority = 1")
+        found = (await figures(database))["default"]
+        assert found.available == 4
+        assert found.oldest_due_age is not None
+        assert found.oldest_due_age >= 180
         # Where no worker lives, nobody makes available what has become due.
         await jobs.all("UPDATE job SET state = 'scheduled', run_at = now() - interval '1 hour' WHERE priority = 2")
         age = (await figures(database))["default"].oldest_due_age
