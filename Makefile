@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
@@ -29,9 +29,10 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
+# Without the chart's tests, which need Helm: those are `make chart-test`.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests with coverage (ARGS='-k …')
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/images --cov $(ARGS)
 
 # One after the other: what they measure is how long a fleet takes that has the machine for itself.
 .PHONY: test-faults
@@ -50,6 +51,25 @@ format: $(VENV)/.dev ## Put the style right
 	@$(BIN)/python -m ruff check --fix
 	@$(BIN)/python -m ruff format
 
+# Programs of the chart's targets: Helm 3 and 4 side by side, kube-score and helm-docs.
+HELM ?= helm
+HELM4 ?= helm4
+KUBE_SCORE ?= kube-score
+HELM_DOCS ?= helm-docs
+export HELM HELM4 KUBE_SCORE HELM_DOCS
+
+.PHONY: chart-lint
+chart-lint: $(VENV)/.dev ## Check the chart with Helm 3, Helm 4 and kube-score
+	@$(BIN)/python -m pytest tests/chart/test_kubernetes.py -k "complain or kube_score" $(ARGS)
+
+.PHONY: chart-test
+chart-test: $(VENV)/.dev ## Test the chart (UPDATE=1: write the reviewed manifest anew)
+	@$(BIN)/python -m pytest tests/chart $(ARGS)
+
+.PHONY: chart-docs
+chart-docs: ## Make the chart's README of values.yaml
+	@$(HELM_DOCS) --sort-values-order file --log-level warn --chart-search-root charts
+
 # A revision is the difference between the models and a database that has all the earlier ones.
 .PHONY: migrate
 migrate: $(VENV)/.run ## Apply the migrations (m='…': write a new one first)
@@ -63,6 +83,68 @@ endif
 .PHONY: bench-jobs
 bench-jobs: $(VENV)/.run $(BENCH)/.done ## Measure the job engine beside others (ARGS='--rounds 3')
 	@$(BIN)/python bench/jobs.py $(ARGS)
+
+# --- in Docker, and on a cluster ---
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' app/__init__.py)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+COMPOSE := docker compose --file docker/docker-compose.yml
+CLUSTER ?= plinth
+KIND_NODE_IMAGE ?= kindest/node:v1.34.4
+# What the chart brings along for trying out.
+CHART_IMAGES := postgres:17 redis:8
+
+# Says what is missing, before anything is half done.
+needs = @for tool in $(1); do command -v $$tool >/dev/null || { echo "$@ needs $$tool, and it is not installed."; exit 1; }; done
+
+.PHONY: up
+up: ## Run everything in Docker, with hot reload (PORT=…); needs nothing else
+	$(call needs,docker)
+	@PORT=$(PORT) $(COMPOSE) up --build --wait
+	@echo "http://127.0.0.1:$(PORT)/docs answers. A token: $(COMPOSE) exec api plinth token --sub alice"
+
+.PHONY: down
+down: ## Stop that; the data stay in volumes
+	$(call needs,docker)
+	@PORT=$(PORT) $(COMPOSE) down --remove-orphans
+
+.PHONY: image
+image: ## Build the image plinth, tagged with the version
+	$(call needs,docker)
+	@docker build --file docker/Dockerfile --tag plinth:$(VERSION) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+
+.PHONY: image-test
+image-test: $(VENV)/.dev ## Test the images and the compose file, in Docker (ARGS='-k …')
+	@$(BIN)/python -m pytest tests/images $(ARGS)
+
+.PHONY: cluster-up
+cluster-up: ## Make a kind cluster of three nodes (CLUSTER=…, KIND_NODE_IMAGE=…)
+	$(call needs,docker kind kubectl)
+	@kind get clusters 2>/dev/null | grep -qx $(CLUSTER) || \
+		kind create cluster --name $(CLUSTER) --config k8s/kind.yaml --image $(KIND_NODE_IMAGE) --wait 120s
+	@$(call load,$(CHART_IMAGES))
+
+.PHONY: cluster-down
+cluster-down: ## Delete it, with all that is in it
+	$(call needs,docker kind)
+	@kind delete cluster --name $(CLUSTER)
+
+# Tagged by what is in it, so that other code is another image and rolls the pods out.
+.PHONY: deploy
+deploy: image ## Build the image and bring the release up in that cluster, on http://127.0.0.1:8080
+	$(call needs,docker kind kubectl helm)
+	@tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' plinth:$(VERSION)) && \
+		docker tag plinth:$(VERSION) plinth:$$tag && \
+		kind load docker-image --name $(CLUSTER) plinth:$$tag && \
+		helm upgrade plinth charts/plinth --install --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
+			--set image.tag=$$tag --set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
+
+# Images that the engine has already need not be pulled by each node.
+load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; then \
+	kind load docker-image --name $(CLUSTER) $$image; fi; done
+
+# --- the environment ---
 
 .PHONY: venv
 venv: $(BIN)/python ## Make the virtual environment, empty

@@ -1,0 +1,25 @@
+{{/*
+The most pods of a component that there can be at once: in a roll-out all the old ones may still be leaving while all the
+new ones are there already. Takes (list root component).
+*/}}
+{{- define "plinth.podsAtOnce" -}}
+{{- $values := index (first .).Values (last .) -}}
+{{- $keda := $values.keda | default dict -}}
+{{- $most := int $values.replicas -}}
+{{- if $values.autoscaling.enabled -}}
+{{- $most = int $values.autoscaling.maxReplicas -}}
+{{- else if $keda.enabled -}}
+{{- $most = int $keda.maxReplicas -}}
+{{- end -}}
+{{ mul 2 $most }}
+{{- end -}}
+
+{{/* Connections of one pod: its pool, and those it keeps beside it. Takes (list root component beside). */}}
+{{- define "plinth.connectionsOfPod" -}}
+{{- $config := include "plinth.config" (list (index . 0) (index . 1)) | fromYaml -}}
+{{ add ($config.DB_POOL_SIZE | int) ($config.DB_MAX_OVERFLOW | int) (index . 2) }}
+{{- end -}}
+
+{{- define "plinth.maxConnections" -}}
+{{- ternary .Values.postgresql.maxConnections .Values.externalDatabase.maxConnections .Values.postgresql.enabled | int -}}
+{{- end -}}

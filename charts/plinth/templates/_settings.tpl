@@ -1,0 +1,106 @@
+{{/*
+local for a try-out, production for everything else, unless the values say it. A try-out is what has neither a database
+nor an identity provider of its own.
+*/}}
+{{- define "plinth.environment" -}}
+{{- $tryOut := and (not .Values.externalDatabase.existingSecret) (eq (include "plinth.authProvider" .) "local") -}}
+{{- .Values.environment | default (ternary "local" "production" $tryOut) -}}
+{{- end -}}
+
+{{/* Non-empty where others can reach the service, so that nothing made for development is accepted. */}}
+{{- define "plinth.deployed" -}}
+{{- if has (include "plinth.environment" .) (list "staging" "production") }}true{{ end -}}
+{{- end -}}
+
+{{- define "plinth.authProvider" -}}
+{{- .Values.config.AUTH_PROVIDER | default "local" -}}
+{{- end -}}
+
+{{/* The settings of a component, its own over the common ones, as YAML. Takes (list root component). */}}
+{{- define "plinth.config" -}}
+{{- $root := first . -}}
+{{- $own := (index $root.Values (last .)).config | default dict -}}
+{{- $config := mergeOverwrite (deepCopy $root.Values.config) $own -}}
+{{- if and (eq (last .) "migrate") $root.Values.externalDatabase.directKey -}}
+{{- $_ := set $config "DB_TRANSACTION_POOLER" false -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* A value as an environment variable spells it. Helm reads every number as a float: 1048576 would be 1.048576e+06. */}}
+{{- define "plinth.scalar" -}}
+{{- if kindIs "slice" . -}}
+{{ join "," . }}
+{{- else if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{ int64 . }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end -}}
+
+{{/* Where a secret comes from. Takes (list secretName key). */}}
+{{- define "plinth.fromSecret" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ first . }}
+    key: {{ last . }}
+{{- end -}}
+
+{{- define "plinth.databaseSecret" -}}
+{{- .Values.externalDatabase.existingSecret | default (printf "%s-postgresql" (include "plinth.fullname" .)) -}}
+{{- end -}}
+
+{{/* The key of the URL in that Secret. */}}
+{{- define "plinth.databaseKey" -}}
+{{- ternary .Values.externalDatabase.key "DATABASE_URL" (not (empty .Values.externalDatabase.existingSecret)) -}}
+{{- end -}}
+
+{{/* The same for whoever cannot go through a transaction pooler. */}}
+{{- define "plinth.directDatabaseKey" -}}
+{{- .Values.externalDatabase.directKey | default (include "plinth.databaseKey" .) -}}
+{{- end -}}
+
+{{/*
+The environment of a component's containers. Settings stand in the pod template itself, so that a changed one rolls the
+pods out and there is no checksum to forget. Takes (list root component).
+*/}}
+{{- define "plinth.env" -}}
+{{- $root := first . -}}
+{{- $component := last . -}}
+- name: ENVIRONMENT
+  value: {{ include "plinth.environment" $root }}
+{{- range $name, $value := include "plinth.config" . | fromYaml }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ $name }}
+  value: {{ include "plinth.scalar" $value | quote }}
+{{- end }}
+{{- end }}
+- name: METRICS_PORT
+  value: "9090"
+{{- $key := include (ternary "plinth.directDatabaseKey" "plinth.databaseKey" (eq $component "migrate")) $root }}
+- name: DATABASE_URL
+  {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $key) | nindent 2 }}
+{{- if $root.Values.externalRedis.existingSecret }}
+- name: REDIS_URL
+  {{- include "plinth.fromSecret" (list $root.Values.externalRedis.existingSecret $root.Values.externalRedis.key) | nindent 2 }}
+{{- else if $root.Values.redis.enabled }}
+- name: REDIS_URL
+  value: redis://{{ include "plinth.fullname" $root }}-redis:6379/0
+{{- end }}
+{{- include "plinth.secretKeyEnv" $root }}
+{{- if and (eq $component "tests") $root.Values.tests.tokenSecret }}
+- name: TOKEN
+  {{- include "plinth.fromSecret" (list $root.Values.tests.tokenSecret "TOKEN") | nindent 2 }}
+{{- end }}
+{{- range concat $root.Values.extraEnv ((index $root.Values $component).extraEnv | default list) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end -}}
+
+{{/* Without a Secret the service uses its development key, and refuses to where others can reach it. */}}
+{{- define "plinth.secretKeyEnv" -}}
+{{- with .Values.secretKey.existingSecret }}
+- name: SECRET_KEY
+  {{- include "plinth.fromSecret" (list . $.Values.secretKey.key) | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,190 @@
+"""The values with which the chart is rendered for the tests, and the releases that come of them."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tests.chart.tools import Object, default_values, merged, objects_of, template
+
+PRODUCTION: Object = {
+    "externalDatabase": {"existingSecret": "plinth-database"},
+    "externalRedis": {"existingSecret": "plinth-redis", "port": 6380},
+    "postgresql": {"enabled": False},
+    "redis": {"enabled": False},
+    "secretKey": {"existingSecret": "plinth-secret-key"},
+    "config": {
+        "AUTH_PROVIDER": "custom",
+        "OIDC_ISSUER": "https://id.example.com/",
+        "OIDC_AUDIENCE": "https://api.example.com",
+    },
+}
+
+
+def _pod(name: str) -> Object:
+    """Every value that goes through to a pod, of a kind that no other component has."""
+    return {
+        "extraEnv": [{"name": "OWN", "value": name}],
+        "extraEnvFrom": [{"secretRef": {"name": f"{name}-settings"}}],
+        "nodeSelector": {"pool": name},
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "tolerations": [{"key": name, "operator": "Exists"}],
+        "priorityClassName": f"{name}-first",
+    }
+
+
+def _component(name: str) -> Object:
+    return _pod(name) | {
+        "config": {"LOG_LEVEL": "DEBUG"},
+        "annotations": {"example.com/owner": f"{name}-team"},
+        "podAnnotations": {"example.com/pod": name},
+        "podLabels": {"team": f"{name}-team"},
+        "extraVolumes": [{"name": "certificates", "secret": {"secretName": f"{name}-certificates"}}],
+        "extraVolumeMounts": [{"name": "certificates", "mountPath": "/certificates", "readOnly": True}],
+        "initContainers": [{"name": "prepare", "image": "example.com/prepare:1", "resources": _SMALL}],
+        "serviceAccount": {"annotations": {"example.com/role": name}},
+    }
+
+
+_SMALL = {
+    "requests": {"cpu": "10m", "memory": "16Mi", "ephemeral-storage": "1Mi"},
+    "limits": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "2Mi"},
+}
+_SIDECAR = {"name": "proxy", "image": "example.com/proxy:1", "resources": _SMALL}
+
+# Everything that can be on at once, in a try-out.
+FULL: Object = {
+    "global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": [{"name": "pull"}]},
+    "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": [{"name": "pull-plinth"}]},
+    "environment": "test",
+    "fullnameOverride": "shop",
+    "config": {"MAX_BODY_BYTES": 2097152, "DB_POOL_TIMEOUT": 0.5, "JOBS_QUEUES": ["default", "mail"], "DEBUG": True},
+    "extraEnv": [{"name": "EVERYWHERE", "value": "yes"}],
+    "extraEnvFrom": [{"configMapRef": {"name": "settings"}}],
+    "secretKey": {"existingSecret": "keys", "key": "PLINTH"},
+    "api": _component("api") | {
+        "sidecars": [_SIDECAR],
+        "replicas": 3,
+        "service": {"type": "NodePort", "nodePort": 30080, "annotations": {"example.com/service": "api"}},
+        "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}},
+    },
+    "worker": _component("worker") | {"sidecars": [_SIDECAR], "keda": {"enabled": True}},
+    "migrate": _component("migrate"),
+    "postgresql": {
+        "maxConnections": 300,
+        "storage": {"size": "2Gi", "className": "fast"},
+        **{key: value for key, value in _pod("postgresql").items() if not key.startswith("extra")},
+    },
+    "redis": {key: value for key, value in _pod("redis").items() if not key.startswith("extra")},
+    "tests": _pod("tests") | {"tokenSecret": "test-token"},
+    "networkPolicy": {
+        "apiFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
+        "extraEgress": [{"ports": [{"port": 8443, "protocol": "TCP"}]}],
+    },
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "annotations": {"example.com/ingress": "yes"},
+        "hosts": ["api.example.com", "*.example.net"],
+        "tls": [{"hosts": ["api.example.com"], "secretName": "api-tls"}],
+    },
+    "httpRoute": {
+        "enabled": True,
+        "annotations": {"example.com/route": "yes"},
+        "parentRefs": [{"name": "gateway", "namespace": "gateways"}],
+        "hostnames": ["api.example.com"],
+    },
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-map"}},
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}-text",
+    ],
+}  # fmt: skip
+
+CASES: dict[str, Object] = {
+    "default": {},
+    "production": PRODUCTION,
+    "full": FULL,
+    "hook": merged(PRODUCTION, {"migrate": {"mode": "hook"}, "externalRedis": {"existingSecret": ""}}),
+    "pooler": merged(
+        PRODUCTION,
+        {
+            "externalDatabase": {"port": 6432, "directKey": "DIRECT_URL"},
+            "config": {"DB_TRANSACTION_POOLER": True},
+            "worker": {"keda": {"enabled": True, "maxReplicas": 1}},
+        },
+    ),
+    "bare": {
+        "redis": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+        "migrate": {"mode": "disabled"},
+        "api": {"pdb": {"enabled": False}, "serviceAccount": {"create": False, "name": "shared"}},
+        "worker": {
+            "pdb": {"enabled": False},
+            "serviceAccount": {"create": False},
+            "topologySpreadConstraints": [],
+            "autoscaling": {"enabled": True},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """What Kubernetes would get, and the values it was made of."""
+
+    case: str
+    values: Object
+    objects: list[Object]
+
+    @property
+    def name(self) -> str:
+        """What the objects' names begin with."""
+        return str(self.values["fullnameOverride"] or "plinth")
+
+    def all(self, kind: str) -> list[Object]:
+        return [item for item in self.objects if item["kind"] == kind]
+
+    def find(self, kind: str, name: str) -> Object | None:
+        """The object whose name is the release's and `name`."""
+        return next((item for item in self.all(kind) if item["metadata"]["name"] == f"{self.name}-{name}"), None)
+
+    def get(self, kind: str, name: str) -> Object:
+        found = self.find(kind, name)
+        assert found is not None, f"no {kind} {self.name}-{name}"
+        return found
+
+    def pods(self) -> dict[str, Object]:
+        """The pod, with metadata and spec, of each component that has one."""
+        pods = {}
+        for item in self.objects:
+            template = item if item["kind"] == "Pod" else item.get("spec", {}).get("template")
+            if template is not None:
+                pods[item["metadata"]["labels"]["app.kubernetes.io/component"]] = template
+        return pods
+
+    def containers(self) -> list[tuple[str, Object]]:
+        """Every container with its component, init containers included."""
+        return [
+            (component, container)
+            for component, pod in self.pods().items()
+            for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]
+        ]
+
+    def ours(self) -> dict[str, Object]:
+        """The pods of our own image."""
+        return {name: pod for name, pod in self.pods().items() if name in ("api", "worker", "migrate", "tests")}
+
+    def config(self, component: str) -> dict[str, Any]:
+        """The settings of a component."""
+        direct = {"DB_TRANSACTION_POOLER": False} if component == "migrate" and self.direct else {}
+        return {**self.values["config"], **self.values[component]["config"], **direct}
+
+    @property
+    def direct(self) -> str:
+        """The key of the database's own URL, where the other leads through a pooler."""
+        return str(self.values["externalDatabase"]["directKey"])
+
+
+@cache
+def release(case: str) -> Release:
+    values = CASES[case]
+    return Release(case, merged(default_values(), values), objects_of(template(values)))

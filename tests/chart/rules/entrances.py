@@ -1,0 +1,54 @@
+"""The API's Service, Ingress and HTTPRoute."""
+
+from tests.chart.cases import Release
+
+
+def the_service_is_as_the_values_say(release: Release) -> None:
+    service = release.get("Service", "api")
+    values = release.values["api"]["service"]
+    assert service["spec"]["type"] == values["type"]
+    assert service["metadata"].get("annotations", {}) == values["annotations"]
+    (port,) = service["spec"]["ports"]
+    node_port = {"nodePort": values["nodePort"]} if values["nodePort"] else {}
+    assert port == node_port | {
+        "name": "http",
+        "port": values["port"],
+        "targetPort": "http",
+        "appProtocol": "http",
+    }
+
+
+def the_ingress_leads_to_the_service(release: Release) -> None:
+    values = release.values["ingress"]
+    service = release.get("Service", "api")
+    backend = {
+        "service": {
+            "name": service["metadata"]["name"],
+            "port": {"name": service["spec"]["ports"][0]["name"]},
+        }
+    }
+    for item in release.all("Ingress"):
+        assert item["metadata"].get("annotations", {}) == values["annotations"]
+        path = {"path": values["path"], "pathType": "Prefix", "backend": backend}
+        assert item["spec"] == {
+            "ingressClassName": values["className"],
+            "tls": values["tls"],
+            "rules": [{"host": host, "http": {"paths": [path]}} for host in values["hosts"]],
+        }
+
+
+def the_route_leads_to_the_service(release: Release) -> None:
+    values = release.values["httpRoute"]
+    service = release.get("Service", "api")
+    for item in release.all("HTTPRoute"):
+        assert item["metadata"].get("annotations", {}) == values["annotations"]
+        assert item["spec"] == {
+            "parentRefs": values["parentRefs"],
+            "hostnames": values["hostnames"],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": values["path"]}}],
+                    "backendRefs": [{"name": service["metadata"]["name"], "port": service["spec"]["ports"][0]["port"]}],
+                }
+            ],
+        }

@@ -1,0 +1,122 @@
+"""Who reaches whom, asked of all policies together."""
+
+from itertools import product
+
+from tests.chart.cases import Release
+from tests.chart.policies import OUTSIDE, Peer, allowed
+
+_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22)
+
+
+def _peers(release: Release) -> dict[str, Peer]:
+    def of_release(component: str) -> Peer:
+        pod = release.pods().get(component)
+        own = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
+        labels = pod["metadata"]["labels"] if pod else own | {"app.kubernetes.io/component": component}
+        return Peer("shop", labels)
+
+    components = ("api", "worker", "migrate", "tests", "postgresql", "redis", "operator")
+    other_release = {
+        "app.kubernetes.io/name": "plinth",
+        "app.kubernetes.io/instance": "other",
+        "app.kubernetes.io/component": "api",
+    }
+    other_chart = other_release | {"app.kubernetes.io/name": "other", "app.kubernetes.io/instance": "plinth"}
+    return {component: of_release(component) for component in components} | {
+        "neighbour": Peer("shop", {"app": "neighbour"}),
+        "other release": Peer("shop", other_release),
+        "other chart": Peer("shop", other_chart),
+        "same labels elsewhere": Peer("elsewhere", dict(of_release("api").labels or {})),
+        "monitoring": Peer("monitoring", {"app": "prometheus"}),
+        "keda": Peer("keda", {"app": "keda-operator"}),
+        "ingress": Peer("ingress", {"app": "controller"}),
+        "outside": OUTSIDE,
+    }
+
+
+def _wanted(release: Release) -> set[tuple[str, str, int]]:
+    """The connections that may be, as (from, to, port)."""
+    values = release.values
+    everybody = set(_peers(release))
+    isolated = {"api", "worker", "migrate", "tests", "postgresql", "redis", "operator"}
+    free = everybody - isolated
+    clients = ("api", "worker", "migrate", "operator")
+
+    # What is no pod of the release is none of our policies' business.
+    wanted = set(product(free, free, _PORTS))
+    wanted |= {("tests", "api", 8000)}
+    callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free
+    wanted |= {(caller, "api", 8000) for caller in callers}
+    wanted |= {("monitoring", component, 9090) for component in ("api", "worker")}
+    if values["postgresql"]["enabled"]:
+        wanted |= {(client, "postgresql", 5432) for client in clients}
+        if values["worker"]["keda"]["enabled"]:
+            wanted |= {("keda", "postgresql", 5432)}
+    else:
+        wanted |= set(product(clients, free, [values["externalDatabase"]["port"]]))
+        if release.direct:
+            wanted |= set(product(clients, free, [values["externalDatabase"]["directPort"]]))
+    if values["redis"]["enabled"]:
+        wanted |= {(client, "redis", 6379) for client in ("api", "worker")}
+    elif values["externalRedis"]["existingSecret"]:
+        wanted |= set(product(clients, free, [values["externalRedis"]["port"]]))
+    if values["config"]["AUTH_PROVIDER"] != "local":
+        wanted |= set(product(clients, free, [443]))
+    if values["networkPolicy"]["extraEgress"]:
+        wanted |= set(product(clients, free, [8443]))
+    return wanted
+
+
+def what_is_needed_gets_through_and_nothing_else(release: Release) -> None:
+    policies = release.all("NetworkPolicy")
+    if not release.values["networkPolicy"]["enabled"]:
+        assert not policies
+        return
+    peers = _peers(release)
+    through = {
+        (source, target, port)
+        for source, target, port in product(peers, peers, _PORTS)
+        if source != target and allowed(policies, peers[source], peers[target], port)
+    }
+    wanted = {(source, target, port) for source, target, port in _wanted(release) if source != target}
+    assert through == wanted
+
+
+def names_can_be_looked_up(release: Release) -> None:
+    policies = release.all("NetworkPolicy")
+    peers = _peers(release)
+    dns = Peer("kube-system", {"k8s-app": "kube-dns"})
+    for client, protocol in product(("api", "worker", "migrate", "tests", "operator"), ("UDP", "TCP")):
+        assert allowed(policies, peers[client], dns, 53, protocol)
+    if policies:
+        for server in ("postgresql", "redis"):
+            assert not allowed(policies, peers[server], dns, 53, "UDP")
+
+
+def policies_name_what_they_mean(release: Release) -> None:
+    directions = {"default-deny": ["Ingress", "Egress"], "clients": ["Egress"], "tests": ["Egress"]}
+    for policy in release.all("NetworkPolicy"):
+        spec = policy["spec"]
+        name = policy["metadata"]["name"].removeprefix(f"{release.name}-")
+        assert spec["policyTypes"] == directions.get(name, ["Ingress"])
+        for rule in spec.get("ingress", []) + spec.get("egress", []):
+            assert all(
+                entry["protocol"] in ("TCP", "UDP") and isinstance(entry["port"], int) for entry in rule["ports"]
+            )
+
+
+def policies_select_pods_of_this_release_alone(release: Release) -> None:
+    own = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
+    for policy in release.all("NetworkPolicy"):
+        spec = policy["spec"]
+        selectors = [
+            peer["podSelector"]
+            for rule in spec.get("ingress", []) + spec.get("egress", [])
+            for peer in rule.get("from", []) + rule.get("to", [])
+            if "podSelector" in peer
+        ]
+        if not policy["metadata"]["name"].endswith("default-deny"):
+            selectors.append(spec["podSelector"])
+        for selector in selectors:
+            assert selector["matchLabels"] == own
+            assert [entry["key"] for entry in selector["matchExpressions"]] == ["app.kubernetes.io/component"]

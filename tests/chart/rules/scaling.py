@@ -1,0 +1,59 @@
+"""HorizontalPodAutoscalers, and KEDA's objects."""
+
+from tests.chart.cases import Release
+
+
+def autoscalers_scale_their_deployment_on_cpu(release: Release) -> None:
+    for item in release.all("HorizontalPodAutoscaler"):
+        component = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        values = release.values[component]["autoscaling"]
+        behavior = {"behavior": values["behavior"]} if values["behavior"] else {}
+        target = {"type": "Utilization", "averageUtilization": values["targetCPUUtilizationPercentage"]}
+        assert item["spec"] == behavior | {
+            "scaleTargetRef": {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "name": release.get("Deployment", component)["metadata"]["name"],
+            },
+            "minReplicas": values["minReplicas"],
+            "maxReplicas": values["maxReplicas"],
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        }
+
+
+def keda_asks_the_database_how_much_there_is_to_do(release: Release) -> None:
+    values = release.values["worker"]["keda"]
+    for item in release.all("ScaledObject"):
+        spec = dict(item["spec"])
+        triggers = spec.pop("triggers")
+        assert spec == {
+            "scaleTargetRef": {"name": release.get("Deployment", "worker")["metadata"]["name"]},
+            "minReplicaCount": values["minReplicas"],
+            "maxReplicaCount": values["maxReplicas"],
+            "pollingInterval": values["pollingInterval"],
+            "fallback": {
+                "failureThreshold": 3,
+                "replicas": values["minReplicas"],
+                "behavior": "currentReplicasIfHigher",
+            },
+        }
+        targets = {}
+        for trigger in triggers:
+            assert trigger["type"] == "postgresql"
+            assert trigger["metricType"] == "AverageValue", "the fallback knows no other"
+            assert trigger["authenticationRef"] == {"name": f"{release.name}-worker"}
+            assert trigger["metadata"].keys() == {"query", "targetQueryValue"}
+            assert "FROM job" in trigger["metadata"]["query"]
+            targets[trigger["name"]] = trigger["metadata"]["targetQueryValue"]
+        assert targets == {
+            "due-and-running": str(values["jobsPerReplica"]),
+            "oldest-due-age": str(values["secondsPerReplica"]),
+        }
+
+
+def keda_reads_the_address_where_the_pods_do(release: Release) -> None:
+    database = release.values["externalDatabase"]["existingSecret"] or f"{release.name}-postgresql"
+    for item in release.all("TriggerAuthentication"):
+        assert item["spec"] == {
+            "secretTargetRef": [{"parameter": "connection", "name": database, "key": release.direct or "DATABASE_URL"}]
+        }

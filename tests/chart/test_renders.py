@@ -1,0 +1,170 @@
+"""The same values give the same objects, whoever renders them and how often."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chart.cases import CASES, release
+from tests.chart.tools import CHART, NEWEST, OLDEST, Object, merged, objects_of, run, template, tool
+
+SNAPSHOT = Path(__file__).with_name("default.yaml")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_helm_3_and_helm_4_render_alike(case: str) -> None:
+    ours, theirs = (_by_name(template(CASES[case], helm=helm)) for helm in ("HELM", "HELM4"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_versions_get_the_same(case: str) -> None:
+    assert template(CASES[case], kubernetes=OLDEST) == template(CASES[case], kubernetes=NEWEST)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_render_makes_anything_up(case: str) -> None:
+    """What a render makes, the next one makes anew: an upgrade would change it, and a GitOps tool at every look."""
+    first = template(CASES[case])
+    assert template(CASES[case]) == first
+    assert template(CASES[case], options=("--is-upgrade",)) == first
+
+
+def test_templates_use_nothing_that_differs_from_render_to_render() -> None:
+    for path in (CHART / "templates").rglob("*.*"):
+        text = path.read_text().replace("`lookup`", "")
+        for function in ("lookup", "randAlpha", "randBytes", "genCA", "genSelf", "genPrivateKey", "uuidv4", "now"):
+            assert f"{function} " not in text.replace("now()", "").replace("no render", ""), (
+                f"{function} in {path.name}"
+            )
+
+
+class TestMigrationJob:
+    def name(self, values: Object) -> str:
+        (job,) = [item for item in objects_of(template(values)) if item["kind"] == "Job"]
+        return str(job["metadata"]["name"])
+
+    def test_a_new_image_makes_a_new_job(self) -> None:
+        assert self.name({"image": {"tag": "1.2.3"}}) != self.name({})
+
+    def test_a_changed_setting_makes_a_new_job(self) -> None:
+        assert self.name({"config": {"LOG_LEVEL": "DEBUG"}}) != self.name({})
+
+    def test_a_changed_limit_makes_a_new_job(self) -> None:
+        assert self.name({"migrate": {"backoffLimit": 1}}) != self.name({})
+
+    def test_what_concerns_others_leaves_it_alone(self) -> None:
+        others = {"api": {"replicas": 3}, "worker": {"config": {"JOBS_CONCURRENCY": 5}}, "ingress": {"path": "/shop"}}
+        assert self.name(others) == self.name({})
+
+
+class TestRollOuts:
+    def pods(self, values: Object) -> dict[str, Object]:
+        items = objects_of(template(values))
+        return {item["metadata"]["name"]: item["spec"]["template"] for item in items if item["kind"] == "Deployment"}
+
+    def test_a_changed_setting_rolls_out_whom_it_concerns(self) -> None:
+        before, after = self.pods({}), self.pods({"worker": {"config": {"JOBS_CONCURRENCY": 5}}})
+        assert before["plinth-api"] == after["plinth-api"]
+        assert before["plinth-worker"] != after["plinth-worker"]
+
+    def test_a_changed_number_of_replicas_rolls_nothing_out(self) -> None:
+        assert self.pods({}) == self.pods({"api": {"replicas": 3}})
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("release_name", "values", "expected"),
+        [
+            ("plinth", {}, "plinth-api"),
+            ("shop", {}, "shop-plinth-api"),
+            ("shop", {"nameOverride": "store"}, "shop-store-api"),
+            ("shop", {"fullnameOverride": "store"}, "store-api"),
+            ("a" * 53, {}, "a" * 40 + "-api"),
+        ],
+    )
+    def test_of_a_release(self, release_name: str, values: Object, expected: str) -> None:
+        items = objects_of(template(values, name=release_name))
+        names = [item["metadata"]["name"] for item in items]
+        assert expected in names
+        assert all(len(name) <= 63 for name in names)
+
+    def test_two_releases_of_one_namespace_share_nothing(self) -> None:
+        first, second = (
+            {(item["kind"], item["metadata"]["name"]) for item in objects_of(template({}, name=name))}
+            for name in ("plinth", "other")
+        )
+        assert not first & second
+
+
+class TestNotes:
+    def notes(self, tmp_path: Path, values: Object) -> str:
+        """`helm template` leaves the notes out, so here they are the text of an object."""
+        chart = tmp_path / "plinth"
+        run("cp", "-r", str(CHART), str(chart))
+        (chart / "templates" / "NOTES.txt").rename(chart / "files" / "notes")
+        (chart / "templates" / "notes.yaml").write_text(
+            'kind: Notes\ntext: {{ tpl (.Files.Get "files/notes") . | toJson }}'
+        )
+        manifest = template(values, chart=chart, options=("--show-only=templates/notes.yaml",))
+        return str(yaml.safe_load(manifest)["text"])
+
+    def test_a_try_out_is_called_one_in_capitals(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, {})
+        assert "THIS IS A TRY-OUT, NOT A DEPLOYMENT" in notes
+        assert "A KEY THAT EVERYBODY KNOWS" in notes
+        assert "A PASSWORD THAT EVERYBODY KNOWS" in notes
+        assert "NO NETWORK POLICY" not in notes
+
+    def test_they_tell_the_next_commands(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, {"fullnameOverride": "store", "networkPolicy": {"enabled": False}})
+        assert "helm -n shop test plinth" in notes
+        assert "kubectl -n shop port-forward svc/store-api 8000:80" in notes
+        assert "exec deploy/store-api -c api -- plinth token --sub me" in notes
+        assert "http://localhost:8000/api/v1/items" in notes
+        assert "NO NETWORK POLICY" in notes
+
+    def test_they_name_what_an_uninstall_leaves(self, tmp_path: Path) -> None:
+        (database,) = [
+            item for item in release("default").all("StatefulSet") if "postgresql" in item["metadata"]["name"]
+        ]
+        (claim,) = database["spec"]["volumeClaimTemplates"]
+        volume = f"{claim['metadata']['name']}-{database['metadata']['name']}-0"
+        assert f"delete pvc {volume}" in self.notes(tmp_path, {})
+
+    def test_a_deployment_is_not_shouted_at(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, CASES["production"])
+        assert "environment production" in notes
+        for word in ("TRY-OUT", "EVERYBODY", "delete pvc", "plinth token"):
+            assert word not in notes
+
+    def test_with_an_own_key_only_the_rest_is_said(self, tmp_path: Path) -> None:
+        values = merged(CASES["full"], {"networkPolicy": {"enabled": True}})
+        notes = self.notes(tmp_path, values)
+        assert "KEY THAT EVERYBODY KNOWS" not in notes
+        assert "PASSWORD THAT EVERYBODY KNOWS" in notes
+        assert "https://api.example.com" in notes
+
+
+def test_the_default_manifest_is_the_reviewed_one() -> None:
+    """Kept so that a change of the chart shows what it changes in a cluster. UPDATE=1 writes it anew; then read it."""
+    manifest = template({})
+    if os.environ.get("UPDATE"):
+        SNAPSHOT.write_text(manifest)
+    assert manifest == SNAPSHOT.read_text(), "UPDATE=1 make chart-test writes tests/chart/default.yaml anew; review it"
+
+
+def test_the_readme_is_what_helm_docs_makes() -> None:
+    command = (
+        tool("HELM_DOCS"),
+        "--dry-run",
+        "--sort-values-order=file",
+        "--log-level=warn",
+        "--chart-search-root=charts",
+    )
+    assert run(*command).stdout.strip() == (CHART / "README.md").read_text().strip(), "run make chart-docs"
+
+
+def _by_name(manifest: str) -> dict[tuple[str, str], Object]:
+    return {(item["kind"], item["metadata"]["name"]): item for item in objects_of(manifest)}

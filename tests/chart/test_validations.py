@@ -1,0 +1,151 @@
+"""What the chart refuses, and that its messages tell what to type."""
+
+import pytest
+
+from app.cli import GRACE_SECONDS
+from app.core.config import Settings
+from tests.chart.cases import FULL, PRODUCTION
+from tests.chart.tools import CHART, Object, RenderError, merged, template
+
+# Without a database of its own, and in production in all else.
+_PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
+
+_REFUSED: dict[str, tuple[Object, list[str]]] = {
+    "two databases": (
+        {"externalDatabase": {"existingSecret": "db"}},
+        ["Two databases", 'the Secret "db"', "postgresql.enabled=false", "its volume stays"],
+    ),
+    "no database": (
+        {"postgresql": {"enabled": False}},
+        ["No database", "kubectl create secret generic plinth-database", "externalDatabase.existingSecret"],
+    ),
+    "two redis": (
+        {"externalRedis": {"existingSecret": "cache"}},
+        ["Two Redis servers", 'the Secret "cache"', "redis.enabled=false"],
+    ),
+    "a try-out's database in production": (
+        _PRODUCTION_TRY_OUT,
+        ['"production"', "postgresql.enabled", "externalDatabase.existingSecret", "environment=local"],
+    ),
+    "an identity provider makes it production": (
+        {"config": {"AUTH_PROVIDER": "custom"}},
+        ['"production"', "postgresql.enabled", "environment=local"],
+    ),
+    "a try-out's redis in production": (
+        merged(PRODUCTION, {"redis": {"enabled": True}, "externalRedis": {"existingSecret": ""}}),
+        ['"production"', "redis.enabled=false", "JOBS_POLL_INTERVAL"],
+    ),
+    "local tokens in staging": (
+        merged(PRODUCTION, {"environment": "staging", "config": {"AUTH_PROVIDER": "local"}}),
+        ['"staging"', "config.AUTH_PROVIDER", "supabase, clerk or custom"],
+    ),
+    "development's key in production": (
+        merged(PRODUCTION, {"secretKey": {"existingSecret": ""}}),
+        ["secretKey.existingSecret is empty", 'environment is "production"', "database is external", "openssl rand"],
+    ),
+    "development's key on an external database": (
+        merged(PRODUCTION, {"environment": "local", "secretKey": {"existingSecret": ""}}),
+        ["secretKey.existingSecret is empty, and the database is external.", "openssl rand"],
+    ),
+    "development's key behind an ingress": (
+        {"ingress": {"enabled": True, "hosts": ["a.example.com"]}},
+        ["secretKey.existingSecret is empty, and ingress.enabled is true.", "openssl rand"],
+    ),
+    "development's key behind a gateway": (
+        {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
+        ["secretKey.existingSecret is empty, and httpRoute.enabled is true."],
+    ),
+    "development's key behind a load balancer": (
+        {"api": {"service": {"type": "LoadBalancer"}}},
+        ["secretKey.existingSecret is empty, and api.service.type is LoadBalancer."],
+    ),
+    "a setting that hides from the arithmetic": (
+        {"worker": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "50"}]}},
+        ["extraEnv sets DB_POOL_SIZE", "Set it in config"],
+    ),
+    "too little time for requests": (
+        {"config": {"DRAIN_SECONDS": 20}},
+        ["api.terminationGracePeriodSeconds is 40 and has to be 45", "20 (preStop) + 20 (uvicorn", "+ 5 (slack) = 45"],
+    ),
+    "too little time for jobs": (
+        {"worker": {"config": {"JOBS_SHUTDOWN_GRACE": 60}}},
+        ["worker.terminationGracePeriodSeconds is 40 and has to be 65", "60 + 5 (slack) = 65"],
+    ),
+    "too many connections": (
+        merged(PRODUCTION, {"api": {"replicas": 6}}),
+        [
+            "12 API pods x 11 + 2 worker pods x 14 + 1 for the migration + 5 for operators = 166",
+            "externalDatabase.maxConnections is 100",
+            "Lower config.DB_POOL_SIZE",
+        ],
+    ),
+    "too many connections at full scale": (
+        {"api": {"autoscaling": {"enabled": True, "maxReplicas": 10}}, "postgresql": {"maxConnections": 150}},
+        ["20 API pods x 11", "postgresql.maxConnections is 150"],
+    ),
+    "too many connections of many workers": (
+        {"worker": {"keda": {"enabled": True, "maxReplicas": 20}, "config": {"DB_MAX_OVERFLOW": 3}}},
+        ["40 worker pods x 17", "postgresql.maxConnections is 200"],
+    ),
+    "a hook before its database": (
+        {"migrate": {"mode": "hook"}},
+        ["migrate.mode is hook", "migrate.mode=job"],
+    ),
+    "a migration through a pooler": (
+        merged(PRODUCTION, {"config": {"DB_TRANSACTION_POOLER": True}}),
+        ["config.DB_TRANSACTION_POOLER is true", "--set externalDatabase.directKey=DIRECT_URL"],
+    ),
+    "two autoscalers": (
+        {"worker": {"keda": {"enabled": True}, "autoscaling": {"enabled": True}}},
+        ["worker.autoscaling.enabled and worker.keda.enabled", "Set one to false"],
+    ),
+    "the least above the most": (
+        {"api": {"autoscaling": {"enabled": True, "minReplicas": 5}}},
+        ["api.autoscaling.minReplicas is 5 and api.autoscaling.maxReplicas is 4"],
+    ),
+    "nothing to measure": (
+        {"api": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
+        ["api.resources.requests.cpu is not set", "Set api.resources.requests.cpu=100m"],
+    ),
+    "an ingress without hosts": (
+        {"ingress": {"enabled": True}, "secretKey": {"existingSecret": "keys"}},
+        ["ingress.hosts is empty", "--set 'ingress.hosts={api.example.com}'"],
+    ),
+    "a route without a gateway": (
+        {"httpRoute": {"enabled": True}, "secretKey": {"existingSecret": "keys"}},
+        ["httpRoute.parentRefs is empty", "--set 'httpRoute.parentRefs[0].name=my-gateway'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_refused_with_what_to_do(case: str) -> None:
+    values, parts = _REFUSED[case]
+    with pytest.raises(RenderError) as refused:
+        template(values)
+    message = str(refused.value)
+    assert "validations.yaml" in message
+    assert [part for part in parts if part not in message] == [], message
+
+
+@pytest.mark.parametrize("api", ["keda.sh/v1alpha1 ScaledObject", "gateway.networking.k8s.io/v1 HTTPRoute"])
+def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None:
+    known = {"keda.sh/v1alpha1/ScaledObject", "gateway.networking.k8s.io/v1/HTTPRoute"} - {api.replace(" ", "/")}
+    with pytest.raises(RenderError, match=f"this cluster has no {api}. Install .* first, or set .*enabled=false"):
+        template(FULL, apis=tuple(known))
+
+
+def test_just_enough_is_accepted() -> None:
+    template({"config": {"DRAIN_SECONDS": 15}, "worker": {"config": {"JOBS_SHUTDOWN_GRACE": 35}}})
+    template(merged(PRODUCTION, {"externalDatabase": {"maxConnections": 78}}))
+    with pytest.raises(RenderError, match=r"= 78, and externalDatabase\.maxConnections is 77"):
+        template(merged(PRODUCTION, {"externalDatabase": {"maxConnections": 77}}))
+
+
+def test_the_arithmetic_uses_the_numbers_of_the_application() -> None:
+    text = (CHART / "templates" / "validations.yaml").read_text()
+    assert f"$uvicorn := {GRACE_SECONDS}.0" in text
+    defaults = Settings.isolated()
+    with pytest.raises(RenderError) as refused:
+        template({"api": {"terminationGracePeriodSeconds": 1}})
+    assert f"config.DRAIN_SECONDS {defaults.DRAIN_SECONDS:.0f} (preStop)" in str(refused.value)

@@ -1,0 +1,143 @@
+"""The schema: what it catches, what it lets through, and that all examples are right."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from app import __version__
+from app.core.config import Settings
+from tests.chart.tools import CHART, ROOT, Object, RenderError, default_values, merged, nodes, template
+
+# Named here because the chart decides them, or because they are secrets and come from a Secret.
+_OWNED = {"ENVIRONMENT", "SECRET_KEY", "DATABASE_URL", "REDIS_URL", "METRICS_PORT"}
+_SECRET = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+
+SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
+
+_MISTAKES: dict[str, tuple[Object, str]] = {
+    "a misspelt section": ({"apii": {}}, "additional properties 'apii' not allowed"),
+    "a misspelt key": ({"api": {"replica": 2}}, "additional properties 'replica' not allowed"),
+    "a misspelt key, deep": ({"worker": {"keda": {"enable": True}}}, "additional properties 'enable' not allowed"),
+    "a misspelt setting": ({"config": {"LOGLEVEL": "DEBUG"}}, "additional properties 'LOGLEVEL' not allowed"),
+    "a secret among the settings": (
+        {"config": {"SUPABASE_JWT_SECRET": "s"}}, "additional properties 'SUPABASE_JWT_SECRET' not allowed",
+    ),
+    "a setting that the chart decides": ({"config": {"METRICS_PORT": 1}}, "'METRICS_PORT' not allowed"),
+    "a number in quotes": ({"api": {"replicas": "2"}}, "got string, want integer"),
+    "a switch in quotes": ({"redis": {"enabled": "no"}}, "got string, want boolean"),
+    "a number for a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "got number, want string"),
+    "an unknown mode": ({"migrate": {"mode": "jobs"}}, "'job', 'hook', 'disabled'"),
+    "an unknown environment": ({"environment": "prod"}, "'staging', 'production'"),
+    "half a digest": ({"image": {"digest": "sha256:12"}}, "does not match pattern"),
+    "no worker at all": ({"worker": {"keda": {"minReplicas": 0}}}, "minimum: got 0, want 1"),
+    "a removed section": ({"api": None}, "missing property 'api'"),
+    "a removed key": ({"config": {"DB_POOL_SIZE": None}}, "missing property 'DB_POOL_SIZE'"),
+    "a resource under the wrong head": ({"api": {"resources": {"cpu": "1"}}}, "'cpu' not allowed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("helm", ["HELM", "HELM4"])
+@pytest.mark.parametrize("case", _MISTAKES)
+def test_a_mistake_is_named(case: str, helm: str) -> None:
+    values, sentence = _MISTAKES[case]
+    with pytest.raises(RenderError) as refused:
+        template(values, helm=helm)
+    assert "values don't meet the specifications of the schema" in str(refused.value)
+    assert sentence in str(refused.value)
+
+
+def test_what_a_parent_chart_puts_into_global_is_accepted() -> None:
+    template({"global": {"region": "eu", "tracing": {"enabled": True}}})
+
+
+def test_every_default_is_in_the_schema_and_every_key_of_the_schema_has_a_default() -> None:
+    keys = {".".join(map(str, path)) for path, _ in nodes(default_values()) if path}
+    known = {".".join(path) for path in _schema_paths(SCHEMA)}
+    settings = {".".join(path) for path in _schema_paths(SCHEMA) if path[0] == "config" or path[1:2] == ("config",)}
+    opaque = re.compile(r"\.(\d+|requests|limits)(\.|$)|\.claims$")
+    assert {key for key in keys if not opaque.search(key)} <= known
+    assert {key for key in known if not opaque.search(key)} - settings - keys == set()
+
+
+def test_our_own_objects_take_no_other_keys() -> None:
+    open_objects = {
+        ".".join(map(str, path))
+        for path, part in nodes(SCHEMA)
+        if isinstance(part, dict) and isinstance(part.get("properties"), dict) and part.get("type") == "object"
+        if part.get("additionalProperties") is not False
+    }
+    assert open_objects == {"properties.global"}
+
+
+def test_config_knows_every_setting_of_the_application_that_is_no_secret() -> None:
+    known = SCHEMA["definitions"]["config"]["properties"].keys()
+    assert known == Settings.model_fields.keys() - _OWNED - _SECRET, "bring values.schema.json in line"
+
+
+def test_defaults_are_those_of_the_application() -> None:
+    settings = Settings.isolated()
+    for name, value in default_values()["config"].items():
+        assert getattr(settings, name) == value, name
+
+
+def test_the_chart_is_for_the_version_of_the_application() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+
+
+def test_numbers_are_written_out() -> None:
+    """Helm reads them as floats, and would make 1.048576e+06 of a million and a bit."""
+    manifest = template({"config": {"MAX_BODY_BYTES": 1048576, "DB_POOL_TIMEOUT": 0.25}})
+    assert '"1048576"' in manifest
+    assert '"0.25"' in manifest
+    assert "e+0" not in manifest
+
+
+def _examples() -> dict[str, Object]:
+    """YAML in comments of values.yaml, and the blocks of the pages that set values."""
+    found: dict[str, Object] = {}
+    text = (CHART / "values.yaml").read_text()
+    for match in re.finditer(r"(?:^ *#   .*\n)+", text, re.MULTILINE):
+        block = re.sub(r"^ *#   ", "", match[0], flags=re.MULTILINE)
+        if not block.startswith(("kubectl", "helm")):
+            line = text.count("\n", 0, match.start()) + 1
+            found[f"values.yaml:{line}"] = yaml.safe_load(block)
+    for page in (CHART / "README.md", ROOT / "docs" / "kubernetes.md"):
+        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL), start=1):
+            found[f"{page.name}, block {number}"] = yaml.safe_load(block)
+    return found
+
+
+EXAMPLES = _examples()
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_an_example_works(where: str) -> None:
+    manifest = template(_with_what_it_takes_for_granted(EXAMPLES[where]))
+    assert manifest != template({}), "an example changes something"
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 8
+
+
+def _with_what_it_takes_for_granted(values: Object) -> Object:
+    """An identity provider belongs to a deployment, which the example need not spell out each time."""
+    provider = values.get("config", {}).get("AUTH_PROVIDER", "local")
+    database = values.get("externalDatabase", {}).get("existingSecret")
+    return values if provider == "local" or database else merged({"environment": "local"}, values)
+
+
+def _schema_paths(schema: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """The keys that the schema knows, each with the way to it."""
+    if "$ref" in schema:
+        return _schema_paths(SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]], path)
+    paths = {path} if path else set()
+    for part in schema.get("allOf", []):
+        paths |= _schema_paths(part, path)
+    for name, part in schema.get("properties", {}).items():
+        paths |= _schema_paths(part, (*path, name))
+    return paths

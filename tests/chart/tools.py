@@ -1,0 +1,94 @@
+"""The programs that the chart's tests run, and what they make of the chart."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import yaml
+
+Object: TypeAlias = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "plinth"
+OLDEST, NEWEST = "1.30", "1.37"
+"""The Kubernetes versions between which the chart is meant to work."""
+
+CUSTOM_RESOURCES = ("keda.sh/v1alpha1/ScaledObject", "gateway.networking.k8s.io/v1/HTTPRoute")
+
+_WHERE_FROM = {
+    "HELM": ("helm", "Helm 3: https://helm.sh/docs/intro/install"),
+    "HELM4": ("helm4", "Helm 4, beside Helm 3 under another name: https://helm.sh/docs/intro/install"),
+    "KUBE_SCORE": ("kube-score", "kube-score: https://github.com/zegl/kube-score"),
+    "HELM_DOCS": ("helm-docs", "helm-docs: https://github.com/norwoodj/helm-docs"),
+}
+
+
+class RenderError(Exception):
+    """Helm refused to render the chart. Says what Helm said."""
+
+
+@cache
+def tool(variable: str) -> str:
+    """The program that an environment variable names, or its usual name. The test fails where there is none."""
+    name, source = _WHERE_FROM[variable]
+    path = shutil.which(os.environ.get(variable, name))
+    if path is None:
+        pytest.fail(f"the chart's tests need {source} (or {variable}=…, its path)", pytrace=False)
+    return path
+
+
+def run(*command: str, stdin: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def template(
+    values: Object,
+    *,
+    name: str = "plinth",
+    helm: str = "HELM",
+    kubernetes: str = NEWEST,
+    apis: tuple[str, ...] = CUSTOM_RESOURCES,
+    options: tuple[str, ...] = (),
+    chart: Path = CHART,
+) -> str:
+    """The manifest of a release in the namespace `shop`. Raises RenderError."""
+    arguments = [f"--api-versions={api}" for api in apis] + [f"--kube-version={kubernetes}", *options]
+    done = run(
+        tool(helm), "template", name, str(chart), "--namespace=shop", "--values=-", *arguments,
+        stdin=yaml.safe_dump(values),
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RenderError(done.stderr)
+    return done.stdout
+
+
+def objects_of(manifest: str) -> list[Object]:
+    return [document for document in yaml.load_all(manifest, Loader=yaml.CSafeLoader) if document]
+
+
+@cache
+def default_values() -> Object:
+    values: Object = yaml.safe_load((CHART / "values.yaml").read_text())
+    return values
+
+
+def merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Object:
+    """What Helm makes of the two: maps are merged, everything else is replaced."""
+    result = dict(defaults)
+    for key, value in values.items():
+        both_maps = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both_maps else value
+    return result
+
+
+def nodes(tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every part of an object, with the way to it; the object itself comes first."""
+    yield path, tree
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from nodes(value, (*path, key))
