@@ -21,7 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
 from app.core.db import Database
-from app.core.exceptions import NotFoundError
+from app.core.exceptions import ConflictError, NotFoundError
 from app.core.ids import python_uuid7
 from app.jobs import Discard, LeaseLost, enqueue
 from app.models.export import Export
@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 BUILD = "exports.build"
+# Of one owner, at a time. Each is a copy of all the owner's items, and while it is made others wait.
+MAX_UNFINISHED = 5
+MAX_KEPT = 50
 # Some milliseconds of work, and some megabytes should each item be as large as it can be.
 BATCH_ITEMS = 100
 # Deleted in one transaction: an export of millions of items has thousands of chunks.
@@ -58,6 +61,13 @@ SELECT export.id, export.format, export.tag, export.job_id, export.run, export.i
         ELSE 'failed' END AS status
 FROM export LEFT JOIN job ON job.id = export.job_id LEFT JOIN job_history ON job_history.id = export.job_id
 WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
+"""
+
+# Unfinished: something is still to come of it.
+_COUNT = """
+SELECT count(*) AS kept, count(*) FILTER (WHERE ready_at IS NULL AND EXISTS (
+    SELECT FROM job WHERE job.id = export.job_id)) AS unfinished
+FROM export WHERE owner = $1 AND expires_at > now()
 """
 
 _TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now()"
@@ -109,7 +119,14 @@ async def request_export(
     """A new export of `owner`'s items, or of those with a tag, and the job that makes its file: both or neither.
 
     Returns what `get_export` would. It expires after `keep`, counted anew when it is ready.
+
+    Raises:
+        ConflictError: the owner has too many exports that are not ready, or too many in all.
     """
+    connection = await session.connection()
+    counted = (await connection.exec_driver_sql(_COUNT, (owner,))).one()
+    if counted.unfinished >= MAX_UNFINISHED or counted.kept >= MAX_KEPT:
+        raise ConflictError("There are too many exports of yours already. They expire by themselves.", code="too_many")
     export_id = python_uuid7()
     job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
     session.add(
@@ -123,7 +140,6 @@ async def request_export(
         )
     )
     await session.flush()
-    connection = await session.connection()
     return dict((await connection.exec_driver_sql(_GET, (export_id, owner))).mappings().one())
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 import structlog
 
+from app.core.tasks import cancel_all
+
 __all__ = ["ComponentState", "Readiness"]
 
 log = structlog.get_logger("app.readiness")
@@ -68,9 +70,7 @@ class Readiness:
         self._tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
 
     async def _watch(self, name: str) -> None:
         while True:

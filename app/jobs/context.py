@@ -17,10 +17,13 @@ from app.core.config import Settings
 from app.core.db import Database
 from app.jobs.enqueue import Insertion, prepare
 from app.jobs.kinds import JobKind
-from app.jobs.outcome import Finish, JobCancelled, LeaseLost, State
+from app.jobs.outcome import MAX_MESSAGE, Finish, JobCancelled, LeaseLost, State, storable
 from app.jobs.store import ClaimedJob, Store
 
 __all__ = ["JobContext", "Progress", "ProgressSink"]
+
+
+_COMPLETING = "jobs.completing"  # in a session's info: the context whose job completes with its transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,16 @@ class JobContext:
         return self.database.session()
 
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
-        """Say how far this run is. Cheap: the last word is written every half second, for all jobs together."""
+        """Say how far this run is. Cheap: the last word is written every half second, for all jobs together.
+
+        Raises:
+            ValueError: a number is none, or is out of range (0 to 2⁶³ - 1).
+        """
+        for number in (done, 0 if total is None else total):
+            if not isinstance(number, int) or not 0 <= number < 2**63:
+                raise ValueError("progress is told in whole numbers, 0 to 2⁶³ - 1")
+        if message is not None:
+            message = storable(message)[:MAX_MESSAGE]
         self._progress.progress(self, Progress(done, total, message))
 
     def raise_if_cancelled(self) -> None:
@@ -134,7 +146,10 @@ class JobContext:
 
         Raises:
             LeaseLost: another run has taken over. Let it through, so that the transaction rolls back.
+            RuntimeError: it is called within a savepoint, which could be undone by itself.
         """
+        if session.in_nested_transaction():
+            raise RuntimeError("a job completes with a transaction, not with a savepoint")
         self.completing = True
         if (last := self._progress.take(self)) is not None:  # it goes into the history with the job
             await self._store.write_progress_in(session, (self.id, self.run, last.done, last.total, last.message))
@@ -142,7 +157,16 @@ class JobContext:
             raise LeaseLost
         for follow_up in self.follow_ups:
             await follow_up.execute(session)
-        event.listen(session.sync_session, "after_commit", self._mark_completed, once=True)
+        session.sync_session.info[_COMPLETING] = self
 
-    def _mark_completed(self, _session: Session) -> None:
-        self.completed = True
+
+@event.listens_for(Session, "after_commit")
+def _complete(session: Session) -> None:
+    if _COMPLETING in session.info and not session.in_nested_transaction():
+        session.info.pop(_COMPLETING).completed = True
+
+
+@event.listens_for(Session, "after_rollback")
+def _stay(session: Session) -> None:
+    if _COMPLETING in session.info and not session.in_nested_transaction():
+        session.info.pop(_COMPLETING).completing = False

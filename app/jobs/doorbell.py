@@ -122,11 +122,13 @@ class _Rings:
 # For all sessions: listening to each one by itself would cost a tenth of an enqueue.
 @event.listens_for(Session, "after_commit")
 def _ring(session: Session) -> None:
-    if (rings := session.info.pop(_RINGS, None)) is not None:
+    # Also called when a savepoint is released: what it holds is not committed then.
+    if not session.in_nested_transaction() and (rings := session.info.pop(_RINGS, None)) is not None:
         doorbell: Doorbell = session.info[DOORBELL]
         doorbell.ring(rings.queues, cancelled=rings.cancelled)
 
 
 @event.listens_for(Session, "after_rollback")
 def _forget(session: Session) -> None:
-    session.info.pop(_RINGS, None)
+    if not session.in_nested_transaction():
+        session.info.pop(_RINGS, None)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.ids import python_uuid7
@@ -66,7 +66,7 @@ async def enqueue(
     Raises:
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
-        ValueError: `run_at` has no time zone, or a text is too long or holds a NUL.
+        ValueError: `run_at` has no time zone, a text is too long or holds a NUL, or the payload does not survive JSON.
     """
     (job,) = await enqueue_many(
         session,
@@ -190,4 +190,10 @@ def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
     text: str = payload.model_dump_json(by_alias=True)
     if r"\u0000" in text and _NUL.search(text):
         raise ValueError(f"the payload of {kind.name} holds a NUL, which PostgreSQL cannot store")
+    try:
+        survives = kind.payload.model_validate_json(text) == payload
+    except ValidationError:
+        survives = False
+    if not survives:  # a SecretStr is written as asterisks, infinity as null, an excluded field not at all
+        raise ValueError(f"the payload of {kind.name} does not come back from JSON as it was")
     return text

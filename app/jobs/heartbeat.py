@@ -60,15 +60,16 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat, in a thread."""
         self._caller = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
         self._thread.start()
         self._started.wait()
 
     async def stop(self) -> None:
-        """End the thread and wait for it. May be called again."""
+        """End the heartbeat and wait for that. May be called again."""
         if self._thread.is_alive():
             with suppress(RuntimeError):  # its loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._stopping.set)
-            await asyncio.to_thread(self._thread.join)
+            await self._ended.wait()  # not by `to_thread`: handlers may have taken all the threads
 
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -98,6 +99,8 @@ class Heartbeat:
                 await self._pause(self._interval - (monotonic() - began))
         finally:
             await database.aclose()
+            with suppress(RuntimeError):  # nobody waits any more
+                self._caller.call_soon_threadsafe(self._ended.set)
 
     async def _renew(self, database: Database) -> tuple[bool, list[UUID]]:
         async with database.connection() as connection:

@@ -22,6 +22,7 @@ __all__ = ["DEFAULT_QUEUE", "JobKind", "RetryPolicy", "UnknownKindError", "check
 
 DEFAULT_QUEUE = "default"
 DEFAULT_TIME_LIMIT = 300.0  # seconds
+MAX_SECONDS = 30 * 86_400.0
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -43,8 +44,8 @@ class RetryPolicy:
     ceiling: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.max_attempts <= 1000 and 0 < self.base <= self.ceiling):
-            raise ValueError("max_attempts is 1 to 1000, and base is above 0 and not above ceiling")
+        if not (1 <= self.max_attempts <= 1000 and 0 < self.base <= self.ceiling <= MAX_SECONDS):
+            raise ValueError("max_attempts is 1 to 1000, base above 0 and not above ceiling, and that 30 days at most")
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after `attempt` failures."""
@@ -98,7 +99,8 @@ def job(
     def register(function: Callable[["JobContext", P], Awaitable[None]]) -> JobKind[P]:
         check_name(name)
         check_name(queue)
-        if time_limit <= 0 or (max_running is not None and max_running < 1) or not -32768 <= priority <= 32767:
+        limits = 0 < time_limit <= MAX_SECONDS and (max_running is None or max_running >= 1)
+        if not limits or not -32768 <= priority <= 32767:
             raise ValueError(f"{name!r}: a limit is out of range")
         kind = JobKind(
             name=name,

@@ -17,6 +17,8 @@ __all__ = [
     "Retry",
     "State",
     "error_entry",
+    "storable",
+    "words_of",
 ]
 
 MAX_MESSAGE = 1000  # characters
@@ -67,18 +69,27 @@ def error_entry(
     """Without `error` the owner is told the exception's type alone: its message may hold anything."""
     trace = "".join(traceback.format_exception(exception)) if exception is not None else ""
     name = type(exception).__name__
+    words = "" if exception is None else words_of(exception)
     return {
         "run": run,
         "attempt": attempt,
         "outcome": outcome,
-        "error": _storable(error or name)[:MAX_MESSAGE],
-        "detail": _storable(f"{name}: {exception}" if exception is not None else error)[:MAX_MESSAGE],
-        "traceback": _storable(trace)[-MAX_TRACEBACK:],
+        "error": storable(error or name)[:MAX_MESSAGE],
+        "detail": storable(f"{name}: {words}" if exception is not None else error)[:MAX_MESSAGE],
+        "traceback": storable(trace)[-MAX_TRACEBACK:],
     }
 
 
-def _storable(text: str) -> str:
-    # PostgreSQL's text holds no NUL, and its JSON no lone surrogate.
+def words_of(exception: BaseException) -> str:
+    """The exception's message. It is somebody else's code, and may raise in turn."""
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001
+        return "(it cannot be put into words)"
+
+
+def storable(text: str) -> str:
+    """`text` as PostgreSQL can store it: its text holds no NUL, and its JSON no lone surrogate."""
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 

@@ -6,6 +6,7 @@ they tell has happened; they are dropped with the session, whose jobs are somebo
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from app.core.db import DatabaseUnavailableError
 from app.jobs.context import JobContext, Progress
 from app.jobs.enqueue import Insertion
 from app.jobs.metrics import LEASES_LOST
-from app.jobs.outcome import Finish, Outcome, Release, Retry
+from app.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
 from app.jobs.store import Store
 
 __all__ = ["Recorder", "RunKey"]
@@ -29,6 +30,11 @@ RunKey = tuple[UUID, int]
 BATCH = 1000
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
+LOCKED_SECONDS = 0.25  # until a row that somebody had locked is tried again
+CLASHES = ("40P01", "40001")  # SQLSTATEs: two transactions were in each other's way, and this one has to try again
+MAX_CLASHES = 20
+
+Write = Callable[..., Awaitable[Collection[UUID]]]
 
 
 class Recorder:
@@ -49,6 +55,7 @@ class Recorder:
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
+        self._locked: list[Outcome] = []  # to be tried again
         self._away = False  # the database is, and that has been said
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -57,17 +64,17 @@ class Recorder:
     @property
     def backlog(self) -> int:
         """Outcomes that are not committed yet."""
-        return len(self._outcomes) + len(self._batch)
+        return len(self._outcomes) + len(self._batch) + len(self._locked)
 
     def pending(self) -> list[RunKey]:
         """The runs of those outcomes."""
-        return [(outcome.id, outcome.lease) for outcome in (*self._outcomes, *self._batch)]
+        return [_key(outcome) for outcome in (*self._outcomes, *self._batch, *self._locked)]
 
     def put(self, outcome: Outcome, follow_ups: list[Insertion] | None = None) -> None:
         """Have an outcome written, with the jobs that are to follow it in the same transaction."""
         self._outcomes.append(outcome)
         if follow_ups:
-            self._follow_ups[outcome.id, outcome.lease] = follow_ups
+            self._follow_ups[_key(outcome)] = follow_ups
         self._idle.clear()
         self._wanted.set()
 
@@ -100,11 +107,12 @@ class Recorder:
                 self._batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
                 await self._write_batch()
                 written, self._batch = self._batch, []
-                self._on_written(written)
-            self._idle.set()
+                self._on_written([outcome for outcome in written if outcome not in self._locked])
+            if not self._locked:
+                self._idle.set()
 
     async def _write_batch(self) -> None:
-        plain = [outcome for outcome in self._batch if (outcome.id, outcome.lease) not in self._follow_ups]
+        plain = [outcome for outcome in self._batch if _key(outcome) not in self._follow_ups]
         for kind, write in (
             (Finish, self._store.finish),
             (Retry, self._store.retry),
@@ -113,44 +121,69 @@ class Recorder:
             if some := [outcome for outcome in plain if isinstance(outcome, kind)]:
                 await self._persist(some, write)
         for outcome in self._batch:
-            if isinstance(outcome, Finish) and (outcome.id, outcome.lease) in self._follow_ups:
+            if isinstance(outcome, Finish) and _key(outcome) in self._follow_ups:
                 await self._persist([outcome], self._finish_with_follow_ups)
+                self._follow_ups.pop(_key(outcome), None)
 
-    async def _persist(self, outcomes: Sequence[Outcome], write: Callable[..., Awaitable[Collection[UUID]]]) -> None:
-        tried = False
+    async def _persist(self, outcomes: Sequence[Outcome], write: Write) -> None:
+        tried = clashes = 0
         while True:
             try:
                 done = await write(outcomes)
+                missed = [_key(outcome) for outcome in outcomes if outcome.id not in done]
+                held = await self._store.held(missed) if missed else set()
                 self._away = False
                 break
             except DatabaseUnavailableError:
                 if not self._away:
                     log.warning("the database is away; outcomes are kept", count=self.backlog)
-                self._away = tried = True
+                self._away = True
+                tried += 1
                 await asyncio.sleep(AWAY_SECONDS)
-            except Exception:
-                # Not to be written, ever: the reaper finds the run past its deadline. The others must not share that.
-                log.exception("an outcome cannot be written", count=len(outcomes))
-                if len(outcomes) > 1:
+            except Exception as error:  # noqa: BLE001 - it is told, or tried again
+                if len(outcomes) > 1:  # the others must not share the fate of one
                     for outcome in outcomes:
                         await self._persist([outcome], write)
+                    return
+                if _sqlstate(error) in CLASHES and clashes < MAX_CLASHES:
+                    clashes += 1
+                    await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311
+                    continue
+                await self._give_up(outcomes[0], error)
                 return
-        if not tried:  # an earlier attempt may have been the one that counted
-            for outcome in outcomes:
-                if outcome.id not in done:
-                    LEASES_LOST.inc()
-                    log.warning("an outcome came too late: the job had been taken away", job_id=str(outcome.id))
+        for outcome in outcomes:
+            if _key(outcome) in held:
+                self._locked.append(outcome)
+            elif outcome.id not in done and not tried:  # else an earlier attempt may have been the one that counted
+                LEASES_LOST.inc()
+                log.warning("an outcome came too late: the job had been taken away", job_id=str(outcome.id))
+        if held:
+            asyncio.get_running_loop().call_later(LOCKED_SECONDS, self._try_locked)
+
+    def _try_locked(self) -> None:
+        """Once more, with the outcomes whose rows somebody had locked."""
+        self._outcomes += self._locked
+        self._locked = []
+        self._wanted.set()
+
+    async def _give_up(self, outcome: Outcome, error: Exception) -> None:
+        """What cannot be written, ever, is told in a dead letter instead: an operator sees why, and nothing is lost."""
+        log.error("an outcome cannot be written", job_id=str(outcome.id), exc_info=error)
+        self._follow_ups.pop(_key(outcome), None)
+        if isinstance(outcome, Finish) and outcome.state is State.DISCARDED:
+            return  # not even that: the reaper finds the run past its deadline
+        entry = error_entry(
+            "error", run=outcome.lease, attempt=0, error="What came of this run could not be written.", exception=error
+        )
+        await self._persist([Finish(outcome.id, outcome.lease, State.DISCARDED, entry)], self._store.finish)
 
     async def _finish_with_follow_ups(self, outcomes: Sequence[Finish]) -> set[UUID]:
         (outcome,) = outcomes
-        key = outcome.id, outcome.lease
         async with self._store.database.session() as session:
             if not await self._store.finish_in(session, outcome):
-                del self._follow_ups[key]
                 return set()
-            for follow_up in self._follow_ups[key]:
+            for follow_up in self._follow_ups[_key(outcome)]:
                 await follow_up.execute(session)
-        del self._follow_ups[key]
         return {outcome.id}
 
     async def _write_progress(self) -> None:
@@ -159,11 +192,20 @@ class Recorder:
             return
         rows = [(ctx.id, ctx.run, word.done, word.total, word.message) for ctx, word in words.values()]
         try:
-            ours = await self._store.write_progress(rows)
+            missed = words.keys() - await self._store.write_progress(rows)
+            lost = missed - await self._store.held(list(missed)) if missed else ()
         except DatabaseUnavailableError:
             return  # the next word will do
         except Exception:
             log.exception("progress cannot be written")
             return
-        for key in words.keys() - ours:
+        for key in lost:
             self._on_lost(key)
+
+
+def _key(outcome: Outcome) -> RunKey:
+    return outcome.id, outcome.lease
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)

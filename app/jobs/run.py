@@ -20,6 +20,7 @@ from app.jobs.outcome import (
     Retry,
     State,
     error_entry,
+    words_of,
 )
 from app.jobs.store import ClaimedJob
 
@@ -43,7 +44,7 @@ class Interruption(Enum):
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "ctx", "job", "kind", "task")
+    __slots__ = ("_interruption", "ctx", "job", "kind", "task", "validated")
 
     task: asyncio.Task[None]
 
@@ -52,6 +53,7 @@ class Run:
         self.kind = kind
         self.ctx = ctx
         self._interruption: Interruption | None = None
+        self.validated = False  # the payload is what the kind says
 
     def interrupt(self, why: Interruption) -> None:
         """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
@@ -73,20 +75,18 @@ class Run:
         """Run the handler to its end. None: nothing is left to write, it completed itself or has lost its lease."""
         job = self.job
         job_id_var.set(str(job.id))
-        try:
-            payload = self.kind.payload.model_validate_json(job.payload)
-        except ValidationError as error:
-            # Its values may be secrets; where they are wrong is enough to know.
-            where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
-            return self._discard(self._entry("invalid_payload", f"The payload is no longer valid: {where}"))
         timer = asyncio.get_running_loop().call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
+            payload = self.kind.payload.model_validate_json(job.payload)
+            self.validated = True
             await self.kind.function(self.ctx, payload)
         except LeaseLost:
             return None
         except asyncio.CancelledError as error:
             return self._interrupted(error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
             return self._failed(error)
         finally:
             timer.cancel()
@@ -114,7 +114,11 @@ class Run:
         if isinstance(error, JobCancelled) and self.ctx.cancelled:
             return Finish(self.job.id, self.job.lease, State.CANCELLED)
         if isinstance(error, Discard):
-            return self._discard(self._entry("discard", str(error), error))
+            return self._discard(self._entry("discard", words_of(error), error))
+        if isinstance(error, ValidationError) and not self.validated:
+            # Its values may be secrets; where they are wrong is enough to know.
+            where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
+            return self._discard(self._entry("invalid_payload", f"The payload is no longer valid: {where}"))
         return self._retry(self._entry("error", exception=error))
 
     def _retry(self, entry: ErrorEntry) -> Outcome:

@@ -11,6 +11,7 @@ import structlog
 
 from app.core.config import Settings
 from app.core.db import Database, DatabaseUnavailableError
+from app.core.tasks import cancel_all
 from app.jobs.context import JobContext
 from app.jobs.doorbell import Doorbell
 from app.jobs.heartbeat import Heartbeat
@@ -68,6 +69,7 @@ class Session:
         self._more = False  # the last claim got all it asked for
         self._suspects = False  # there are some in line
         self._unsure = False  # a claim may have taken effect unseen
+        self._failing = False  # and that has been said
         self._stopping = False
         self._changed = asyncio.Event()  # a run has ended
         self.lost = asyncio.Event()
@@ -97,7 +99,7 @@ class Session:
         finally:
             for run in list(self._running.values()):
                 run.interrupt(Interruption.LOST)
-            await _end(claiming, recording, *tasks, *ends)
+            await cancel_all([claiming, recording, *tasks, *ends])
             await heartbeat.stop()
             if self.lost.is_set() and self._running:
                 # A moment to end in; who does not listen goes on, fenced off.
@@ -118,16 +120,12 @@ class Session:
                 try:
                     if self._unsure:
                         await self._release_unknown()
-                    jobs = await self._store.claim(self._queues, self._kinds, room)
-                    if self._suspects and len(jobs) < room:
-                        self._suspects = False  # until the next sweep
-                        suspects = await self._store.claim_suspect(self._queues, self._kinds)
-                        self._on_trial.update((job.id, job.lease) for job in suspects)
-                        jobs += suspects
+                    jobs = await self._claim(room)
+                    self._failing = False
                 except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-                    if not self._unsure:  # once for an outage
+                    if not self._failing:  # once for an outage
                         log.warning("nothing could be claimed", error=repr(error))
-                    self._unsure = True
+                    self._failing = self._unsure = True
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
                     break
@@ -136,6 +134,17 @@ class Session:
                     self._start(job)
                 if not self._more:
                     break
+
+    async def _claim(self, room: int) -> list[ClaimedJob]:
+        jobs: list[ClaimedJob] = []
+        if self._suspects:
+            # Before the others: a suspect that waited for a quiet moment might wait for ever.
+            self._suspects = False  # until the next sweep, or the end of this one
+            jobs = await self._store.claim_suspect(self._queues, self._kinds)
+            self._on_trial.update((job.id, job.lease) for job in jobs)
+        if len(jobs) < room:
+            jobs += await self._store.claim(self._queues, self._kinds, room - len(jobs))
+        return jobs
 
     async def _release_unknown(self) -> None:
         released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
@@ -161,11 +170,13 @@ class Session:
         self._recorder.put(Release(job.id, job.lease))
 
     async def _attend(self, run: Run) -> None:
-        began = monotonic()
-        outcome = await run.execute()
-        # From here on nothing is awaited: a run that has ended is known to have ended.
-        job, seconds = run.job, monotonic() - began
-        del self._running[job.id, job.lease]
+        began, job = monotonic(), run.job
+        try:
+            outcome = await run.execute()
+        finally:
+            # From here on nothing is awaited: a run that has ended is known to have ended.
+            del self._running[job.id, job.lease]
+        seconds = monotonic() - began
         result = _result(outcome, run)
         metrics = of_kind(job.kind)
         metrics.run.observe(seconds)
@@ -320,11 +331,3 @@ def _result(outcome: Outcome | None, run: Run) -> str:
         case _:
             return "retryable"
 
-
-async def _end(*tasks: asyncio.Task[Any]) -> None:
-    pending = set(tasks)
-    while pending:
-        # Again and again: a library may take a cancellation for the failure of its own attempt, and go on.
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.2)

@@ -33,8 +33,9 @@ HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 # or one at its limit, costs nothing however long its line is: it is never walked along. An expired session gets
 # nothing, since the reaper would take it away again.
 _CLAIM = """
-WITH line AS MATERIALIZED (
-    SELECT w.queue, w.kind, first.priority, first.run_at, first.id
+WITH ahead AS MATERIALIZED (
+    SELECT w.queue, w.kind, w.room, first.priority, first.run_at, first.id,
+        row_number() OVER (PARTITION BY w.kind ORDER BY first.priority, first.run_at, first.id) AS place
     FROM (
         SELECT q.name AS queue, k.name AS kind, k.room
         FROM unnest($1::text[]) AS q (name), unnest($2::text[], $3::int[]) AS k (name, room)
@@ -46,9 +47,10 @@ WITH line AS MATERIALIZED (
         WHERE state = 'available' AND {line} AND job.queue = w.queue AND job.kind = w.kind
         ORDER BY priority, run_at, id LIMIT least(w.room, $4)
     ) AS first
-    ORDER BY first.priority, first.run_at, first.id LIMIT $4
 ), shares AS (
-    SELECT queue, kind, count(*) AS share FROM line GROUP BY queue, kind
+    SELECT queue, kind, count(*) AS share
+    FROM (SELECT queue, kind FROM ahead WHERE place <= room ORDER BY priority, run_at, id LIMIT $4) AS line
+    GROUP BY queue, kind
 ), mine AS MATERIALIZED (
     SELECT locked.id FROM shares, LATERAL (
         SELECT id FROM job
@@ -90,12 +92,25 @@ def _errors(table: str, entry: str) -> str:
     )
 
 
-FINISH = f"""
-WITH ended AS (
-    DELETE FROM job
-    USING unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::text[]), (SELECT $5::jsonb[]))
-        AS run (id, lease, state, error)
-    WHERE {_FENCE}
+def _ours(columns: str, *parameters: str, wait: bool = False) -> str:
+    """The runs among the parameters whose job still is theirs, with its row locked.
+
+    A row that somebody else has locked is left out unless we `wait` for it: nobody's transaction may hold up what all
+    the runs of a worker have to say. Who gets no answer for a run asks with `HELD` what that means.
+    """
+    arrays = ", ".join(f"(SELECT {parameter})" for parameter in parameters)
+    return f"""run AS MATERIALIZED (
+    SELECT run.* FROM unnest({arrays}) AS run ({columns}) JOIN job ON {_FENCE}
+    FOR UPDATE OF job{"" if wait else " SKIP LOCKED"}
+)"""
+
+
+def _finish(*, wait: bool) -> str:
+    ours = _ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", wait=wait)
+    return f"""
+WITH {ours}, ended AS (
+    DELETE FROM job USING run
+    WHERE job.id = run.id AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
     RETURNING job.*, run.state AS end_state, run.error
 )
 INSERT INTO job_history ({HISTORY_COLUMNS})
@@ -103,40 +118,45 @@ SELECT {COMMON_COLUMNS}, attempt, {_errors("ended", "ended.error")}, end_state, 
 RETURNING id
 """
 
+
+FINISH = _finish(wait=False)
+FINISH_HERE = _finish(wait=True)  # in a handler's own transaction
+
 RETRY = f"""
+WITH {_ours("id, lease, delay, error", "$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]")}
 UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
     deadline_at = NULL, errors = {_errors("job", "run.error")}
-FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::float8[]), (SELECT $5::jsonb[]))
-    AS run (id, lease, delay, error)
-WHERE {_FENCE} AND job.cancel_requested_at IS NULL
+FROM run WHERE job.id = run.id AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
 # The run is taken back: as if it had not been.
 RELEASE = f"""
+WITH {_ours("id, lease", "$1::uuid[]", "$2::bigint[]")}
 UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
     deadline_at = NULL
-FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS run (id, lease)
-WHERE {_FENCE} AND job.cancel_requested_at IS NULL
+FROM run WHERE job.id = run.id AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
-RELEASE_UNKNOWN = """
-UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
-    deadline_at = NULL
-WHERE state = 'running' AND session_id = $1
-    AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::bigint[]) AS run (id, lease)
-        WHERE run.id = job.id AND run.lease = job.run_lease)
-RETURNING id
+_WORDS = ("$1::uuid[]", "$2::bigint[]", "$4::bigint[]", "$5::bigint[]", "$6::text[]")
+PROGRESS = f"""
+WITH {_ours("id, lease, done, total, message", *_WORDS)}
+UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
+FROM run WHERE job.id = run.id
+RETURNING job.id, job.run_lease
 """
 
-PROGRESS = f"""
-UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
-FROM unnest(
-    (SELECT $1::uuid[]), (SELECT $2::bigint[]), (SELECT $4::bigint[]), (SELECT $5::bigint[]), (SELECT $6::text[])
-) AS run (id, lease, done, total, message)
-WHERE {_FENCE}
-RETURNING job.id, job.run_lease
+# Of these runs, those whose job still is theirs.
+HELD = f"""
+SELECT run.id, run.lease FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS run (id, lease) JOIN job ON {_FENCE}
+"""
+
+# What runs in a session's name without being known to it.
+UNKNOWN_RUNS = """
+SELECT id, run_lease FROM job WHERE state = 'running' AND session_id = $1
+    AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::bigint[]) AS run (id, lease)
+        WHERE run.id = job.id AND run.lease = job.run_lease)
 """
 
 _ANY_IN_LINE = """EXISTS (
@@ -238,11 +258,12 @@ SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
 CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
 
 # Written into the one table before it leaves the other: where a live job has the unique key, nothing happens at all.
+# What has cost two workers their lives stays suspect, whoever brings it back.
 _BACK = """
-INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_lease, created_at, run_at,
-    errors, state)
-SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_lease + 1, created_at, now(),
-    errors, 'available' FROM {source}
+INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease,
+    created_at, run_at, errors, state)
+SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, LEAST(crash_count, 2), run_lease + 1,
+    created_at, now(), errors, 'available' FROM {source}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id
 """

@@ -19,13 +19,14 @@ from app.jobs.statements import (
     CLAIM_SUSPECT,
     CLOSE_SESSION,
     FINISH,
+    FINISH_HERE,
+    HELD,
     LIMIT_LOCK,
     OPEN_SESSION,
     PROGRESS,
     PRUNE,
     REAP,
     RELEASE,
-    RELEASE_UNKNOWN,
     RETRY,
     RUNNING_OF_KIND,
     STOP_SESSION,
@@ -33,6 +34,7 @@ from app.jobs.statements import (
     SWEEP,
     TRY_LIMIT_LOCK,
     TRY_SUSPECT_LOCK,
+    UNKNOWN_RUNS,
     WAITING_KINDS,
 )
 
@@ -106,26 +108,15 @@ class Store:
 
     async def claim(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int) -> list[ClaimedJob]:
         """Take up to `limit` jobs of these kinds, the first in line."""
-        free = {name: kind for name, kind in kinds.items() if kind.max_running is None}
-        limited = {name: kind for name, kind in kinds.items() if kind.max_running is not None}
-        claimed: list[ClaimedJob] = []
+        limited = [name for name, kind in kinds.items() if kind.max_running is not None]
+        rooms = {name: limit for name in kinds if name not in limited}
         async with self.database.connection() as connection:
-            if limited:
-                claimed = await self._claim_limited(connection, queues, limited, limit)
-            if free and limit > len(claimed):
-                rooms = dict.fromkeys(free, limit)
-                claimed += await self._claim(connection, queues, rooms, free, limit - len(claimed))
-        return claimed
-
-    async def _claim_limited(
-        self, connection: asyncpg.Connection, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int
-    ) -> list[ClaimedJob]:
-        waiting = await connection.fetch(WAITING_KINDS, queues, list(kinds))
-        if not waiting:
-            return []
-        async with connection.transaction():
-            rooms = await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
-            return await self._claim(connection, queues, rooms, kinds, limit) if any(rooms.values()) else []
+            waiting = await connection.fetch(WAITING_KINDS, queues, limited) if limited else []
+            if not waiting:
+                return await self._claim(connection, queues, rooms, kinds, limit)
+            async with connection.transaction():
+                rooms |= await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
+                return await self._claim(connection, queues, rooms, kinds, limit)
 
     async def claim_suspect(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]]) -> list[ClaimedJob]:
         """Take the first suspect in line, unless one is running anywhere: see `CLAIM_SUSPECT`."""
@@ -155,6 +146,8 @@ class Store:
         *,
         statement: str = CLAIM,
     ) -> list[ClaimedJob]:
+        if not any(rooms.values()):
+            return []
         limits = json.dumps({name: kinds[name].time_limit for name in rooms})
         rows = await connection.fetch(
             statement, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits
@@ -172,7 +165,7 @@ class Store:
         return Sweep(*row)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
-        """End jobs. Returns those that were this session's to end; the others had been taken away."""
+        """End jobs. Returns those that were this session's to end and that nobody else had locked: see `held`."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(FINISH, *self._finish_arguments(outcomes))
         return {row[0] for row in rows}
@@ -180,7 +173,7 @@ class Store:
     async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
         """End a job in the session's transaction; whether it was this session's to end."""
         connection = await session.connection()
-        result = await connection.exec_driver_sql(FINISH, self._finish_arguments([outcome]))
+        result = await connection.exec_driver_sql(FINISH_HERE, self._finish_arguments([outcome]))
         return result.first() is not None
 
     def _finish_arguments(self, outcomes: Sequence[Finish]) -> tuple[Any, ...]:
@@ -222,9 +215,16 @@ class Store:
 
         When the connection breaks during a claim, nobody can tell whether it took effect.
         """
+        ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
         async with self.database.connection() as connection:
-            ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
-            return len(await connection.fetch(RELEASE_UNKNOWN, self.session_id, ids, leases))
+            rows = await connection.fetch(UNKNOWN_RUNS, self.session_id, ids, leases)
+        return len(await self.release([Release(*row) for row in rows])) if rows else 0
+
+    async def held(self, runs: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+        """Of these runs (id, lease), those whose job still is theirs: a write that missed it has to be tried again."""
+        ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
+        async with self.database.connection() as connection:
+            return {(row[0], row[1]) for row in await connection.fetch(HELD, ids, leases, self.session_id)}
 
     async def write_progress_in(
         self, session: AsyncSession, progress: tuple[UUID, int, int, int | None, str | None]

@@ -14,6 +14,7 @@ import structlog
 
 from app.core.db import Database, DatabaseUnavailableError
 from app.core.exceptions import ServiceUnavailableError
+from app.core.tasks import cancel_all
 from app.jobs.context import Progress
 from app.jobs.control import JobView
 from app.jobs.outcome import State
@@ -131,7 +132,7 @@ class JobWatch:
     async def aclose(self) -> None:
         self.stop()
         if self._polling is not None:
-            await asyncio.wait([self._polling])
+            await cancel_all([self._polling])
 
     async def _poll(self) -> None:
         away = False

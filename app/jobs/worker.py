@@ -58,7 +58,7 @@ class Worker:
         registered: Mapping[str, JobKind[Any]] | None = None,
     ) -> None:
         self._settings = settings
-        self._queues = list(queues or settings.JOBS_QUEUES)
+        self._queues = list(dict.fromkeys(queues or settings.JOBS_QUEUES))
         self._concurrency = concurrency or settings.JOBS_CONCURRENCY
         self._kinds = dict(kinds() if registered is None else registered)
         self._stop = asyncio.Event()

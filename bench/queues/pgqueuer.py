@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
-from pgqueuer import PgQueuer, Queries  # type: ignore[import-not-found]
+from pgqueuer import PgQueuer, Queries
 
 from bench.queues.harness import Ran
 

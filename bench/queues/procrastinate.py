@@ -6,8 +6,8 @@ fetches is lost, so a short polling interval stands behind it. Finished jobs are
 
 from typing import Any
 
-from procrastinate import App, PsycopgConnector  # type: ignore[import-not-found]
-from psycopg_pool import AsyncConnectionPool  # type: ignore[import-not-found]
+from procrastinate import App, PsycopgConnector
+from psycopg_pool import AsyncConnectionPool
 
 from bench.queues.harness import Ran
 

@@ -32,9 +32,11 @@ CATCH_UP = 100
 
 def without_fence() -> None:
     """Whoever completes a job completes it, were it somebody else's by now."""
-    unfenced = statements.FINISH.replace(statements._FENCE, "job.id = run.id AND $3::uuid IS NOT NULL")
-    assert unfenced != statements.FINISH
-    store.FINISH = unfenced  # type: ignore[attr-defined]
+    for name in ("FINISH", "FINISH_HERE"):
+        fenced = getattr(statements, name)
+        unfenced = fenced.replace(statements._FENCE, "job.id = run.id AND $3::uuid IS NOT NULL")
+        assert unfenced != fenced
+        setattr(store, name, unfenced)
 
 
 def without_heartbeat() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from app.core.security import KeysUnavailable, Reason, TokenError, VerificationKey
+from app.core.tasks import cancel_all
 from app.services.identity.discovery import find_jwks_url
 from app.services.identity.documents import DocumentError, Documents
 from app.services.identity.jwk import read_key_set
@@ -70,8 +71,7 @@ class JwksKeys:
 
     async def aclose(self) -> None:
         if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+            await cancel_all([self._fetching])
         await self._documents.aclose()
 
     def _find(self, kid: str | None, alg: str) -> VerificationKey | None:

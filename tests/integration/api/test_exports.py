@@ -133,6 +133,12 @@ class TestRequest:
 
         assert [error["loc"] for error in problem(response, 422, "validation_error")["errors"]] == [where]
 
+    async def test_of_one_owner_there_are_so_many_at_a_time(self, api: httpx.AsyncClient, bob: dict[str, str]) -> None:
+        for _ in range(exports.MAX_UNFINISHED):
+            await requested(api)
+        problem(await api.post("/exports", json={"format": "csv"}), 409, "too_many")
+        assert (await api.post("/exports", json={"format": "csv"}, headers=bob)).status_code == 202
+
     async def test_needs_a_caller(self, service: httpx.AsyncClient) -> None:
         for response in (
             await service.post("/exports", json={"format": "csv"}),

@@ -348,12 +348,12 @@ class TestRetry:
             if state is State.CANCELLED:
                 await cancel(database, job_id)
             await jobs.end_of(job_id)
-            await jobs.all("UPDATE job_history SET crash_count = 4, progress_done = 1 WHERE id = $1", job_id)
+            await jobs.all("UPDATE job_history SET crash_count = 1, progress_done = 1 WHERE id = $1", job_id)
             before = await get(database, job_id)
             assert before.state is state
             refuse = False
             view = await retry(database, job_id, owner="alice")
-            assert (view.id, view.state, view.attempt, view.crash_count) == (job_id, State.AVAILABLE, 0, 0)
+            assert (view.id, view.state, view.attempt, view.crash_count) == (job_id, State.AVAILABLE, 0, 1)
             assert (view.run_lease, view.finished_at, view.progress_done) == (before.run_lease + 1, None, None)
             assert (view.errors, view.created_at, view.unique_key) == (before.errors, before.created_at, "k")
             row = await jobs.end_of(job_id)
