@@ -1,0 +1,146 @@
+"""`make up`, from nothing: the service on PostgreSQL 16 and Redis 7, an item and an export through it, and its end."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+import app
+from tests.images.conftest import ROOT, Docker, Note, run, until
+
+
+class Compose:
+    """The compose file of a copy of this tree, as a project of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.folder = folder
+        self.name = f"plinth-test-{uuid4().hex[:8]}"
+        self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": self.name, "PORT": str(port)}
+        self.api = f"http://127.0.0.1:{port}/api/v1"
+
+    def make(self, target: str) -> subprocess.CompletedProcess[str]:
+        return run("make", target, f"PORT={self.environment['PORT']}", cwd=self.folder, env=self.environment)
+
+    def __call__(self, *arguments: str) -> str:
+        command = ["docker", "compose", "--file", "docker/docker-compose.yml", *arguments]
+        done = run(*command, cwd=self.folder, env=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """The state and the health of each service."""
+        lines = self("ps", "--all", "--format", "json").splitlines()
+        return {entry["Service"]: (entry["State"], entry["Health"]) for entry in map(json.loads, lines)}
+
+    def signed_in(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self('exec', '-T', 'api', 'plinth', 'token', '--sub', 'alice')}"}
+
+
+@pytest.fixture
+def compose(docker: Docker, context: Path) -> Iterator[Compose]:
+    compose = Compose(context)
+    yield compose
+    compose("down", "--volumes", "--remove-orphans")
+
+
+def remains(docker: Docker, name: str) -> dict[str, set[str]]:
+    """What there is of a project."""
+    label = f"label=com.docker.compose.project={name}"
+    return {
+        kind: set(docker(kind, "ls", *every, "--filter", label, "--format", shown).split())
+        for kind, every, shown in (
+            ("container", ["--all"], "{{.Names}}"),
+            ("network", [], "{{.Name}}"),
+            ("volume", [], "{{.Name}}"),
+        )
+    }
+
+
+def test_it_comes_up_from_nothing_serves_reloads_and_leaves_nothing_but_volumes(
+    docker: Docker, compose: Compose, note: Note
+) -> None:
+    assert remains(docker, compose.name) == {"container": set(), "network": set(), "volume": set()}
+    began = time.monotonic()
+    up = compose.make("up")
+    note(f"make up took {time.monotonic() - began:.0f} s.")
+    assert up.returncode == 0, up.stdout + up.stderr + compose("logs")
+    assert compose.states() == {
+        "api": ("running", "healthy"),
+        "worker": ("running", "healthy"),
+        "migrate": ("exited", ""),
+        "postgres": ("running", "healthy"),
+        "redis": ("running", "healthy"),
+    }
+    assert "server_version_num 16" in compose(
+        "exec",
+        "-T",
+        "postgres",
+        "psql",
+        "-U",
+        "plinth",
+        "-Atc",
+        "SELECT 'server_version_num ' || current_setting('server_version_num')",
+    )
+    assert "redis_version:7." in compose("exec", "-T", "redis", "redis-cli", "info", "server")
+
+    with httpx.Client(base_url=compose.api, headers=compose.signed_in()) as client:
+        made = client.post("/items", json={"name": "anvil"})
+        assert made.status_code == 201, made.text
+        export = client.post("/exports", json={"format": "ndjson"}, headers={"Idempotency-Key": "an-export"})
+        assert export.status_code == 202, export.text
+        ready = f"/exports/{export.json()['id']}"
+        until(lambda: client.get(ready).json()["status"] == "ready", "the export is ready")
+        (line,) = client.get(f"{ready}/content").text.splitlines()
+        assert json.loads(line)["name"] == "anvil"
+        components = client.get("/public/health/ready").json()["components"]
+        assert {name: state["status"] for name, state in components.items()} == {"database": "up", "redis": "up"}
+
+    reloads(compose, note)
+
+    assert compose.make("down").returncode == 0
+    assert remains(docker, compose.name) == {
+        "container": set(),
+        "network": set(),
+        "volume": {f"{compose.name}_postgres", f"{compose.name}_redis"},
+    }
+
+    # And the data are there again.
+    assert compose.make("up").returncode == 0
+    names = [item["name"] for item in httpx.get(f"{compose.api}/items", headers=compose.signed_in()).json()["items"]]
+    assert names == ["anvil"]
+
+
+def reloads(compose: Compose, note: Note) -> None:
+    """An edit is served by the API, and run by the worker, without a build."""
+
+    def version() -> Any:
+        try:
+            return httpx.get(f"{compose.api}/public/health").json()["version"]
+        except httpx.TransportError:
+            return None
+
+    edited = compose.folder / "app/__init__.py"
+    edited.write_text(edited.read_text().replace(app.__version__, "9.9.9"))
+    began = time.monotonic()
+    until(lambda: version() == "9.9.9", "the API serves the new code")
+    note(f"An edit was served {time.monotonic() - began:.1f} s later.")
+    until(lambda: "9.9.9" in compose("exec", "-T", "api", "plinth", "workers"), "the worker runs the new code")
+
+
+def test_without_docker_it_is_a_sentence(tmp_path: Path) -> None:
+    for name in ("make", "sh", "sed", "git"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    for target in ("up", "down", "image", "cluster-up", "cluster-down", "deploy"):
+        done = run("make", target, cwd=ROOT, env={"PATH": str(tmp_path)})
+        assert done.returncode == 2
+        assert " needs docker, and it is not installed.\n" in done.stdout
