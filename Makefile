@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
@@ -32,7 +32,8 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 # Without the chart's tests, which need Helm: those are `make chart-test`.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests with coverage (ARGS='-k …')
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/images --cov $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/images \
+		--ignore tests/e2e --cov $(ARGS)
 
 # One after the other: what they measure is how long a fleet takes that has the machine for itself.
 .PHONY: test-faults
@@ -140,6 +141,13 @@ deploy: image ## Build the image and bring the release up in that cluster, on ht
 		helm upgrade plinth charts/plinth --install --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
 			--set image.tag=$$tag --set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
 
+# On a cluster of its own, which it makes and deletes, or on one that is there: E2E_CONTEXT=kind-plinth.
+.PHONY: e2e
+e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, KIND_NODE_IMAGE=…, ARGS='-k …')
+	$(call needs,docker kind helm)
+	@$(MAKE) --no-print-directory $(VENV)/.e2e
+	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) $(BIN)/python -m pytest tests/e2e $(ARGS)
+
 # Images that the engine has already need not be pulled by each node.
 load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; then \
 	kind load docker-image --name $(CLUSTER) $$image; fi; done
@@ -159,6 +167,7 @@ LOCK := env -u UV_FIND_LINKS -u UV_CONFIG_FILE $(BIN)/uv pip compile --quiet --n
 .PHONY: lock
 lock: $(VENV)/.uv ## Bring requirements*.txt in line with pyproject.toml
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra dev --group build -o requirements-dev.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra e2e --group build -c requirements-dev.txt -o requirements-e2e.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements-dev.txt -o requirements-run.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(LOCK) $(UPGRADE) --group bench -o requirements-bench.txt
@@ -205,6 +214,10 @@ $(VENV)/.run: requirements-run.txt pyproject.toml $(VENV)/.uv
 $(VENV)/.dev: requirements-dev.txt requirements-run.txt pyproject.toml $(VENV)/.uv
 	$(call install,requirements-dev.txt)
 	@touch $(VENV)/.run
+
+# The same with the client of Kubernetes.
+$(VENV)/.e2e: requirements-e2e.txt $(VENV)/.dev
+	$(call install,requirements-e2e.txt)
 
 # Whom the job engine is compared with: beside the environment of the service, so that neither has a say in the other.
 $(BENCH)/.done: requirements-bench.txt $(VENV)/.uv

@@ -1,0 +1,45 @@
+"""The cluster of the run, and a release for each file of tests.
+
+By itself the run makes the kind cluster plinth-e2e and deletes it. E2E_CONTEXT=kind-NAME takes one that is there, made
+of k8s/kind.yaml, and leaves it.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e import cluster as clusters
+from tests.e2e.cluster import SERVER_IMAGES, Cluster, image
+from tests.e2e.release import Release
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that has the images `plinth:e2e-1`, `-2`, `-3` and `-broken` and those of the servers."""
+    if missing := clusters.missing_tools():
+        pytest.exit(f"The end-to-end tests need {', '.join(missing)}, and it is not installed.", returncode=1)
+    context = os.environ.get("E2E_CONTEXT")
+    try:
+        cluster = clusters.existing(context) if context else clusters.create()
+    except ValueError as error:
+        pytest.exit(str(error), returncode=1)
+    try:
+        clusters.build_images()
+        cluster.load(*map(image, ("1", "2", "3", "broken")), *SERVER_IMAGES)
+        yield cluster
+    finally:
+        if not context:
+            clusters.delete(cluster)
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Release]:
+    """Version 1, installed with `--wait`. The tests of a file follow on one another: each leaves it ready."""
+    release = Release(cluster, f"plinth-{request.module.__name__.rpartition('test_')[2]}")
+    release.make_namespace()
+    try:
+        release.install()
+        yield release
+    finally:
+        release.delete_namespace()

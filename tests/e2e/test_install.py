@@ -1,0 +1,96 @@
+"""An install with the chart's own values, in a namespace that enforces the restricted Pod Security Standard.
+
+The tests share one release.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from tests.e2e.cluster import image
+from tests.e2e.release import RESTRICTED_CONTAINER, RESTRICTED_POD, Release, caller, until
+
+
+class TestInstall:
+    def test_everything_is_ready_when_helm_comes_back(self, release: Release) -> None:
+        """The `release` was installed with `--wait`; nothing is waited for here."""
+        assert release.ready("api", 2)
+        assert release.ready("worker", 1)
+        assert release.ready("postgresql", 1)
+        assert release.ready("redis", 1)
+        assert release.restarts("api", "worker", "postgresql", "redis") == 0
+        (migration,) = release.batch.list_namespaced_job(release.namespace).items
+        assert migration.status.succeeded == 1
+        assert not migration.status.failed
+
+    def test_helm_test_passes(self, release: Release) -> None:
+        """It makes an item and an export of its own. The pod is gone when it has, and its log with it."""
+        assert "Succeeded" in release.helm("test", "plinth")
+
+    def test_an_item_and_an_export_through_the_service(self, release: Release) -> None:
+        (token,) = release.tokens("alice")
+        with caller(token) as http:
+            item = http.post("items", json={"name": "a lamp", "tags": ["e2e"]}).raise_for_status().json()
+            path = f"exports/{http.post('exports', json={'format': 'ndjson'}).raise_for_status().json()['id']}"
+            until(lambda: http.get(path).json()["status"] == "ready", "the export is ready", within=10)
+            content = http.get(f"{path}/content").raise_for_status().text
+            assert item["id"] in content
+            assert content.count("\n") == 1
+
+    def test_pods_that_are_not_restricted_would_have_been_refused(self, release: Release) -> None:
+        """Else the install would have proved nothing."""
+        pod = {"metadata": {"name": "loose"}, "spec": {"containers": [{"name": "loose", "image": "redis:8"}]}}
+        with pytest.raises(ApiException, match="violates PodSecurity"):
+            release.core.create_namespaced_pod(release.namespace, pod)
+
+
+class TestNetworkPolicy:
+    """Which of the release's ports a pod of the same namespace can reach. The same pod, but for its labels."""
+
+    def test_a_stranger_reaches_the_api_and_nothing_else(self, release: Release) -> None:
+        with pod(release, {}) as name:
+            assert reached(release, name) == {"api"}
+
+    def test_an_operator_reaches_the_database(self, release: Release) -> None:
+        with pod(release, {"app.kubernetes.io/component": "operator"}) as name:
+            assert reached(release, name) == {"postgresql"}
+
+
+@contextmanager
+def pod(release: Release, labels: dict[str, str]) -> Iterator[str]:
+    name = "visitor"
+    if labels:
+        labels = labels | {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
+    container = {"name": name, "image": image("1"), "command": ["sleep", "600"], **RESTRICTED_CONTAINER}
+    release.core.create_namespaced_pod(
+        release.namespace,
+        {"metadata": {"name": name, "labels": labels}, "spec": {**RESTRICTED_POD, "containers": [container]}},
+    )
+    try:
+        until(lambda: release.phase(name) == "Running", "the visitor is there", within=30)
+        yield name
+    finally:
+        release.remove_pod(name)
+
+
+def reached(release: Release, pod: str) -> set[str]:
+    """The servers that take a connection from a pod: `metrics` is an API pod's second port."""
+    address = release.pods("api")[0].status.pod_ip
+    servers = {
+        "api": ("plinth-api", 80),
+        "metrics": (address, 9090),
+        "postgresql": ("plinth-postgresql", 5432),
+        "redis": ("plinth-redis", 6379),
+    }
+    script = f"""
+import socket
+for name, address in {servers}.items():
+    try:
+        socket.create_connection(address, timeout=3).close()
+        print(name)
+    except OSError:
+        pass
+"""
+    return set(release.execute(pod, "python", "-c", script).split())
