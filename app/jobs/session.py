@@ -330,4 +330,3 @@ def _result(outcome: Outcome | None, run: Run) -> str:
             return "succeeded" if run.ctx.completed else "lost"
         case _:
             return "retryable"
-
