@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis import Case as AnyCase
 from schemathesis import GenerationMode
 
+from app.business import exports
 from app.core.config import Settings
 from app.main import create_app
 from app.services.identity import sign_local_token
@@ -47,6 +48,15 @@ def settings(database_url: str, redis_url: str) -> Settings:
     return settings_with(
         DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="1000000/minute", OPERATOR_ROLE="operator"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_end_of_exports() -> Iterator[None]:
+    """No worker runs here, so every export is unfinished, and soon there would be too many for any answer but 409."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "MAX_UNFINISHED", 1_000_000)
+        patch.setattr(exports, "MAX_KEPT", 1_000_000)
+        yield
 
 
 @pytest.fixture(scope="module")

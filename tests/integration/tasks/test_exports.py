@@ -431,8 +431,14 @@ class TestExpire:
         assert ended["state"] == "succeeded"
 
     async def test_deletes_what_has_expired_and_nothing_else(
-        self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
+        self,
+        settings: Settings,
+        database: Database,
+        sql: asyncpg.Connection,
+        export: Export,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(exports, "MAX_UNFINISHED", 1000)
         old = [await requested(database) for _ in range(2 * exports.BATCH_EXPORTS + 1)]
         await sql.execute(
             "UPDATE job SET run_lease = 1 WHERE id = ANY ($1::uuid[])", [export["job_id"], old[0]["job_id"]]
