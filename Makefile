@@ -31,9 +31,9 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 
 # Without the chart's tests, which need Helm: those are `make chart-test`.
 .PHONY: test
-test: $(VENV)/.dev ## Run the tests with coverage (ARGS='-k …')
+test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/images \
-		--ignore tests/e2e --cov $(ARGS)
+		--ignore tests/e2e $(ARGS)
 
 # One after the other: what they measure is how long a fleet takes that has the machine for itself.
 .PHONY: test-faults
