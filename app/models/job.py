@@ -61,6 +61,8 @@ class _JobColumns(SQLModel):
     progress_message: str | None = Field(default=None, nullable=True, sa_type=Text)
     # How each run that failed has failed, the oldest first. See `app.jobs.outcome.ErrorEntry`.
     errors: list[Any] = Field(default_factory=list, sa_type=_Json, sa_column_kwargs={"server_default": "[]"})
+    # Where it was enqueued, as W3C Trace Context has it: `traceparent`, and `tracestate` if there was one.
+    trace_context: dict[str, str] | None = Field(default=None, nullable=True, sa_type=_Json)
 
 
 class Job(_JobColumns, table=True):
@@ -147,3 +149,13 @@ class JobSchedule(SQLModel, table=True):
     last_slot: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
     paused_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
     declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+
+
+class Duty(SQLModel, table=True):
+    """What one process of the fleet does for all, for as long as it renews `expires_at`."""
+
+    __tablename__ = "duty"
+
+    name: str = Field(primary_key=True, sa_type=String(100))
+    holder: UUID
+    expires_at: datetime = Field(sa_type=UtcDateTime)
