@@ -32,8 +32,8 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 # Without the chart's tests, which need Helm: those are `make chart-test`.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/images \
-		--ignore tests/e2e $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/observability \
+		--ignore tests/images --ignore tests/e2e $(ARGS)
 
 # One after the other: what they measure is how long a fleet takes that has the machine for itself.
 .PHONY: test-faults
@@ -52,20 +52,21 @@ format: $(VENV)/.dev ## Put the style right
 	@$(BIN)/python -m ruff check --fix
 	@$(BIN)/python -m ruff format
 
-# Programs of the chart's targets: Helm 3 and 4 side by side, kube-score and helm-docs.
+# Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm
 HELM4 ?= helm4
 KUBE_SCORE ?= kube-score
+PROMTOOL ?= promtool
 HELM_DOCS ?= helm-docs
-export HELM HELM4 KUBE_SCORE HELM_DOCS
+export HELM HELM4 KUBE_SCORE PROMTOOL HELM_DOCS
 
 .PHONY: chart-lint
 chart-lint: $(VENV)/.dev ## Check the chart with Helm 3, Helm 4 and kube-score
 	@$(BIN)/python -m pytest tests/chart/test_kubernetes.py -k "complain or kube_score" $(ARGS)
 
 .PHONY: chart-test
-chart-test: $(VENV)/.dev ## Test the chart (UPDATE=1: write the reviewed manifest anew)
-	@$(BIN)/python -m pytest tests/chart $(ARGS)
+chart-test: $(VENV)/.dev ## Test the chart, its rules and dashboards (UPDATE=1: write the reviewed manifest anew)
+	@$(BIN)/python -m pytest tests/chart tests/observability $(ARGS)
 
 .PHONY: chart-docs
 chart-docs: ## Make the chart's README of values.yaml
@@ -140,6 +141,17 @@ deploy: image ## Build the image and bring the release up in that cluster, on ht
 		kind load docker-image --name $(CLUSTER) plinth:$$tag && \
 		helm upgrade plinth charts/plinth --install --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
 			--set image.tag=$$tag --set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
+
+# Which Service takes the traces. jaeger: without a collector before it.
+COLLECTOR ?= otel-collector
+OBSERVE_IMAGES := prom/prometheus:v2.53.3 quay.io/prometheus/prometheus:v2.53.3 jaegertracing/all-in-one:1.62.0 \
+	otel/opentelemetry-collector-contrib:0.150.0
+
+.PHONY: observe
+observe: ## Watch that release: Prometheus, a collector and Jaeger beside it (COLLECTOR=jaeger: without a collector)
+	$(call needs,docker kind kubectl helm)
+	@$(call load,$(OBSERVE_IMAGES))
+	@scripts/observe.sh $(CLUSTER) $(COLLECTOR)
 
 # On a cluster of its own, which it makes and deletes, or on one that is there: E2E_CONTEXT=kind-plinth.
 .PHONY: e2e

@@ -15,11 +15,13 @@ from app import (
 )
 from app.api.state import AppState
 from app.api.v1.router import router
+from app.core import tracing
 from app.core.cache import close_redis, init_redis
 from app.core.config import Settings, SettingsError, get_settings
 from app.core.cursor import CursorCodec
 from app.core.db import Database, bind_default_database
 from app.core.exceptions import install_exception_handlers
+from app.core.http_metrics import HttpMetricsMiddleware
 from app.core.lifecycle import Lifecycle
 from app.core.logging import configure_logging
 from app.core.middleware import (
@@ -34,6 +36,7 @@ from app.core.rate_limit import RateLimiter
 from app.core.readiness import TIMEOUT_SECONDS, Readiness
 from app.core.security import derive_key
 from app.jobs.doorbell import DOORBELL, doorbell_for
+from app.jobs.figures import Figures
 from app.jobs.watch import JobWatch
 from app.services.identity import build_verifier
 
@@ -61,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan(settings, lifecycle),
+        # RequestContextMiddleware makes the spans, and HttpMetricsMiddleware counts: both for less than this would.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         middleware=_middleware(settings, lifecycle),
     )
     app.state.lifecycle = lifecycle
@@ -74,15 +79,19 @@ def _lifespan(settings: Settings, lifecycle: Lifecycle) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         # What is opened later is closed earlier, also when a later opening fails.
         async with AsyncExitStack() as closing:
+            await closing.enter_async_context(tracing.running(settings, "api"))
             redis = init_redis(settings)
             closing.push_async_callback(close_redis, redis)
             doorbell = doorbell_for(settings, redis)
             closing.push_async_callback(doorbell.aclose)
-            database = Database(settings, session_info={DOORBELL: doorbell})
+            database = Database(settings, session_info={DOORBELL: doorbell}, pool_name="main")
             closing.push_async_callback(database.aclose)
             closing.enter_context(bind_default_database(database))
             job_watch = JobWatch(database)
             closing.push_async_callback(job_watch.aclose)
+            figures = Figures(database, settings)
+            figures.start()
+            closing.push_async_callback(figures.stop)
             verifier = build_verifier(settings)
             closing.push_async_callback(verifier.aclose)
 
@@ -130,7 +139,17 @@ def _limiter(settings: Settings, limit: str, redis: Any) -> RateLimiter | None:
 def _middleware(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     """The first is the outermost."""
     probes = frozenset(f"{settings.API_V1_STR}/public/health{path}" for path in ("", "/ready"))
-    stack = [Middleware(RequestContextMiddleware, lifecycle=lifecycle, quiet_paths=probes)]
+    stack = [
+        Middleware(HttpMetricsMiddleware, quiet_paths=probes),
+        Middleware(
+            RequestContextMiddleware,
+            lifecycle=lifecycle,
+            quiet_paths=probes,
+            access_sample=settings.LOG_ACCESS_SAMPLE,
+            slow_seconds=settings.LOG_SLOW_REQUEST,
+            hash_key=derive_key(settings.SECRET_KEY.get_secret_value(), "log"),
+        ),
+    ]
     if settings.BACKEND_CORS_ORIGINS:
         cors = Middleware(
             ProblemCORSMiddleware,
@@ -146,6 +165,8 @@ def _middleware(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
                 "Idempotency-Key",
                 "Last-Event-ID",
                 "Range",
+                "traceparent",
+                "tracestate",
                 "X-Request-ID",
             ],
             expose_headers=[
@@ -159,6 +180,7 @@ def _middleware(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
                 "RateLimit",
                 "RateLimit-Policy",
                 "Retry-After",
+                "traceresponse",
                 "X-Request-ID",
             ],
         )
@@ -181,6 +203,8 @@ def __getattr__(name: str) -> Any:
     except SettingsError as error:
         sys.exit(str(error))
     configure_logging(settings)
+    if settings.traces_endpoint is not None:
+        from app.core import spans  # noqa: F401 - now, so that it is frozen with the rest
     globals()["app"] = application = create_app(settings)
     # What lives as long as the process need not be looked through again and again by the garbage collector: each
     # full collection would stop every request for tens of milliseconds.

@@ -1,6 +1,7 @@
 """This service beside the smallest FastAPI + asyncpg program that does the same work, in one run.
 
     python bench/http.py [--rounds 8] [--seconds 1.5] [--only get,list] [--json FILE]
+    python bench/http.py --observability …    this service with all that watches it, beside itself without
 
 Both run on core 0; the load, PostgreSQL and Redis on core 1. Rounds alternate (A B, B A, …), each ratio is taken
 within a pair of neighbours, and the result is the median of those. `README.md` here says what makes it fair.
@@ -30,7 +31,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -108,6 +109,30 @@ class Issuer:
         # What a provider's token commonly carries besides: its size is part of the work.
         claims |= {"jti": str(serial), "azp": "bench", "scope": "openid items"}
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "1", "typ": "at+jwt"})
+
+
+class Collector:
+    """Takes spans over OTLP/HTTP on loopback, and throws them away. It runs on the load's core."""
+
+    def __init__(self) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                collector.exports += 1
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        collector, self.exports = self, 0
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        with pinned(LOAD_CORE):  # as the threads are that are started here
+            threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
 
 
 @dataclass
@@ -384,6 +409,7 @@ def build_contenders(folder: Path, database_url: str, redis_url: str, issuer: Is
         "ENVIRONMENT": "test",  # all that is different from production: the issuer may be on loopback
         "LOG_FORMAT": "json",
         "DOCS_ENABLED": "false",
+        "METRICS_PORT": "0",
         "REDIS_URL": redis_url,
         "DB_POOL_SIZE": str(POOL_SIZE),
         "DB_MAX_OVERFLOW": str(POOL_OVERFLOW),
@@ -412,6 +438,22 @@ def build_contenders(folder: Path, database_url: str, redis_url: str, issuer: Is
         Contender("smallest, verdicts cached", serve_smallest, caching, folder / "caching.log"),
     ]
     return {contender.name: contender for contender in contenders}
+
+
+UNOBSERVED = "nothing watched"
+
+
+def build_observed(contenders: dict[str, Contender], collector: Collector) -> dict[str, Contender]:
+    """This service with metrics, a tenth of its traces and a line for each request; and without all of them."""
+    plinth = contenders["plinth"]
+    # A caller that sends no `traceparent` is sampled here.
+    watched = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER_ARG": "0.1", "LOG_ACCESS_SAMPLE": "1"}
+    unwatched = {"LOG_LEVEL": "WARNING", "LOG_ACCESS_SAMPLE": "0"}
+    argv = [word.replace("app.cli", "bench.unobserved") for word in plinth.argv]
+    return {
+        "plinth": replace(plinth, env=plinth.env | watched),
+        UNOBSERVED: Contender(UNOBSERVED, argv, plinth.env | unwatched, plinth.log.with_name("unobserved.log")),
+    }
 
 
 def time_starts(contenders: list[Contender]) -> None:
@@ -455,6 +497,8 @@ def summarise(case: Case, rounds: dict[str, list[Round]]) -> dict[str, Any]:
             "opponent": statistics.median(b),
             "ratio": asdict(Ratio.of(a, b)),
         }
+    costs = [a["cpu"] - b["cpu"] for a, b in zip(ours, theirs, strict=True)]
+    summary["cost"] = statistics.median(costs)
     summary["others"] = max(each["others"] for each in ours + theirs)
     summary["rounds"] = {"plinth": ours, "opponent": theirs}
     return summary
@@ -463,7 +507,7 @@ def summarise(case: Case, rounds: dict[str, list[Round]]) -> dict[str, Any]:
 def print_report(report: dict[str, Any]) -> None:
     print(f"\n{report['about']}\n")
     print(f"{'':33} {'CPU µs/request':>25}{'':17} {'p50 ms':>22} {'p99 ms':>22} {'requests/s':>13}")
-    names = f"{'plinth':>8} {'small':>6}"
+    names = f"{'plinth':>8} {'other':>6}"
     print(f"{'':33} {names} {'ratio (middle half)':>26} {names} {'ratio':>6} {names} {'ratio':>6} {names}")
     for row in report["cases"].values():
         cpu, p50, p99, rate = row["cpu"], row["p50"], row["p99"], row["per_second"]
@@ -473,6 +517,9 @@ def print_report(report: dict[str, Any]) -> None:
             f"{p99['plinth']:8.1f} {p99['opponent']:6.1f} {p99['ratio']['median']:6.2f} "
             f"{rate['plinth']:8.0f} {rate['opponent']:6.0f}"
         )
+    for row in report["cases"].values():
+        if row["opponent"] == UNOBSERVED:
+            print(f"{row['title']}: to be watched costs {row['cost']:.0f} µs of CPU a request")
     print(f"\n{'':33} {'first 200':>10} {'RSS then':>10} {'after load':>10}")
     for name, row in report["processes"].items():
         print(f"{name:33} {row['first_200']:8.2f} s {row['start']:7.0f} MB {row['load']:7.0f} MB")
@@ -484,11 +531,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="This service beside the smallest one that does the same work.")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of rounds for each case")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
-    parser.add_argument("--only", default=",".join(CASES), help="these cases (default: %(default)s)")
+    parser.add_argument("--only", help=f"some of the cases {','.join(CASES)}")
+    parser.add_argument("--observability", action="store_true", help="all that watches the service, on and off")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(CASES):
+    cases = CASES
+    if arguments.observability:  # both cache verdicts, as it is the same service
+        cases = {name: replace(CASES[name], opponent=UNOBSERVED) for name in ("health", "get", "list", "create")}
+    chosen = (arguments.only or ",".join(cases)).split(",")
+    if unknown := set(chosen) - set(cases):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         parser.error("this needs Linux and two cores: one for the server, one for everything else")
@@ -499,6 +550,9 @@ def main() -> None:
         database_url, redis_url = closing.enter_context(servers(folder))
         issuer = Issuer(folder)
         contenders = build_contenders(folder, database_url, redis_url, issuer)
+        collector = Collector()
+        if arguments.observability:
+            contenders = build_observed(contenders, collector)
         for contender in contenders.values():
             closing.callback(contender.stop)
         migrate = [sys.executable, "-m", "app.cli", "migrate"]
@@ -510,11 +564,12 @@ def main() -> None:
             contender.note_memory("start")
         results = {}
         for name in chosen:
-            print(f"{CASES[name].title} …", file=sys.stderr, flush=True)
-            rounds = compare(CASES[name], work, contenders, arguments.rounds, arguments.seconds)
-            results[name] = summarise(CASES[name], rounds)
+            print(f"{cases[name].title} …", file=sys.stderr, flush=True)
+            rounds = compare(cases[name], work, contenders, arguments.rounds, arguments.seconds)
+            results[name] = summarise(cases[name], rounds)
         for contender in contenders.values():
             contender.note_memory("load")
+        expect(not arguments.observability or collector.exports > 0, "no span came to the collector")
 
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("fastapi", "uvicorn", "asyncpg")]
     report = {

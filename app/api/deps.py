@@ -64,6 +64,7 @@ class _Bearer(SecurityBase):
                     code="identity_provider_unavailable",
                     retry_after=5,
                 ) from error
+        request.scope["state"]["principal"] = principal  # for the access line
         if (limiter := state["rate_limiter"]) is not None:
             await _count(request, limiter, f"subject:{principal.subject}")
         return principal

@@ -13,6 +13,7 @@ import click
 from app.cli.arguments import NAMES
 from app.cli.common import fail, load_job_settings, load_settings, not_migrated
 from app.cli.jobs import jobs
+from app.cli.log_level import log_level
 from app.cli.schedules import schedules
 from app.cli.workers import workers
 from app.core.config import Settings, effective_configuration
@@ -49,7 +50,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-for _command in (jobs, schedules, workers):
+for _command in (jobs, log_level, schedules, workers):
     main.add_command(_command)
 
 

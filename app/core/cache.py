@@ -1,13 +1,40 @@
 """Redis: a cache, never the truth. Everything works without it, and uses it again when it is back."""
 
+from time import perf_counter
+from typing import Any
+
 from fastapi import Request
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from app.core.config import Settings
+from app.core.metrics import db_error, db_operation
 
 __all__ = ["close_redis", "get_redis", "init_redis"]
 
 MAX_CONNECTIONS = 50
+
+
+class _CountedRedis(Redis):
+    """A client whose commands are counted. Pipelines and subscriptions are not: nobody here has a pipeline."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        started = perf_counter()
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except exceptions.TimeoutError:
+            db_error("redis", "timeout")
+            raise
+        except (exceptions.ConnectionError, OSError):
+            db_error("redis", "unavailable")
+            raise
+        except exceptions.NoScriptError:  # the client sends the script then
+            raise
+        except exceptions.RedisError:
+            db_error("redis", "other")
+            raise
+        finally:
+            db_operation("redis", args[0]).observe(perf_counter() - started)
 
 
 def init_redis(settings: Settings) -> Redis | None:
@@ -27,7 +54,7 @@ def init_redis(settings: Settings) -> Redis | None:
         health_check_interval=30,
         client_name=settings.PROJECT_NAME.replace(" ", "-"),
     )
-    return Redis(connection_pool=pool)
+    return _CountedRedis(connection_pool=pool)
 
 
 async def close_redis(redis: Redis | None) -> None:

@@ -90,6 +90,17 @@ def _check_name(value: str) -> str:
     return value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _check_attributes(value: str) -> str:
+    # As OTEL_RESOURCE_ATTRIBUTES and baggage are written: characters that separate are percent-encoded.
+    if not all(re.fullmatch(r"[^=,\s]+\s*=[^=,]*", pair.strip()) for pair in value.split(",") if pair.strip()):
+        raise ValueError("expected name=value pairs, separated by commas")
+    return value
+
+
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     # A symmetric algorithm beside a public key lets anybody sign: the key would be taken for the secret.
     if not value or not any(family.issuperset(value) for family in _ALGORITHM_FAMILIES):
@@ -102,6 +113,18 @@ _LIST = (NoDecode, BeforeValidator(_split_list))
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Days = Annotated[float, Field(gt=0, le=3650)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+Sampler = Annotated[
+    Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ],
+    BeforeValidator(_lower),
+]
+Attributes = Annotated[str, AfterValidator(_check_attributes)]
 PathPrefix = Annotated[str, AfterValidator(_check_path_prefix)]
 Rate = Annotated[str, AfterValidator(_check_rate)]
 

@@ -6,6 +6,7 @@ In a request take `SessionDep` (`app.api.deps`); elsewhere use `get_session_cont
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from operator import add
 from typing import Any
 
 import asyncpg
@@ -20,8 +21,11 @@ from sqlalchemy.util import greenlet_spawn
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.core import tracing
 from app.core.config import Settings, get_settings
+from app.core.counted_connection import counted
 from app.core.exceptions import ServiceUnavailableError
+from app.core.metrics import Labels, Observed, db_error
 from app.core.pool import FairQueuePool
 
 __all__ = [
@@ -41,7 +45,21 @@ RECYCLE_SECONDS = 1800
 # SQLSTATE classes and codes that speak of the server and not of the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
 _UNAVAILABLE_CLASSES = ("08", "53", "57P")
-_UNAVAILABLE_STATES = ("57014", "55P03", "25006")
+_TIMEOUT_STATES = ("57014", "55P03")
+_UNAVAILABLE_STATES = (*_TIMEOUT_STATES, "25006")
+_CONSTRAINT_CLASS = "23"
+
+_POOL = "db_client_connection_pool_name"
+_CONNECTIONS = Observed(
+    "db_client_connection_count",
+    "Connections of the pool, by state.",
+    (_POOL, "db_client_connection_state"),
+    add,
+)
+_MAX_CONNECTIONS = Observed("db_client_connection_max", "How many connections the pool may open.", (_POOL,), add)
+_PENDING = Observed(
+    "db_client_connection_pending_requests", "How many wait for a connection of the pool.", (_POOL,), add
+)
 
 
 class DatabaseUnavailableError(ServiceUnavailableError):
@@ -70,9 +88,12 @@ class Database:
     """An engine with its pool, sessions and connections, for one set of settings.
 
     `session_info` is in the `info` of every session: what code that is given nothing but a session has to find.
+    With a `pool_name` its pool and its statements are counted, in metrics.
     """
 
-    def __init__(self, settings: Settings, *, session_info: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, session_info: Mapping[str, Any] | None = None, pool_name: str | None = None
+    ) -> None:
         url = settings.async_database_url
         self.is_postgresql = url.startswith("postgresql")
         self._pooler = settings.DB_TRANSACTION_POOLER
@@ -90,15 +111,43 @@ class Database:
         self.engine = create_async_engine(
             url, connect_args=settings.database_connect_args, hide_parameters=True, **options
         )
+        if tracing.is_on():
+            from app.core import client_spans
+
+            client_spans.watch_engine(self.engine.sync_engine)
         self._sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
         )
+        self._pool_name = pool_name
         if self.is_postgresql:
+            if pool_name is not None:
+                self._count(pool_name)
             event.listen(self.engine.sync_engine, "do_connect", _connect)
             event.listen(self.engine.sync_engine, "handle_error", _handle_error)
             event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         else:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+
+    def _count(self, pool_name: str) -> None:
+        event.listen(self.engine.sync_engine, "do_connect", _count_statements)
+        if isinstance(self.engine.pool, FairQueuePool):
+            self.engine.pool.count_as(pool_name)
+            _CONNECTIONS.add(self._connections)
+            _MAX_CONNECTIONS.add(self._max_connections)
+            _PENDING.add(self._pending)
+
+    def _connections(self) -> list[tuple[Labels, float]]:
+        pool, name = self.engine.pool, str(self._pool_name)
+        assert isinstance(pool, FairQueuePool)
+        return [((name, "idle"), pool.checkedin()), ((name, "used"), pool.checkedout())]
+
+    def _max_connections(self) -> list[tuple[Labels, float]]:
+        assert isinstance(self.engine.pool, FairQueuePool)
+        return [((str(self._pool_name),), self.engine.pool.limit)]
+
+    def _pending(self) -> list[tuple[Labels, float]]:
+        assert isinstance(self.engine.pool, FairQueuePool)
+        return [((str(self._pool_name),), self.engine.pool.waiting)]
 
     def new_session(self) -> AsyncSession:
         """A session whose transaction and closing are the caller's."""
@@ -143,7 +192,10 @@ class Database:
                 connection.terminate()
                 await greenlet_spawn(pooled.invalidate)
             if unavailable:
+                _count_failure(error)
                 raise DatabaseUnavailableError from error
+            if isinstance(error, asyncpg.PostgresError):
+                _count_failure(error)
             raise
         finally:
             await greenlet_spawn(pooled.close)
@@ -164,6 +216,9 @@ class Database:
                 await connection.execute(text("SELECT 1"))
 
     async def aclose(self) -> None:
+        _CONNECTIONS.remove(self._connections)
+        _MAX_CONNECTIONS.remove(self._max_connections)
+        _PENDING.remove(self._pending)
         await self.engine.dispose()
 
 
@@ -172,8 +227,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except PoolTimeoutError as error:
+        db_error("postgresql", "timeout")
         raise DatabaseUnavailableError from error
     except DBAPIError as error:
+        _count_failure(error)
         if _is_unavailable(error):
             raise DatabaseUnavailableError from error
         raise
@@ -183,6 +240,7 @@ def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
     try:
         return dialect.connect(*args, **kwargs)
     except (OSError, TimeoutError, dialect.loaded_dbapi.Error, asyncpg.PostgresError) as error:
+        db_error("postgresql", "timeout" if isinstance(error, TimeoutError) else "unavailable")
         raise DatabaseUnavailableError from error
 
 
@@ -194,7 +252,23 @@ def _handle_error(context: ExceptionContext) -> BaseException | None:
     # server's goodbye once more; cut it instead.
     if context.connection is not None:
         context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
+    _count_failure(error)
     return DatabaseUnavailableError()
+
+
+def _count_failure(error: BaseException) -> None:
+    driver_error = getattr(error, "orig", None) or error
+    state = str(getattr(driver_error, "sqlstate", None) or "")
+    if isinstance(driver_error, TimeoutError) or state in _TIMEOUT_STATES:
+        db_error("postgresql", "timeout")
+    elif _is_unavailable(error):
+        db_error("postgresql", "unavailable")
+    elif not state.startswith(_CONSTRAINT_CLASS):
+        db_error("postgresql", "other")
+
+
+def _count_statements(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
+    options["connection_class"] = counted(options.get("connection_class", asyncpg.Connection))
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:

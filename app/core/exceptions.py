@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
+from app.core.tracing import current_trace_id
+
 log = structlog.get_logger("app.errors")
 
 PROBLEM_JSON = "application/problem+json"
@@ -165,7 +167,11 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A problem+json response. `type` stays `about:blank`; `code` tells errors of one status apart."""
+    """A problem+json response. `type` stays `about:blank`; `code` tells errors of one status apart.
+
+    It names the request and, where there is one, the trace: whoever reports it says what to look for.
+    """
+    trace_id = current_trace_id()
     body = {
         "type": "about:blank",
         "title": title_of(status),
@@ -173,6 +179,7 @@ def problem_response(
         "code": code,
         **({"detail": detail} if detail else {}),
         "request_id": request_id,
+        **({"trace_id": trace_id} if trace_id is not None else {}),
         **(extra or {}),
     }
     return Response(to_json(body), status, headers=headers, media_type=PROBLEM_JSON)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from time import sleep
 
 from app.core.loop_watch import LoopWatch
+from app.core.metrics import LOOP_LAG
 from app.core.readiness import Readiness
 
 __all__ = ["Lifecycle"]
@@ -38,7 +39,8 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._watch.start()
         try:
-            yield
+            with LOOP_LAG.by(lambda: [((), self._watch.lag)]):
+                yield
         finally:
             self._watch.stop()
             self._readiness = self._loop = None

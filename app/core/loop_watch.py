@@ -1,4 +1,4 @@
-"""Whether an event loop turns, as it is seen from other threads."""
+"""Whether an event loop turns, and how late, as it is seen from other threads."""
 
 import asyncio
 from time import monotonic
@@ -12,15 +12,18 @@ TICK_SECONDS = 1.0
 
 
 class LoopWatch:
-    """Knows whether an event loop turns. `start` it in the loop; ask `alive` from any thread."""
+    """Knows whether an event loop turns. `start` it in the loop; ask `alive` and `lag` from any thread."""
 
     def __init__(self) -> None:
         self._seen = monotonic()
+        self._due = self._seen + TICK_SECONDS
+        self._late = 0.0
         self._timer: Any = None
 
     def start(self) -> None:
         """Begin to watch the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._due = monotonic()
         self._tick()
 
     def stop(self) -> None:
@@ -29,8 +32,15 @@ class LoopWatch:
 
     def _tick(self) -> None:
         self._seen = monotonic()
+        self._late = max(0.0, self._seen - self._due)
+        self._due = self._seen + TICK_SECONDS
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
 
     @property
     def alive(self) -> bool:
         return monotonic() - self._seen < STUCK_SECONDS
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which the last tick was late, or by which the next one is already."""
+        return max(self._late, monotonic() - self._due)

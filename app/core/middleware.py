@@ -1,10 +1,16 @@
 """What happens to every request, as pure ASGI: a few microseconds each, no task, no copied body."""
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
 from os import urandom
+from random import random
 from time import perf_counter
 
 import structlog
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import set_span_in_context
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -14,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.exceptions import PayloadTooLargeError, problem_response
 from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
+from app.core.routes import route_template, watch_route
+from app.core.tracing import begin_request, end_request, traceresponse
 
 __all__ = [
     "BodyLimitMiddleware",
@@ -22,65 +30,115 @@ __all__ = [
     "RequestContextMiddleware",
     "SecurityHeadersMiddleware",
     "UnhandledErrorMiddleware",
+    "principal_hash",
 ]
 
 log = structlog.get_logger("app.access")
 
+# What the metrics call it too: no response had begun.
+CUT_OFF = 499
+
 # Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
-_ACCEPTABLE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{8,128}")
+_ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
 
 
 class RequestContextMiddleware:
-    """Gives the request its id and writes its access line. The outermost middleware.
+    """Gives the request its id and its span, and writes its access line. Outside of all that may want them.
 
     The id (`X-Request-ID`, the client's own if it is well formed) is in `scope["state"]["request_id"]`, in every
-    log line of the request and in the response. Response headers that other parts want to add are collected in
-    `scope["state"]["response_headers"]`. Successes on `quiet_paths` are not logged: probes come every second.
-    Once the process drains, each response ends its connection.
+    log line of the request and in the response. So is the trace, where there is one: `traceresponse` names it.
+    Response headers that other parts want to add are collected in `scope["state"]["response_headers"]`; the caller,
+    once known, is in `scope["state"]["principal"]`. Once the process drains, each response ends its connection.
+
+    Successes on `quiet_paths` are not logged, nor are they traced: probes come every second. Of the others a share of
+    `access_sample` is logged, and all that took longer than `slow_seconds` or whose trace is recorded. Callers go by
+    a hash with `hash_key`, so that lines of one caller can be told to be that without telling who it is.
     """
 
     def __init__(
-        self, app: ASGIApp, *, lifecycle: Lifecycle | None = None, quiet_paths: frozenset[str] = frozenset()
+        self,
+        app: ASGIApp,
+        *,
+        lifecycle: Lifecycle | None = None,
+        quiet_paths: frozenset[str] = frozenset(),
+        access_sample: float = 1.0,
+        slow_seconds: float = 1.0,
+        hash_key: bytes = b"",
     ) -> None:
         self.app = app
         self.lifecycle = lifecycle or Lifecycle(drain_seconds=0)
         self.quiet_paths = quiet_paths
+        self.access_sample = access_sample
+        self.slow_seconds = slow_seconds
+        self.hash_of = principal_hash(hash_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        request_id = _inbound_id(scope) or urandom(16).hex()
+        given = _headers(scope)
+        request_id = _inbound_id(given) or urandom(16).hex()
         extra_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["response_headers"] = extra_headers
+        watch_route(scope)
+        quiet = scope["path"] in self.quiet_paths
+        span = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
+        if span is not None:
+            extra_headers.append((b"traceresponse", traceresponse(span)))
+            span_token = attach(set_span_in_context(span))
         token = request_id_var.set(request_id)
-        status = 0
+        status = sent = 0
+        error: BaseException | None = None
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self.lifecycle.draining:
                     extra_headers.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            if status >= 400 or scope["path"] not in self.quiet_paths:
+            seconds = perf_counter() - started
+            if status == 0 and isinstance(error, Exception):
+                status = 500  # which the server answers
+            recorded = False
+            if span is not None:
+                recorded = span.is_recording()
+                end_request(span, scope, route=route_template(scope), status=status, error=error)
+            if (
+                not 0 < status < 400
+                or seconds >= self.slow_seconds
+                or (not quiet and (recorded or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
+            ):
+                known = {"principal": self.hash_of(state["principal"].subject)} if "principal" in state else {}
                 log.info(
                     "request",
                     method=scope["method"],
+                    route=route_template(scope),
                     path=scope["path"],
-                    status=status,
-                    duration_ms=round((perf_counter() - started) * 1000, 2),
+                    status=status or CUT_OFF,
+                    duration_ms=round(seconds * 1000, 2),
+                    request_bytes=_announced(given),
+                    response_bytes=sent,
                     client=(scope.get("client") or ("",))[0],
+                    **known,
                 )
             request_id_var.reset(token)
+            if span is not None:
+                detach(span_token)
+            error = None  # it holds this frame, which would hold it
 
 
 class UnhandledErrorMiddleware:
@@ -128,11 +186,44 @@ class ProblemCORSMiddleware(CORSMiddleware):
         )
 
 
-def _inbound_id(scope: Scope) -> str | None:
+_READ = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"transfer-encoding"})
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """Those of the request's headers that are read here."""
+    found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if _ACCEPTABLE_REQUEST_ID.fullmatch(value) else None
-    return None
+        if name in _READ:
+            if name not in found:
+                found[name] = value.decode("latin-1")
+            elif name == b"tracestate":  # a list, which may be spread over several lines
+                found[name] += f",{value.decode('latin-1')}"
+            elif name == b"traceparent":  # two cannot both be true
+                found[name] = ""
+    return found
+
+
+def _inbound_id(given: dict[bytes, str]) -> str | None:
+    theirs = given.get(b"x-request-id")
+    return theirs if theirs is not None and _ACCEPTABLE_REQUEST_ID.fullmatch(theirs) else None
+
+
+def _announced(given: dict[bytes, str]) -> int | None:
+    """The size of the request's body as its client has announced it. None: it comes in chunks."""
+    if b"transfer-encoding" in given:
+        return None
+    length = given.get(b"content-length", "0")
+    return int(length) if length.isdecimal() and len(length) < 20 else None
+
+
+def principal_hash(key: bytes) -> Callable[[str], str]:
+    """What stands for a caller's subject in access lines: 16 hexadecimal digits."""
+
+    @lru_cache(maxsize=4096)
+    def hash_of(subject: str) -> str:
+        return blake2b(subject.encode(), key=key, digest_size=8).hexdigest()
+
+    return hash_of
 
 
 class SecurityHeadersMiddleware:

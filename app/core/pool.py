@@ -7,8 +7,10 @@ requests wait for many others. Here a returned connection is handed to the oldes
 
 import asyncio
 from collections import deque
-from typing import Any, Literal
+from time import perf_counter
+from typing import Any, Literal, Self
 
+from prometheus_client import Counter, Histogram
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
@@ -16,6 +18,23 @@ from sqlalchemy.util.queue import Empty, Full, QueueCommon
 __all__ = ["FairQueuePool"]
 
 _ROOM = object()  # handed to a waiter in place of a connection: there is room for a new one
+
+_POOL = ["db_client_connection_pool_name"]
+_WAIT_TIME = Histogram(
+    "db_client_connection_wait_time_seconds",
+    "How long one waited for a connection of the pool, or for room to open one; in vain, too.",
+    _POOL,
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+)
+_TIMEOUTS = Counter("db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", _POOL)
+
+
+class _Counts:
+    """What is counted of a pool."""
+
+    def __init__(self, name: str) -> None:
+        self.wait_time = _WAIT_TIME.labels(name)
+        self.timeouts = _TIMEOUTS.labels(name)
 
 
 class _FairQueue(QueueCommon[Any]):
@@ -26,6 +45,7 @@ class _FairQueue(QueueCommon[Any]):
         self.use_lifo = use_lifo  # read when a pool is recreated
         self._idle: deque[Any] = deque()
         self._waiters: deque[asyncio.Future[Any]] = deque()
+        self.counts: _Counts | None = None
 
     @property
     def waiting(self) -> int:
@@ -70,8 +90,16 @@ class _FairQueue(QueueCommon[Any]):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         if self._idle or not block:
+            if self.counts is not None:
+                self.counts.wait_time.observe(0)
             return self.get_nowait()
-        return await_only(self._wait(timeout))
+        if self.counts is None:
+            return await_only(self._wait(timeout))
+        began = perf_counter()
+        try:
+            return await_only(self._wait(timeout))
+        finally:
+            self.counts.wait_time.observe(perf_counter() - began)
 
     async def _wait(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - QueueCommon's own signature
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -81,6 +109,8 @@ class _FairQueue(QueueCommon[Any]):
                 item = await waiter
         except TimeoutError:
             if not waiter.done() or waiter.cancelled():
+                if self.counts is not None:
+                    self.counts.timeouts.inc()
                 raise Empty from None
             item = waiter.result()  # handed over in the very last moment
         except asyncio.CancelledError:
@@ -103,6 +133,15 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     _queue_class = _FairQueue
     _pool: _FairQueue
 
+    def count_as(self, name: str) -> None:
+        """Count waits for this pool, and for those made anew of it, under a name."""
+        self._pool.counts = _Counts(name)
+
+    def recreate(self) -> Self:
+        pool: Any = super().recreate()  # of this class
+        pool._pool.counts = self._pool.counts
+        return pool  # type: ignore[no-any-return]
+
     def _dec_overflow(self) -> Literal[True]:
         # A connection is gone, or could not be made: who waits for one may make it now.
         super()._dec_overflow()
@@ -113,3 +152,8 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     def waiting(self) -> int:
         """How many tasks wait for a connection."""
         return self._pool.waiting
+
+    @property
+    def limit(self) -> int:
+        """How many connections it opens at most."""
+        return self._pool.maxsize + self._max_overflow

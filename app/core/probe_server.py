@@ -1,14 +1,18 @@
 """The second port: probes, metrics and draining, served by threads, so that it answers when the event loop does not."""
 
+import gzip
 import socket
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import make_wsgi_app
+
+from app.core.logging import log_level, set_log_level
+from app.core.metrics import exposition
 
 __all__ = ["ProbeServer", "ProbeServerError"]
 
@@ -45,8 +49,9 @@ class ProbeServerError(Exception):
 class ProbeServer:
     """Serves the second port of a process on `host`:`port`, in threads. 0: any free port.
 
-    `/livez` and `/readyz` answer 200 or 503, by `alive` and `ready`; `/metrics` those of the process; `/drain`, where
-    there is a `drain`, answers when it has returned.
+    `/livez` and `/readyz` answer 200 or 503, by `alive` and `ready`; `/metrics` those of the process, in the form
+    that the client asks for; `/log-level` tells and sets the level of the log; `/drain`, where there is a `drain`,
+    answers when it has returned.
     """
 
     def __init__(
@@ -62,7 +67,6 @@ class ProbeServer:
         self._alive = alive
         self._ready = ready
         self._drain = drain
-        self._metrics = make_wsgi_app()
 
     def start(self) -> int:
         """Begin to serve; returns the port, and logs the address.
@@ -94,8 +98,9 @@ class ProbeServer:
             case "/readyz":
                 status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")
             case "/metrics":
-                served: Iterable[bytes] = self._metrics(environ, start_response)
-                return served
+                return _metrics(environ, start_response)
+            case "/log-level":
+                status, body = _log_level(environ)
             case "/drain" if self._drain is not None:
                 self._drain()
                 status, body = "200 OK", "drained"
@@ -104,3 +109,39 @@ class ProbeServer:
         content = f"{body}\n".encode()
         start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))])
         return [content]
+
+
+def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
+    """The level; with PUT and a level for a body, the old one and the new one.
+
+    Only for whoever is on this machine, which in a pod means in this pod: it comes from an operator's terminal.
+    """
+    if environ["REQUEST_METHOD"] != "PUT":
+        return "200 OK", log_level()
+    if not _is_local(environ["REMOTE_ADDR"]):
+        return "403 Forbidden", "the level is set from within the container alone"
+    length = environ.get("CONTENT_LENGTH") or "0"
+    level = environ["wsgi.input"].read(min(int(length), 32)).decode("latin-1") if length.isdecimal() else ""
+    old = log_level()
+    try:
+        set_log_level(level.strip().upper())
+    except ValueError as error:
+        return "400 Bad Request", str(error)
+    log.warning("log level", old=old, new=log_level())
+    return "200 OK", f"{old} {log_level()}"
+
+
+def _is_local(address: str) -> bool:
+    remote = ip_address(address.partition("%")[0])
+    return (getattr(remote, "ipv4_mapped", None) or remote).is_loopback
+
+
+def _metrics(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    content_type, content = exposition(environ.get("HTTP_ACCEPT", ""))
+    headers = [("Content-Type", content_type)]
+    if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+        # The fastest level: lines that are so much alike shrink to a thirtieth all the same.
+        content = gzip.compress(content, 1)
+        headers.append(("Content-Encoding", "gzip"))
+    start_response("200 OK", [*headers, ("Content-Length", str(len(content)))])
+    return [content]

@@ -16,6 +16,7 @@ from time import monotonic, time
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -26,6 +27,9 @@ LEASE_SHARE = 20
 MAX_KEYS = 20_000
 # After Redis failed, count locally for so long before it is asked again: a dead Redis must not slow requests down.
 REDIS_COOLDOWN_SECONDS = 2.0
+
+_VERDICTS = Counter("plinth_rate_limit_verdicts", "Hits that were within their limit, and that were not.", ["verdict"])
+_ALLOWED, _LIMITED = _VERDICTS.labels("allowed"), _VERDICTS.labels("limited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,9 @@ class RateLimiter:
                 key_prefix=prefix,
                 connection_pool=redis.connection_pool,  # type: ignore[arg-type]
             )
+            # It would make a client of its own, whose commands nobody counts.
+            self._storage.bridge.storage = redis  # type: ignore[attr-defined]
+            self._storage.bridge.register_scripts()
 
     async def hit(self, key: str) -> Verdict:
         """Count one hit of `key`, and say whether it is within the limit."""
@@ -100,6 +107,9 @@ class RateLimiter:
         allowed = lease.hits > 0
         if allowed:
             lease.hits -= 1
+            _ALLOWED.inc()
+        else:
+            _LIMITED.inc()
         return Verdict(
             allowed, self._limit.amount, lease.left + lease.hits, self._window, max(1, ceil(lease.ends - now))
         )

@@ -12,6 +12,7 @@ from typing import Literal
 
 import structlog
 
+from app.core.metrics import DEPENDENCY_UP, Labels
 from app.core.tasks import cancel_all
 
 __all__ = ["ComponentState", "Readiness"]
@@ -68,9 +69,14 @@ class Readiness:
         """Check everything once, so that a healthy process is ready from its first moment, and go on watching."""
         await asyncio.gather(*(self._check(name) for name in self._checks))
         self._tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
+        DEPENDENCY_UP.add(self._up)
 
     async def stop(self) -> None:
+        DEPENDENCY_UP.remove(self._up)
         await cancel_all(self._tasks)
+
+    def _up(self) -> list[tuple[Labels, float]]:
+        return [((name,), component.status == "up") for name, component in self.components.items()]
 
     async def _watch(self, name: str) -> None:
         while True:

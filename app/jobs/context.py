@@ -1,13 +1,14 @@
 """What a running job has at hand."""
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
+from opentelemetry.context import get_current
 from pydantic import BaseModel
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -137,7 +138,9 @@ class JobContext:
         """
         unique_key = options.pop("unique_key", None)
         keys = None if unique_key is None else [unique_key]
-        self.follow_ups.append(prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options}))
+        prepared = prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options})
+        # Whoever writes the outcome is in no trace, or in another one.
+        self.follow_ups.append(replace(prepared, context=get_current()))
 
     async def complete(self, session: AsyncSession) -> None:
         """Complete this job in the session's transaction: its effect and its completion commit together, or neither.

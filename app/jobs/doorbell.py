@@ -33,7 +33,12 @@ _RETRY_SECONDS = 2.0
 
 
 class Doorbell:
-    """Rings for queues and for jobs to be cancelled. Without Redis (None) it is silent."""
+    """Rings for queues and for jobs to be cancelled. Without Redis (None) it is silent.
+
+    `heard`: who listens is connected.
+    """
+
+    heard = False
 
     def __init__(self, redis: Redis | None, *, channel: str) -> None:
         self._redis = redis
@@ -77,6 +82,7 @@ class Doorbell:
             try:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(self._channel)
+                    self.heard = True
                     yield set(), set()
                     while True:
                         message = await subscription.get_message(timeout=_READ_SECONDS)
@@ -86,6 +92,7 @@ class Doorbell:
                         elif message["type"] == "message" and (ring := _parse(message["data"])) is not None:
                             yield ring
             except (RedisError, OSError) as error:
+                self.heard = False
                 log.debug("the doorbell is not heard", error=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
 

@@ -7,12 +7,17 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from opentelemetry.context import Context
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.ids import python_uuid7
+from app.core.tracing import enqueuing
 from app.jobs.doorbell import ring_after_commit
 from app.jobs.kinds import JobKind, check_name, kind_named
+from app.jobs.metrics import ENQUEUED
 
 __all__ = ["EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
@@ -23,9 +28,9 @@ _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an e
 # order of rows. A live job that has the key already is answered instead of a new one: updating nothing locks it, so
 # it cannot end in between, and it is what makes RETURNING show it.
 ENQUEUE = """
-INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state)
+INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
-    CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END
+    CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb
 FROM unnest($1::uuid[], $6::text[], $7::text[]) AS new (id, payload, unique_key),
     (SELECT COALESCE($9::timestamptz, now() + $10::interval) AS at) AS due
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET kind = excluded.kind
@@ -115,25 +120,31 @@ async def enqueue_many(
 class Insertion:
     """Jobs that were checked and are ready to be enqueued."""
 
+    kind: str
     queue: str
     ids: list[UUID]
     unique_keys: Sequence[str] | None
     arguments: tuple[Any, ...]
+    context: Context | None = None
 
     async def execute(self, session: AsyncSession) -> list[EnqueuedJob]:
-        """Enqueue them in the session's transaction."""
+        """Enqueue them in the session's transaction, and in the trace of `context` if it is not the current one."""
         if not self.ids:
             return []
         connection = await session.connection()
-        result = await connection.exec_driver_sql(ENQUEUE, self.arguments)
+        with enqueuing(self.kind, self.queue, len(self.ids), self.context) as trace_context:
+            result = await connection.exec_driver_sql(ENQUEUE, (*self.arguments, trace_context))
         ring_after_commit(session, queues=[self.queue])
         if self.unique_keys is None:
-            return [EnqueuedJob(job_id, created=True) for job_id in self.ids]
-        found: dict[str, UUID] = {row.unique_key: row.id for row in result}
-        return [
-            EnqueuedJob(found[key], found[key] == job_id)
-            for job_id, key in zip(self.ids, self.unique_keys, strict=True)
-        ]
+            jobs = [EnqueuedJob(job_id, created=True) for job_id in self.ids]
+        else:
+            found: dict[str, UUID] = {row.unique_key: row.id for row in result}
+            jobs = [
+                EnqueuedJob(found[key], found[key] == job_id)
+                for job_id, key in zip(self.ids, self.unique_keys, strict=True)
+            ]
+        _count_after_commit(session, self.kind, sum(job.created for job in jobs))
+        return jobs
 
 
 def prepare(
@@ -181,7 +192,7 @@ def prepare(
         run_at,
         timedelta(seconds=delay),
     )
-    return Insertion(queue, ids, unique_keys, arguments)
+    return Insertion(kind.name, queue, ids, unique_keys, arguments)
 
 
 def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
@@ -197,3 +208,35 @@ def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
     if not survives:  # a SecretStr is written as asterisks, infinity as null, an excluded field not at all
         raise ValueError(f"the payload of {kind.name} does not come back from JSON as it was")
     return text
+
+
+_COUNTS = "jobs.enqueued"  # in a session's info: what was enqueued in which of its transactions and savepoints
+
+
+def _count_after_commit(session: AsyncSession, kind: str, count: int) -> None:
+    sync = session.sync_session
+    transaction = sync.get_nested_transaction() or sync.get_transaction()
+    sync.info.setdefault(_COUNTS, []).append((transaction, kind, count))
+
+
+def _is_within(inner: SessionTransaction | None, outer: SessionTransaction | None) -> bool:
+    while inner is not None and inner is not outer:
+        inner = inner.parent
+    return inner is outer
+
+
+# For all sessions, as in `app.jobs.doorbell`. A ring that comes in vain does no harm; a count that does is wrong.
+@event.listens_for(Session, "after_commit")
+def _count(session: Session) -> None:
+    if _COUNTS in session.info and not session.in_nested_transaction():
+        committed = session.get_transaction()
+        for transaction, kind, count in session.info.pop(_COUNTS):
+            if _is_within(transaction, committed):  # else it belongs to one that was closed without a word
+                ENQUEUED.labels(kind).inc(count)
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _forget(session: Session, previous: SessionTransaction) -> None:
+    if _COUNTS in session.info:
+        counts = session.info[_COUNTS]
+        counts[:] = [count for count in counts if not _is_within(count[0], previous)]

@@ -16,6 +16,7 @@ import structlog
 
 from app.core.config import Settings
 from app.core.db import Database, DatabaseUnavailableError
+from app.core.metrics import Labels
 from app.jobs.metrics import HEARTBEAT_LAG
 from app.jobs.statements import RENEW_SESSION
 
@@ -31,7 +32,11 @@ class Heartbeat:
 
     `on_cancelled` gets the jobs of this session whose cancellation was asked for, at each beat anew; `on_lost` is
     called once, when the session has expired or is about to.
+
+    `answered`: the database has answered the last beat.
     """
+
+    answered = True
 
     def __init__(
         self,
@@ -76,21 +81,23 @@ class Heartbeat:
         self._stopping = asyncio.Event()
         self._started.set()
         database = Database(self._settings)
-        renewed_at = monotonic()  # the session has just been opened
+        self._renewed_at = monotonic()  # the session has just been opened
+        HEARTBEAT_LAG.add(self._lag)
         try:
             while not self._stopping.is_set():
                 began = monotonic()
-                HEARTBEAT_LAG.set(began - renewed_at)
                 try:
                     async with asyncio.timeout(self._interval):
                         alive, cancelled = await self._renew(database)
-                    renewed_at = began
+                    self._renewed_at = began
+                    self.answered = True
                 except (DatabaseUnavailableError, TimeoutError):
                     # Two more beats fit in before it expires: time to stop what runs.
-                    alive, cancelled = monotonic() - renewed_at < self._timeout - self._interval, []
+                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
+                    self.answered = False
                 except Exception:
                     log.exception("the heartbeat failed")
-                    alive, cancelled = monotonic() - renewed_at < self._timeout - self._interval, []
+                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
                 if not alive:
                     self._caller.call_soon_threadsafe(self._on_lost)
                     return
@@ -98,9 +105,16 @@ class Heartbeat:
                     self._caller.call_soon_threadsafe(self._on_cancelled, cancelled)
                 await self._pause(self._interval - (monotonic() - began))
         finally:
+            HEARTBEAT_LAG.remove(self._lag)
             await database.aclose()
             with suppress(RuntimeError):  # nobody waits any more
                 self._caller.call_soon_threadsafe(self._ended.set)
+
+    def _since_renewal(self) -> float:
+        return monotonic() - self._renewed_at
+
+    def _lag(self) -> list[tuple[Labels, float]]:
+        return [((), self._since_renewal())]
 
     async def _renew(self, database: Database) -> tuple[bool, list[UUID]]:
         async with database.connection() as connection:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from app.core.db import DatabaseUnavailableError
+from app.jobs.metrics import HOUSEKEEPING
 
 __all__ = ["every"]
 
@@ -17,11 +18,16 @@ JITTER = 0.2
 
 
 async def every(seconds: float, name: str, step: Callable[[], Awaitable[object]]) -> None:
-    """Repeat `step` about every so many seconds, for ever. Whatever it raises is logged, and it is tried again."""
+    """Repeat `step` about every so many seconds, for ever. Whatever it raises is logged, and it is tried again.
+
+    How long it takes is measured, under its name.
+    """
     failing = False
+    duration = HOUSEKEEPING.labels(name)
     while True:
         try:
-            await step()
+            with duration.time():
+                await step()
             failing = False
         except DatabaseUnavailableError:
             if not failing:  # once for an outage

@@ -4,9 +4,11 @@ import asyncio
 from enum import Enum, auto
 
 import structlog
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
-from app.core.logging import job_id_var
+from app.core.logging import attempt_var, job_id_var
+from app.core.tracing import begin_job
 from app.jobs.context import JobContext
 from app.jobs.kinds import JobKind
 from app.jobs.outcome import (
@@ -44,9 +46,10 @@ class Interruption(Enum):
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "ctx", "job", "kind", "task", "validated")
+    __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task", "validated")
 
     task: asyncio.Task[None]
+    span: Span | None  # whoever hears of the outcome ends it
 
     def __init__(self, job: ClaimedJob, kind: JobKind, ctx: JobContext) -> None:  # type: ignore[type-arg]
         self.job = job
@@ -75,6 +78,18 @@ class Run:
         """Run the handler to its end. None: nothing is left to write, it completed itself or has lost its lease."""
         job = self.job
         job_id_var.set(str(job.id))
+        attempt_var.set(job.attempt)
+        self.span = begin_job(
+            job.kind,
+            job.trace_context,
+            first=job.attempt == 1 and job.untried,
+            attributes={
+                "messaging.destination.name": job.queue,
+                "messaging.message.id": str(job.id),
+                "plinth.job.attempt": job.attempt,
+                "plinth.job.run": job.lease,
+            },
+        )
         timer = asyncio.get_running_loop().call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
             payload = self.kind.payload.model_validate_json(job.payload)

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from app.core.db import Database, DatabaseUnavailableError
 from app.jobs.enqueue import enqueue
 from app.jobs.kinds import JobKind, check_name
+from app.jobs.metrics import HOUSEKEEPING
 
 __all__ = ["Schedule", "Scheduler", "schedule", "schedules"]
 
@@ -136,12 +137,14 @@ class Scheduler:
         if not self._schedules:
             return
         declared = False
+        duration = HOUSEKEEPING.labels("schedules")
         while True:
             try:
                 if not declared:
                     await self.declare()
                     declared = True
-                wait = await self.take_due()
+                with duration.time():
+                    wait = await self.take_due()
             except DatabaseUnavailableError:
                 wait = AWAY_SECONDS
             except Exception:

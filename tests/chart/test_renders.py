@@ -73,6 +73,21 @@ class TestRollOuts:
         assert self.pods({}) == self.pods({"api": {"replicas": 3}})
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:4318", 4318),
+        ("http://collector.example.com", 80),
+        ("https://collector.example.com/otlp", 443),
+        ("https://[2001:db8::1]:4318", 4318),
+    ],
+)
+def test_the_policy_opens_the_port_of_the_collector(endpoint: str, port: int) -> None:
+    items = objects_of(template({"tracing": {"endpoint": endpoint}}))
+    (policy,) = [item for item in items if item["metadata"]["name"] == "plinth-clients"]
+    assert {"ports": [{"port": port, "protocol": "TCP"}]} in policy["spec"]["egress"]
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("release_name", "values", "expected"),
@@ -124,6 +139,14 @@ class TestNotes:
         assert "exec deploy/store-api -c api -- plinth token --sub me" in notes
         assert "http://localhost:8000/api/v1/items" in notes
         assert "NO NETWORK POLICY" in notes
+
+    def test_they_say_whether_prometheus_knows_of_the_pods(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, {})
+        assert "port-forward deploy/plinth-api 9090 & curl http://localhost:9090/metrics" in notes
+        assert "Nothing tells Prometheus of them yet" in notes
+
+    def test_they_do_not_if_it_does(self, tmp_path: Path) -> None:
+        assert "Nothing tells Prometheus" not in self.notes(tmp_path, CASES["full"])
 
     def test_they_name_what_an_uninstall_leaves(self, tmp_path: Path) -> None:
         (database,) = [

@@ -5,7 +5,7 @@ import pytest
 from app.cli import GRACE_SECONDS
 from app.core.config import Settings
 from tests.chart.cases import FULL, PRODUCTION
-from tests.chart.tools import CHART, Object, RenderError, merged, template
+from tests.chart.tools import CHART, CUSTOM_RESOURCES, Object, RenderError, merged, template
 
 # Without a database of its own, and in production in all else.
 _PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
@@ -107,6 +107,17 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"api": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
         ["api.resources.requests.cpu is not set", "Set api.resources.requests.cpu=100m"],
     ),
+    "pods that are scraped twice": (
+        {"metrics": {"podMonitor": {"enabled": True}, "scrapeAnnotations": True}},
+        ["metrics.podMonitor.enabled and metrics.scrapeAnnotations", "Set one to false"],
+    ),
+    "a variable of traces that the chart makes too": (
+        {
+            "tracing": {"endpoint": "http://collector:4318"},
+            "worker": {"extraEnv": [{"name": "OTEL_TRACES_SAMPLER_ARG", "value": "1"}]},
+        },
+        ["extraEnv sets OTEL_TRACES_SAMPLER_ARG", "Use tracing.endpoint, tracing.ratio"],
+    ),
     "an ingress without hosts": (
         {"ingress": {"enabled": True}, "secretKey": {"existingSecret": "keys"}},
         ["ingress.hosts is empty", "--set 'ingress.hosts={api.example.com}'"],
@@ -128,11 +139,15 @@ def test_refused_with_what_to_do(case: str) -> None:
     assert [part for part in parts if part not in message] == [], message
 
 
-@pytest.mark.parametrize("api", ["keda.sh/v1alpha1 ScaledObject", "gateway.networking.k8s.io/v1 HTTPRoute"])
+@pytest.mark.parametrize("api", CUSTOM_RESOURCES)
 def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None:
-    known = {"keda.sh/v1alpha1/ScaledObject", "gateway.networking.k8s.io/v1/HTTPRoute"} - {api.replace(" ", "/")}
-    with pytest.raises(RenderError, match=f"this cluster has no {api}. Install .* first, or set .*enabled=false"):
-        template(FULL, apis=tuple(known))
+    said = " ".join(api.rsplit("/", 1))
+    with pytest.raises(RenderError, match=f"this cluster has no {said}. Install .* first, or set .*enabled=false"):
+        template(FULL, apis=tuple(set(CUSTOM_RESOURCES) - {api}))
+
+
+def test_without_custom_resources_the_defaults_render() -> None:
+    assert template({}, apis=()) == template({})
 
 
 def test_just_enough_is_accepted() -> None:

@@ -9,10 +9,15 @@ import yaml
 
 from app import __version__
 from app.core.config import Settings
+from app.core.http_metrics import HttpMetrics
+from app.jobs.metrics import of_kind
 from tests.chart.tools import CHART, ROOT, Object, RenderError, default_values, merged, nodes, template
 
 # Named here because the chart decides them, or because they are secrets and come from a Secret.
 _OWNED = {"ENVIRONMENT", "SECRET_KEY", "DATABASE_URL", "REDIS_URL", "METRICS_PORT"}
+# The same: `tracing` is their place.
+_OWNED |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SERVICE_NAME"}
+_OWNED |= {"OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_RESOURCE_ATTRIBUTES"}
 _SECRET = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
@@ -35,6 +40,15 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     "no worker at all": ({"worker": {"keda": {"minReplicas": 0}}}, "minimum: got 0, want 1"),
     "a removed section": ({"api": None}, "missing property 'api'"),
     "a removed key": ({"config": {"DB_POOL_SIZE": None}}, "missing property 'DB_POOL_SIZE'"),
+    "an interval without a unit": ({"metrics": {"podMonitor": {"interval": "15"}}}, "does not match pattern"),
+    "a promise that nobody can keep": (
+        {"metrics": {"rules": {"objectives": {"latency": {"percent": 100}}}}}, "exclusiveMaximum: got 100, want 100",
+    ),
+    "a bound that is no bucket's": (
+        {"metrics": {"rules": {"objectives": {"latency": {"seconds": 0.3}}}}}, "value must be one of",
+    ),
+    "a part that is a percentage": ({"tracing": {"ratio": 10}}, "maximum: got 10, want 1"),
+    "an address without a scheme": ({"tracing": {"endpoint": "collector:4318"}}, "does not match pattern"),
     "a resource under the wrong head": ({"api": {"resources": {"cpu": "1"}}}, "'cpu' not allowed"),
 }  # fmt: skip
 
@@ -57,7 +71,7 @@ def test_every_default_is_in_the_schema_and_every_key_of_the_schema_has_a_defaul
     keys = {".".join(map(str, path)) for path, _ in nodes(default_values()) if path}
     known = {".".join(path) for path in _schema_paths(SCHEMA)}
     settings = {".".join(path) for path in _schema_paths(SCHEMA) if path[0] == "config" or path[1:2] == ("config",)}
-    opaque = re.compile(r"\.(\d+|requests|limits)(\.|$)|\.claims$")
+    opaque = re.compile(r"\.(\d+|requests|limits)(\.|$)|\.claims$|\.labels\.")
     assert {key for key in keys if not opaque.search(key)} <= known
     assert {key for key in known if not opaque.search(key)} - settings - keys == set()
 
@@ -81,6 +95,19 @@ def test_defaults_are_those_of_the_application() -> None:
     settings = Settings.isolated()
     for name, value in default_values()["config"].items():
         assert getattr(settings, name) == value, name
+
+
+def test_bounds_of_objectives_are_bounds_of_the_histograms() -> None:
+    """A number that is no bucket's would make a rule that never has a value."""
+    objectives = SCHEMA["properties"]["metrics"]["properties"]["rules"]["properties"]["objectives"]["properties"]
+    requests = HttpMetrics()
+    requests.of("GET", "/", 200)
+    text = requests.render(openmetrics=False)
+    bounds = re.findall(r'^http_server_request_duration_seconds_bucket{.*le="([0-9.]+)"', text, re.MULTILINE)
+    assert objectives["latency"]["properties"]["seconds"]["enum"] == [float(bound) for bound in bounds]
+    (waits,) = of_kind("any").wait.collect()
+    bounds = [sample.labels["le"] for sample in waits.samples if sample.labels.get("le", "+Inf") != "+Inf"]
+    assert objectives["timeliness"]["properties"]["seconds"]["enum"] == [float(bound) for bound in bounds]
 
 
 def test_the_chart_is_for_the_version_of_the_application() -> None:

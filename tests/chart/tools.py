@@ -18,12 +18,18 @@ CHART = ROOT / "charts" / "plinth"
 OLDEST, NEWEST = "1.30", "1.37"
 """The Kubernetes versions between which the chart is meant to work."""
 
-CUSTOM_RESOURCES = ("keda.sh/v1alpha1/ScaledObject", "gateway.networking.k8s.io/v1/HTTPRoute")
+CUSTOM_RESOURCES = (
+    "keda.sh/v1alpha1/ScaledObject",
+    "gateway.networking.k8s.io/v1/HTTPRoute",
+    "monitoring.coreos.com/v1/PodMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+)
 
 _WHERE_FROM = {
     "HELM": ("helm", "Helm 3: https://helm.sh/docs/intro/install"),
     "HELM4": ("helm4", "Helm 4, beside Helm 3 under another name: https://helm.sh/docs/intro/install"),
     "KUBE_SCORE": ("kube-score", "kube-score: https://github.com/zegl/kube-score"),
+    "PROMTOOL": ("promtool", "promtool, which comes with Prometheus: https://prometheus.io/download"),
     "HELM_DOCS": ("helm-docs", "helm-docs: https://github.com/norwoodj/helm-docs"),
 }
 

@@ -45,6 +45,10 @@ class TestWhatIsInIt:
         assert (kept["version"], kept["revision"]) == (__version__, REVISION)
         assert kept["description"]
 
+    def test_its_metrics_say_of_which_revision_it_is(self, python: Callable[[str], str]) -> None:
+        shown = python("from app.core.metrics import exposition; print(exposition('')[1].decode())")
+        assert f'revision="{REVISION}"' in shown
+
     def test_nothing_in_it_installs_or_builds(self, docker: Docker, image: str) -> None:
         tools = "pip pip3 uv gcc cc g++ clang ld make git curl wget"
         script = f"for tool in {tools}; do command -v $tool; done; find / -xdev -name 'pip-*' -not -path '/proc/*'"

@@ -7,9 +7,12 @@ import pytest
 
 from app import __version__
 from app.cli.jobs import STATES
+from app.core.logging import log_level
+from app.core.probe_server import ProbeServer
 from app.jobs import State
 from tests.api import NOBODY_SERVES
 from tests.cli import Run, command_line
+from tests.logs import logging_as
 
 SECRET = "a-secret-that-nobody-may-ever-read-0123456789"
 
@@ -138,3 +141,40 @@ class TestJobs:
 
 def test_version(run: Run) -> None:
     assert run("version").stdout == f"{__version__}\n"
+
+
+class TestLogLevel:
+    """Against the second port of a process, which here is this one."""
+
+    @pytest.fixture
+    def port(self) -> Iterator[str]:
+        server = ProbeServer("127.0.0.1", 0, alive=lambda: True, ready=lambda: True)
+        with logging_as(LOG_LEVEL="INFO"):
+            yield str(server.start())
+            server.stop()
+
+    def test_is_told_and_changed(self, run: Run, port: str) -> None:
+        said = [
+            run("log-level", METRICS_PORT=port),
+            run("log-level", "debug", METRICS_PORT=port),
+            run("log-level", "--port", port),
+            run("log-level", "WARNING", "--port", port, METRICS_PORT="1"),
+        ]
+        assert [result.exit_code for result in said] == [0] * 4
+        assert [result.stdout for result in said] == ["INFO\n", "INFO -> DEBUG\n", "DEBUG\n", "DEBUG -> WARNING\n"]
+
+    def test_that_is_none_is_refused(self, run: Run, port: str) -> None:
+        result = run("log-level", "LOUD", METRICS_PORT=port)
+        assert result.exit_code == 2
+        assert "'LOUD' is not one of" in result.stderr
+        assert log_level() == "INFO"
+
+    def test_of_nobody_is_an_error(self, run: Run) -> None:
+        result = run("log-level", METRICS_PORT="1")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == "Nobody answers on port 1 of this machine: ConnectionRefusedError.\n"
+
+    def test_of_a_port_that_nobody_knows_is_an_error(self, run: Run) -> None:
+        result = run("log-level", METRICS_PORT="0")
+        assert result.exit_code == 2
+        assert "--port" in result.stderr

@@ -35,6 +35,7 @@ class TestImport:
         (tmp_path / ".env").write_text("DATABASE_URL=mysql://plinth:hunter2@db/plinth\nNONSENSE=1\n")
         code = """
 import gc, os
+import wsgiref.handlers  # copies the environment when it is imported
 from app.core.config import Settings
 
 read = set()

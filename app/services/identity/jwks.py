@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import structlog
+from prometheus_client import Counter, Gauge
 
 from app.core.security import KeysUnavailable, Reason, TokenError, VerificationKey
 from app.core.tasks import cancel_all
@@ -25,6 +26,13 @@ FIRST_COOLDOWN = 5.0  # the same while there are no keys at all and every reques
 FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the last byte
 
 log = structlog.get_logger("app.identity")
+
+_FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch the identity provider's keys.", ["outcome"])
+_SUCCEEDED, _FAILED = _FETCHES.labels("success"), _FETCHES.labels("failure")
+_LAST_SUCCESS = Gauge(
+    "plinth_jwks_last_success_timestamp_seconds",
+    "When the identity provider's keys were last fetched; 0 until they are, and where there are none to fetch.",
+)
 
 
 class JwksKeys:
@@ -101,8 +109,11 @@ class JwksKeys:
         except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known go on serving
             log.warning("keys not fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
             self._tried_at = self._monotonic()
+            _FAILED.inc()
         else:
             self._replace(keys)
+            _SUCCEEDED.inc()
+            _LAST_SUCCESS.set_to_current_time()
             self._tried_at = self._fetched_at = self._monotonic()
         finally:
             self._fetching = None

@@ -18,12 +18,21 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.podAnnotations }}
+  {{- with merge (deepCopy ($values.podAnnotations | default dict)) (include "plinth.scrapeAnnotations" (list .root .component) | fromYaml) }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
   {{- include "plinth.podSpec" . | nindent 2 }}
+{{- end -}}
+
+{{/* How a Prometheus without the operator is told of a pod. Takes (list root component). */}}
+{{- define "plinth.scrapeAnnotations" -}}
+{{- if and (first .).Values.metrics.scrapeAnnotations (has (last .) (list "api" "worker")) -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: "9090"
+prometheus.io/path: /metrics
+{{- end -}}
 {{- end -}}
 
 {{- define "plinth.podSpec" -}}

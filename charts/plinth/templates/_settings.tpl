@@ -92,9 +92,60 @@ pods out and there is no checksum to forget. Takes (list root component).
 - name: TOKEN
   {{- include "plinth.fromSecret" (list $root.Values.tests.tokenSecret "TOKEN") | nindent 2 }}
 {{- end }}
+{{- if has $component (list "api" "worker") }}
+{{- include "plinth.tracingEnv" . }}
+{{- end }}
 {{- range concat $root.Values.extraEnv ((index $root.Values $component).extraEnv | default list) }}
 - {{ toYaml . | nindent 2 | trim }}
 {{- end }}
+{{- end -}}
+
+{{/*
+Traces, by the variables that OpenTelemetry has for them. Kubernetes puts the downward API's values into the attributes,
+which may only name variables that stand before them. Takes (list root component).
+*/}}
+{{- define "plinth.tracingEnv" -}}
+{{- $root := first . -}}
+{{- with $root.Values.tracing -}}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .ratio | toString | quote }}
+- name: OTEL_SERVICE_NAME
+  value: {{ include "plinth.fullname" $root }}-{{ last $ }}
+{{- range $name, $field := dict "K8S_NAMESPACE_NAME" "metadata.namespace" "K8S_NODE_NAME" "spec.nodeName" "K8S_POD_NAME" "metadata.name" }}
+- name: {{ $name }}
+  valueFrom:
+    fieldRef:
+      fieldPath: {{ $field }}
+{{- end }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ include "plinth.resourceAttributes" $root | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "plinth.resourceAttributes" -}}
+{{- $attributes := dict
+      "k8s.namespace.name" "$(K8S_NAMESPACE_NAME)"
+      "k8s.node.name" "$(K8S_NODE_NAME)"
+      "k8s.pod.name" "$(K8S_POD_NAME)"
+      "service.version" (.Values.image.tag | default .Chart.AppVersion)
+      "deployment.environment.name" (include "plinth.environment" .) -}}
+{{- $pairs := list -}}
+{{- range $name, $value := mergeOverwrite $attributes .Values.tracing.resourceAttributes -}}
+{{- $pairs = append $pairs (printf "%s=%s" $name $value) -}}
+{{- end -}}
+{{ join "," $pairs }}
+{{- end -}}
+
+{{/* The port of the collector, for the network policy. */}}
+{{- define "plinth.collectorPort" -}}
+{{- $url := urlParse .Values.tracing.endpoint -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- end -}}
 
 {{/* Without a Secret the service uses its development key, and refuses to where others can reach it. */}}

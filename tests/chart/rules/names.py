@@ -4,7 +4,7 @@ from tests.chart.cases import Release
 from tests.chart.tools import CHART, Object
 
 _SELECTOR = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
-_COMPONENTS = {"api", "worker", "migrate", "postgresql", "redis", "networkpolicy", "tests"}
+_COMPONENTS = {"api", "worker", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics"}
 
 _API_VERSIONS = {
     "ConfigMap": "v1",
@@ -16,6 +16,8 @@ _API_VERSIONS = {
     "NetworkPolicy": "networking.k8s.io/v1",
     "Pod": "v1",
     "PodDisruptionBudget": "policy/v1",
+    "PodMonitor": "monitoring.coreos.com/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
     "ScaledObject": "keda.sh/v1alpha1",
     "Secret": "v1",
     "Service": "v1",
@@ -25,15 +27,18 @@ _API_VERSIONS = {
 }
 
 
+_EXTRA = {"plinth-map", "plinth-text"}
+
+
 def _chart_objects(release: Release) -> list[Object]:
-    return [item for item in release.objects if item["kind"] != "ConfigMap"]  # those come from extraObjects
+    return [item for item in release.objects if item["metadata"]["name"] not in _EXTRA]
 
 
 def every_object_says_what_it_is_and_where(release: Release) -> None:
     versions = dict(line.split(": ", 1) for line in (CHART / "Chart.yaml").read_text().splitlines() if ": " in line)
     for item in _chart_objects(release):
         metadata = item["metadata"]
-        labels = metadata["labels"]
+        labels = {key: value for key, value in metadata["labels"].items() if key not in _own_labels(release, item)}
         assert metadata["namespace"] == "shop"
         assert metadata["name"].startswith(release.name)
         assert len(metadata["name"]) <= 63
@@ -46,6 +51,13 @@ def every_object_says_what_it_is_and_where(release: Release) -> None:
             "app.kubernetes.io/managed-by": "Helm",
             "helm.sh/chart": f"plinth-{versions['version']}",
         }
+
+
+def _own_labels(release: Release, item: Object) -> Object:
+    """Labels of the values, by which others select what is there for them."""
+    section = {"PodMonitor": "podMonitor", "PrometheusRule": "rules", "ConfigMap": "dashboards"}.get(item["kind"])
+    labels: Object = release.values["metrics"][section]["labels"] if section else {}
+    return labels
 
 
 def kinds_are_of_versions_that_every_supported_kubernetes_has(release: Release) -> None:
@@ -83,11 +95,14 @@ def objects_are_there_when_their_values_say_so(release: Release) -> None:
         ("ServiceAccount", "worker"): values["worker"]["serviceAccount"]["create"],
         ("ServiceAccount", "migrate"): values["migrate"]["mode"] == "job",
         ("NetworkPolicy", "default-deny"): values["networkPolicy"]["enabled"],
+        ("ConfigMap", "dashboard-service"): values["metrics"]["dashboards"]["enabled"],
+        ("ConfigMap", "dashboard-jobs"): values["metrics"]["dashboards"]["enabled"],
+        ("ConfigMap", "dashboard-resources"): values["metrics"]["dashboards"]["enabled"],
     }
     for (kind, name), there in expected.items():
         assert (release.find(kind, name) is not None) == there, f"{kind} {name}"
-    extra = {item["metadata"]["name"] for item in release.all("ConfigMap")}
-    assert extra == ({"plinth-map", "plinth-text"} if values["extraObjects"] else set())
+    extra = {item["metadata"]["name"] for item in release.objects if item["metadata"]["name"] in _EXTRA}
+    assert extra == (_EXTRA if values["extraObjects"] else set())
 
 
 def workloads_select_their_own_pods(release: Release) -> None:

@@ -1,11 +1,12 @@
 """Who reaches whom, asked of all policies together."""
 
 from itertools import product
+from urllib.parse import urlsplit
 
 from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
 
-_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22)
+_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22, 4318, 4443)
 
 
 def _peers(release: Release) -> dict[str, Peer]:
@@ -62,6 +63,10 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
         wanted |= set(product(clients, free, [values["externalRedis"]["port"]]))
     if values["config"]["AUTH_PROVIDER"] != "local":
         wanted |= set(product(clients, free, [443]))
+    if values["tracing"]["endpoint"]:
+        port = urlsplit(values["tracing"]["endpoint"]).port
+        collectors = {"monitoring"} if values["networkPolicy"]["collectorNamespace"] else free
+        wanted |= {(client, collector, port) for client in clients for collector in collectors if port}
     if values["networkPolicy"]["extraEgress"]:
         wanted |= set(product(clients, free, [8443]))
     return wanted

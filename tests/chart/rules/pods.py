@@ -6,6 +6,7 @@ from typing import Any
 from app.core.config import Settings
 from tests.chart.cases import Release
 from tests.chart.tools import Object
+from tests.chart.watched import scrape_annotations, tracing_variables
 
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -129,7 +130,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         wanted |= {"SECRET_KEY"} if release.values["secretKey"]["existingSecret"] else set()
         wanted |= {entry["name"] for entry in release.values["extraEnv"] + release.values[component]["extraEnv"]}
         wanted |= {"TOKEN"} if component == "tests" and release.values["tests"]["tokenSecret"] else set()
-        assert values.keys() | secrets.keys() == wanted
+        wanted |= tracing_variables(release, component).keys()
+        assert {entry["name"] for entry in container["env"]} == wanted
 
 
 def secrets_come_from_secrets(release: Release) -> None:
@@ -177,7 +179,9 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
         if component == "tests":
             continue
         assert values["podLabels"].items() <= pod["metadata"]["labels"].items()
-        assert pod["metadata"].get("annotations", {}) == values["podAnnotations"]
+        assert (
+            pod["metadata"].get("annotations", {}) == scrape_annotations(release, component) | values["podAnnotations"]
+        )
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 
 
@@ -209,7 +213,7 @@ def _environment(container: Object) -> tuple[dict[str, str], dict[str, tuple[str
     secrets = {
         entry["name"]: (entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"])
         for entry in container["env"]
-        if "value" not in entry
+        if "value" not in entry and "fieldRef" not in entry["valueFrom"]
     }
     return values, secrets
 

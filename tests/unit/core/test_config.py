@@ -341,6 +341,63 @@ class TestProblems:
         assert isolated_problems(DB_POOLSIZE=5) == ["DB_POOLSIZE (argument): not a setting; did you mean DB_POOL_SIZE?"]
 
 
+class TestTraces:
+    def test_are_off_unless_there_is_an_endpoint(self) -> None:
+        assert Settings.isolated().traces_endpoint is None
+
+    @pytest.mark.parametrize(
+        ("values", "endpoint"),
+        [
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}, "http://collector:4318/v1/traces"),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp.example/otlp"}, "https://otlp.example/otlp/v1/traces"),
+            (
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/own"},
+                "http://b/own",
+            ),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_SDK_DISABLED": "true"}, None),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ],
+    )
+    def test_go_where_the_standard_says(self, values: dict[str, str], endpoint: str | None) -> None:
+        assert Settings.isolated(**values).traces_endpoint == endpoint
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:password@collector"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_TRACES_EXPORTER", "zipkin"),
+            ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+            ("OTEL_TRACES_SAMPLER_ARG", "10"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "no pairs"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,=c"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096"),
+            ("LOG_ACCESS_SAMPLE", "1.1"),
+        ],
+    )
+    def test_that_cannot_be_had_are_refused(self, name: str, value: str) -> None:
+        (problem,) = isolated_problems(**{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", name: value})
+        assert problem.startswith(f"{name} (argument): ")
+        assert value not in problem
+
+    def test_what_others_need_does_not_matter_while_they_are_off(self) -> None:
+        assert Settings.isolated(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").traces_endpoint is None
+
+    def test_the_spelling_of_a_sampler_may_be_any(self) -> None:
+        assert Settings.isolated(OTEL_TRACES_SAMPLER="Always_On").OTEL_TRACES_SAMPLER == "always_on"
+
+    def test_other_signals_are_not_taken_for_slips(self) -> None:
+        names = (
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            "OTEL_METRICS_EXPORTER",
+            "OTEL_LOGS_EXPORTER",
+            "OTEL_PROPAGATORS",
+        )
+        code = "from app.core.config import get_settings; get_settings()"
+        assert run(code, **dict.fromkeys(names, "none")).returncode == 0
+
+
 class TestDeployment:
     @pytest.mark.parametrize("environment", ["staging", "production"])
     def test_complete_settings_pass(self, environment: str) -> None:

@@ -1,53 +1,27 @@
 """One form for every line, whoever wrote it, and nothing in it that its writer did not mean."""
 
-import io
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 import structlog
 
-from app.core.logging import configure_logging, request_id_var
-from tests.api import settings_with
+from app.core.logging import attempt_var, job_id_var, log_level, request_id_var, set_log_level
+from tests.logs import Stderr, logging_as
 
 HOSTILE = ["\nforged", "\x1b[2J", "\x9b31m", "a\rb", "\u2028", "\x08\x08", '"}\n{"message": "forged"}', "\0"]
-
-
-class Stderr(io.StringIO):
-    def __init__(self, *, terminal: bool) -> None:
-        super().__init__()
-        self._terminal = terminal
-
-    def isatty(self) -> bool:
-        return self._terminal
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.getvalue().splitlines()]
 
 
 Configure = Callable[..., Stderr]
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+def configure() -> Iterator[Configure]:
     """Configures the logging of this process, and puts it back afterwards. Returns where the lines go."""
-    root, access, config = logging.getLogger(), logging.getLogger("uvicorn.access"), structlog.get_config()
-    kept = root.handlers, root.level, access.disabled
-    root.handlers = []
-
-    def configured(*, terminal: bool = False, **settings: Any) -> Stderr:
-        stderr = Stderr(terminal=terminal)
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stderr", stderr)
-            configure_logging(settings_with(**settings))
-        return stderr
-
-    yield configured
-    root.handlers, root.level, access.disabled = kept
-    structlog.configure(**config)
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(logging_as(**options))
 
 
 def fail(password: str) -> None:
@@ -77,6 +51,20 @@ class TestJson:
         structlog.get_logger().info("outside")
 
         assert [line.get("request_id") for line in stderr.lines()] == ["a-request", "a-request", None]
+
+    def test_carries_the_job_s_id_and_attempt(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+
+        tokens = job_id_var.set("a-job"), attempt_var.set(2)
+        structlog.get_logger().info("within")
+        structlog.get_logger().info("of another one", job_id="another", attempt=3)
+        logging.getLogger("any").warning("within")
+        job_id_var.reset(tokens[0])
+        attempt_var.reset(tokens[1])
+        structlog.get_logger().info("outside")
+
+        lines = [(line.get("job_id"), line.get("attempt")) for line in stderr.lines()]
+        assert lines == [("a-job", 2), ("another", 3), ("a-job", 2), (None, None)]
 
     @pytest.mark.parametrize("hostile", HOSTILE)
     def test_keeps_a_line_a_line(self, configure: Configure, hostile: str) -> None:
@@ -154,3 +142,64 @@ class TestLevel:
         logging.getLogger("uvicorn.access").info("GET /")
 
         assert stderr.getvalue() == ""
+
+    def test_changes_at_run_time_for_loggers_that_have_been_used(self, configure: Configure) -> None:
+        stderr = configure(LOG_LEVEL="INFO", LOG_FORMAT="json")
+        structlog.configure(cache_logger_on_first_use=True)  # as outside of tests
+        loggers = [structlog.get_logger(), structlog.get_logger().bind(a=1), logging.getLogger("any")]
+
+        for level in ("INFO", "DEBUG", "ERROR", "INFO"):
+            set_log_level(level)
+            assert log_level() == level
+            for log in loggers:
+                for name in ("debug", "info", "error"):
+                    getattr(log, name)(f"{name} at {level}")
+
+        assert [line["message"] for line in stderr.lines()] == [
+            message
+            for messages in (
+                ("info at INFO", "error at INFO"),
+                ("debug at DEBUG", "info at DEBUG", "error at DEBUG"),
+                ("error at ERROR",),
+                ("info at INFO", "error at INFO"),
+            )
+            for _ in loggers
+            for message in messages
+        ]
+
+    @pytest.mark.parametrize("level", ["", "info", "LOUD", "10", "NOTSET"])
+    def test_is_one_of_five(self, configure: Configure, level: str) -> None:
+        configure(LOG_LEVEL="WARNING")
+
+        with pytest.raises(ValueError, match="DEBUG, INFO"):
+            set_log_level(level)
+        assert log_level() == "WARNING"
+
+
+def traceback_with(secret: str) -> None:
+    raise RuntimeError(f"cannot connect to postgresql://plinth:{secret}@db/plinth with token={secret}")
+
+
+class TestSecrets:
+    SECRET = "hunter2-hunter2"
+
+    @pytest.mark.parametrize("form", ["json", "console"])
+    def test_do_not_get_through_in_any_part_of_a_line(self, configure: Configure, form: str) -> None:
+        stderr = configure(LOG_FORMAT=form)
+        secret = self.SECRET
+        more = {"client_secret": secret, "headers": {"Authorization": f"Bearer {secret}", "ok": "fine"}}
+        ours, theirs = structlog.get_logger(), logging.getLogger("any")
+        ours.warning("password=" + secret, **more)
+        theirs.warning("password=%s", secret, extra=more)
+        try:
+            traceback_with(secret)
+        except RuntimeError as error:
+            ours.exception("failed", error=error, cause=repr(error))
+            theirs.exception("failed: %s", error, extra={"cause": error})
+
+        said = stderr.getvalue()
+        assert secret not in said
+        assert said.count("password=********") == 2
+        assert said.count("fine") == 2
+        assert said.count("in traceback_with") == 2
+        assert "postgresql://plinth:********@db/plinth" in said

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.core import loop_watch
-from app.core.loop_watch import STUCK_SECONDS, LoopWatch
+from app.core.loop_watch import STUCK_SECONDS, TICK_SECONDS, LoopWatch
 
 
 class Clock:
@@ -51,6 +51,43 @@ class TestLoopWatch:
         clock.now += STUCK_SECONDS
         await _turns()
         assert not watch.alive, "it goes on after its stop"
+
+
+class TestLag:
+    async def test_a_loop_in_time_has_none(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        clock.now += 60  # until there is a loop
+        watch.start()
+        try:
+            assert watch.lag == 0
+            clock.now += TICK_SECONDS
+            assert watch.lag == 0
+        finally:
+            watch.stop()
+
+    async def test_it_grows_while_the_loop_is_stuck(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        watch.start()
+        try:
+            for seconds in (1.0, 30.0, 600.0):
+                clock.now += seconds
+                assert watch.lag == pytest.approx(clock.now - 1000 - TICK_SECONDS)
+        finally:
+            watch.stop()
+
+    async def test_a_late_tick_is_told_until_the_next(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loop_watch, "TICK_SECONDS", 0.0)
+        watch = LoopWatch()
+        watch.start()
+        ticks = watch._tick
+        clock.now += 3
+        watch.stop()
+        ticks()
+        assert watch.lag == 3
+        watch.stop()
+        ticks()
+        assert watch.lag == 0
+        watch.stop()
 
 
 async def _turns() -> None:

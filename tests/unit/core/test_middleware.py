@@ -1,5 +1,7 @@
 """What happens to every request on its way in and to every response on its way out."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from app.core import middleware
 from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
 from app.core.middleware import (
@@ -18,6 +21,7 @@ from app.core.middleware import (
     UnhandledErrorMiddleware,
     _BodyTooLargeError,
 )
+from app.core.security import Principal
 from tests.api import problem
 
 
@@ -97,7 +101,7 @@ class TestRequestId:
 class TestAccessLine:
     async def test_says_what_was_asked_and_how_it_went(self) -> None:
         with capture_logs() as logs:
-            await call(RequestContextMiddleware(hello), "POST", "/a%0ab?secret=1")
+            await call(RequestContextMiddleware(hello), "POST", "/a%0ab?secret=1", content=b"abc")
 
         (line,) = logs
         assert line.pop("duration_ms") >= 0
@@ -105,10 +109,63 @@ class TestAccessLine:
             "event": "request",
             "log_level": "info",
             "method": "POST",
+            "route": "unmatched",
             "path": "/a\nb",
             "status": 200,
+            "request_bytes": 3,
+            "response_bytes": 5,
             "client": "203.0.113.7",
         }
+
+    async def test_says_how_much_came_and_went(self) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"abc"
+
+        with capture_logs() as logs:
+            await call(RequestContextMiddleware(hello))
+            await call(RequestContextMiddleware(hello), "POST", content=chunks())
+            await call(RequestContextMiddleware(hello), "POST", headers={"Content-Length": "-1"})
+
+        sizes = [(line["request_bytes"], line["response_bytes"]) for line in logs]
+        assert sizes == [(0, 5), (None, 5), (None, 5)]  # how long chunks will be, nobody has said
+
+    async def test_tells_callers_apart_without_naming_them(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if caller := scope["query_string"].decode():
+                scope["state"]["principal"] = Principal(caller, "", frozenset(), frozenset(), 0)
+            await hello(scope, receive, send)
+
+        with capture_logs() as logs:
+            for key in (b"one", b"another"):
+                for path in ("/?alice", "/?bob", "/?alice", "/"):
+                    await call(RequestContextMiddleware(app, hash_key=key), path=path)
+
+        alice, bob, alice_again, nobody, *others = [line.get("principal") for line in logs]
+        assert alice == alice_again
+        assert len({alice, bob, *others[:2]}) == 4
+        assert re.fullmatch("[0-9a-f]{16}", str(alice))
+        assert nobody is None
+
+    async def test_of_a_success_is_written_as_often_as_the_sample_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        dice = iter([0.1, 0.3, 0.24])
+        monkeypatch.setattr(middleware, "random", lambda: next(dice))
+
+        with capture_logs() as logs:
+            for path in ("/1", "/2", "/3"):
+                await call(RequestContextMiddleware(hello, access_sample=0.25), path=path)
+
+        assert [line["path"] for line in logs] == ["/1", "/3"]
+
+    async def test_of_failures_and_of_what_is_slow_is_always_written(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response(status_code=int(scope["query_string"]))(scope, receive, send)
+
+        with capture_logs() as logs:
+            for status in (200, 304, 404, 500):
+                await call(RequestContextMiddleware(app, access_sample=0), path=f"/?{status}")
+            await call(RequestContextMiddleware(app, access_sample=0, slow_seconds=0), path="/?201")
+
+        assert [line["status"] for line in logs] == [404, 500, 201]
 
     async def test_is_left_out_for_probes_that_find_all_well(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +182,11 @@ class TestAccessLine:
         with capture_logs() as logs, pytest.raises(RuntimeError):
             await call(RequestContextMiddleware(failing(RuntimeError())))
 
-        assert logs[0]["status"] == 0
+        with capture_logs() as cut_off, pytest.raises(asyncio.CancelledError):
+            await call(RequestContextMiddleware(failing(asyncio.CancelledError())))
+
+        assert logs[0]["status"] == 500
+        assert cut_off[0]["status"] == 499
 
 
 class TestResponseHeaders:

@@ -1,5 +1,6 @@
 """The second port: it answers when the event loop does not."""
 
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import httpx
 import pytest
 
 import app.jobs.metrics  # noqa: F401 - so that there is something to show
-from app.core.probe_server import ProbeServer, ProbeServerError
+from app.core.logging import log_level
+from app.core.probe_server import ProbeServer, ProbeServerError, _log_level
+from tests.logs import logging_as
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0  # seconds, for what takes none on an idle machine
@@ -95,6 +98,70 @@ class TestProbeServer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain")
         assert "# TYPE plinth_jobs_started_total counter" in answer.text
+
+    def test_metrics_come_in_the_form_that_is_asked_for(self) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert answer.text.endswith("# EOF\n")
+
+    @pytest.mark.parametrize(("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None)])
+    def test_metrics_are_compressed_for_those_who_take_it(self, accepted: str, coding: str | None) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
+        assert answer.headers.get("content-encoding") == coding
+        assert "# TYPE plinth_jobs_started_total counter" in answer.text
+        if coding is None:
+            assert int(answer.headers["content-length"]) == len(answer.content)
+
+    def test_the_level_of_the_log_is_told_and_set(self) -> None:
+        with logging_as(LOG_LEVEL="INFO", LOG_FORMAT="json") as log, probes() as client:
+            answers = [
+                client.get("/log-level"),
+                client.put("/log-level", content="debug\n"),
+                client.get("/log-level"),
+                client.put("/log-level", content="LOUD"),
+                client.put("/log-level"),
+                client.put("/log-level", content="E" * 1000),
+                client.post("/log-level", content="ERROR"),  # which a page in a browser could send
+                client.get("/log-level"),
+            ]
+            (line,) = log.lines("log level")
+        assert [(answer.status_code, answer.text.strip()) for answer in answers] == [
+            (200, "INFO"),
+            (200, "INFO DEBUG"),
+            (200, "DEBUG"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (200, "DEBUG"),
+            (200, "DEBUG"),
+        ]
+        assert (line["old"], line["new"]) == ("INFO", "DEBUG")
+
+    @pytest.mark.parametrize(
+        ("address", "local"),
+        [
+            ("127.0.0.1", True),
+            ("127.9.9.9", True),
+            ("::1", True),
+            ("::ffff:127.0.0.1", True),
+            ("10.0.0.7", False),
+            ("::ffff:10.0.0.7", False),
+            ("fe80::1%eth0", False),
+            ("2001:db8::1", False),
+        ],
+    )
+    def test_the_level_is_set_from_this_machine_alone(self, address: str, local: bool) -> None:
+        with logging_as(LOG_LEVEL="INFO"):
+            environ = {
+                "REQUEST_METHOD": "PUT",
+                "REMOTE_ADDR": address,
+                "CONTENT_LENGTH": "5",
+                "wsgi.input": io.BytesIO(b"ERROR"),
+            }
+            assert _log_level(environ)[0] == ("200 OK" if local else "403 Forbidden")
+            assert log_level() == ("ERROR" if local else "INFO")
 
     @pytest.mark.parametrize("path", ["/", "/livez/", "/metrics/x", "/docs"])
     def test_nothing_else_is_there(self, path: str) -> None:

@@ -1,6 +1,7 @@
 """Keys under time, rotation, outages and strangers' tokens. The clock moves by hand; the server is real."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from app.services.identity import jwks
 from app.services.identity.documents import Documents
 from app.services.identity.jwks import COOLDOWN, FIRST_COOLDOWN, RENEW_AFTER, STALE_LIMIT, TTL, JwksKeys
 from tests.identity_provider import DISCOVERY_PATH, Clock, IdentityProvider, Mood, SigningKey
+from tests.metrics import metric
 
 OLD = SigningKey.make("key-1")
 NEW = SigningKey.make("key-2")
@@ -122,6 +124,26 @@ class TestFetching:
         await keys.aclose()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+class TestMetrics:
+    async def test_fetches_are_counted_by_outcome(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
+        def counts() -> list[float]:
+            return [metric("plinth_jwks_fetches_total", outcome=outcome) for outcome in ("success", "failure")]
+
+        success, failure = counts()
+        began = time.time()
+        await keys.key("key-1", "RS256")
+        assert counts() == [success + 1, failure]
+        last = metric("plinth_jwks_last_success_timestamp_seconds")
+        assert began - 1 <= last <= time.time() + 1
+        provider.mood = Mood.ERROR
+        clock.now += TTL
+        await keys.key("key-1", "RS256")
+        assert counts() == [success + 1, failure + 1]
+        assert metric("plinth_jwks_last_success_timestamp_seconds") == last
 
 
 class TestKid:

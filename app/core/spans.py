@@ -1,0 +1,205 @@
+"""What becomes of spans: which are recorded, and how they reach the collector without costing anybody anything.
+
+A collector that is away or hangs costs what there is room for in the queue, and a line in the log each minute. Spans
+for which there is no room, and those that could not be delivered, are counted.
+
+The only module that imports OpenTelemetry's SDK, which it does for who has traces switched on.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from threading import Lock
+from time import monotonic
+from urllib.parse import unquote
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+
+from app import __version__
+from app.core.config import Settings
+from app.core.tracing import SPANS_DROPPED
+
+__all__ = ["Spans"]
+
+log = structlog.get_logger("app.tracing")
+
+COMPLAINT_SECONDS = 60.0
+
+# Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
+_EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+
+
+class Spans:
+    """Records spans and sends them to `endpoint`, from a thread of its own."""
+
+    def __init__(self, settings: Settings, endpoint: str, component: str) -> None:
+        headers = settings.OTEL_EXPORTER_OTLP_TRACES_HEADERS or settings.OTEL_EXPORTER_OTLP_HEADERS
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint, headers=_pairs(headers.get_secret_value()) if headers is not None else None
+        )
+        self._queue = _Queue(settings.OTEL_BSP_MAX_QUEUE_SIZE, endpoint)
+        processor = _Processor(
+            _Exporter(exporter, self._queue),
+            max_queue_size=settings.OTEL_BSP_MAX_QUEUE_SIZE,
+            schedule_delay_millis=settings.OTEL_BSP_SCHEDULE_DELAY,
+            max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+        )
+        processor.queue = self._queue
+        self.provider = TracerProvider(
+            sampler=_sampler(settings), resource=_resource(settings, component), shutdown_on_exit=False
+        )
+        self.provider.add_span_processor(processor)
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are not delivered yet."""
+        return self._queue.length
+
+    def close(self) -> None:
+        """Send what there is, and end. May take as long as the collector likes."""
+        self._queue.closed = True
+        self.provider.shutdown()
+
+
+class _Queue:
+    """How many spans are in memory, those that are being sent included; and what is said of those that are lost."""
+
+    def __init__(self, limit: int, endpoint: str) -> None:
+        self._limit = limit
+        self._endpoint = endpoint
+        self._lock = Lock()
+        self._lost = 0
+        self._speak_from = 0.0
+        self.length = 0
+        self.closed = False
+
+    def enter(self) -> bool:
+        """Whether there is room for one more, which is taken."""
+        with self._lock:
+            room = self.length < self._limit and not self.closed
+            if room:
+                self.length += 1
+            else:
+                self._lost += 1
+        if not room:
+            SPANS_DROPPED.inc()
+        return room
+
+    def leave(self, count: int, *, problem: str | None) -> None:
+        """So many are not in memory any more. `problem`: why they were not delivered."""
+        with self._lock:
+            self.length -= count
+            if problem is not None:
+                self._lost += count
+            now = monotonic()
+            speak = problem is not None and now >= self._speak_from
+            if speak:
+                self._speak_from = now + COMPLAINT_SECONDS
+                lost, self._lost = self._lost, 0
+        if problem is not None:
+            SPANS_DROPPED.inc(count)
+        if speak:
+            log.warning("traces cannot be delivered", endpoint=self._endpoint, reason=problem, spans_dropped=lost)
+
+
+class _Processor(BatchSpanProcessor):
+    # The SDK's own would write a line about each span that it has no room for, and drop the ones that have waited.
+    queue: _Queue
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled and self.queue.enter():
+            super().on_end(span)
+
+
+class _Exporter(SpanExporter):
+    def __init__(self, exporter: SpanExporter, queue: _Queue) -> None:
+        self._exporter = exporter
+        self._queue = queue
+        self._said = ""
+        logger = logging.getLogger(_EXPORTER_LOGGER)
+        for other in logger.filters[:]:
+            logger.removeFilter(other)
+        logger.addFilter(self._take)
+
+    def _take(self, record: logging.LogRecord) -> bool:
+        self._said = self._said or record.getMessage()  # the first says why, the last that it gives up
+        return False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._said = ""
+        problem: str | None = None
+        try:
+            result = self._exporter.export(spans)
+            if result is not SpanExportResult.SUCCESS:
+                problem = self._said or "unknown"
+        except Exception as error:  # noqa: BLE001 - the thread has to go on
+            result, problem = SpanExportResult.FAILURE, repr(error)
+        self._queue.leave(len(spans), problem=problem)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+class _FollowLink(Sampler):
+    """For roots: what is linked to something is recorded if that was; of the rest `sampler` decides."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        sampler = self._sampler
+        if links and kind is SpanKind.CONSUMER:
+            sampler = ALWAYS_ON if links[0].context.trace_flags.sampled else ALWAYS_OFF
+        return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        return f"FollowLink{{{self._sampler.get_description()}}}"
+
+
+def _sampler(settings: Settings) -> Sampler:
+    name = settings.OTEL_TRACES_SAMPLER
+    if name.endswith("traceidratio"):
+        sampler: Sampler = TraceIdRatioBased(settings.OTEL_TRACES_SAMPLER_ARG)
+    else:
+        sampler = ALWAYS_ON if name.endswith("always_on") else ALWAYS_OFF
+    return ParentBased(_FollowLink(sampler)) if name.startswith("parentbased_") else sampler
+
+
+def _resource(settings: Settings, component: str) -> Resource:
+    project = re.sub(r"[^a-z0-9]+", "-", settings.PROJECT_NAME.lower()).strip("-") or "service"
+    attributes = {"service.name": f"{project}-{component}", "service.version": __version__}
+    attributes |= _pairs(settings.OTEL_RESOURCE_ATTRIBUTES or "")
+    if settings.OTEL_SERVICE_NAME is not None:
+        attributes["service.name"] = settings.OTEL_SERVICE_NAME
+    return Resource.create(attributes)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """What `a=1,b=2` says; values are percent-encoded."""
+    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
+    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}

@@ -1,0 +1,336 @@
+"""Traces: where a request or a job belongs, and the spans that tell what it did.
+
+A `traceparent` that comes in (W3C Trace Context) gives log lines and problem documents their trace id and goes on with
+the jobs that are enqueued, whether tracing is on or off. Spans are made while it is on: within `running`, in a process
+whose settings name an OTLP endpoint. What exports them (`app.core.spans`) is not even imported elsewhere.
+
+Spans are made here and in `app.core.client_spans`, and by nobody who would make them of the same things once more.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from threading import Thread
+from typing import Any, Literal
+
+import structlog
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
+from prometheus_client import Counter
+from starlette.types import Scope
+
+from app.core.config import Settings
+from app.core.logging import read_trace_from
+from app.core.routes import UNMATCHED
+
+__all__ = [
+    "SPANS_DROPPED",
+    "begin_job",
+    "begin_request",
+    "client_span",
+    "current_trace_id",
+    "end_job",
+    "end_request",
+    "enqueuing",
+    "is_on",
+    "is_recorded",
+    "running",
+    "start_client_span",
+    "traceparent",
+    "traceresponse",
+]
+
+log = structlog.get_logger("app.tracing")
+
+SPANS_DROPPED = Counter("plinth_trace_spans_dropped", "Spans that never reached the collector.")
+
+# For what is still to be sent when a process ends: the grace periods have room for it.
+FLUSH_SECONDS = 3.0
+
+MAX_TRACESTATE = 512  # characters: as many as the specification asks to pass on
+MAX_USER_AGENT = 256
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
+
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+_NOBODY = Context()
+
+_tracer: trace.Tracer | None = None
+
+
+def is_on() -> bool:
+    """Whether spans are made in this process."""
+    return _tracer is not None
+
+
+def is_recorded() -> bool:
+    """Whether what is done now belongs to a trace that is recorded here."""
+    return _tracer is not None and trace.get_current_span().get_span_context().trace_flags.sampled
+
+
+def current_trace_id() -> str | None:
+    """The trace that what is done now belongs to: 32 hexadecimal digits."""
+    trace_id = trace.get_current_span().get_span_context().trace_id
+    return format(trace_id, "032x") if trace_id else None
+
+
+@asynccontextmanager
+async def running(settings: Settings, component: Literal["api", "worker"]) -> AsyncIterator[None]:
+    """Tracing is on while the block runs, if the settings want it. One for a process: within another it does nothing.
+
+    At the end what has been recorded is sent, for `FLUSH_SECONDS` at most.
+    """
+    global _tracer  # noqa: PLW0603 - one for a process
+    if settings.traces_endpoint is None or _tracer is not None:
+        yield
+        return
+    from app.core import client_spans
+    from app.core.spans import Spans
+
+    spans = Spans(settings, settings.traces_endpoint, component)
+    # Libraries that bring spans of their own find it there.
+    trace.set_tracer_provider(spans.provider)
+    _tracer = spans.provider.get_tracer("app")
+    client_spans.install()
+    log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
+    try:
+        yield
+    finally:
+        client_spans.remove()
+        _tracer = None
+        if not await _within(FLUSH_SECONDS, spans.close):
+            log.warning("the last traces were not delivered in time", spans=spans.waiting)
+
+
+async def _within(seconds: float, function: Callable[[], None]) -> bool:
+    """Call a function that may hang, in a thread that nobody waits for any longer; whether it returned in time."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def call() -> None:
+        function()
+        with suppress(RuntimeError):  # too late: the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    # A daemon: the interpreter does not wait for it either.
+    Thread(target=call, name="traces", daemon=True).start()
+    try:
+        async with asyncio.timeout(seconds):
+            await done.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+# --- requests ---
+
+
+def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> Span | None:
+    """The span of a request, continued from the caller's if there is a valid one. None: it belongs to no trace.
+
+    Make it the current one with `opentelemetry.trace.set_span_in_context`. While tracing is off it stands for the
+    caller's and records nothing.
+    """
+    caller = None if traceparent is None else _read(traceparent, tracestate)
+    if _tracer is None:
+        return None if caller is None else NonRecordingSpan(caller)
+    method = scope["method"]
+    known = method in _METHODS
+    return _tracer.start_span(
+        method if known else "HTTP",
+        _NOBODY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _NOBODY),
+        SpanKind.SERVER,
+        {
+            "http.request.method": method if known else "_OTHER",
+            "url.path": scope["path"],
+            "url.scheme": scope.get("scheme", "http"),
+        },
+    )
+
+
+def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
+    """End a request's span. `status` is 0 and `error` what ended it where there was no response."""
+    if not span.is_recording():
+        return
+    attributes: dict[str, Any] = {"network.protocol.version": scope.get("http_version", "1.1")}
+    if route != UNMATCHED:
+        method = scope["method"] if scope["method"] in _METHODS else "HTTP"
+        span.update_name(f"{method} {route}")
+        attributes["http.route"] = route
+    if client := scope.get("client"):
+        attributes["client.address"] = client[0]
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            attributes["user_agent.original"] = value[:MAX_USER_AGENT].decode("latin-1")
+    if status:
+        attributes["http.response.status_code"] = status
+    if error is not None or not 0 < status < 500:
+        attributes["error.type"] = str(status) if error is None and status else _type_of(error)
+        span.set_status(StatusCode.ERROR)
+    span.set_attributes(attributes)
+    span.end()
+
+
+def traceresponse(span: Span) -> bytes:
+    """What the header of that name says to the caller: trace, span, and whether it was recorded here."""
+    context = span.get_span_context()
+    flags = int(context.trace_flags) if _tracer is not None else 0
+    return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+
+
+# --- jobs ---
+
+
+@contextmanager
+def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) -> Iterator[str | None]:
+    """Around the statement that enqueues jobs: what to store with them, as JSON. None: they belong to no trace.
+
+    `within`: the context that they are enqueued in, if not the current one.
+    """
+    context = trace.get_current_span(within).get_span_context()
+    if not context.is_valid:
+        yield None
+    elif _tracer is None or not context.trace_flags.sampled:
+        yield _carrier(context)
+    else:
+        attributes: dict[str, str | int] = {
+            "messaging.system": "plinth",
+            "messaging.operation.name": "enqueue",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": queue,
+            "messaging.batch.message_count": count,
+            "plinth.job.kind": kind,
+        }
+        with client_span(f"enqueue {kind}", attributes, kind=SpanKind.PRODUCER, within=within) as span:
+            yield _carrier(span.get_span_context())
+
+
+def begin_job(
+    kind: str, carrier: Mapping[str, str] | None, *, first: bool, attributes: Mapping[str, str | int]
+) -> Span | None:
+    """The span of a run, current from here to the end of this task. None: it belongs to no trace.
+
+    `carrier` was stored when the job was enqueued. The `first` attempt is a part of what enqueued it; later ones,
+    which may come days after it, are traces of their own with a link to it.
+    """
+    parent = None
+    if carrier is not None and "traceparent" in carrier:
+        parent = _read(carrier["traceparent"], carrier.get("tracestate"))
+    span: Span | None
+    if _tracer is None:
+        span = None if parent is None else NonRecordingSpan(parent)
+    else:
+        context, links = _NOBODY, ()
+        if parent is not None and first:
+            context = trace.set_span_in_context(NonRecordingSpan(parent), _NOBODY)
+        elif parent is not None:
+            links = (Link(parent),)  # type: ignore[assignment]
+        described = {
+            "messaging.system": "plinth",
+            "messaging.operation.name": "run",
+            "messaging.operation.type": "process",
+            "plinth.job.kind": kind,
+            **attributes,
+        }
+        span = _tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
+    if span is not None:
+        otel.attach(trace.set_span_in_context(span))
+    return span
+
+
+def end_job(span: Span | None, *, outcome: str, error: str | None) -> None:
+    """End a run's span. `error`: what kind of error it ended with."""
+    if span is None or not span.is_recording():
+        return
+    span.set_attribute("plinth.job.outcome", outcome)
+    if error is not None:
+        span.set_attribute("error.type", error)
+        span.set_status(StatusCode.ERROR)
+    span.end()
+
+
+# --- what both do ---
+
+
+@contextmanager
+def client_span(
+    name: str,
+    attributes: Mapping[str, str | int],
+    *,
+    kind: SpanKind = SpanKind.CLIENT,
+    within: Context | None = None,
+) -> Iterator[Span]:
+    """A span around a call to somebody else, for what `is_recorded`; current while the block runs."""
+    if _tracer is None:  # tracing has just ended
+        yield trace.INVALID_SPAN
+        return
+    span = _tracer.start_span(name, within, kind, attributes)
+    token = otel.attach(trace.set_span_in_context(span))
+    try:
+        yield span
+    except BaseException as error:
+        # The type alone: messages quote values.
+        span.set_attribute("error.type", _type_of(error))
+        span.set_status(StatusCode.ERROR)
+        raise
+    finally:
+        otel.detach(token)
+        span.end()
+
+
+def start_client_span(name: str, attributes: Mapping[str, str | int]) -> Span:
+    """A span that somebody else ends, for what `is_recorded`. It does not become the current one."""
+    if _tracer is None:
+        return trace.INVALID_SPAN
+    return _tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+
+
+def traceparent() -> str | None:
+    """What tells another service which trace it continues."""
+    context = trace.get_current_span().get_span_context()
+    return _traceparent(context) if context.is_valid else None
+
+
+def _traceparent(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
+
+def _read(traceparent: str, tracestate: str | None) -> SpanContext | None:
+    """The W3C headers as a context, or None if `traceparent` is not valid to the letter."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, more = match.groups()
+    # Version 00 ends after the flags; a later one may go on, and ff is none.
+    if version == "ff" or (version == "00" and more is not None):
+        return None
+    state = None
+    if tracestate and len(tracestate) <= MAX_TRACESTATE:
+        state = TraceState.from_header([tracestate])
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & _KNOWN_FLAGS), state)
+    return context if context.is_valid else None  # zeros are none
+
+
+def _carrier(context: SpanContext) -> str:
+    carrier = {"traceparent": _traceparent(context)}
+    if context.trace_state:
+        carrier["tracestate"] = context.trace_state.to_header()
+    return json.dumps(carrier)
+
+
+def _type_of(error: BaseException | None) -> str:
+    return "no_response" if error is None else type(error).__qualname__
+
+
+def _ids() -> tuple[str, str] | None:
+    context = trace.get_current_span().get_span_context()
+    if not context.trace_id:
+        return None
+    return format(context.trace_id, "032x"), format(context.span_id, "016x")
+
+
+read_trace_from(_ids)

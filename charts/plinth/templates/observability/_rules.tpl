@@ -1,0 +1,38 @@
+{{/*
+What is filled in for each `${name}` of the rules, as YAML. Every figure has one place: what is promised stands in the
+values, and what follows from another value is reckoned from that.
+*/}}
+{{- define "plinth.ruleValues" -}}
+{{- $name := include "plinth.fullname" . -}}
+{{- $rules := .Values.metrics.rules -}}
+{{- $worker := include "plinth.config" (list . "worker") | fromYaml -}}
+namespace: {{ .Release.Namespace }}
+release: {{ $name }}
+pods: {{ printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-(api|worker)-.+" $name) | squote }}
+recorded: {{ printf "namespace=%q,release=%q" .Release.Namespace $name | squote }}
+runbooks: {{ $rules.runbookUrl | quote }}
+late: {{ include "plinth.scalar" $rules.lateSeconds | quote }}
+# A worker beats four times within the time after which its session is over; half of it means that a beat has failed.
+heartbeat: {{ divf ($worker.JOBS_SESSION_TIMEOUT | default 10) 2 | quote }}
+migration: {{ divf .Values.migrate.activeDeadlineSeconds 2 | quote }}
+{{- range $objective, $promise := $rules.objectives }}
+{{ $objective }}: {{ include "plinth.scalar" $promise.percent | quote }}
+{{ $objective }}Minimum: {{ include "plinth.scalar" $promise.minimum | quote }}
+{{- with $promise.seconds }}
+{{- /* As the histogram spells its bounds: 1.0 and 0.5. */}}
+{{ $objective }}Seconds: {{ printf (ternary "%.1f" "%v" (eq (floor .) (float64 .))) (float64 .) | quote }}
+{{- end }}
+{{- if hasKey $promise "exceptRoutes" }}
+{{ $objective }}ExceptRoutes: {{ $promise.exceptRoutes | squote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The groups of a file of rules, filled in. Takes (list root file). */}}
+{{- define "plinth.ruleGroups" -}}
+{{- $text := (first .).Files.Get (printf "rules/%s.yaml" (last .)) -}}
+{{- range $name, $value := include "plinth.ruleValues" (first .) | fromYaml -}}
+{{- $text = $text | replace (printf "${%s}" $name) $value -}}
+{{- end -}}
+{{ ($text | fromYaml).groups | toYaml }}
+{{- end -}}

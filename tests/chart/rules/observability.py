@@ -1,0 +1,102 @@
+"""How the release is watched: PodMonitor, rules, dashboards, and where its traces go."""
+
+from functools import cache
+
+import yaml
+
+from tests.chart.cases import Release, release
+from tests.chart.tools import CHART, Object
+from tests.chart.watched import tracing_variables
+
+_METRICS_LABELS = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
+_DASHBOARDS = ("service", "jobs", "resources")
+RULE_FILES = ("objectives", "jobs", "service", "certificates")
+
+
+def traces_say_where_they_come_from(release: Release) -> None:
+    for component, container in release.containers():
+        if container["name"] not in (component, "wait") or component not in release.ours():
+            continue
+        wanted = tracing_variables(release, component)
+        own = [entry for entry in container["env"] if entry["name"].startswith(("OTEL_", "K8S_"))]
+        assert own == [{"name": name} | entry for name, entry in wanted.items()]
+        if wanted:
+            # Kubernetes fills in only what stands before.
+            assert own[-1]["name"] == "OTEL_RESOURCE_ATTRIBUTES"
+
+
+def the_monitor_finds_the_pods_by_their_port(release: Release) -> None:
+    values = release.values["metrics"]["podMonitor"]
+    assert len(release.all("PodMonitor")) == values["enabled"]
+    for item in release.all("PodMonitor"):
+        assert item["metadata"]["name"] == release.name
+        assert values["labels"].items() <= item["metadata"]["labels"].items()
+        assert item["spec"]["selector"] == {
+            "matchLabels": _METRICS_LABELS,
+            "matchExpressions": [{"key": "app.kubernetes.io/component", "operator": "In", "values": ["api", "worker"]}],
+        }
+        assert item["spec"].keys() == {"selector", "podMetricsEndpoints"}
+        assert item["spec"]["podMetricsEndpoints"] == [
+            {
+                "port": "metrics",
+                "path": "/metrics",
+                "interval": values["interval"],
+                "relabelings": [
+                    {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+                ],
+            }
+        ]
+        for component in ("api", "worker"):
+            ports = release.pods()[component]["spec"]["containers"][0]["ports"]
+            assert {"name": "metrics", "containerPort": 9090} in ports
+
+
+def rules_are_the_files_filled_in(release: Release) -> None:
+    values = release.values["metrics"]["rules"]
+    assert len(release.all("PrometheusRule")) == values["enabled"]
+    for item in release.all("PrometheusRule"):
+        assert item["metadata"]["name"] == release.name
+        assert values["labels"].items() <= item["metadata"]["labels"].items()
+        assert item["spec"] == {"groups": _groups(release.case)}
+
+
+@cache
+def _groups(case: str) -> list[Object]:
+    """The groups of rules, filled in by other means than the chart's."""
+    whole = release(case)
+    values = whole.values["metrics"]["rules"]
+    objectives = values["objectives"]
+    worker = whole.config("worker")
+    filled = {
+        "namespace": "shop",
+        "release": whole.name,
+        "pods": f'namespace="shop",pod=~"{whole.name}-(api|worker)-.+"',
+        "recorded": f'namespace="shop",release="{whole.name}"',
+        "runbooks": values["runbookUrl"],
+        "late": str(values["lateSeconds"]),
+        "heartbeat": f"{worker.get('JOBS_SESSION_TIMEOUT', 10) / 2:g}",
+        "migration": f"{whole.values['migrate']['activeDeadlineSeconds'] / 2:g}",
+        "latencyExceptRoutes": objectives["latency"]["exceptRoutes"],
+    }
+    for name, promise in objectives.items():
+        filled[name] = f"{promise['percent']:g}"
+        filled[f"{name}Minimum"] = str(promise["minimum"])
+        filled[f"{name}Seconds"] = str(float(promise.get("seconds", 0)))
+    groups = []
+    for file in RULE_FILES if values["certManager"] else RULE_FILES[:-1]:
+        text = (CHART / "rules" / f"{file}.yaml").read_text()
+        for name, value in filled.items():
+            text = text.replace(f"${{{name}}}", value)
+        groups += yaml.safe_load(text)["groups"]
+    return groups
+
+
+def dashboards_are_the_files(release: Release) -> None:
+    values = release.values["metrics"]["dashboards"]
+    if not values["enabled"]:
+        return
+    for name in _DASHBOARDS:
+        item = release.get("ConfigMap", f"dashboard-{name}")
+        assert values["labels"].items() <= item["metadata"]["labels"].items()
+        assert item["metadata"].get("annotations", {}) == values["annotations"]
+        assert item["data"] == {f"plinth-{name}.json": (CHART / "dashboards" / f"{name}.json").read_text()}

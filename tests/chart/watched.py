@@ -1,0 +1,35 @@
+"""What the pods of a release carry so that others can watch them: annotations and variables."""
+
+from tests.chart.cases import Release
+from tests.chart.tools import Object
+
+
+def scrape_annotations(release: Release, component: str) -> Object:
+    wanted = release.values["metrics"]["scrapeAnnotations"] and component in ("api", "worker")
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/path": "/metrics"}
+    return annotations if wanted else {}
+
+
+def tracing_variables(release: Release, component: str) -> Object:
+    """The variables that lead to the collector: a value, or the field of the pod that it comes from."""
+    values = release.values["tracing"]
+    if not values["endpoint"] or component not in ("api", "worker"):
+        return {}
+    environment = release.values["environment"] or "production"
+    attributes = {
+        "deployment.environment.name": environment,
+        "k8s.namespace.name": "$(K8S_NAMESPACE_NAME)",
+        "k8s.node.name": "$(K8S_NODE_NAME)",
+        "k8s.pod.name": "$(K8S_POD_NAME)",
+        "service.version": release.values["image"]["tag"] or "0.1.0",
+    } | values["resourceAttributes"]
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": {"value": values["endpoint"]},
+        "OTEL_TRACES_SAMPLER": {"value": "parentbased_traceidratio"},
+        "OTEL_TRACES_SAMPLER_ARG": {"value": str(values["ratio"])},
+        "OTEL_SERVICE_NAME": {"value": f"{release.name}-{component}"},
+        "K8S_NAMESPACE_NAME": {"valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        "K8S_NODE_NAME": {"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        "K8S_POD_NAME": {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        "OTEL_RESOURCE_ATTRIBUTES": {"value": ",".join(f"{key}={attributes[key]}" for key in sorted(attributes))},
+    }

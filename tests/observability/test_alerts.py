@@ -1,0 +1,149 @@
+"""The rules as the chart renders them: sound, and every alert fires when it should and only then."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.tools import Object, merged, run, tool
+from tests.observability.queries import VALUES, groups, read
+
+CASES = sorted((Path(__file__).parent / "alerts").glob("*.yaml"))
+ALERTS: list[Object] = [rule for group in groups() for rule in group["rules"] if "alert" in rule]
+
+_OTHER_VALUES: Object = {
+    "fullnameOverride": "shop",
+    "metrics": {
+        "rules": {
+            "runbookUrl": "https://runbooks.example.com",
+            "objectives": {
+                "availability": {"percent": 95, "minimum": 1000000},
+                "latency": {"percent": 99.99, "seconds": 0.005, "exceptRoutes": ""},
+                "timeliness": {"percent": 97.5, "seconds": 1800},
+            },
+        }
+    },
+}
+
+
+def _name(alert: Object) -> str:
+    return f"{alert['alert']} {alert['labels'].get('window', '')}".strip()
+
+
+def _write(folder: Path, found: list[Object]) -> list[str]:
+    """One file for each group, as the tests name them."""
+    for group in found:
+        (folder / f"{group['name']}.yaml").write_text(yaml.safe_dump({"groups": [group]}))
+    return [str(folder / f"{group['name']}.yaml") for group in found]
+
+
+@pytest.mark.parametrize("values", [VALUES, merged(VALUES, _OTHER_VALUES)], ids=["default", "other values"])
+def test_rules_are_sound(values: Object, tmp_path: Path) -> None:
+    found = groups(values)
+    done = run(tool("PROMTOOL"), "check", "rules", "--lint=all", "--lint-fatal", *_write(tmp_path, found))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "${" not in yaml.safe_dump(found)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_alerts_fire_when_they_should_and_only_then(case: Path, tmp_path: Path) -> None:
+    _write(tmp_path, groups())
+    (tmp_path / "case.yaml").write_text(case.read_text())
+    done = run(tool("PROMTOOL"), "test", "rules", "case.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", range(len(ALERTS)), ids=lambda number: _name(ALERTS[number]))
+def test_every_alert_is_seen_to_fire_and_not_to(number: int) -> None:
+    alert = ALERTS[number]
+    fires, lets_pass = False, False
+    for case in CASES:
+        for test in yaml.safe_load(case.read_text())["tests"]:
+            for check in test["alert_rule_test"]:
+                if check["alertname"] == alert["alert"]:
+                    fired = any(_is_of(alert, expected["exp_labels"]) for expected in check["exp_alerts"])
+                    fires |= fired
+                    lets_pass |= not fired
+    assert fires, "no test lets it fire"
+    assert lets_pass, "no test has it stay quiet"
+
+
+def test_budgets_of_every_objective_are_seen_to_burn_at_every_speed() -> None:
+    seen = {
+        (labels["slo"], labels["window"])
+        for case in CASES
+        for test in yaml.safe_load(case.read_text())["tests"]
+        for check in test["alert_rule_test"]
+        for labels in (expected["exp_labels"] for expected in check["exp_alerts"])
+        if "slo" in labels
+    }
+    windows = {"1h", "6h", "1d", "3d"}
+    assert seen == {(slo, window) for slo in ("availability", "latency", "timeliness") for window in windows}
+
+
+def test_budgets_are_judged_over_the_windows_of_the_book() -> None:
+    """And each guard multiplies the rates by the seconds of its own steps."""
+    found = {}
+    for alert in ALERTS:
+        if alert["alert"] == "PlinthBudgetBurn":
+            (long, factor), (short, again) = re.findall(r"ratio_rate(\w+){[^}]*} > ([0-9.]*)", alert["expr"])
+            ((over, step, seconds),) = re.findall(r"\[(\w+):(\d+)m\]\) \* (\d+)", alert["expr"])
+            assert factor == again
+            assert over == long == alert["labels"]["window"]
+            assert int(seconds) == int(step) * 60
+            found[long] = short, float(factor), alert["labels"]["severity"]
+    assert found == {
+        "1h": ("5m", 14.4, "page"),
+        "6h": ("30m", 6, "page"),
+        "1d": ("2h", 3, "ticket"),
+        "3d": ("6h", 1, "ticket"),
+    }
+
+
+def test_a_test_that_fails_would_be_seen(tmp_path: Path) -> None:
+    _write(tmp_path, groups())
+    text = next(case for case in CASES if case.stem == "certificates").read_text()
+    (tmp_path / "case.yaml").write_text(text.replace("values: 604800x120", "values: 6048000x120"))
+    done = run(tool("PROMTOOL"), "test", "rules", "case.yaml", cwd=tmp_path)
+    assert "got:[" in done.stdout + done.stderr
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=_name)
+def test_an_alert_says_what_and_how_bad_and_what_to_do(alert: Object) -> None:
+    labels, annotations = alert["labels"], alert["annotations"]
+    assert labels["severity"] in ("page", "ticket")
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert all(text == text.strip() and "\n" not in text for text in annotations.values())
+    # What a text names of the alert has to be there: what the query groups by, and what the rule adds.
+    named = set(re.findall(r"\$labels\.(\w+)", " ".join(annotations.values())))
+    assert named <= read(alert["expr"]).grouping | labels.keys() | _of_recorded(alert)
+
+
+def test_pages_are_few_and_symptoms() -> None:
+    pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "page"}
+    assert pages == {
+        "PlinthBudgetBurn",
+        "PlinthDatabaseUnreachable",
+        "PlinthJobsLate",
+        "PlinthMetricsAbsent",
+        "PlinthNoWorker",
+    }
+
+
+def test_alerts_on_certificates_come_with_their_value() -> None:
+    names = {
+        rule.get("alert") for group in groups({"metrics": {"rules": {"enabled": True}}}) for rule in group["rules"]
+    }
+    assert "PlinthNoWorker" in names
+    assert "PlinthCertificateExpiring" not in names
+
+
+def _is_of(alert: Object, labels: Any) -> bool:
+    return "window" not in alert["labels"] or bool(labels["window"] == alert["labels"]["window"])
+
+
+def _of_recorded(alert: Object) -> set[str]:
+    return {"namespace", "release", "slo"} if "plinth:" in alert["expr"] else set()

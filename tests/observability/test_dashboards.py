@@ -1,0 +1,137 @@
+"""The dashboards: in order for Grafana, and for whoever reads their JSON."""
+
+import json
+import os
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from tests.chart.tools import CHART, Object
+from tests.observability.queries import dashboards, panels, read
+
+DASHBOARDS = dashboards()
+_DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_UNITS = {"s", "bytes", "Bps", "reqps", "ops", "percentunit", "none"}
+_TYPES = {"timeseries", "stat", "table"}
+# What a query is about, and the units that go with it.
+_UNIT_OF = {"_seconds": {"s", "percentunit", "reqps", "ops", "none"}, "_bytes": {"bytes", "Bps"}}
+
+
+def test_they_are_the_three() -> None:
+    assert DASHBOARDS.keys() == {"jobs", "resources", "service"}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_has_a_name_and_variables(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    assert dashboard["uid"] == f"plinth-{name}"
+    assert dashboard["title"] == f"Plinth / {name.capitalize()}"
+    assert dashboard["description"]
+    assert dashboard["tags"] == ["plinth"]
+    datasource, namespace, pod = dashboard["templating"]["list"]
+    assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
+    assert (namespace["name"], namespace["query"]) == ("namespace", "label_values(plinth_build_info, namespace)")
+    assert pod["query"] == 'label_values(plinth_build_info{namespace="$namespace"}, pod)'
+    assert (pod["name"], pod["multi"], pod["includeAll"], pod["allValue"]) == ("pod", True, True, ".+")
+    assert namespace["datasource"] == pod["datasource"] == _DATASOURCE
+    # Nothing of the Grafana it was drawn in.
+    assert not dashboard.keys() & {"id", "version", "iteration", "gnetId", "__inputs", "__requires"}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_are_in_order(name: str) -> None:
+    found = DASHBOARDS[name]["panels"]
+    assert [panel["id"] for panel in found] == list(range(1, len(found) + 1))
+    titles = [panel["title"] for panel in panels(DASHBOARDS[name])]
+    assert len(set(titles)) == len(titles), "a runbook names a panel by its title"
+    positions = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in found]
+    assert positions == sorted(positions)
+    for one, other in combinations([panel["gridPos"] for panel in found], 2):
+        assert not _overlap(one, other)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in found)
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_say_what_they_show_and_in_which_unit(name: str) -> None:
+    for panel in panels(DASHBOARDS[name]):
+        assert panel["type"] in _TYPES
+        assert panel["description"].endswith(".")
+        assert panel["datasource"] == _DATASOURCE
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"] in _UNITS, panel["title"]
+        assert [target["refId"] for target in panel["targets"]] == list("ABCDEFG")[: len(panel["targets"])]
+        for target in panel["targets"]:
+            assert target["expr"] == target["expr"].strip()
+            assert ("legendFormat" in target) == (panel["type"] != "table")
+            if panel["type"] == "timeseries":
+                assert target["legendFormat"], panel["title"]
+                assert not target.get("instant")
+            else:
+                assert target["instant"], panel["title"]
+            for ending, units in _UNIT_OF.items():
+                if all(ending in selector.metric for selector in read(target["expr"]).selectors):
+                    assert defaults["unit"] in units, panel["title"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_legends_name_labels_that_are_left(name: str) -> None:
+    for panel in panels(DASHBOARDS[name]):
+        for target in panel["targets"]:
+            named = {part.partition("}}")[0] for part in target.get("legendFormat", "").split("{{")[1:]}
+            recorded = {"slo"} if "plinth:" in target["expr"] else set()
+            assert named <= read(target["expr"]).grouping | recorded, panel["title"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_rates_fit_any_scrape_interval(name: str) -> None:
+    for panel in panels(DASHBOARDS[name]):
+        for target in panel["targets"]:
+            if "rate(" in target["expr"]:
+                assert "[$__rate_interval]" in target["expr"], panel["title"]
+
+
+def test_traces_can_be_reached_from_latencies() -> None:
+    exemplars = {
+        selector.metric
+        for dashboard in DASHBOARDS.values()
+        for panel in panels(dashboard)
+        for target in panel["targets"]
+        if target.get("exemplar")
+        for selector in read(target["expr"]).selectors
+    }
+    assert exemplars == {"http_server_request_duration_seconds_bucket", "plinth_job_run_seconds_bucket"}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_json_is_for_people_too(name: str) -> None:
+    """Laid out in one way, or what Grafana exports would be a change of every line."""
+    file = CHART / "dashboards" / f"{name}.json"
+    wanted = f"{_laid_out(DASHBOARDS[name])}\n"
+    if os.environ.get("UPDATE"):
+        file.write_text(wanted)
+    assert file.read_text() == wanted, "UPDATE=1 make chart-test lays it out; review it"
+    assert len(wanted) < 25_000
+
+
+def _laid_out(part: Any, indent: int = 0) -> str:
+    """What fits on a line is on one line."""
+    line = json.dumps(part, ensure_ascii=False)
+    if not isinstance(part, dict | list) or not part or (indent >= 2 and indent + len(line) <= 116):
+        return line
+    pad = " " * (indent + 2)
+    if isinstance(part, dict):
+        items = [f"{json.dumps(key)}: {_laid_out(value, indent + 2)}" for key, value in part.items()]
+    else:
+        items = [_laid_out(value, indent + 2) for value in part]
+    first, last = "{}" if isinstance(part, dict) else "[]"
+    return f"{first}\n" + ",\n".join(pad + item for item in items) + f"\n{' ' * indent}{last}"
+
+
+def _overlap(one: Object, other: Object) -> bool:
+    return bool(
+        one["x"] < other["x"] + other["w"]
+        and other["x"] < one["x"] + one["w"]
+        and one["y"] < other["y"] + other["h"]
+        and other["y"] < one["y"] + one["h"]
+    )

@@ -1,0 +1,274 @@
+"""Every request is counted once, under labels that no client chooses."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import format_trace_id
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families as plain_families
+from prometheus_client.samples import Sample
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.http_metrics import _FAMILIES, HttpMetrics, HttpMetricsMiddleware
+from app.core.routes import UNMATCHED
+
+COUNT = "http_server_request_duration_seconds_count"
+
+
+class Counted:
+    """An application whose requests are counted, and what was counted."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        self.metrics = HttpMetrics()
+        self.app = HttpMetricsMiddleware(app, metrics=self.metrics, **options)
+
+    async def call(
+        self, method: str = "GET", path: str = "/", body: Sequence[bytes] = (b"",), *, leaves: bool = False
+    ) -> list[Message]:
+        """Send a request in pieces; if the client `leaves`, it does so instead of the last one."""
+        sent: list[Message] = []
+        coming: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in body]
+        if leaves:
+            coming[-1] = {"type": "http.disconnect"}
+        else:
+            coming[-1]["more_body"] = False
+
+        async def receive() -> Message:
+            return coming.pop(0)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
+        return sent
+
+    def samples(self, openmetrics: bool = False) -> list[Sample]:
+        text = self.metrics.render(openmetrics)
+        parse: Any = openmetrics_families if openmetrics else plain_families
+        families = parse(f"{text}# EOF\n" if openmetrics else text)
+        return [sample for family in families for sample in family.samples]
+
+    def value(self, name: str) -> dict[tuple[str, str, str], float]:
+        """The samples of this name by method, route and status."""
+        keys = ("http_request_method", "http_route", "http_response_status_code")
+        return {
+            tuple(sample.labels[key] for key in keys): sample.value  # type: ignore[misc]
+            for sample in self.samples()
+            if sample.name == name
+        }
+
+    @property
+    def active(self) -> dict[str, float]:
+        return {
+            sample.labels["http_request_method"]: sample.value
+            for sample in self.samples()
+            if sample.name == "http_server_active_requests"
+        }
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("hello", 201)(scope, receive, send)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(await Request(scope, receive).body())(scope, receive, send)
+
+
+class TestCounting:
+    async def test_a_request_counts_once_with_its_time_and_its_sizes(self) -> None:
+        counted = Counted(echo)
+        await counted.call("POST", body=[b"a" * 2000, b"b" * 500])
+        key = ("POST", UNMATCHED, "200")
+        assert counted.value(COUNT) == {key: 1}
+        assert 0 < counted.value("http_server_request_duration_seconds_sum")[key] < 60
+        assert counted.value("http_server_request_body_size_bytes_sum") == {key: 2500}
+        assert counted.value("http_server_response_body_size_bytes_sum") == {key: 2500}
+
+    async def test_labels_are_told_apart(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("", int(scope["path"].strip("/")))(scope, receive, send)
+
+        counted = Counted(app)
+        for method, status in [("GET", 200), ("GET", 200), ("PUT", 200), ("GET", 404)]:
+            await counted.call(method, f"/{status}")
+        assert counted.value(COUNT) == {
+            ("GET", UNMATCHED, "200"): 2,
+            ("PUT", UNMATCHED, "200"): 1,
+            ("GET", UNMATCHED, "404"): 1,
+        }
+
+    async def test_a_method_that_nobody_knows_is_one_of_the_others(self) -> None:
+        counted = Counted(hello)
+        for method in ("BREW", "get", 'GET"} 1\n', "PROPFIND"):
+            await counted.call(method)
+        assert counted.value(COUNT) == {("_OTHER", UNMATCHED, "201"): 4}
+        assert counted.active == {"_OTHER": 0}
+
+    async def test_quiet_paths_do_not_count(self) -> None:
+        counted = Counted(hello, quiet_paths=frozenset({"/health"}))
+        await counted.call(path="/health")
+        assert counted.value(COUNT) == {}
+        await counted.call(path="/healthy")
+        assert len(counted.value(COUNT)) == 1
+
+    async def test_what_is_no_request_passes(self) -> None:
+        seen = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["type"])
+
+        counted = Counted(app)
+        await counted.app({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+        assert seen == ["lifespan"]
+        assert counted.value(COUNT) == {}
+
+    async def test_a_response_in_pieces_takes_until_its_last(self) -> None:
+        pause = asyncio.Event()
+
+        async def pieces() -> Any:
+            yield b"one"
+            await pause.wait()
+            yield b"three"
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await StreamingResponse(pieces())({**scope, "asgi": {"spec_version": "2.4"}}, receive, send)
+
+        counted = Counted(app)
+        running = asyncio.create_task(counted.call())
+        while counted.active != {"GET": 1}:  # noqa: ASYNC110 - it is the application that changes
+            await asyncio.sleep(0)
+        assert counted.value(COUNT) == {}
+        pause.set()
+        await running
+        assert counted.active == {"GET": 0}
+        assert counted.value("http_server_response_body_size_bytes_sum") == {("GET", UNMATCHED, "200"): 8}
+
+
+class TestEnds:
+    async def test_what_nobody_handled_is_a_500(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise ArithmeticError
+
+        counted = Counted(app)
+        with pytest.raises(ArithmeticError):
+            await counted.call()
+        assert counted.value(COUNT) == {("GET", UNMATCHED, "500"): 1}
+        assert counted.active == {"GET": 0}
+
+    async def test_a_response_that_breaks_off_keeps_its_status(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 206, "headers": []})
+            raise ArithmeticError
+
+        counted = Counted(app)
+        with pytest.raises(ArithmeticError):
+            await counted.call()
+        assert counted.value(COUNT) == {("GET", UNMATCHED, "206"): 1}
+
+    async def test_a_client_that_leaves_before_the_response_is_499(self) -> None:
+        counted = Counted(echo)
+        with pytest.raises(ClientDisconnect):
+            await counted.call("POST", body=[b"one", b"two"], leaves=True)
+        assert counted.value(COUNT) == {("POST", UNMATCHED, "499"): 1}
+        assert counted.value("http_server_request_body_size_bytes_sum") == {("POST", UNMATCHED, "499"): 3}
+
+    async def test_whatever_is_answered_to_one_that_has_left(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await PlainTextResponse("no", 400)(scope, receive, send)
+
+        counted = Counted(app)
+        await counted.call("POST", leaves=True)
+        assert counted.value(COUNT) == {("POST", UNMATCHED, "499"): 1}
+
+    async def test_a_client_that_leaves_during_the_response_is_not(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await receive()
+
+        counted = Counted(app)
+        await counted.call(leaves=True)
+        assert counted.value(COUNT) == {("GET", UNMATCHED, "200"): 1}
+
+    async def test_a_request_that_is_cancelled_is_499(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.Event().wait()
+
+        counted = Counted(app)
+        running = asyncio.create_task(counted.call())
+        while not counted.metrics.active:  # noqa: ASYNC110 - it is the application that changes
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert counted.value(COUNT) == {("GET", UNMATCHED, "499"): 1}
+        assert counted.active == {"GET": 0}
+
+
+class TestForm:
+    @pytest.mark.parametrize("family", _FAMILIES, ids=lambda family: family.name)
+    @given(values=st.lists(st.one_of(st.floats(0, 1e7), st.sampled_from([0.005, 1, 2.5, 1024, 4_194_304]))))
+    def test_it_is_what_the_client_library_makes_of_the_same(self, family: Any, values: list[float]) -> None:
+        metrics, registry = HttpMetrics(), CollectorRegistry()
+        names = ("http_request_method", "http_route", "http_response_status_code")
+        theirs = Histogram(family.name, family.help, names, buckets=family.bounds, registry=registry)
+        child, ours = theirs.labels("GET", "/a", "200"), metrics.of("GET", "/a", 200)[_FAMILIES.index(family)]
+        for value in values:
+            child.observe(value)
+            ours.observe(value)
+        expected = {(s.name, frozenset(s.labels.items())): s.value for m in registry.collect() for s in m.samples}
+        shown = {
+            (s.name, frozenset(s.labels.items())): s.value
+            for m in plain_families(metrics.render(openmetrics=False))
+            if m.name == family.name
+            for s in m.samples
+        }
+        assert shown == expected
+
+    def test_a_route_s_own_characters_do_not_break_a_line(self) -> None:
+        metrics = HttpMetrics()
+        route = 'a"b\\c\nd'
+        metrics.of("GET", route, 200)[0].observe(1)
+        for parse, openmetrics in (plain_families, False), (openmetrics_families, True):
+            text = metrics.render(openmetrics) + ("# EOF\n" if openmetrics else "")
+            assert {s.labels["http_route"] for m in parse(text) for s in m.samples if "le" in s.labels} == {route}
+
+    async def test_the_trace_of_a_recorded_request_stands_beside_its_bucket(self) -> None:
+        tracer = TracerProvider().get_tracer("test")
+        ids = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            # As the middleware does that makes the span: it ends before we count.
+            with tracer.start_as_current_span("request") as span:
+                ids.append(format_trace_id(span.get_span_context().trace_id))
+                await hello(scope, receive, send)
+
+        counted = Counted(app)
+        await counted.call()
+        await counted.call()
+        found = [sample for sample in counted.samples(openmetrics=True) if sample.exemplar is not None]
+        assert [sample.exemplar.labels for sample in found if sample.exemplar] == [{"trace_id": ids[-1]}]
+        assert found[0].name == "http_server_request_duration_seconds_bucket"
+        assert "trace_id" not in counted.metrics.render(openmetrics=False)
+
+
+async def test_what_is_sent_is_what_was_to_be_sent() -> None:
+    messages: list[Message] = [
+        {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]},
+        {"type": "http.response.body", "body": b"a", "more_body": True},
+        {"type": "http.response.body", "body": b"", "more_body": False},
+    ]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send({**message})
+
+    assert await Counted(app).call() == messages
