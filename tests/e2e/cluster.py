@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "plinth-e2e"
 # kind's own choice of a Kubernetes unless told otherwise.
 NODE_IMAGE = os.environ.get("KIND_NODE_IMAGE")
+HELM = os.environ.get("HELM", "helm")
 # What the chart brings along for trying out.
 SERVER_IMAGES = ("postgres:17", "redis:8")
 
@@ -29,7 +30,15 @@ class Cluster:
         chosen = ["--kube-context", self.context]
         if self.kubeconfig is not None:
             chosen += ["--kubeconfig", self.kubeconfig]
-        return run("helm", *arguments, *chosen)
+        return run(HELM, *arguments, *chosen)
+
+    def rollback_option(self) -> str:
+        """What has `helm upgrade` take back what did not come up, as this Helm calls it."""
+        return (
+            "--atomic"
+            if self.helm("version", "--template", "{{.Version}}").startswith("v3.")
+            else "--rollback-on-failure"
+        )
 
     def load(self, *images: str) -> None:
         run("kind", "load", "docker-image", "--name", self.name, *images)
@@ -52,7 +61,7 @@ def run(*command: str, text: str | None = None) -> str:
 
 
 def missing_tools() -> list[str]:
-    return [tool for tool in ("docker", "kind", "helm") if shutil.which(tool) is None]
+    return [tool for tool in ("docker", "kind", "kubectl", "skaffold", HELM) if shutil.which(tool) is None]
 
 
 def existing(context: str) -> Cluster:
