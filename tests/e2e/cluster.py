@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +27,21 @@ class Cluster:
     # None: the user's own.
     kubeconfig: str | None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes programs find the cluster by its context."""
+        return {} if self.kubeconfig is None else {"KUBECONFIG": self.kubeconfig}
+
     def helm(self, *arguments: str) -> str:
-        chosen = ["--kube-context", self.context]
-        if self.kubeconfig is not None:
-            chosen += ["--kubeconfig", self.kubeconfig]
-        return run(HELM, *arguments, *chosen)
+        return run(HELM, *arguments, "--kube-context", self.context, environment=self.environment)
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        return run("kubectl", "--context", self.context, *arguments, text=text, environment=self.environment)
 
     def rollback_option(self) -> str:
         """What has `helm upgrade` take back what did not come up, as this Helm calls it."""
-        return (
-            "--atomic"
-            if self.helm("version", "--template", "{{.Version}}").startswith("v3.")
-            else "--rollback-on-failure"
-        )
+        version = self.helm("version", "--template", "{{.Version}}")
+        return "--atomic" if version.startswith("v3.") else "--rollback-on-failure"
 
     def load(self, *images: str) -> None:
         run("kind", "load", "docker-image", "--name", self.name, *images)
@@ -48,13 +51,14 @@ class CommandFailed(Exception):
     """A program has ended with another code than 0. The message is all that it has said."""
 
 
-def run(*command: str, text: str | None = None) -> str:
-    """Run a program to its end and return its standard output.
+def run(*command: str, text: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end, with `environment` beside our own, and return its standard output.
 
     Raises:
         CommandFailed: with what it has said.
     """
-    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT, check=False)
+    variables = os.environ | (environment or {})
+    done = subprocess.run(command, input=text, env=variables, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout

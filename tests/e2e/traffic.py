@@ -88,11 +88,22 @@ def traffic(release: Release, folder: Path, *, retry: bool = False, rate: float 
         # As bytes: the client takes text that looks like JSON for something else.
         log = release.core.read_namespaced_pod_log(pod, release.namespace, _preload_content=False).data
         seen.add(inside, json.loads(log))
+        if seen.failures:
+            seen.failures += _reasons(release)
     finally:
         process.kill()
         process.communicate()
         release.remove_pod(pod)
         release.core.delete_namespaced_config_map(pod, release.namespace)
+
+
+def _reasons(release: Release) -> list[str]:
+    """What the API pods that are still there have logged of requests that failed."""
+    lines = []
+    for pod in release.pods("api"):
+        log = release.core.read_namespaced_pod_log(pod.metadata.name, release.namespace, _preload_content=False).data
+        lines += [f"{pod.metadata.name}: {line}" for line in log.decode().splitlines() if '"request failed"' in line]
+    return lines
 
 
 def _start_pod(release: Release, environment: dict[str, str]) -> str:
