@@ -155,10 +155,10 @@ observe: ## Watch that release: Prometheus, a collector and Jaeger beside it (CO
 
 # On a cluster of its own, which it makes and deletes, or on one that is there: E2E_CONTEXT=kind-plinth.
 .PHONY: e2e
-e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, KIND_NODE_IMAGE=…, ARGS='-k …')
-	$(call needs,docker kind helm)
+e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, ARGS='-k …', ARGS='-m ""': the slow ones too)
+	$(call needs,docker kind kubectl helm skaffold)
 	@$(MAKE) --no-print-directory $(VENV)/.e2e
-	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) $(BIN)/python -m pytest tests/e2e $(ARGS)
+	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) $(BIN)/python -m pytest tests/e2e -m "not slow" $(ARGS)
 
 # Images that the engine has already need not be pulled by each node.
 load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; then \

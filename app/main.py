@@ -86,6 +86,7 @@ def _lifespan(settings: Settings, lifecycle: Lifecycle) -> Any:
             closing.push_async_callback(doorbell.aclose)
             database = Database(settings, session_info={DOORBELL: doorbell}, pool_name="main")
             closing.push_async_callback(database.aclose)
+            await database.warm()
             closing.enter_context(bind_default_database(database))
             job_watch = JobWatch(database)
             closing.push_async_callback(job_watch.aclose)

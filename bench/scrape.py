@@ -49,9 +49,7 @@ async def lateness(times: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a scrape costs.")
     parser.add_argument("--routes", type=int, default=200)
-    parser.add_argument(
-        "--statuses", default="200,422", help="of each route (default: %(default)s)"
-    )
+    parser.add_argument("--statuses", default="200,422", help="of each route (default: %(default)s)")
     parser.add_argument("--times", type=int, default=50)
     arguments = parser.parse_args()
     for number in range(arguments.routes):

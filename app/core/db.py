@@ -5,7 +5,7 @@ In a request take `SessionDep` (`app.api.deps`); elsewhere use `get_session_cont
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from operator import add
 from typing import Any
 
@@ -41,6 +41,8 @@ __all__ = [
 
 # A connection older than this is replaced when it is next taken: proxies and cloud networks drop them silently.
 RECYCLE_SECONDS = 1800
+# Enough for the first callers of a pod that has just come up; more are opened when they are needed.
+WARM_CONNECTIONS = 4
 
 # SQLSTATE classes and codes that speak of the server and not of the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
@@ -204,6 +206,18 @@ class Database:
         """Create the tables of every model imported so far. For tests and first steps; else migrate."""
         async with self.engine.begin() as connection:
             await connection.run_sync(SQLModel.metadata.create_all)
+
+    async def warm(self) -> None:
+        """Open the connections that the first requests will need, so that none of them waits for that.
+
+        A database that is away is left to those requests.
+        """
+        if not isinstance(self.engine.pool, FairQueuePool):
+            return
+        async with AsyncExitStack() as opened:
+            with suppress(DatabaseUnavailableError):
+                for _ in range(min(WARM_CONNECTIONS, self.engine.pool.size())):
+                    await opened.enter_async_context(self.connection())
 
     async def ping(self) -> None:
         """Ask the server for an answer.

@@ -1,8 +1,8 @@
 """Migrations, as a deployment runs them: wait for the database, one migrator at a time, never hold up traffic.
 
-A migration waits for its locks only a few seconds and tries again, since every query that arrives behind a waiting
-`ALTER TABLE` waits with it. Each revision is a transaction of its own. A database that is ahead of this code is a
-success: that is what a rollback looks like.
+A migration waits for a lock for less time than a request waits for an answer, and tries again: every query that arrives
+behind a waiting `ALTER TABLE` waits with it. Each revision is a transaction of its own. A database that is ahead of
+this code is a success: that is what a rollback looks like.
 """
 
 import asyncio
@@ -30,8 +30,9 @@ log = structlog.get_logger("app.migrations")
 
 # Any number will do that no other program uses as an advisory lock in the same database.
 LOCK_KEY = 0x706C696E7468  # "plinth"
-LOCK_TIMEOUT_SECONDS = 4
-LOCK_ATTEMPTS = 10
+# About two minutes for a long transaction to end: longer between two attempts, so that queries rarely wait at all.
+LOCK_ATTEMPTS = 30
+LOCK_PAUSE_SECONDS = 5
 POLL_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
 
@@ -59,7 +60,8 @@ def migration_engine(settings: Settings) -> AsyncEngine:
     arguments["server_settings"] = {
         **arguments.get("server_settings", {}),
         **unlimited,
-        "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+        # Half of what a request has, so that those who wait behind this one get their answer still.
+        "lock_timeout": f"{round(min(settings.DB_STATEMENT_TIMEOUT, settings.DB_POOL_TIMEOUT) * 500)}ms",
     }
     return create_async_engine(
         settings.async_database_url, connect_args=arguments, poolclass=NullPool, hide_parameters=True
@@ -129,10 +131,10 @@ class Migrator:
                 if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                     raise
                 log.warning("a lock was not to be had", attempt=attempt, of=LOCK_ATTEMPTS)
-                await asyncio.sleep(POLL_SECONDS * attempt)
+                await asyncio.sleep(min(POLL_SECONDS * attempt, LOCK_PAUSE_SECONDS))
         raise MigrationError(
-            f"A lock was not to be had in {LOCK_ATTEMPTS} attempts of {LOCK_TIMEOUT_SECONDS} s: "
-            "a long transaction holds it. What was applied so far stays; run the migration again."
+            f"A lock was not to be had in {LOCK_ATTEMPTS} attempts: a long transaction holds it. "
+            "What was applied so far stays; run the migration again."
         )
 
     @asynccontextmanager

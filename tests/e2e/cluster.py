@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "plinth-e2e"
 # kind's own choice of a Kubernetes unless told otherwise.
 NODE_IMAGE = os.environ.get("KIND_NODE_IMAGE")
+HELM = os.environ.get("HELM", "helm")
 # What the chart brings along for trying out.
 SERVER_IMAGES = ("postgres:17", "redis:8")
 
@@ -25,11 +27,21 @@ class Cluster:
     # None: the user's own.
     kubeconfig: str | None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes programs find the cluster by its context."""
+        return {} if self.kubeconfig is None else {"KUBECONFIG": self.kubeconfig}
+
     def helm(self, *arguments: str) -> str:
-        chosen = ["--kube-context", self.context]
-        if self.kubeconfig is not None:
-            chosen += ["--kubeconfig", self.kubeconfig]
-        return run("helm", *arguments, *chosen)
+        return run(HELM, *arguments, "--kube-context", self.context, environment=self.environment)
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        return run("kubectl", "--context", self.context, *arguments, text=text, environment=self.environment)
+
+    def rollback_option(self) -> str:
+        """What has `helm upgrade` take back what did not come up, as this Helm calls it."""
+        version = self.helm("version", "--template", "{{.Version}}")
+        return "--atomic" if version.startswith("v3.") else "--rollback-on-failure"
 
     def load(self, *images: str) -> None:
         run("kind", "load", "docker-image", "--name", self.name, *images)
@@ -39,20 +51,21 @@ class CommandFailed(Exception):
     """A program has ended with another code than 0. The message is all that it has said."""
 
 
-def run(*command: str, text: str | None = None) -> str:
-    """Run a program to its end and return its standard output.
+def run(*command: str, text: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end, with `environment` beside our own, and return its standard output.
 
     Raises:
         CommandFailed: with what it has said.
     """
-    done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=ROOT, check=False)
+    variables = os.environ | (environment or {})
+    done = subprocess.run(command, input=text, env=variables, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
 def missing_tools() -> list[str]:
-    return [tool for tool in ("docker", "kind", "helm") if shutil.which(tool) is None]
+    return [tool for tool in ("docker", "kind", "kubectl", "skaffold", HELM) if shutil.which(tool) is None]
 
 
 def existing(context: str) -> Cluster:

@@ -5,7 +5,7 @@
 
 Reads from the environment TOKENS, one for each client, separated by blanks, and RATE, requests a second of each. Half
 the clients keep their connections, the other half open one for each request. A client writes an item, reads it and
-lists the first page; every third time it asks for an export as well. Whatever is no 2xx within 5 s has failed.
+lists the first page; every fourth time it asks for an export as well. Whatever is no 2xx within 5 s has failed.
 
 With RETRY=1 a client that was refused or cut off sends the same write again, under the same Idempotency-Key, until it
 is accepted: what callers do who mind their data. Without it nothing is ever sent twice.
@@ -64,8 +64,8 @@ class Caller:
         self.items.append(item["id"])
         await self.send("GET", f"items/{item['id']}")
         await self.send("GET", "items?limit=10")
-        if turn % 3 == 0:
-            export = await self.write("exports", {"format": "ndjson", "tag": self.name}, keyed=turn % 2 == 0)
+        if turn % 4 == 0:
+            export = await self.write("exports", {"format": "ndjson", "tag": self.name}, keyed=turn % 8 == 0)
             self.exports.append(export["id"])
 
     async def write(self, path: str, body: dict[str, Any], *, keyed: bool) -> Any:

@@ -61,8 +61,8 @@ class Release:
     def helm(self, *arguments: str) -> str:
         return self.cluster.helm(*arguments, "--namespace", self.namespace)
 
-    def install(self, version: str = "1") -> None:
-        self.helm("install", "plinth", CHART, "--wait", "--timeout", "120s", *self._values(version))
+    def install(self, version: str = "1", *options: str) -> None:
+        self.helm("install", "plinth", CHART, "--wait", "--timeout", "120s", *self._values(version), *options)
 
     def upgrade(self, version: str, *options: str, timeout: int = 180) -> None:
         self.helm("upgrade", "plinth", CHART, "--wait", "--timeout", f"{timeout}s", *self._values(version), *options)

@@ -1,13 +1,16 @@
 """An install with the chart's own values, in a namespace that enforces the restricted Pod Security Standard.
 
-The tests share one release.
+The tests follow on one another; the last one uninstalls.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient, ResourceList
 
 from tests.e2e.cluster import image
 from tests.e2e.release import RESTRICTED_CONTAINER, RESTRICTED_POD, Release, caller, until
@@ -57,6 +60,17 @@ class TestNetworkPolicy:
         with pod(release, {"app.kubernetes.io/component": "operator"}) as name:
             assert reached(release, name) == {"postgresql"}
 
+    def test_an_api_pod_reaches_the_servers_and_no_other_api_pod(self, release: Release) -> None:
+        assert reached(release, release.pods("api")[-1].metadata.name) == {"postgresql", "redis"}
+
+
+class TestUninstall:
+    def test_leaves_nothing_but_the_volumes_that_the_notes_name(self, release: Release) -> None:
+        named = re.findall(r"delete pvc (\S+)", release.helm("get", "notes", "plinth"))
+        assert named
+        release.helm("uninstall", "plinth", "--wait", "--timeout", "120s")
+        until(lambda: left(release) == {f"PersistentVolumeClaim/{name}" for name in named}, "all is gone", within=30)
+
 
 @contextmanager
 def pod(release: Release, labels: dict[str, str]) -> Iterator[str]:
@@ -94,3 +108,15 @@ for name, address in {servers}.items():
         pass
 """
     return set(release.execute(pod, "python", "-c", script).split())
+
+
+def left(release: Release) -> set[str]:
+    """Every object of the namespace but what Kubernetes puts into each, as Kind/name."""
+    new_client: Any = DynamicClient
+    objects = {
+        f"{resource.kind}/{item.metadata.name}"
+        for resource in new_client(release.core.api_client).resources.search(namespaced=True)
+        if not isinstance(resource, ResourceList) and "list" in resource.verbs and resource.kind != "Event"
+        for item in resource.get(namespace=release.namespace).items
+    }
+    return objects - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"}

@@ -13,7 +13,7 @@ from typing import Any
 from tests.e2e import load
 from tests.e2e.release import RESTRICTED_CONTAINER, RESTRICTED_POD, URL, Release, caller, until
 
-# For each side: two that keep connections and two that do not.
+# Half of them keep their connections, and half do not.
 CALLERS = 4
 # Requests a second of each caller. All together ask for less than RATE_LIMIT, which is for each of them.
 RATE = 5
@@ -63,12 +63,14 @@ def exports_are_made(release: Release, ids: list[str], *, within: float = 60) ->
 
 
 @contextmanager
-def traffic(release: Release, folder: Path, *, retry: bool = False, rate: float = RATE) -> Iterator[Traffic]:
-    """Load from both sides for as long as the block runs. The figures are there when it has ended."""
+def traffic(
+    release: Release, folder: Path, *, retry: bool = False, rate: float = RATE, callers: int = CALLERS
+) -> Iterator[Traffic]:
+    """Load from `callers` on each side for as long as the block runs. The figures are there when it has ended."""
     seen = Traffic()
     name = folder.name
-    tokens = release.tokens(*(f"{side}-{name}-{number}" for side in ("out", "in") for number in range(CALLERS)))
-    outside, inside = tokens[:CALLERS], tokens[CALLERS:]
+    tokens = release.tokens(*(f"{side}-{name}-{number}" for side in ("out", "in") for number in range(callers)))
+    outside, inside = tokens[:callers], tokens[callers:]
     settings = {"RETRY": "1" if retry else "0", "RATE": str(rate)}
     pod = _start_pod(release, settings | {"TOKENS": " ".join(inside)})
     stop = folder / "stop"
@@ -88,11 +90,22 @@ def traffic(release: Release, folder: Path, *, retry: bool = False, rate: float 
         # As bytes: the client takes text that looks like JSON for something else.
         log = release.core.read_namespaced_pod_log(pod, release.namespace, _preload_content=False).data
         seen.add(inside, json.loads(log))
+        if seen.failures:
+            seen.failures += _reasons(release)
     finally:
         process.kill()
         process.communicate()
         release.remove_pod(pod)
         release.core.delete_namespaced_config_map(pod, release.namespace)
+
+
+def _reasons(release: Release) -> list[str]:
+    """What the API pods that are still there have logged of requests that failed."""
+    lines = []
+    for pod in release.pods("api"):
+        log = release.core.read_namespaced_pod_log(pod.metadata.name, release.namespace, _preload_content=False).data
+        lines += [f"{pod.metadata.name}: {line}" for line in log.decode().splitlines() if '"request failed"' in line]
+    return lines
 
 
 def _start_pod(release: Release, environment: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ from sqlmodel import select
 from app.business import items
 from app.core import db
 from app.core.db import (
+    WARM_CONNECTIONS,
     AsyncSessionLocal,
     Database,
     DatabaseUnavailableError,
@@ -133,6 +134,20 @@ class TestLimits:
 class TestPools:
     async def test_the_pool_is_fair(self, database: Database) -> None:
         assert isinstance(database.engine.pool, FairQueuePool)
+
+    async def test_the_first_callers_find_connections(self, database_url: str) -> None:
+        """Those of a new pod, to which its share of the load comes all at once."""
+        for size, opened in ((10, WARM_CONNECTIONS), (2, 2)):
+            database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=size, DB_MAX_OVERFLOW=5))
+            await database.warm()
+            assert isinstance(database.engine.pool, FairQueuePool)
+            assert database.engine.pool.checkedin() == opened
+            await database.aclose()
+
+    async def test_a_database_that_is_away_is_left_to_them(self, tmp_path: Path) -> None:
+        database = Database(settings_with(DATABASE_URL=f"postgresql://plinth@/plinth?host={tmp_path}"))
+        await database.warm()
+        await database.aclose()
 
     async def test_a_null_pool_keeps_nothing(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_USE_NULL_POOL=True))

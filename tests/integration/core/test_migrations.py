@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from app.core import migrations
 from app.core.config import Settings
+from app.core.db import Database
 from app.core.migrations import MigrationError, Migrator, wait_until_migrated
 
 
@@ -87,7 +88,6 @@ class TestLocks:
     async def test_a_lock_that_is_held_is_asked_for_again(
         self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 0.05)
         monkeypatch.setattr(migrations, "POLL_SECONDS", 0.05)
         reader = await asyncpg.connect(fresh_database_url)
         transaction = reader.transaction()
@@ -96,7 +96,7 @@ class TestLocks:
 
         with logged() as events:
             running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
             # While it waits for the reader it holds nobody up: it lets go of its place in the line.
             other = await asyncpg.connect(fresh_database_url)
             assert await other.fetch("SELECT * FROM item", timeout=2) == []
@@ -107,10 +107,28 @@ class TestLocks:
         assert events[-1] == "downgraded"
         await reader.close()
 
+    async def test_no_request_fails_behind_a_migration_that_waits(self, fresh_database_url: str) -> None:
+        """An export holds a snapshot for seconds; requests have `DB_STATEMENT_TIMEOUT`, here the default."""
+        reader = await asyncpg.connect(fresh_database_url)
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT * FROM item")
+        database = Database(Settings.isolated(DATABASE_URL=fresh_database_url))
+        with logged() as events:
+            running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
+            for _ in range(40):
+                async with database.connection() as connection:
+                    await connection.fetch("SELECT * FROM item")
+                await asyncio.sleep(0.05)
+            await transaction.rollback()
+            await running
+        assert "a lock was not to be had" in events
+        await database.aclose()
+        await reader.close()
+
     async def test_and_given_up_in_the_end_with_a_sentence(
         self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(migrations, "LOCK_TIMEOUT_SECONDS", 0.02)
         monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
         monkeypatch.setattr(migrations, "POLL_SECONDS", 0.01)
         reader = await asyncpg.connect(fresh_database_url)

@@ -1,0 +1,152 @@
+"""An install as docs/kubernetes.md has it "for real": servers, secrets and identity provider are not the chart's.
+
+The lines are the page's own, but for addresses and passwords. The tests follow on one another.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+import yaml
+
+from app.core.config import DEVELOPMENT_SECRET_KEY
+from tests.e2e.cluster import HELM, Cluster, image
+from tests.e2e.release import NODE_PORT, RESTRICTED_CONTAINER, RESTRICTED_POD, URL, Release, caller, is_ready, until
+from tests.e2e.shell import Shell
+from tests.integration.test_docs import blocks
+
+PAGE = "docs/kubernetes.md"
+# What the page's lines say, and what is so here. A redis:8 of one's own need not speak TLS.
+HERE = {
+    "postgresql://user:password@host:5432/name": "postgresql://shop:much-to-guess@database:5432/shop",
+    "rediss://:password@host:6379/0": "redis://:much-to-guess@cache:6379/0",
+    "image.tag=1.4.0": "image.tag=e2e-2",
+}
+# What the page leaves to the chart, and a test does not.
+BESIDES = {
+    "environment": "staging",
+    "image": {"tag": "e2e-1"},
+    "migrate": {"mode": "hook"},
+    "api": {"service": {"type": "NodePort", "nodePort": NODE_PORT}},
+}
+
+
+@pytest.fixture(scope="module")
+def release(cluster: Cluster) -> Iterator[Release]:
+    """A namespace with a PostgreSQL and a Redis in it that are nobody's."""
+    release = Release(cluster, "plinth-external")
+    release.make_namespace()
+    try:
+        start(release, "database", 5432, {
+            "image": "postgres:17",
+            "env": [
+                {"name": "POSTGRES_USER", "value": "shop"},
+                {"name": "POSTGRES_PASSWORD", "value": "much-to-guess"},
+                {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"},
+            ],
+            "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1"]}, "periodSeconds": 1},
+        }, "/var/lib/postgresql/data", "/var/run/postgresql", "/tmp")  # fmt: skip
+        start(release, "cache", 6379, {
+            "image": "redis:8",
+            "args": ["redis-server", "--requirepass", "much-to-guess"],
+            "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
+        }, "/data", "/tmp")  # fmt: skip
+        yield release
+    finally:
+        release.delete_namespace()
+
+
+@pytest.fixture(scope="module")
+def shell(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """It has run the lines of the page's install."""
+    shell = Shell(release, tmp_path_factory.mktemp("shell"))
+    (values,) = blocks(PAGE, "## Install: for real", "yaml")
+    (shell.folder / "production.yaml").write_text(yaml.safe_dump(yaml.safe_load(values) | BESIDES))
+    (install,) = blocks(PAGE, "## Install: for real", "console")
+    shell.run(adapted(install, release, shell))
+    return shell
+
+
+class TestInstall:
+    def test_everything_is_ready_when_helm_comes_back(self, release: Release, shell: Shell) -> None:
+        """Pods and migration. What is asked for by ENVIRONMENT=staging has been accepted by each of them."""
+        assert release.ready("api", 2)
+        assert release.ready("worker", 1)
+        assert release.restarts("api", "worker") == 0
+        assert not release.pods("postgresql")
+        assert not release.pods("redis")
+        (migration,) = migrations(release)
+        assert (migration.status.succeeded, migration.status.failed) == (1, None)
+
+    def test_the_api_reaches_both_servers(self, release: Release, shell: Shell) -> None:
+        report = httpx.get(f"{URL}public/health/ready").raise_for_status().json()
+        assert report["status"] == "ready"
+        assert {name: part["status"] for name, part in report["components"].items()} == {
+            "database": "up",
+            "redis": "up",
+        }
+
+    def test_helm_test_passes(self, release: Release, shell: Shell) -> None:
+        """It has no token, and sees that it does not get in."""
+        assert "Succeeded" in release.helm("test", "plinth")
+
+    def test_nobody_gets_in_with_a_key_of_development(self, release: Release, shell: Shell) -> None:
+        claims = {"sub": "mallory", "iss": "https://id.example.com/", "aud": "https://api.example.com", "exp": 4e9}
+        for token in ("nonsense", jwt.encode(claims, DEVELOPMENT_SECRET_KEY)):
+            with caller(token) as http:
+                assert http.get("items").status_code == 401
+        with pytest.raises(AssertionError, match="AUTH_PROVIDER"):
+            release.tokens("mallory")
+
+
+class TestUpgrade:
+    def test_the_hook_migrates_before_a_new_pod_is_made(self, release: Release, shell: Shell) -> None:
+        earlier = {migration.metadata.name for migration in migrations(release)}
+        (upgrade,) = blocks(PAGE, "## Upgrade", "console")
+        shell.run(adapted(upgrade, release, shell))
+        (migration,) = [migration for migration in migrations(release) if migration.metadata.name not in earlier]
+        assert migration.spec.template.spec.containers[0].image == image("2")
+        # Beside them the last of the old ones may still be about.
+        pods = [pod for component in ("api", "worker") for pod in release.pods(component)]
+        new = [pod for pod in pods if pod.spec.containers[0].image == image("2")]
+        assert [is_ready(pod) for pod in new] == [True] * 3
+        assert migration.status.completion_time <= min(pod.metadata.creation_timestamp for pod in new)
+
+
+def start(release: Release, name: str, port: int, container: dict[str, Any], *folders: str) -> None:
+    """A server that has nothing to do with the chart, under a name in the DNS. Nothing it writes outlives it."""
+    mounts = [{"name": f"folder-{number}", "mountPath": folder} for number, folder in enumerate(folders)]
+    security: Any = RESTRICTED_POD["securityContext"]
+    pod = {
+        **RESTRICTED_POD,
+        # The user of both images.
+        "securityContext": {**security, "runAsUser": 999, "fsGroup": 999},
+        "containers": [{"name": name, **container, "volumeMounts": mounts, **RESTRICTED_CONTAINER}],
+        "volumes": [{"name": mount["name"], "emptyDir": {}} for mount in mounts],
+    }
+    labels = {"app": name}
+    release.core.create_namespaced_pod(release.namespace, {"metadata": {"name": name, "labels": labels}, "spec": pod})
+    service = {"selector": labels, "ports": [{"port": port}]}
+    release.core.create_namespaced_service(release.namespace, {"metadata": {"name": name}, "spec": service})
+    until(lambda: is_ready(release.core.read_namespaced_pod(name, release.namespace)), f"{name} is ready", within=60)
+
+
+def adapted(lines: str, release: Release, shell: Shell) -> str:
+    """The page's lines with what is so here, for the Helm that is here."""
+    programs = {
+        "helm ": f"{HELM} ",
+        "--rollback-on-failure": release.cluster.rollback_option(),
+        "production.yaml": str(shell.folder / "production.yaml"),
+    }
+    for shown, here in (HERE | programs).items():
+        lines = lines.replace(shown, here)
+    return lines
+
+
+def migrations(release: Release) -> list[Any]:
+    jobs: list[Any] = release.batch.list_namespaced_job(
+        release.namespace, label_selector="app.kubernetes.io/component=migrate"
+    ).items
+    return jobs
