@@ -158,7 +158,7 @@ observe: ## Watch that release: Prometheus, a collector and Jaeger beside it (CO
 e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, ARGS='-k …', ARGS='-m ""': the slow ones too)
 	$(call needs,docker kind kubectl helm skaffold)
 	@$(MAKE) --no-print-directory $(VENV)/.e2e
-	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) $(BIN)/python -m pytest tests/e2e -m "not slow" $(ARGS)
+	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) COLLECTOR=$(COLLECTOR) $(BIN)/python -m pytest tests/e2e -m "not slow" $(ARGS)
 
 # Images that the engine has already need not be pulled by each node.
 load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; then \

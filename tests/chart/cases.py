@@ -70,7 +70,7 @@ FULL: Object = {
     "worker": _component("worker") | {
         "config": {"LOG_LEVEL": "DEBUG", "JOBS_SESSION_TIMEOUT": 30},
         "sidecars": [_SIDECAR],
-        "keda": {"enabled": True},
+        "keda": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}},
     },
     "migrate": _component("migrate"),
     "postgresql": {

@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from tests.e2e.release import Release, caller, until
-from tests.e2e.traffic import exports_are_made, traffic
+from tests.e2e.batch import ask_for_a_batch, batch_is_whole
+from tests.e2e.release import Release, until
+from tests.e2e.traffic import traffic
 
 PODS = ("api", "worker")
-# Nobody may have more than five exports under way.
-OWNERS, EXPORTS = 4, 4
-# Enough for an export to take seconds: the kubelet allows about two even where no grace was asked for.
-ITEMS = 100_000
 # For so long a liveness probe that asked for the database would have let the pod be: 3 failures, 10 s apart.
 LIVENESS_SECONDS = 35
 
@@ -30,25 +27,17 @@ def ready(release: Release) -> Iterator[Release]:
 
 class TestKilled:
     def test_workers_of_a_running_batch(self, ready: Release) -> None:
-        """Three workers die one after the other, and each export of the batch is made, whole and once."""
-        owners = [f"batch-{number}" for number in range(OWNERS)]
-        ready.sql(
-            "INSERT INTO item (owner, name, description, tags)"
-            " SELECT 'batch-' || owner, 'item ' || n, repeat('x', 100), '{}'"
-            f" FROM generate_series(0, {OWNERS - 1}) owner, generate_series(1, {ITEMS}) n"
-        )
-        exports = [export for token in ready.tokens(*owners) for export in asked_for(token, EXPORTS)]
+        """Three workers die one after the other, and each export of the batch is made, whole and once.
+
+        The kubelet gives a pod about two seconds even where no grace was asked for: the exports take longer.
+        """
+        exports = ask_for_a_batch(ready)
         for _ in range(3):
             until(lambda: running(ready) > 0, "jobs run", within=60)
             ready.kill(ready.pods("worker")[0])
             until(lambda: ready.ready("worker", 1), "there is a worker again", within=60)
         assert killed_runs(ready, exports) > 0
-        exports_are_made(ready, exports, within=180)
-        whole = (
-            "SELECT count(*), count(DISTINCT (owner, digest)) FROM export"
-            f" WHERE owner LIKE 'batch-%' AND item_count = {ITEMS}"
-        )
-        assert ready.sql(whole) == f"{OWNERS * EXPORTS}|{OWNERS}"
+        batch_is_whole(ready, exports)
 
     def test_api_pods_under_load(self, ready: Release, tmp_path: Path) -> None:
         """Callers who send a write again under its key have it done once, whatever became of the first answer."""
@@ -106,13 +95,6 @@ class TestPlanned:
         ready.scale("deployment", "plinth-api", 2)
         seen.nothing_failed()
         seen.kept(ready)
-
-
-def asked_for(token: str, number: int) -> list[str]:
-    """The ids of so many new exports."""
-    with caller(token) as http:
-        answers = [http.post("exports", json={"format": "csv"}).raise_for_status() for _ in range(number)]
-        return [answer.json()["id"] for answer in answers]
 
 
 def running(release: Release) -> int:

@@ -26,7 +26,9 @@ def keda_asks_the_database_how_much_there_is_to_do(release: Release) -> None:
     for item in release.all("ScaledObject"):
         spec = dict(item["spec"])
         triggers = spec.pop("triggers")
-        assert spec == {
+        behavior = values["behavior"]
+        advanced = {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}} if behavior else {}
+        assert spec == advanced | {
             "scaleTargetRef": {"name": release.get("Deployment", "worker")["metadata"]["name"]},
             "minReplicaCount": values["minReplicas"],
             "maxReplicaCount": values["maxReplicas"],
