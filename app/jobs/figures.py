@@ -39,6 +39,8 @@ SHARE = 0.01
 # The duty lasts for so many intervals.
 HOLD = 3
 LEAVE_SECONDS = 1.0
+# So often in a row one may fail to ask; then it is another one's turn, whose statements may have more time.
+MAX_FAILURES = 3
 
 MAX_QUEUES = 50
 OTHER_QUEUES = "other"
@@ -75,6 +77,7 @@ class Figures:
         self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
         self._values: dict[Observed, list[tuple[Labels, float]]] = {}
         self._held_until = self._fresh_until = self._ask_from = float("-inf")
+        self._failures = 0
         self._migrating_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -107,20 +110,28 @@ class Figures:
             DatabaseUnavailableError: the database is away.
         """
         hold = HOLD * INTERVAL_SECONDS
+        if self._failures >= MAX_FAILURES:
+            if monotonic() < self._held_until + 2 * INTERVAL_SECONDS:  # others look once in that time
+                return
+            self._failures = 0
         try:
             async with self._database.connection() as connection:
                 began = monotonic()
                 if await connection.fetchval(TAKE_DUTY, DUTY, self._holder, timedelta(seconds=hold)) is None:
-                    self._held_until = float("-inf")
+                    self._held_until = self._ask_from = float("-inf")
+                    self._values = {}  # old, by the time that it has the duty again
+                    self._failures = 0
                     return
                 self._held_until = began + hold
                 if asked := began >= self._ask_from:
                     began = monotonic()
+                    self._failures += 1  # if nothing below comes to its end
                     queues = await connection.fetch(FLEET_QUEUES)
                     fleet = await connection.fetchrow(FLEET)
                     declared = schedules()
                     looked = await connection.fetch(LOOK, list(declared)) if declared else []
                     took = monotonic() - began
+                    self._failures = 0
         except asyncpg.UndefinedTableError:
             log.debug("there are no figures: the database has not been migrated")
             return

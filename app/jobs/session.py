@@ -18,7 +18,7 @@ from app.jobs.context import JobContext
 from app.jobs.doorbell import Doorbell
 from app.jobs.heartbeat import Heartbeat
 from app.jobs.kinds import JobKind
-from app.jobs.metrics import HOUSEKEEPING, REAPED, of_kind
+from app.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from app.jobs.outcome import Finish, Outcome, Release, State
 from app.jobs.periodic import every
 from app.jobs.recorder import Recorder, RunKey
@@ -58,6 +58,8 @@ class Session:
         self._database = database
         self._doorbell = doorbell
         self._kinds = kinds
+        for name in kinds:
+            of_kind(name)
         self._queues = queues
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
@@ -266,7 +268,7 @@ class Session:
         with HOUSEKEEPING.labels("reap").time():
             reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
         for job in reaped:
-            REAPED.labels(job.kind if job.kind in self._kinds else "unknown", job.fate).inc()
+            of_kind(job.kind if job.kind in self._kinds else UNKNOWN_KIND).reaped[job.fate].inc()
             log.warning(
                 "a job was taken away from its run",
                 job_id=str(job.id),

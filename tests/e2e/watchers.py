@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tests.e2e import addons
-from tests.e2e.cluster import ROOT, Cluster
+from tests.e2e.cluster import ROOT, Cluster, CommandFailed
 from tests.e2e.release import until
 
 FOLDER = ROOT / "k8s/observability"
@@ -26,7 +26,8 @@ def install(cluster: Cluster) -> None:
     workloads = {"prometheus-plinth": "statefulset", "jaeger": "deployment", COLLECTOR: "deployment"}
     cluster.load(*(IMAGES[name] for name in workloads))
     addons.install(cluster, addons.PROMETHEUS_OPERATOR)
-    for name in ("namespace", "prometheus", "prometheus-operator", "collector", "jaeger"):
+    collector = [] if COLLECTOR == "jaeger" else ["collector"]
+    for name in ("namespace", "prometheus", "prometheus-operator", "jaeger", *collector):
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(FOLDER / f"{name}.yaml"))
     made = partial(cluster.kubectl, "get", "statefulset", "--namespace", NAMESPACE)
     until(lambda: "prometheus-plinth" in made(), "the operator has made a Prometheus", within=60)
@@ -61,13 +62,25 @@ class Prometheus:
         }
         return {key: value for key, value in values.items() if value}
 
+    def rules(self, namespace: str) -> list[dict[str, Any]]:
+        """The rules that have come from a namespace, as the last evaluation left them."""
+        answer = _get(self._cluster, "prometheus-operated:9090", "api/v1/rules")
+        return [
+            rule for group in answer["data"]["groups"] if f"/{namespace}-" in group["file"] for rule in group["rules"]
+        ]
+
 
 def trace(cluster: Cluster, trace_id: str) -> list[dict[str, Any]]:
     """The spans of a trace, as Jaeger has them, each with its service under `service`; none if it has no such trace."""
-    answer = _get(cluster, "jaeger:16686", f"api/traces/{trace_id}")
+    try:
+        answer = _get(cluster, "jaeger:16686", f"api/traces/{trace_id}")
+    except CommandFailed as error:
+        if "NotFound" not in str(error):
+            raise
+        return []
     return [
         span | {"service": found["processes"][span["processID"]]["serviceName"]}
-        for found in answer["data"] or ()
+        for found in answer["data"]
         for span in found["spans"]
     ]
 

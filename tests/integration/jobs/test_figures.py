@@ -15,7 +15,7 @@ from app.core.db import Database, DatabaseUnavailableError
 from app.core.migrations import LOCK_KEY
 from app.jobs import JobContext, enqueue_many, figures, job
 from app.jobs.control import request_cancel
-from app.jobs.figures import HOLD, INTERVAL_SECONDS, MAX_QUEUES, Figures, code_revisions
+from app.jobs.figures import HOLD, INTERVAL_SECONDS, MAX_FAILURES, MAX_QUEUES, Figures, code_revisions
 from app.jobs.kinds import JobKind
 from app.jobs.operations import pause_queue
 from app.jobs.schedules import schedule
@@ -147,6 +147,49 @@ class TestDuty:
         # The first one does not know yet. It learns it at its next step, or by its own clock.
         await ours.step()
         assert not ours.holds
+
+    async def test_who_cannot_ask_leaves_it_to_somebody_who_can(
+        self, ours: Figures, theirs: Figures, clock: Clock, jobs: Jobs
+    ) -> None:
+        fetchrow = asyncpg.Connection.fetchrow
+
+        async def fail(connection: Any, sql: str, *arguments: Any) -> Any:
+            if sql == FLEET:
+                raise asyncpg.QueryCanceledError
+            return await fetchrow(connection, sql, *arguments)
+
+        await ours.step()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "fetchrow", fail)
+            for _ in range(MAX_FAILURES):
+                clock.now += INTERVAL_SECONDS
+                with pytest.raises(DatabaseUnavailableError):
+                    await ours.step()
+            expires = await jobs.one("SELECT expires_at FROM duty")
+            clock.now += INTERVAL_SECONDS
+            await ours.step()
+        assert await jobs.one("SELECT expires_at FROM duty") == expires
+        await jobs.all("UPDATE duty SET expires_at = now()")
+        await theirs.step()
+        assert theirs.holds
+        clock.now += (HOLD + 1) * INTERVAL_SECONDS
+        await jobs.all("UPDATE duty SET expires_at = now()")  # nobody else is left: it tries again
+        await ours.step()
+        assert ours.holds
+
+    async def test_who_gets_it_back_asks_anew(
+        self, ours: Figures, theirs: Figures, clock: Clock, jobs: Jobs, database: Database
+    ) -> None:
+        await ours.step()
+        ours._ask_from += 100 * INTERVAL_SECONDS  # as after one that took long
+        ours._fresh_until += 100 * INTERVAL_SECONDS
+        await jobs.all("UPDATE duty SET expires_at = now()")
+        await theirs.step()
+        await ours.step()
+        await theirs.stop()
+        await open_store(database)
+        await ours.step()
+        assert metric("plinth_workers_alive") == 1
 
     async def test_it_shows_nothing_after_the_duty_may_be_somebody_else_s(self, ours: Figures, clock: Clock) -> None:
         await ours.step()

@@ -193,3 +193,21 @@ class TestHeartbeat:
             await lost.wait()
         await beating.stop()
         assert not beating.answered
+
+
+class TestBeforeAnythingHappens:
+    async def test_every_outcome_of_every_kind_shows(self, settings: Settings) -> None:
+        """Prometheus sees no increase in a series that begins at 1: the first job that is lost would be overlooked."""
+
+        @job("test.fresh")
+        async def fresh(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        async with working(settings, fresh) as worker:
+            while not worker.ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            kind = ("kind", "test.fresh")
+            for outcome in ("succeeded", "retryable", "discarded", "cancelled", "released", "lost"):
+                assert ("plinth_jobs_finished_total", frozenset([kind, ("outcome", outcome)])) in series()
+            for fate in ("available", "cancelled", "discarded"):
+                assert ("plinth_jobs_reaped_total", frozenset([kind, ("fate", fate)])) in series()

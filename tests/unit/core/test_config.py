@@ -370,6 +370,10 @@ class TestTraces:
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
             ("OTEL_TRACES_SAMPLER_ARG", "10"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "no-pair"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,two words=c"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=two%0Alines"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=\u00fc"),
             ("OTEL_RESOURCE_ATTRIBUTES", "no pairs"),
             ("OTEL_RESOURCE_ATTRIBUTES", "a=b,=c"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4096"),
@@ -380,6 +384,12 @@ class TestTraces:
         (problem,) = isolated_problems(**{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", name: value})
         assert problem.startswith(f"{name} (argument): ")
         assert value not in problem
+
+    @pytest.mark.parametrize("headers", ["x-api-key=the-key", "Authorization=Basic YTpi==, b = c%2Cd", "a=b,"])
+    def test_go_with_these_headers(self, headers: str) -> None:
+        found = Settings.isolated(OTEL_EXPORTER_OTLP_HEADERS=headers).OTEL_EXPORTER_OTLP_HEADERS
+        assert found is not None
+        assert found.get_secret_value() == headers
 
     def test_what_others_need_does_not_matter_while_they_are_off(self) -> None:
         assert Settings.isolated(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").traces_endpoint is None

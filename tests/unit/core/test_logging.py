@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 
 import pytest
 import structlog
@@ -86,6 +87,9 @@ class TestJson:
         logging.getLogger("any").warning("odd", extra={"value": value})
 
         assert [line["message"] for line in stderr.lines()] == ["odd", "odd"]
+        for line in stderr.getvalue().splitlines():
+            timestamp = json.loads(line, parse_constant=pytest.fail)["timestamp"]  # NaN and Infinity are no JSON
+            assert datetime.fromisoformat(timestamp).tzinfo is not None
 
 
 class TestConsole:
@@ -114,6 +118,18 @@ class TestTracebacks:
         assert stderr.getvalue().count("RuntimeError: no: 7") == 2
         assert stderr.getvalue().count("in fail") == 2
         assert "hunter2" not in stderr.getvalue()
+
+    @pytest.mark.parametrize("hostile", ["\x1b[2J", "\x9b31m", "a\rb", "\x08\x08"])
+    def test_have_lines_but_command_no_terminal(self, configure: Configure, hostile: str) -> None:
+        stderr = configure(LOG_FORMAT="console")
+        try:
+            raise RuntimeError(f"first\n\t{hostile}")
+        except RuntimeError:
+            structlog.get_logger().exception("failed")
+
+        lines = stderr.getvalue().split("\n")
+        assert "RuntimeError: first" in lines
+        assert all(line.replace("\t", "").isprintable() for line in lines)
 
 
 class TestForm:

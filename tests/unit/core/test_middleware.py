@@ -22,6 +22,7 @@ from app.core.middleware import (
     _BodyTooLargeError,
 )
 from app.core.security import Principal
+from app.core.tracing import MAX_PATH
 from tests.api import problem
 
 
@@ -116,6 +117,13 @@ class TestAccessLine:
             "response_bytes": 5,
             "client": "203.0.113.7",
         }
+
+    async def test_is_no_longer_than_callers_are_allowed_to_make_it(self) -> None:
+        with capture_logs() as logs:
+            await call(RequestContextMiddleware(hello), "GET", "/" + 2 * MAX_PATH * "a")
+
+        (line,) = logs
+        assert line["path"] == "/" + (MAX_PATH - 1) * "a"
 
     async def test_says_how_much_came_and_went(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:

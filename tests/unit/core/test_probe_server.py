@@ -2,10 +2,12 @@
 
 import io
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from time import monotonic, sleep
 from urllib.parse import urlsplit
 
 import httpx
@@ -105,6 +107,15 @@ class TestProbeServer:
         assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert answer.text.endswith("# EOF\n")
 
+    @pytest.mark.parametrize(
+        "accept", ["application/openmetrics-text; version=new", "text/plain; version=x; escaping=y", ";,=", "*/*"]
+    )
+    def test_metrics_come_whatever_is_asked_for(self, accept: str) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept": accept})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
     @pytest.mark.parametrize(("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None)])
     def test_metrics_are_compressed_for_those_who_take_it(self, accepted: str, coding: str | None) -> None:
         with probes() as client:
@@ -175,6 +186,33 @@ class TestProbeServer:
             assert at.port
             with socket.create_connection((at.hostname, at.port)):
                 assert client.get("/livez").status_code == 200
+
+    def test_a_client_that_breaks_off_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with logging_as(LOG_LEVEL="DEBUG", LOG_FORMAT="json") as log, probes() as client:
+            at = urlsplit(str(client.base_url))
+            assert at.hostname
+            assert at.port
+            with socket.create_connection((at.hostname, at.port)) as broken:
+                # Closed without a goodbye, as load balancers do that only look whether somebody listens.
+                broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                assert client.get("/livez").status_code == 200  # it has been accepted by then
+            deadline = monotonic() + PATIENCE
+            while not (lines := log.lines("a client was not answered")):
+                assert monotonic() < deadline
+                sleep(0.01)
+        assert "ConnectionResetError" in lines[0]["error"]
+        assert capfd.readouterr().err == ""
+
+    def test_what_fails_is_a_line_like_any_other(self, capfd: pytest.CaptureFixture[str]) -> None:
+        def fail() -> bool:
+            raise RuntimeError("hunter2")
+
+        with logging_as(LOG_FORMAT="json") as log, probes(alive=fail) as client:
+            assert client.get("/livez").status_code == 500
+        (line,) = log.lines("the second port has no answer")
+        assert line["path"] == "/livez"
+        assert "RuntimeError: hunter2" in line["exception"]
+        assert capfd.readouterr().err == ""
 
     def test_a_port_that_is_taken_is_an_error(self) -> None:
         with socket.create_server((HOST, 0)) as taken, pytest.raises(ProbeServerError, match="in use"):

@@ -30,6 +30,11 @@ def redacted(**event: Any) -> dict[str, Any]:
     return event
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
 class TestText:
     @pytest.mark.parametrize(
         "text",
@@ -59,6 +64,10 @@ class TestText:
             "GET https://api.example/v1?access_token=hunter2/hunter2&page=2",
             "plinth --client-secret hunter2/hunter2 --port 1",
             "AWS_SECRET_ACCESS_KEY=hunter2/hunter2",
+            f"id-{JWT}",
+            '{"password": ["hunter2/hunter2", "hunter2/hunter2"], "user": "me"}',
+            "{'credentials': {'user': 'me', 'value': 'hunter2/hunter2'}, 'n': 1}",
+            "password := hunter2/hunter2",
             "-----BEGIN PRIVATE KEY-----\nhunter2/hunter2\n-----END PRIVATE KEY-----",
             "-----BEGIN RSA PRIVATE KEY-----\\nhunter2/hunter2",
         ],
@@ -104,11 +113,12 @@ class TestText:
     @pytest.mark.parametrize(
         "piece",
         ["a", "key ", "token", "://", "://a:", "bearer ", "password=\'", "password=\\\\", "eyJ", "eyJaaaaaa.aaaaaa.",
-         "-----BEGIN PRIVATE KEY-----", "cookie:", "--key-", '{"password":', "basic a"],
+         "-----BEGIN PRIVATE KEY-----", "cookie:", "--key-", '{"password":', "basic a", "-eyJ", "token-", "--token",
+         "password=[", "secret={", "a-"],
     )  # fmt: skip
     def test_takes_time_in_proportion_to_its_length(self, piece: str) -> None:
         # With the square of its length it would take hours.
-        text = piece * (500_000 // len(piece))
+        text = "--" + piece * (500_000 // len(piece)) + "token"
         assert len(redact_text(text)) <= len(text) * 9
 
 
@@ -142,11 +152,13 @@ class TestValues:
             odd=Odd(),
             items=(f"token={SECRET}", b"password=hunter2/hunter2"),
             deep=[[[[{"a": {"cookie": SECRET}}]]]],
+            raw=[(b"x-api-key", SECRET.encode()), ("Authorization", f"Digest {SECRET}"), (b"accept", b"*/*")],
         )
         assert SECRET not in repr(line)
         assert JWT not in repr(line)
         assert line["nested"]["user"] == "me"
         assert line["nested"]["n"] == [1, None]
+        assert line["raw"] == [["x-api-key", "********"], ["Authorization", "********"], ["accept", "*/*"]]
         assert line["model"]["user"] == "me"
 
     def test_without_secrets_say_what_they_said(self) -> None:
@@ -162,6 +174,9 @@ class TestValues:
             "at": "2026-11-25T00:00:00Z",
             "names": ["a", "b"],
         }
+
+    def test_that_cannot_be_shown_cost_no_line(self) -> None:
+        assert redacted(one=Mute(), more=[Mute()]) == {"one": "<Mute>", "more": "<list>"}
 
     def test_that_hold_themselves_cost_no_line(self) -> None:
         loop: list[Any] = [f"password={SECRET}"]

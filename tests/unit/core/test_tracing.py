@@ -142,6 +142,14 @@ class TestTraceparent:
         assert "traceresponse" not in answer.headers
         assert "trace_id" not in log.lines("request")[0]
 
+    async def test_s_state_that_is_not_well_formed_is_nothing(self, log: Stderr) -> None:
+        states = ["forged line", "a=1,a=2", ",".join(f"k{n}=1" for n in range(40)), "=", "a=b=c"]
+        for state in states:
+            answer = await ask(service(), headers={"traceparent": UNSAMPLED, "tracestate": state})
+            assert answer.json() == TRACE
+        assert not any(state in log.getvalue() for state in states)  # nor does anybody complain of it
+        assert {line["level"] for line in log.lines()} == {"info"}
+
     async def test_that_comes_twice_is_nothing(self) -> None:
         answer = await ask(service(), headers=[("traceparent", SAMPLED), ("traceparent", SAMPLED)])
         assert answer.json() is None
@@ -273,6 +281,14 @@ class TestRequest:
         await ask(app)
         collector.one("GET /api/things/{name}")
         assert len(collector.spans) == 1
+
+    async def test_takes_no_more_memory_than_callers_are_allowed_to_make_it(
+        self, app: ASGIApp, collector: Collector
+    ) -> None:
+        await ask(app, "/" + 2 * tracing.MAX_PATH * "a", headers={"User-Agent": 2 * tracing.MAX_USER_AGENT * "a"})
+        attributes = collector.one("GET").attributes
+        assert attributes["url.path"] == "/" + (tracing.MAX_PATH - 1) * "a"
+        assert max(len(str(value)) for value in attributes.values()) == tracing.MAX_PATH
 
     async def test_that_is_recorded_is_logged_whatever_the_sample(self, log: Stderr, app: ASGIApp) -> None:
         async def hello(scope: Scope, receive: Receive, send: Send) -> None:
