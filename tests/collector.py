@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep
@@ -15,7 +15,7 @@ __all__ = ["Collector", "Recorded", "collecting"]
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 
-Behaviour = Literal["takes", "refuses", "hangs"]
+Behaviour = Literal["takes", "refuses", "redirects", "floods", "hangs"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Collector:
     url: str
     behaviour: Behaviour = "takes"
     requests: int = 0
+    flooded: int = 0
     headers: list[dict[str, str]] = field(default_factory=list)
     spans: list[Recorded] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
@@ -73,7 +74,20 @@ def collecting(behaviour: Behaviour = "takes") -> Iterator[Collector]:
             if collector.behaviour == "takes":
                 assert self.path.partition("?")[0] == "/v1/traces"
                 collector.spans += _read(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200 if collector.behaviour == "takes" else 400)
+            if collector.behaviour == "floods":
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):
+                    while not collector.released.is_set():
+                        collector.flooded += self.wfile.write(bytes(65_536))
+                return
+            if collector.behaviour == "takes":
+                self.send_response(200)
+            elif collector.behaviour == "redirects":
+                self.send_response(308)
+                self.send_header("Location", "/v1/traces")
+            else:
+                self.send_response(400, 1000 * "no-")
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -126,8 +126,8 @@ class Settings(BaseSettings):
     # The names are OpenTelemetry's. What else its exporter knows, it reads in the environment by itself.
     OTEL_EXPORTER_OTLP_ENDPOINT: types.BaseUrl | None = None
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: types.Url | None = None
-    OTEL_EXPORTER_OTLP_HEADERS: SecretStr | None = None
-    OTEL_EXPORTER_OTLP_TRACES_HEADERS: SecretStr | None = None
+    OTEL_EXPORTER_OTLP_HEADERS: types.Headers | None = None
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS: types.Headers | None = None
     OTEL_EXPORTER_OTLP_PROTOCOL: str = "http/protobuf"
     OTEL_TRACES_EXPORTER: Literal["otlp", "none"] = "otlp"
     OTEL_TRACES_SAMPLER: types.Sampler = "parentbased_traceidratio"

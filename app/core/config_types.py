@@ -6,6 +6,7 @@ Every check raises ValueError with what was expected. No message quotes the valu
 import json
 import re
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
@@ -101,6 +102,20 @@ def _check_attributes(value: str) -> str:
     return value
 
 
+def _check_headers(value: SecretStr) -> SecretStr:
+    # Stricter than OpenTelemetry's exporter, which leaves out what it cannot read and writes it to the log.
+    for pair in value.get_secret_value().split(","):
+        name, _, text = pair.partition("=")
+        sent = unquote(text.strip())
+        if pair.strip() and not (
+            re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip(), re.ASCII)
+            and re.fullmatch(r"[ !#-:<-\[\]-~]+", text.strip())
+            and re.fullmatch(r"[ -~]+", sent)
+        ):
+            raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
+    return value
+
+
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     # A symmetric algorithm beside a public key lets anybody sign: the key would be taken for the secret.
     if not value or not any(family.issuperset(value) for family in _ALGORITHM_FAMILIES):
@@ -141,4 +156,5 @@ Algorithms = Annotated[tuple[str, ...], *_LIST, AfterValidator(_check_algorithms
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+Headers = Annotated[SecretStr, AfterValidator(_check_headers)]
 HmacSecret = Annotated[SecretStr, AfterValidator(_check_hmac_secret)]

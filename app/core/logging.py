@@ -7,6 +7,7 @@ carries a secret that `app.core.redaction` knows. The level can be changed while
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
@@ -36,11 +37,16 @@ request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 job_id_var: ContextVar[str | None] = ContextVar("job_id", default=None)
 attempt_var: ContextVar[int | None] = ContextVar("attempt", default=None)
 
-# uvicorn's own access lines would say what RequestContextMiddleware says better.
-_SILENCED = ("uvicorn.access",)
+# uvicorn's own access lines would say what RequestContextMiddleware says better. The other one complains, in the
+# caller's words, of each `tracestate` that is not well formed.
+_SILENCED = ("uvicorn.access", "opentelemetry.trace.span")
 
 # SQLAlchemy keeps its own loggers at this level, but logs what our pool does under the pool's name.
 _WARNINGS_ONLY = ("app.core.pool",)
+
+
+# All but line breaks and tabs.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Logger(structlog.BoundLoggerBase):
@@ -134,9 +140,10 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> s
     _add_ids(logger, method, line)
     line |= event
     try:
-        return to_json(line, fallback=str).decode()
+        # Infinity is no JSON: who reads the line would refuse all of it.
+        return to_json(line, fallback=str, inf_nan_mode="strings").decode()
     except ValueError:  # text or bytes that are no UTF-8
-        return json.dumps(line, default=repr, skipkeys=True)
+        return json.dumps(line | {"timestamp": line["timestamp"].isoformat()}, default=repr, skipkeys=True)
 
 
 def _add_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -168,6 +175,9 @@ def _drop_colours(logger: Any, method: str, event: MutableMapping[str, Any]) -> 
 def _escape(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     # A terminal obeys control characters, and a line break in a path would let a client write lines of its own.
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable() and name not in ("exception", "stack"):
-            event[name] = repr(value)[1:-1]
+        if isinstance(value, str) and not value.isprintable():
+            if name in ("exception", "stack"):  # these have lines
+                event[name] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
+            else:
+                event[name] = repr(value)[1:-1]
     return event

@@ -171,7 +171,10 @@ def expose(renderer: Callable[[bool], str]) -> None:
 
 def exposition(accept: str) -> tuple[str, bytes]:
     """All metrics of this process, and their content type: OpenMetrics, with exemplars, where `accept` asks for it."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, content_type = choose_encoder("")
     content = encode(REGISTRY)
     openmetrics = content_type.startswith("application/openmetrics-text")
     own = "".join(render(openmetrics) for render in _renderers).encode()

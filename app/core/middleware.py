@@ -21,7 +21,7 @@ from app.core.exceptions import PayloadTooLargeError, problem_response
 from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
 from app.core.routes import route_template, watch_route
-from app.core.tracing import begin_request, end_request, traceresponse
+from app.core.tracing import MAX_PATH, begin_request, end_request, traceresponse
 
 __all__ = [
     "BodyLimitMiddleware",
@@ -127,7 +127,7 @@ class RequestContextMiddleware:
                     "request",
                     method=scope["method"],
                     route=route_template(scope),
-                    path=scope["path"],
+                    path=scope["path"][:MAX_PATH],
                     status=status or CUT_OFF,
                     duration_ms=round(seconds * 1000, 2),
                     request_bytes=_announced(given),
@@ -160,7 +160,7 @@ class UnhandledErrorMiddleware:
         except Exception:
             if scope["type"] != "http":
                 raise
-            log.exception("unhandled exception", method=scope["method"], path=scope["path"])
+            log.exception("unhandled exception", method=scope["method"], path=scope["path"][:MAX_PATH])
             if response_started:  # too late for another answer: the server cuts the connection
                 raise
             request_id = scope["state"]["request_id"]

@@ -1,7 +1,9 @@
 """The second port: probes, metrics and draining, served by threads, so that it answers when the event loop does not."""
 
 import gzip
+import io
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
@@ -24,6 +26,10 @@ POLL_SECONDS = 0.1  # between two looks at whether to stop
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # Socketserver would print a traceback for each client that hangs up, or says nothing.
+        log.debug("a client was not answered", error=repr(sys.exc_info()[1]))
+
     def server_bind(self) -> None:
         # Not HTTPServer's: it asks the DNS for its own name, and a start must not wait for that.
         TCPServer.server_bind(self)
@@ -40,6 +46,9 @@ class _Quiet(WSGIRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+    def get_stderr(self) -> Any:
+        return io.StringIO()  # for tracebacks: what failed has been logged, and that a client is slow is no news
 
 
 class ProbeServerError(Exception):
@@ -92,6 +101,15 @@ class ProbeServer:
         self._thread.join()
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            return self._answer(environ, start_response)
+        except OSError:  # the client does not send what it has announced
+            raise
+        except Exception:
+            log.exception("the second port has no answer", path=environ["PATH_INFO"])
+            raise
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/livez":
                 status, body = ("200 OK", "alive") if self._alive() else ("503 Service Unavailable", "stuck")
@@ -114,7 +132,8 @@ class ProbeServer:
 def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
     """The level; with PUT and a level for a body, the old one and the new one.
 
-    Only for whoever is on this machine, which in a pod means in this pod: it comes from an operator's terminal.
+    Only for whoever is on this machine, which in a pod means in this pod: it comes from an operator's terminal. Not for
+    the rest of 127.0.0.0/8, where sidecars bring from what others send.
     """
     if environ["REQUEST_METHOD"] != "PUT":
         return "200 OK", log_level()
@@ -133,7 +152,7 @@ def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
 
 def _is_local(address: str) -> bool:
     remote = ip_address(address.partition("%")[0])
-    return (getattr(remote, "ipv4_mapped", None) or remote).is_loopback
+    return str(getattr(remote, "ipv4_mapped", None) or remote) in ("127.0.0.1", "::1")
 
 
 def _metrics(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -24,15 +24,17 @@ _SECRET_NAME = re.compile(rf"{_NAMES}|token$|(?:^|[_-])pwd$", re.IGNORECASE)
 _TEXT = re.compile(
     rf"""
     -----BEGIN[A-Z ]*\ PRIVATE\ KEY-----.*?(?:-----END[A-Z ]*-----|\Z)
-    | \beyJ[\w-]{{6,}}\.[\w-]{{6,}}(?:\.[\w-]*)*
+    # Atomic: of a long word without a dot only the first place is tried, or it would be each of many.
+    | (?<![\w-])(?P<before>(?>[\w-]*?\b(?=eyJ)))(?>eyJ[\w-]{{6,}})\.[\w-]{{6,}}(?:\.[\w-]*)*
     # Not each word of a sentence is a token.
     | \b(?P<scheme>bearer|basic)\s+(?!realm=|error=)(?=\S*[\d=]|\S{{16}})[\w.~+/=:-]{{6,}}
     | (?P<user>://[^\s/:@"']*:)[^\s/"']*@
     | (?P<alone>://)[^\s/:@"']{{20,}}@
-    # A name, perhaps quoted, then = : or, in a pair, a comma; then the value, perhaps quoted too.
-    | (?P<name>(?:{_NAMES}|token(?!s)|\bpwd)[\w-]{{0,40}}(?:\\*["']\s*(?:[:=,]|=>)|\s*(?:[:=]|=>))\s*)
-        (?P<value>b?(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?:(?P=quote)|\Z)|[^\s,;&"'<>)\]}}\\]+)
-    | (?P<option>--(?:[a-z]+-)*(?:{_NAMES}|token)(?:-[a-z]+)*\ )\S+
+    # A name, perhaps quoted, then = : or, in a pair, a comma; then the value, perhaps quoted too, or a list of values.
+    | (?P<name>(?:{_NAMES}|token(?!s)|\bpwd)[\w-]{{0,40}}(?:\\*["']\s*(?::=|=>|[:=,])|\s*(?::=|=>|[:=]))\s*)
+        (?P<value>b?(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?:(?P=quote)|\Z)
+            | \[[^\]]*(?:\]|\Z) | \{{[^}}]*(?:\}}|\Z) | [^\s,;&"'<>)\]}}\\]+)
+    | (?P<option>--(?:[a-z-]{{0,40}}-)?(?:{_NAMES}|token)(?:-[a-z-]{{0,40}})?\ )\S+
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -90,16 +92,24 @@ def _masked(found: re.Match[str]) -> str:
         return f"{found['name']}{quote}{MASK}{quote}"
     if found["option"]:
         return f"{found['option']}{MASK}"
-    return MASK
+    return f"{found['before'] or ''}{MASK}"
 
 
 def _redacted(name: str, value: object) -> Any:
     if is_secret(name):
         return MASK
+    # Whatever it is, it shall not cost the line.
     try:
         return _walk(to_jsonable_python(value, fallback=str))
-    except Exception:  # noqa: BLE001 - whatever it is, it shall not cost the line
-        return redact_text(repr(value))
+    except Exception:  # noqa: BLE001
+        return redact_text(_shown(value))
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - it cannot even say what it is
+        return f"<{type(value).__qualname__}>"
 
 
 def _walk(value: Any) -> Any:
@@ -111,5 +121,8 @@ def _walk(value: Any) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, list):
+        match value:
+            case [str(name), str()] if is_secret(name):  # a header, as clients and servers keep them
+                return [name, MASK]
         return [_walk(item) for item in value]
     return value

@@ -11,8 +11,10 @@ import re
 from collections.abc import Sequence
 from threading import Lock
 from time import monotonic
+from typing import Any
 from urllib.parse import unquote
 
+import requests
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -39,6 +41,8 @@ __all__ = ["Spans"]
 log = structlog.get_logger("app.tracing")
 
 COMPLAINT_SECONDS = 60.0
+MAX_ANSWER = 65_536  # bytes of it that are read; nobody looks at them
+MAX_REASON = 500  # characters, of what a collector may have said
 
 # Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -50,7 +54,9 @@ class Spans:
     def __init__(self, settings: Settings, endpoint: str, component: str) -> None:
         headers = settings.OTEL_EXPORTER_OTLP_TRACES_HEADERS or settings.OTEL_EXPORTER_OTLP_HEADERS
         exporter = OTLPSpanExporter(
-            endpoint=endpoint, headers=_pairs(headers.get_secret_value()) if headers is not None else None
+            endpoint=endpoint,
+            headers=_pairs(headers.get_secret_value()) if headers is not None else None,
+            session=_Session(),
         )
         self._queue = _Queue(settings.OTEL_BSP_MAX_QUEUE_SIZE, endpoint)
         processor = _Processor(
@@ -74,6 +80,22 @@ class Spans:
         """Send what there is, and end. May take as long as the collector likes."""
         self._queue.closed = True
         self.provider.shutdown()
+
+
+class _Session(requests.Session):
+    """The exporter's connections, whose kind it brings. It would take a redirection for a success, and all of an answer
+    into memory."""
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        response = super().request(*args, **{**options, "stream": True})
+        length = response.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) <= MAX_ANSWER:
+            response.raw.drain_conn()  # so that the connection is free for the next one
+        else:
+            response.close()
+        if 300 <= response.status_code < 400:
+            raise requests.TooManyRedirects(f"it redirects, with status {response.status_code}")
+        return response
 
 
 class _Queue:
@@ -137,7 +159,7 @@ class _Exporter(SpanExporter):
         logger.addFilter(self._take)
 
     def _take(self, record: logging.LogRecord) -> bool:
-        self._said = self._said or record.getMessage()  # the first says why, the last that it gives up
+        self._said = self._said or record.getMessage()[:MAX_REASON]  # the first says why, the last that it gives up
         return False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -148,7 +170,7 @@ class _Exporter(SpanExporter):
             if result is not SpanExportResult.SUCCESS:
                 problem = self._said or "unknown"
         except Exception as error:  # noqa: BLE001 - the thread has to go on
-            result, problem = SpanExportResult.FAILURE, repr(error)
+            result, problem = SpanExportResult.FAILURE, repr(error)[:MAX_REASON]
         self._queue.leave(len(spans), problem=problem)
         return result
 

@@ -28,6 +28,7 @@ from app.core.logging import read_trace_from
 from app.core.routes import UNMATCHED
 
 __all__ = [
+    "MAX_PATH",
     "SPANS_DROPPED",
     "begin_job",
     "begin_request",
@@ -53,6 +54,8 @@ FLUSH_SECONDS = 3.0
 
 MAX_TRACESTATE = 512  # characters: as many as the specification asks to pass on
 MAX_USER_AGENT = 256
+# Of a path, in spans and log lines: of what waits for the collector no caller decides how large it is.
+MAX_PATH = 1024
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
@@ -146,7 +149,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
         SpanKind.SERVER,
         {
             "http.request.method": method if known else "_OTHER",
-            "url.path": scope["path"],
+            "url.path": scope["path"][:MAX_PATH],
             "url.scheme": scope.get("scheme", "http"),
         },
     )

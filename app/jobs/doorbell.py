@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -62,15 +63,20 @@ class Doorbell:
             await self._ringing
 
     async def _publish(self, redis: Redis) -> None:
-        # What is rung while one ring is on its way goes out with the next.
+        await self._publish_once(redis)
+        # What is rung while one ring is on its way goes out with the next. In a context of its own: it is not part of
+        # the request that rang first.
         while self._queues or self._cancelled:
-            message = json.dumps({"queues": sorted(self._queues), "cancelled": sorted(self._cancelled)})
-            self._queues.clear()
-            self._cancelled.clear()
-            try:
-                await redis.publish(self._channel, message)
-            except (RedisError, OSError) as error:
-                log.debug("the doorbell is out of order", error=type(error).__name__)
+            await asyncio.get_running_loop().create_task(self._publish_once(redis), context=Context())
+
+    async def _publish_once(self, redis: Redis) -> None:
+        message = json.dumps({"queues": sorted(self._queues), "cancelled": sorted(self._cancelled)})
+        self._queues.clear()
+        self._cancelled.clear()
+        try:
+            await redis.publish(self._channel, message)
+        except (RedisError, OSError) as error:
+            log.debug("the doorbell is out of order", error=type(error).__name__)
 
     async def listen(self) -> AsyncIterator[tuple[set[str], set[UUID]]]:
         """Yields queues that may hold work and jobs whose cancellation was asked for, for ever.

@@ -82,6 +82,9 @@ class Figures:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Begin, if there are jobs at all: SQLite has none."""
+        if not self._database.is_postgresql:
+            return
         for family, source in self._sources:
             family.add(source)
         self._task = asyncio.create_task(every(INTERVAL_SECONDS, "figures", self.step), name="figures")

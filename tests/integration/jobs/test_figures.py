@@ -220,6 +220,13 @@ class TestDuty:
         await Figures(empty, settings).step()
         await empty.aclose()
 
+    async def test_without_jobs_there_is_nothing_to_tell(self) -> None:
+        database = Database(settings_with(DATABASE_URL="sqlite+aiosqlite://"))
+        without = await begun(database, settings_with())
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "figures"]
+        await without.stop()
+        await database.aclose()
+
     async def test_it_asks_again_with_each_step_unless_that_takes_long(
         self, ours: Figures, clock: Clock, jobs: Jobs, database: Database
     ) -> None:

@@ -154,7 +154,7 @@ class TestProbeServer:
         ("address", "local"),
         [
             ("127.0.0.1", True),
-            ("127.9.9.9", True),
+            ("127.0.0.6", False),  # Istio's sidecar, for whoever it lets in
             ("::1", True),
             ("::ffff:127.0.0.1", True),
             ("10.0.0.7", False),

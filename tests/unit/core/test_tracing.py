@@ -27,7 +27,7 @@ from app.core import tracing
 from app.core.client_spans import _described
 from app.core.exceptions import NotFoundError, install_exception_handlers
 from app.core.middleware import RequestContextMiddleware, UnhandledErrorMiddleware
-from app.core.spans import Spans
+from app.core.spans import MAX_REASON, Spans
 from tests.api import problem, settings_with
 from tests.collector import PATIENCE, Collector, Recorded, collecting
 from tests.logs import Stderr, logging_as
@@ -432,12 +432,33 @@ class TestTrouble:
         assert len(lines) == 3
         assert {line["level"] for line in lines} == {"warning"}
         assert "400" in lines[0]["reason"]
+        assert len(lines[0]["reason"]) == MAX_REASON
         assert lines[0]["endpoint"] == f"{collector.url}/v1/traces"
         # Nobody else says a word about it.
         said = {line["message"] for line in log.lines() if line.get("logger") != "httpx"}  # the test's own client
         assert said == {"traces", "request", "traces cannot be delivered"}
         assert self.dropped() - before == 9
         assert sum(line["spans_dropped"] for line in lines) == 1 + 3 + 3
+
+    async def test_that_redirects_has_not_taken_them(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+        before = self.dropped()
+        with collecting("redirects") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                await ask(app)
+                await self.until(lambda: log.lines("traces cannot be delivered"))
+        assert self.dropped() - before == 1
+        assert "redirects, with status 308" in log.lines("traces cannot be delivered")[0]["reason"]
+
+    async def test_that_never_stops_answering_is_not_listened_to(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
+        with collecting("floods") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                for count in range(1, 4):
+                    await ask(app)
+                    await self.until(lambda: collector.requests == count)  # noqa: B023 - called here
+        assert log.lines("the last traces were not delivered in time") == []
+        assert collector.flooded < 50_000_000  # what the kernel holds in between
 
     @staticmethod
     async def until(holds: Callable[[], object]) -> None:
