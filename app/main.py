@@ -21,7 +21,6 @@ from app.core.config import Settings, SettingsError, get_settings
 from app.core.cursor import CursorCodec
 from app.core.db import Database, bind_default_database
 from app.core.exceptions import install_exception_handlers
-from app.core.http_metrics import HttpMetricsMiddleware
 from app.core.lifecycle import Lifecycle
 from app.core.logging import configure_logging
 from app.core.middleware import (
@@ -64,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan(settings, lifecycle),
-        # RequestContextMiddleware makes the spans, and HttpMetricsMiddleware counts: both for less than this would.
+        # RequestContextMiddleware makes the spans and counts, for less than this would.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         middleware=_middleware(settings, lifecycle),
     )
@@ -141,7 +140,6 @@ def _middleware(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     """The first is the outermost."""
     probes = frozenset(f"{settings.API_V1_STR}/public/health{path}" for path in ("", "/ready"))
     stack = [
-        Middleware(HttpMetricsMiddleware, quiet_paths=probes),
         Middleware(
             RequestContextMiddleware,
             lifecycle=lifecycle,

@@ -17,12 +17,16 @@ from tests.api import settings_with
 __all__ = ["Stderr", "logging_as"]
 
 
-class Stderr(io.StringIO):
+class Stderr(io.TextIOWrapper):
     """Stands for the standard error stream."""
 
     def __init__(self, *, terminal: bool) -> None:
-        super().__init__()
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         self._terminal = terminal
+
+    def getvalue(self) -> str:
+        return self._bytes.getvalue().decode()
 
     def isatty(self) -> bool:
         return self._terminal

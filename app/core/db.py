@@ -23,9 +23,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core import tracing
 from app.core.config import Settings, get_settings
-from app.core.counted_connection import counted
 from app.core.exceptions import ServiceUnavailableError
 from app.core.metrics import Labels, Observed, db_error
+from app.core.observed_connection import observe
 from app.core.pool import FairQueuePool
 
 __all__ = [
@@ -113,30 +113,26 @@ class Database:
         self.engine = create_async_engine(
             url, connect_args=settings.database_connect_args, hide_parameters=True, **options
         )
-        if tracing.is_on():
-            from app.core import client_spans
-
-            client_spans.watch_engine(self.engine.sync_engine)
         self._sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
         )
         self._pool_name = pool_name
         if self.is_postgresql:
-            if pool_name is not None:
-                self._count(pool_name)
+            if pool_name is not None or tracing.is_on():
+                observe(self.engine.sync_engine, counted=pool_name is not None)
+            if pool_name is not None and isinstance(self.engine.pool, FairQueuePool):
+                self._count(self.engine.pool, pool_name)
             event.listen(self.engine.sync_engine, "do_connect", _connect)
             event.listen(self.engine.sync_engine, "handle_error", _handle_error)
             event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         else:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
 
-    def _count(self, pool_name: str) -> None:
-        event.listen(self.engine.sync_engine, "do_connect", _count_statements)
-        if isinstance(self.engine.pool, FairQueuePool):
-            self.engine.pool.count_as(pool_name)
-            _CONNECTIONS.add(self._connections)
-            _MAX_CONNECTIONS.add(self._max_connections)
-            _PENDING.add(self._pending)
+    def _count(self, pool: FairQueuePool, pool_name: str) -> None:
+        pool.count_as(pool_name)
+        _CONNECTIONS.add(self._connections)
+        _MAX_CONNECTIONS.add(self._max_connections)
+        _PENDING.add(self._pending)
 
     def _connections(self) -> list[tuple[Labels, float]]:
         pool, name = self.engine.pool, str(self._pool_name)
@@ -279,10 +275,6 @@ def _count_failure(error: BaseException) -> None:
         db_error("postgresql", "unavailable")
     elif not state.startswith(_CONSTRAINT_CLASS):
         db_error("postgresql", "other")
-
-
-def _count_statements(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
-    options["connection_class"] = counted(options.get("connection_class", asyncpg.Connection))
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:

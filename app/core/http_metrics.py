@@ -5,19 +5,14 @@ thousand lines, for which the client library takes a hundred milliseconds under 
 """
 
 from bisect import bisect_left
-from time import perf_counter, time
+from time import time
 from typing import NamedTuple
 
 from prometheus_client.utils import floatToGoString
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.metrics import exemplar, expose
-from app.core.routes import route_template, watch_route
+from app.core.metrics import expose
 
-__all__ = ["CUT_OFF", "HTTP", "HttpMetrics", "HttpMetricsMiddleware"]
-
-CUT_OFF = 499
-"""Stands for the status of a request whose client left before a response began, and of one that was cancelled."""
+__all__ = ["HTTP", "HttpMetrics"]
 
 OTHER_METHOD = "_OTHER"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "CONNECT", "TRACE"})
@@ -57,12 +52,12 @@ class _Histogram:
         self._heads = [f'{family.name}_bucket{{{labels},le="{bound}"}} ' for bound in bounds]
         self._tail = f"{family.name}_count{{{labels}}} ", f"{family.name}_sum{{{labels}}} "
 
-    def observe(self, value: float, trace: dict[str, str] | None = None) -> None:
+    def observe(self, value: float, trace_id: str | None = None) -> None:
         bucket = bisect_left(self._bounds, value)
         self._counts[bucket] += 1
         self._sum += value
-        if trace is not None:
-            self._exemplars[bucket] = f' # {{trace_id="{trace["trace_id"]}"}} {value} {time():.3f}'
+        if trace_id is not None:
+            self._exemplars[bucket] = f' # {{trace_id="{trace_id}"}} {value} {time():.3f}'
 
     def lines(self, openmetrics: bool) -> list[str]:
         found, total = [], 0
@@ -80,6 +75,23 @@ class HttpMetrics:
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, int], tuple[_Histogram, ...]] = {}
         self.active: dict[str, int] = {}
+
+    def begin(self, method: str) -> str:
+        """A request is being answered now. Returns the name that its method is counted under, which `end` wants."""
+        if method not in _METHODS:
+            method = OTHER_METHOD
+        self.active[method] = self.active.get(method, 0) + 1
+        return method
+
+    def end(
+        self, method: str, route: str, status: int, seconds: float, received: int, sent: int, trace_id: str | None
+    ) -> None:
+        """It has been answered. Sizes are in bytes; `trace_id` is that of a trace that is recorded."""
+        self.active[method] -= 1
+        duration, request_body, response_body = self.of(method, route, status)
+        duration.observe(seconds, trace_id)
+        request_body.observe(received)
+        response_body.observe(sent)
 
     def of(self, method: str, route: str, status: int) -> tuple[_Histogram, ...]:
         """Duration, request body and response body of these labels."""
@@ -106,59 +118,3 @@ class HttpMetrics:
 
 HTTP = HttpMetrics()
 expose(HTTP.render)
-
-
-class HttpMetricsMiddleware:
-    """Counts every request but those on `quiet_paths`. Outermost, so that it sees what other middleware answers."""
-
-    def __init__(self, app: ASGIApp, *, quiet_paths: frozenset[str] = frozenset(), metrics: HttpMetrics = HTTP) -> None:
-        self.app = app
-        self.quiet_paths = quiet_paths
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.quiet_paths:
-            await self.app(scope, receive, send)
-            return
-        started = perf_counter()
-        method = scope["method"]
-        if method not in _METHODS:
-            method = OTHER_METHOD
-        status = received = sent = 0
-        ended = 0.0
-        trace: dict[str, str] | None = None
-
-        async def counting_receive() -> Message:
-            nonlocal received, status
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-            elif status == 0:
-                status = CUT_OFF  # whatever is still sent goes nowhere
-            return message
-
-        async def counting_send(message: Message) -> None:
-            nonlocal sent, status, ended, trace
-            await send(message)
-            if message["type"] == "http.response.start":
-                status = status or message["status"]
-                trace = exemplar()  # here, where the span is still the current one
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    ended = perf_counter()
-
-        watch_route(scope)
-        active = self.metrics.active
-        active[method] = active.get(method, 0) + 1
-        try:
-            await self.app(scope, counting_receive, counting_send)
-        except Exception:
-            status = status or 500  # which the server answers
-            raise
-        finally:
-            active[method] -= 1
-            duration, request_body, response_body = self.metrics.of(method, route_template(scope), status or CUT_OFF)
-            duration.observe((ended or perf_counter()) - started, trace)
-            request_body.observe(received)
-            response_body.observe(sent)

@@ -93,14 +93,19 @@ def configure_logging(settings: Settings) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=_Logger,
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if as_json
+        else structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), _drop_colours],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_render_json_text] if as_json else processors),
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], force=True)
@@ -131,7 +136,7 @@ def set_log_level(level: str) -> None:
     logging.getLogger().setLevel(number)
 
 
-def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
     # Every request writes a line: one step takes a third of the time of a chain of processors.
     if "exc_info" in event:
         structlog.processors.format_exc_info(logger, method, event)
@@ -141,9 +146,13 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> s
     line |= event
     try:
         # Infinity is no JSON: who reads the line would refuse all of it.
-        return to_json(line, fallback=str, inf_nan_mode="strings").decode()
+        return to_json(line, fallback=str, inf_nan_mode="strings")
     except ValueError:  # text or bytes that are no UTF-8
-        return json.dumps(line | {"timestamp": line["timestamp"].isoformat()}, default=repr, skipkeys=True)
+        return json.dumps(line | {"timestamp": line["timestamp"].isoformat()}, default=repr, skipkeys=True).encode()
+
+
+def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    return _render_json(logger, method, event).decode()
 
 
 def _add_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

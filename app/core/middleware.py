@@ -10,7 +10,7 @@ from time import perf_counter
 
 import structlog
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import format_trace_id, set_span_in_context
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.exceptions import PayloadTooLargeError, problem_response
+from app.core.http_metrics import HTTP, HttpMetrics
 from app.core.lifecycle import Lifecycle
 from app.core.logging import request_id_var
 from app.core.routes import route_template, watch_route
@@ -35,24 +36,26 @@ __all__ = [
 
 log = structlog.get_logger("app.access")
 
-# What the metrics call it too: no response had begun.
 CUT_OFF = 499
+"""Stands for the status of a request whose client left before a response began, and of one that was cancelled."""
 
 # Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
 _ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
 
 
 class RequestContextMiddleware:
-    """Gives the request its id and its span, and writes its access line. Outside of all that may want them.
+    """Gives the request its id and its span, counts it and writes its access line. The outermost, so that it sees what
+    the others answer; all in one, since each part would have to look at every message once more.
 
     The id (`X-Request-ID`, the client's own if it is well formed) is in `scope["state"]["request_id"]`, in every
     log line of the request and in the response. So is the trace, where there is one: `traceresponse` names it.
     Response headers that other parts want to add are collected in `scope["state"]["response_headers"]`; the caller,
     once known, is in `scope["state"]["principal"]`. Once the process drains, each response ends its connection.
 
-    Successes on `quiet_paths` are not logged, nor are they traced: probes come every second. Of the others a share of
-    `access_sample` is logged, and all that took longer than `slow_seconds` or whose trace is recorded. Callers go by
-    a hash with `hash_key`, so that lines of one caller can be told to be that without telling who it is.
+    Requests on `quiet_paths` are neither counted nor traced, and their successes not logged: probes come every second.
+    Of the others' successes a share of `access_sample` is logged, and all that took longer than `slow_seconds` or whose
+    trace is recorded. Callers go by a hash with `hash_key`, so that lines of one caller can be told to be that without
+    telling who it is.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class RequestContextMiddleware:
         access_sample: float = 1.0,
         slow_seconds: float = 1.0,
         hash_key: bytes = b"",
+        metrics: HttpMetrics = HTTP,
     ) -> None:
         self.app = app
         self.lifecycle = lifecycle or Lifecycle(drain_seconds=0)
@@ -71,6 +75,7 @@ class RequestContextMiddleware:
         self.access_sample = access_sample
         self.slow_seconds = slow_seconds
         self.hash_of = principal_hash(hash_key)
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,49 +89,71 @@ class RequestContextMiddleware:
         state["request_id"] = request_id
         state["response_headers"] = extra_headers
         watch_route(scope)
+        lifecycle = self.lifecycle
         quiet = scope["path"] in self.quiet_paths
         span = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
         if span is not None:
             extra_headers.append((b"traceresponse", traceresponse(span)))
             span_token = attach(set_span_in_context(span))
-        token = request_id_var.set(request_id)
-        status = sent = 0
+        id_token = request_id_var.set(request_id)
+        status = received = sent = 0
+        ended = 0.0
         error: BaseException | None = None
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if self.lifecycle.draining:
+        async def watching_receive() -> Message:
+            nonlocal received, status
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+            elif status == 0:
+                status = CUT_OFF  # whatever is still sent goes nowhere
+            return message
+
+        async def watching_send(message: Message) -> None:
+            nonlocal sent, status, ended
+            kind = message["type"]
+            if kind == "http.response.body":
+                await send(message)
+                sent += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    ended = perf_counter()
+            elif kind == "http.response.start":
+                if lifecycle.draining:
                     extra_headers.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-            await send(message)
+                await send(message)
+                status = status or message["status"]
+            else:
+                await send(message)
 
+        if not quiet:
+            method = self.metrics.begin(scope["method"])
         try:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(scope, watching_receive, watching_send)
         except BaseException as raised:
             error = raised
             raise
         finally:
-            seconds = perf_counter() - started
+            seconds = (ended or perf_counter()) - started
             if status == 0 and isinstance(error, Exception):
                 status = 500  # which the server answers
-            recorded = False
-            if span is not None:
-                recorded = span.is_recording()
-                end_request(span, scope, route=route_template(scope), status=status, error=error)
+            route = route_template(scope)
+            recorded = span if span is not None and span.is_recording() else None
+            if not quiet:
+                trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
+                self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id)
+            if recorded is not None:
+                end_request(recorded, scope, route=route, status=status, error=error)
             if (
                 not 0 < status < 400
                 or seconds >= self.slow_seconds
-                or (not quiet and (recorded or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
+                or (not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
             ):
                 known = {"principal": self.hash_of(state["principal"].subject)} if "principal" in state else {}
                 log.info(
                     "request",
                     method=scope["method"],
-                    route=route_template(scope),
+                    route=route,
                     path=scope["path"][:MAX_PATH],
                     status=status or CUT_OFF,
                     duration_ms=round(seconds * 1000, 2),
@@ -135,7 +162,7 @@ class RequestContextMiddleware:
                     client=(scope.get("client") or ("",))[0],
                     **known,
                 )
-            request_id_var.reset(token)
+            request_id_var.reset(id_token)
             if span is not None:
                 detach(span_token)
             error = None  # it holds this frame, which would hold it

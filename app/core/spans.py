@@ -21,6 +21,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -29,7 +30,7 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
 from app import __version__
@@ -43,6 +44,8 @@ log = structlog.get_logger("app.tracing")
 COMPLAINT_SECONDS = 60.0
 MAX_ANSWER = 65_536  # bytes of it that are read; nobody looks at them
 MAX_REASON = 500  # characters, of what a collector may have said
+
+_UNRECORDED = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
 
 # Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -66,10 +69,26 @@ class Spans:
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
         )
         processor.queue = self._queue
+        self._ids = _Ids()
+        self._bound = _bound(settings)
         self.provider = TracerProvider(
-            sampler=_sampler(settings), resource=_resource(settings, component), shutdown_on_exit=False
+            sampler=_sampler(settings),
+            resource=_resource(settings, component),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
         )
         self.provider.add_span_processor(processor)
+
+    def unrecorded_root(self) -> SpanContext | None:
+        """Begin a trace that is not recorded. None: the next one that is begun will be, and its id has been drawn.
+
+        Nine in ten are not, and they need nothing of what the SDK does to find that out.
+        """
+        trace_id = self._ids.generate_trace_id()
+        if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
+            return SpanContext(trace_id, self._ids.generate_span_id(), False, _UNRECORDED)
+        self._ids.drawn = trace_id
+        return None
 
     @property
     def waiting(self) -> int:
@@ -80,6 +99,16 @@ class Spans:
         """Send what there is, and end. May take as long as the collector likes."""
         self._queue.closed = True
         self.provider.shutdown()
+
+
+class _Ids(RandomIdGenerator):
+    """Ids of traces, of which one may have been drawn already."""
+
+    drawn = 0
+
+    def generate_trace_id(self) -> int:
+        drawn, self.drawn = self.drawn, 0
+        return drawn or super().generate_trace_id()
 
 
 class _Session(requests.Session):
@@ -201,6 +230,13 @@ class _FollowLink(Sampler):
 
     def get_description(self) -> str:
         return f"FollowLink{{{self._sampler.get_description()}}}"
+
+
+def _bound(settings: Settings) -> int:
+    """Traces that begin here are recorded if the lower half of their id is below it."""
+    name = settings.OTEL_TRACES_SAMPLER
+    ratio = settings.OTEL_TRACES_SAMPLER_ARG if name.endswith("traceidratio") else float(name.endswith("always_on"))
+    return TraceIdRatioBased.get_bound_for_rate(ratio)
 
 
 def _sampler(settings: Settings) -> Sampler:

@@ -4,7 +4,8 @@ A `traceparent` that comes in (W3C Trace Context) gives log lines and problem do
 the jobs that are enqueued, whether tracing is on or off. Spans are made while it is on: within `running`, in a process
 whose settings name an OTLP endpoint. What exports them (`app.core.spans`) is not even imported elsewhere.
 
-Spans are made here and in `app.core.client_spans`, and by nobody who would make them of the same things once more.
+Spans are made here, in `app.core.observed_connection` (SQL) and in `app.core.client_spans` (Redis, HTTP), and by nobody
+who would make them of the same things once more.
 """
 
 import asyncio
@@ -64,6 +65,7 @@ _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "P
 _NOBODY = Context()
 
 _tracer: trace.Tracer | None = None
+_unrecorded_root: Callable[[], SpanContext | None] | None = None
 
 
 def is_on() -> bool:
@@ -88,7 +90,7 @@ async def running(settings: Settings, component: Literal["api", "worker"]) -> As
 
     At the end what has been recorded is sent, for `FLUSH_SECONDS` at most.
     """
-    global _tracer  # noqa: PLW0603 - one for a process
+    global _tracer, _unrecorded_root  # noqa: PLW0603 - one for a process
     if settings.traces_endpoint is None or _tracer is not None:
         yield
         return
@@ -99,6 +101,7 @@ async def running(settings: Settings, component: Literal["api", "worker"]) -> As
     # Libraries that bring spans of their own find it there.
     trace.set_tracer_provider(spans.provider)
     _tracer = spans.provider.get_tracer("app")
+    _unrecorded_root = spans.unrecorded_root
     client_spans.install()
     log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
     try:
@@ -141,6 +144,8 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
     caller = None if traceparent is None else _read(traceparent, tracestate)
     if _tracer is None:
         return None if caller is None else NonRecordingSpan(caller)
+    if caller is None and _unrecorded_root is not None and (unrecorded := _unrecorded_root()) is not None:
+        return NonRecordingSpan(unrecorded)
     method = scope["method"]
     known = method in _METHODS
     return _tracer.start_span(

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import format_trace_id
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.trace import Span, format_trace_id
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
@@ -16,19 +18,23 @@ from prometheus_client.samples import Sample
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
-from app.core.http_metrics import _FAMILIES, HttpMetrics, HttpMetricsMiddleware
+from app.core import middleware
+from app.core.http_metrics import _FAMILIES, HttpMetrics
+from app.core.middleware import RequestContextMiddleware
 from app.core.routes import UNMATCHED
 
 COUNT = "http_server_request_duration_seconds_count"
 
 
 class Counted:
-    """An application whose requests are counted, and what was counted."""
+    """An application whose requests are counted, and what was counted; and the access lines beside it."""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         self.metrics = HttpMetrics()
-        self.app = HttpMetricsMiddleware(app, metrics=self.metrics, **options)
+        self.app = RequestContextMiddleware(app, metrics=self.metrics, **options)
+        self.lines: Any = []
 
     async def call(
         self, method: str = "GET", path: str = "/", body: Sequence[bytes] = (b"",), *, leaves: bool = False
@@ -47,7 +53,9 @@ class Counted:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        await self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
+        with capture_logs() as lines:
+            self.lines = lines
+            await self.app({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
         return sent
 
     def samples(self, openmetrics: bool = False) -> list[Sample]:
@@ -64,6 +72,16 @@ class Counted:
             for sample in self.samples()
             if sample.name == name
         }
+
+    @property
+    def ended(self) -> tuple[str, str, str]:
+        """Method, route and status of the only request, of which metrics and access line say the same."""
+        ((key, count),) = self.value(COUNT).items()
+        (line,) = self.lines
+        assert count == 1
+        assert key == (line["method"], line["route"], str(line["status"]))
+        assert self.value("http_server_response_body_size_bytes_sum")[key] == line["response_bytes"]
+        return key
 
     @property
     def active(self) -> dict[str, float]:
@@ -151,6 +169,16 @@ class TestCounting:
         assert counted.active == {"GET": 0}
         assert counted.value("http_server_response_body_size_bytes_sum") == {("GET", UNMATCHED, "200"): 8}
 
+    async def test_what_is_done_after_the_last_of_a_response_takes_no_time_of_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter([10.0, 10.5, 99.0])
+        monkeypatch.setattr(middleware, "perf_counter", lambda: next(clock))
+        counted = Counted(hello)
+        await counted.call()
+        assert counted.value("http_server_request_duration_seconds_sum") == {("GET", UNMATCHED, "201"): 0.5}
+        assert [line["duration_ms"] for line in counted.lines] == [500]
+
 
 class TestEnds:
     async def test_what_nobody_handled_is_a_500(self) -> None:
@@ -160,7 +188,7 @@ class TestEnds:
         counted = Counted(app)
         with pytest.raises(ArithmeticError):
             await counted.call()
-        assert counted.value(COUNT) == {("GET", UNMATCHED, "500"): 1}
+        assert counted.ended == ("GET", UNMATCHED, "500")
         assert counted.active == {"GET": 0}
 
     async def test_a_response_that_breaks_off_keeps_its_status(self) -> None:
@@ -171,13 +199,13 @@ class TestEnds:
         counted = Counted(app)
         with pytest.raises(ArithmeticError):
             await counted.call()
-        assert counted.value(COUNT) == {("GET", UNMATCHED, "206"): 1}
+        assert counted.ended == ("GET", UNMATCHED, "206")
 
     async def test_a_client_that_leaves_before_the_response_is_499(self) -> None:
         counted = Counted(echo)
         with pytest.raises(ClientDisconnect):
             await counted.call("POST", body=[b"one", b"two"], leaves=True)
-        assert counted.value(COUNT) == {("POST", UNMATCHED, "499"): 1}
+        assert counted.ended == ("POST", UNMATCHED, "499")
         assert counted.value("http_server_request_body_size_bytes_sum") == {("POST", UNMATCHED, "499"): 3}
 
     async def test_whatever_is_answered_to_one_that_has_left(self) -> None:
@@ -187,7 +215,7 @@ class TestEnds:
 
         counted = Counted(app)
         await counted.call("POST", leaves=True)
-        assert counted.value(COUNT) == {("POST", UNMATCHED, "499"): 1}
+        assert counted.ended == ("POST", UNMATCHED, "499")
 
     async def test_a_client_that_leaves_during_the_response_is_not(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +224,7 @@ class TestEnds:
 
         counted = Counted(app)
         await counted.call(leaves=True)
-        assert counted.value(COUNT) == {("GET", UNMATCHED, "200"): 1}
+        assert counted.ended == ("GET", UNMATCHED, "200")
 
     async def test_a_request_that_is_cancelled_is_499(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,7 +237,7 @@ class TestEnds:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert counted.value(COUNT) == {("GET", UNMATCHED, "499"): 1}
+        assert counted.ended == ("GET", UNMATCHED, "499")
         assert counted.active == {"GET": 0}
 
 
@@ -241,23 +269,44 @@ class TestForm:
             text = metrics.render(openmetrics) + ("# EOF\n" if openmetrics else "")
             assert {s.labels["http_route"] for m in parse(text) for s in m.samples if "le" in s.labels} == {route}
 
-    async def test_the_trace_of_a_recorded_request_stands_beside_its_bucket(self) -> None:
-        tracer = TracerProvider().get_tracer("test")
-        ids = []
-
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_the_trace_of_a_recorded_request_stands_beside_its_bucket(
+        self, monkeypatch: pytest.MonkeyPatch, fails: bool
+    ) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            # As the middleware does that makes the span: it ends before we count.
-            with tracer.start_as_current_span("request") as span:
-                ids.append(format_trace_id(span.get_span_context().trace_id))
-                await hello(scope, receive, send)
+            if fails:
+                raise ArithmeticError
+            await hello(scope, receive, send)
 
+        ids = self.traced(monkeypatch, ALWAYS_ON)
         counted = Counted(app)
-        await counted.call()
-        await counted.call()
+        for _ in range(2):
+            with pytest.raises(ArithmeticError) if fails else nullcontext():
+                await counted.call()
         found = [sample for sample in counted.samples(openmetrics=True) if sample.exemplar is not None]
         assert [sample.exemplar.labels for sample in found if sample.exemplar] == [{"trace_id": ids[-1]}]
         assert found[0].name == "http_server_request_duration_seconds_bucket"
         assert "trace_id" not in counted.metrics.render(openmetrics=False)
+
+    async def test_one_that_is_not_recorded_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ids = self.traced(monkeypatch, ALWAYS_OFF)
+        counted = Counted(hello)
+        await counted.call()
+        assert len(ids) == 1
+        assert not [sample for sample in counted.samples(openmetrics=True) if sample.exemplar is not None]
+
+    @staticmethod
+    def traced(monkeypatch: pytest.MonkeyPatch, sampler: Sampler) -> list[str]:
+        """Have each request begin a trace; the list will hold their ids."""
+        tracer, ids = TracerProvider(sampler).get_tracer("test"), list[str]()
+
+        def begin(*request: Any) -> Span:
+            span = tracer.start_span("request")
+            ids.append(format_trace_id(span.get_span_context().trace_id))
+            return span
+
+        monkeypatch.setattr(middleware, "begin_request", begin)
+        return ids
 
 
 async def test_what_is_sent_is_what_was_to_be_sent() -> None:
@@ -265,10 +314,14 @@ async def test_what_is_sent_is_what_was_to_be_sent() -> None:
         {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]},
         {"type": "http.response.body", "body": b"a", "more_body": True},
         {"type": "http.response.body", "body": b"", "more_body": False},
+        {"type": "http.response.trailers", "headers": []},
     ]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         for message in messages:
             await send({**message})
 
-    assert await Counted(app).call() == messages
+    start, *rest = await Counted(app).call()
+    (own, (added, _)) = start.pop("headers")
+    assert (own, added) == ((b"a", b"b"), b"x-request-id")
+    assert [start, *rest] == [{"type": "http.response.start", "status": 200}, *messages[1:]]

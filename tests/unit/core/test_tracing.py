@@ -24,9 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import spans as spans_module
 from app.core import tracing
-from app.core.client_spans import _described
 from app.core.exceptions import NotFoundError, install_exception_handlers
 from app.core.middleware import RequestContextMiddleware, UnhandledErrorMiddleware
+from app.core.observed_connection import described
 from app.core.spans import MAX_REASON, Spans
 from tests.api import problem, settings_with
 from tests.collector import PATIENCE, Collector, Recorded, collecting
@@ -333,6 +333,15 @@ class TestSampler:
         )
         made.close()
         assert 350 < recorded < 650  # ten standard deviations around 500 are 288 to 712
+
+    async def test_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
+        middleware = service()
+        async with tracing.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
+            answers = [(await ask(middleware)).headers["traceresponse"].split("-") for _ in range(100)]
+        recorded = {trace_id for _, trace_id, _, flags in answers if int(flags, 16) & 1}
+        assert recorded == {trace_id for _, trace_id, _, _ in answers if int(trace_id[16:], 16) < 2**63}
+        assert {span.trace_id for span in collector.spans} == recorded
+        assert 0 < len(recorded) < 100
 
 
 class TestExport:
@@ -650,4 +659,4 @@ class TestStatement:
         ],
     )
     def test_is_named_by_what_it_does_and_to_what(self, statement: str, name: str) -> None:
-        assert _described(statement) == (name, name.partition(" ")[0])
+        assert described(statement) == (name, name.partition(" ")[0])
