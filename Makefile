@@ -138,24 +138,24 @@ deploy: image ## Build the image and bring the release up in that cluster, on ht
 	$(call needs,docker kind kubectl helm)
 	@tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' plinth:$(VERSION)) && \
 		docker tag plinth:$(VERSION) plinth:$$tag && \
-		kind load docker-image --name $(CLUSTER) plinth:$$tag && \
-		helm upgrade plinth charts/plinth --install --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
+		kind load docker-image --name $(CLUSTER) plinth:$$tag plinth:$(VERSION) && \
+		helm upgrade plinth charts/plinth --install --reset-then-reuse-values --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
 			--set image.tag=$$tag --set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
 
 # Which Service takes the traces. jaeger: without a collector before it.
 COLLECTOR ?= otel-collector
-OBSERVE_IMAGES := prom/prometheus:v2.53.3 quay.io/prometheus/prometheus:v2.53.3 jaegertracing/all-in-one:1.62.0 \
-	otel/opentelemetry-collector-contrib:0.150.0
+OBSERVE_IMAGES = prom/prometheus:v2.53.3 quay.io/prometheus/prometheus:v2.53.3 jaegertracing/all-in-one:1.62.0 \
+	$(if $(filter-out jaeger,$(COLLECTOR)),otel/opentelemetry-collector-contrib:0.150.0)
 
 .PHONY: observe
-observe: ## Watch that release: Prometheus, a collector and Jaeger beside it (COLLECTOR=jaeger: without a collector)
+observe: ## Put Prometheus, a collector and Jaeger beside that release (COLLECTOR=jaeger: no collector)
 	$(call needs,docker kind kubectl helm)
 	@$(call load,$(OBSERVE_IMAGES))
 	@scripts/observe.sh $(CLUSTER) $(COLLECTOR)
 
 # On a cluster of its own, which it makes and deletes, or on one that is there: E2E_CONTEXT=kind-plinth.
 .PHONY: e2e
-e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, ARGS='-k …', ARGS='-m ""': the slow ones too)
+e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, ARGS='-m ""': all of it)
 	$(call needs,docker kind kubectl helm skaffold)
 	@$(MAKE) --no-print-directory $(VENV)/.e2e
 	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) COLLECTOR=$(COLLECTOR) $(BIN)/python -m pytest tests/e2e -m "not slow" $(ARGS)

@@ -142,7 +142,7 @@ class TestNotes:
 
     def test_they_say_whether_prometheus_knows_of_the_pods(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, {})
-        assert "port-forward deploy/plinth-api 9090 & curl http://localhost:9090/metrics" in notes
+        assert "port-forward deploy/plinth-api 9090\n  curl http://localhost:9090/metrics" in notes
         assert "Nothing tells Prometheus of them yet" in notes
 
     def test_they_do_not_if_it_does(self, tmp_path: Path) -> None:
