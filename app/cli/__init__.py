@@ -89,11 +89,13 @@ def api(host: str, port: int, reload: bool) -> None:
     import uvicorn
     from uvicorn.supervisors import ChangeReload
 
-    # Bound here, so that who comes while the new code starts waits and is not refused.
+    # Listens from here on, so that who comes while the code starts waits and is not refused.
     config = uvicorn.Config(
         "app.main:app", host=host, port=port, reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None
     )
-    ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[config.bind_socket()]).run()
+    listening = config.bind_socket()
+    listening.listen(config.backlog)
+    ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[listening]).run()
 
 
 def _serve(settings: Settings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
