@@ -1,6 +1,7 @@
 """What an operator sees of requests and jobs, in a real Prometheus and a real Jaeger. The tests share one release."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,27 +132,33 @@ class TestDashboards:
         queries = panel_queries(release.namespace, rate_interval="1m")
         for query in queries:
             prometheus.query(query.expr)  # says what is wrong with it
-        empty = {
-            f"{query.where}: {selector.text}"
-            for query in queries
-            for selector in read(query.expr).selectors
-            if not selector.text.startswith(RARE)
-            and not prometheus.number(f"count(last_over_time({selector.text}[15m]))")
-        }
-        assert not empty
+        selectors = {selector.text for query in queries for selector in read(query.expr).selectors}
+        self.all_have_data(prometheus, selectors)
 
     def test_every_rule_is_evaluated_and_finds_what_it_asks_for(self, release: Release, prometheus: Prometheus) -> None:
+        def unhealthy() -> dict[str, str]:
+            rules = prometheus.rules(release.namespace)
+            assert rules
+            return {rule["name"]: rule.get("lastError", "not yet") for rule in rules if rule["health"] != "ok"}
+
+        until(lambda: not unhealthy(), "every rule has been evaluated", within=90)
         rules = prometheus.rules(release.namespace)
-        assert rules
-        assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
-        empty = {
-            f"{rule['name']}: {selector.text}"
-            for rule in rules
-            for selector in read(rule["query"]).selectors
-            if not selector.text.startswith(RARE)
-            and not prometheus.number(f"count(last_over_time({selector.text}[15m]))")
-        }
-        assert not empty
+        self.all_have_data(prometheus, {selector.text for rule in rules for selector in read(rule["query"]).selectors})
+
+    def all_have_data(self, prometheus: Prometheus, selectors: set[str]) -> None:
+        """What is recorded by a rule is there after the rule's first turn."""
+
+        def empty() -> set[str]:
+            return {
+                selector
+                for selector in selectors
+                if not selector.startswith(RARE) and not prometheus.number(f"count(last_over_time({selector}[15m]))")
+            }
+
+        deadline = time.monotonic() + 90
+        while missing := empty():
+            assert time.monotonic() < deadline, missing
+            time.sleep(5)
 
 
 class TestAlerts:
