@@ -3,8 +3,10 @@
 import httpx
 import pytest
 
+from app.core.db import WARM_CONNECTIONS
 from app.main import create_app
 from tests.api import client_of, item, settings_with, signed_in
+from tests.metrics import metric
 
 
 class TestSideBySide:
@@ -20,6 +22,12 @@ class TestSideBySide:
             assert (await of_first.get("/items")).json()["items"] == [made]
             assert (await of_second.get("/items")).json()["items"] == []
             assert (await of_second.get(f"/items/{made['id']}")).status_code == 404
+
+    async def test_its_first_callers_find_connections(self, database_url: str) -> None:
+        connections = {"db_client_connection_pool_name": "main"}
+        before = metric("db_client_connection_count", **connections)
+        async with client_of(create_app(settings_with(DATABASE_URL=database_url))):
+            assert metric("db_client_connection_count", **connections) - before >= WARM_CONNECTIONS
 
 
 class TestCompression:
