@@ -10,9 +10,12 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis
+from opentelemetry import trace
+from opentelemetry.util._once import Once
 
 from app.core.config import Settings
 from tests import network_guard
+from tests.collector import Collector, collecting
 from tests.servers import REDIS_DATABASES, Servers, scratch_folder
 
 network_guard.install()
@@ -168,3 +171,16 @@ def _leave_nothing_behind(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("_empty_tables")
     if "redis_url" in request.fixturenames:
         request.getfixturevalue("_empty_redis")
+
+
+@pytest.fixture
+def fresh_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing can be switched on once in a process; here in each test that asks for this."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+
+
+@pytest.fixture
+def collector(fresh_tracing: None) -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector

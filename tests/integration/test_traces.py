@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ import httpx
 import pytest
 import redis.asyncio
 from fastapi import APIRouter
-from opentelemetry import trace
-from opentelemetry.util._once import Once
 
 import app.tasks  # noqa: F401 - registers the kinds of jobs
 from app.core import tracing
@@ -20,23 +18,14 @@ from app.core.config import Settings
 from app.jobs.worker import Worker
 from app.main import create_app
 from tests.api import client_of, item, problem, settings_with, signed_in
-from tests.collector import Collector, Recorded, collecting
+from tests.collector import Collector, Recorded
 from tests.logs import logging_as
 from tests.processes import plinth
 
 KEY = {"Idempotency-Key": "order-4711"}
 
 
-@pytest.fixture(autouse=True)
-def _no_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Each statement of what is recorded is one span, whoever sends it. What counts is in `test_metrics.py`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
 from opentelemetry import trace
-from opentelemetry.util._once import Once
 from sqlalchemy import insert, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlmodel import select
@@ -15,21 +14,12 @@ from app.core import tracing
 from app.core.db import Database
 from app.models.item import Item
 from tests.api import settings_with
-from tests.collector import Collector, Recorded, collecting
+from tests.collector import Collector, Recorded
 
 Work = Callable[[Database], Awaitable[None]]
 
 
-@pytest.fixture(autouse=True)
-def _no_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 class Tracing:

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry.util._once import Once
 
 from app.core import tracing
 from app.core.config import Settings
@@ -18,7 +17,7 @@ from app.jobs import Discard, JobContext, RetryPolicy, enqueue, job
 from app.jobs.control import request_cancel, retry_job
 from app.jobs.kinds import JobKind
 from app.jobs.operations import retry_dead_letters
-from tests.collector import Collector, collecting
+from tests.collector import Collector
 from tests.integration.jobs.conftest import Jobs, Number, working
 from tests.logs import logging_as
 
@@ -26,16 +25,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = f"00-{TRACE}-{SPAN}-01"
 
 
-@pytest.fixture(autouse=True)
-def _no_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from opentelemetry import trace
-from opentelemetry.util._once import Once
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,23 +35,13 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
 
 
-@pytest.fixture(autouse=True)
-def _no_provider_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    # OpenTelemetry takes one for the life of a process.
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-
-
 @pytest.fixture
 def log() -> Iterator[Stderr]:
     with logging_as(LOG_FORMAT="json") as log:
         yield log
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 def traced(url: str, **values: Any) -> Any:
