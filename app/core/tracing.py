@@ -108,7 +108,7 @@ async def running(settings: Settings, component: Literal["api", "worker"]) -> As
         yield
     finally:
         client_spans.remove()
-        _tracer = None
+        _tracer = _unrecorded_root = None
         if not await _within(FLUSH_SECONDS, spans.close):
             log.warning("the last traces were not delivered in time", spans=spans.waiting)
 
