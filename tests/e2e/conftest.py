@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e import cluster as clusters
 from tests.e2e.cluster import SERVER_IMAGES, Cluster, image
-from tests.e2e.release import Release
+from tests.e2e.release import Release, namespace
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +36,6 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def release(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Release]:
     """Version 1, installed with `--wait`. The tests of a file follow on one another: each leaves it ready."""
-    release = Release(cluster, f"plinth-{request.module.__name__.rpartition('test_')[2]}")
-    release.make_namespace()
-    try:
+    with namespace(cluster, f"plinth-{request.module.__name__.rpartition('test_')[2]}") as release:
         release.install()
         yield release
-    finally:
-        release.delete_namespace()

@@ -45,18 +45,6 @@ class Release:
         self.apps: Any = client.AppsV1Api(api)
         self.batch: Any = client.BatchV1Api(api)
 
-    # --- the namespace ---
-
-    def make_namespace(self) -> None:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        self.core.create_namespace({"metadata": {"name": self.namespace, "labels": labels}})
-
-    def delete_namespace(self) -> None:
-        """Free the node port at once; the pods take the time that they are given to go."""
-        for service in self.core.list_namespaced_service(self.namespace).items:
-            self.core.delete_namespaced_service(service.metadata.name, self.namespace)
-        self.core.delete_namespace(self.namespace)
-
     # --- Helm ---
 
     def helm(self, *arguments: str) -> str:
@@ -161,6 +149,21 @@ class Release:
     def tokens(self, *subjects: str) -> list[str]:
         commands = "; ".join(f"plinth token --sub {subject}" for subject in subjects)
         return self.execute(self.pods("api")[0].metadata.name, "sh", "-c", commands).split()
+
+
+@contextmanager
+def namespace(cluster: Cluster, name: str) -> Iterator[Release]:
+    """A new namespace for a release, with nothing in it yet. It goes when the block ends."""
+    release = Release(cluster, name)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    release.core.create_namespace({"metadata": {"name": name, "labels": labels}})
+    try:
+        yield release
+    finally:
+        # The node port is free at once then; pods take the time that they are given to go.
+        for service in release.core.list_namespaced_service(name).items:
+            release.core.delete_namespaced_service(service.metadata.name, name)
+        release.core.delete_namespace(name)
 
 
 @contextmanager

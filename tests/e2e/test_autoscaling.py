@@ -7,7 +7,7 @@ import pytest
 from tests.e2e import addons
 from tests.e2e.batch import ask_for_a_batch, batch_is_whole
 from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release, until
+from tests.e2e.release import Release, namespace, until
 
 WORKERS = 3
 VALUES = (
@@ -24,13 +24,9 @@ VALUES = (
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
     addons.install(cluster, addons.KEDA)
-    release = Release(cluster, "plinth-autoscaling")
-    release.make_namespace()
-    try:
+    with namespace(cluster, "plinth-autoscaling") as release:
         release.install("1", *VALUES)
         yield release
-    finally:
-        release.delete_namespace()
 
 
 def test_workers_come_with_a_backlog_and_go_with_it(release: Release) -> None:

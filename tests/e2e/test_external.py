@@ -13,7 +13,17 @@ import yaml
 
 from app.core.config import DEVELOPMENT_SECRET_KEY
 from tests.e2e.cluster import HELM, Cluster, image
-from tests.e2e.release import NODE_PORT, RESTRICTED_CONTAINER, RESTRICTED_POD, URL, Release, caller, is_ready, until
+from tests.e2e.release import (
+    NODE_PORT,
+    RESTRICTED_CONTAINER,
+    RESTRICTED_POD,
+    URL,
+    Release,
+    caller,
+    is_ready,
+    namespace,
+    until,
+)
 from tests.e2e.shell import Shell
 from tests.integration.test_docs import blocks
 
@@ -36,9 +46,7 @@ BESIDES = {
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
     """A namespace with a PostgreSQL and a Redis in it that are nobody's."""
-    release = Release(cluster, "plinth-external")
-    release.make_namespace()
-    try:
+    with namespace(cluster, "plinth-external") as release:
         start(release, "database", 5432, {
             "image": "postgres:17",
             "env": [
@@ -54,8 +62,6 @@ def release(cluster: Cluster) -> Iterator[Release]:
             "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
         }, "/data", "/tmp")  # fmt: skip
         yield release
-    finally:
-        release.delete_namespace()
 
 
 @pytest.fixture(scope="module")

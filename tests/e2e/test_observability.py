@@ -12,7 +12,7 @@ import pytest
 from app.business.exports import BUILD
 from tests.e2e import watchers
 from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release, caller, until
+from tests.e2e.release import Release, caller, namespace, until
 from tests.e2e.traffic import traffic
 from tests.e2e.watchers import FOLDER, Prometheus, trace
 from tests.observability.queries import panel_queries, read
@@ -39,13 +39,9 @@ def prometheus(cluster: Cluster) -> Prometheus:
 
 @pytest.fixture(scope="module")
 def release(cluster: Cluster, prometheus: Prometheus) -> Iterator[Release]:
-    release = Release(cluster, "plinth-observability")
-    release.make_namespace()
-    try:
+    with namespace(cluster, "plinth-observability") as release:
         release.install("1", *VALUES)
         yield release
-    finally:
-        release.delete_namespace()
 
 
 class TestMetrics:

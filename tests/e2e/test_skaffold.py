@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.cluster import ROOT, Cluster
-from tests.e2e.release import URL, Release, until
+from tests.e2e.release import URL, Release, namespace, until
 from tests.e2e.shell import Shell
 
 # What an edit changes, and whoever asks sees.
@@ -21,16 +21,6 @@ EDITS = 3
 # On an idle machine it is a tenth of that. The figure is printed.
 SERVED_WITHIN = 20
 KEPT_OUT = shutil.ignore_patterns(".git", ".venv", ".plinth", ".*_cache", "__pycache__", "*.egg-info")
-
-
-@contextmanager
-def namespace(cluster: Cluster, name: str) -> Iterator[Release]:
-    release = Release(cluster, name)
-    release.make_namespace()
-    try:
-        yield release
-    finally:
-        release.delete_namespace()
 
 
 class TestRun:
