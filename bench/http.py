@@ -2,6 +2,7 @@
 
     python bench/http.py [--rounds 8] [--seconds 1.5] [--only get,list] [--json FILE]
     python bench/http.py --observability …    this service with all that watches it, beside itself without
+    python bench/http.py --collector hangs …  this service with a collector that hangs or is away, beside one that takes
 
 Both run on core 0; the load, PostgreSQL and Redis on core 1. Rounds alternate (A B, B A, …), each ratio is taken
 within a pair of neighbours, and the result is the median of those. `README.md` here says what makes it fair.
@@ -112,15 +113,17 @@ class Issuer:
 
 
 class Collector:
-    """Takes spans over OTLP/HTTP on loopback, and throws them away. It runs on the load's core."""
+    """Takes spans over OTLP/HTTP on loopback, and throws them away; or never answers. It runs on the load's core."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hangs: bool = False) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 collector.exports += 1
+                if hangs:
+                    threading.Event().wait()
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -456,6 +459,25 @@ def build_observed(contenders: dict[str, Contender], collector: Collector) -> di
     }
 
 
+TAKING = "its collector takes"
+
+
+def build_with_collectors(contenders: dict[str, Contender], collector: Collector, trouble: str) -> dict[str, Contender]:
+    """This service with all its traces recorded, and a collector in `trouble`; and with one that takes them."""
+    plinth = contenders["plinth"]
+    recording = plinth.env | {"OTEL_TRACES_SAMPLER": "always_on"}
+    url = Collector(hangs=True).url if trouble == "hangs" else "http://127.0.0.1:9"  # where nobody listens
+    return {
+        "plinth": replace(plinth, env=recording | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}),
+        TAKING: Contender(
+            TAKING,
+            plinth.argv,
+            recording | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
+            plinth.log.with_name("taking.log"),
+        ),
+    }
+
+
 def time_starts(contenders: list[Contender]) -> None:
     """Start and stop in turn. The first start does not count, it warms the caches; the last one stays."""
     for contender in contenders:
@@ -532,12 +554,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="pairs of rounds for each case")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
     parser.add_argument("--only", help=f"some of the cases {','.join(CASES)}")
-    parser.add_argument("--observability", action="store_true", help="all that watches the service, on and off")
+    watching = parser.add_mutually_exclusive_group()
+    watching.add_argument("--observability", action="store_true", help="all that watches the service, on and off")
+    watching.add_argument("--collector", choices=["hangs", "away"], help="such a collector, beside one that takes")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
     cases = CASES
     if arguments.observability:  # both cache verdicts, as it is the same service
         cases = {name: replace(CASES[name], opponent=UNOBSERVED) for name in ("health", "get", "list", "create")}
+    if arguments.collector:
+        cases = {name: replace(CASES[name], opponent=TAKING) for name in ("get", "create")}
     chosen = (arguments.only or ",".join(cases)).split(",")
     if unknown := set(chosen) - set(cases):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -553,6 +579,8 @@ def main() -> None:
         collector = Collector()
         if arguments.observability:
             contenders = build_observed(contenders, collector)
+        if arguments.collector:
+            contenders = build_with_collectors(contenders, collector, arguments.collector)
         for contender in contenders.values():
             closing.callback(contender.stop)
         migrate = [sys.executable, "-m", "app.cli", "migrate"]
@@ -569,7 +597,8 @@ def main() -> None:
             results[name] = summarise(cases[name], rounds)
         for contender in contenders.values():
             contender.note_memory("load")
-        expect(not arguments.observability or collector.exports > 0, "no span came to the collector")
+        watched = arguments.observability or arguments.collector
+        expect(not watched or collector.exports > 0, "no span came to the collector")
 
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("fastapi", "uvicorn", "asyncpg")]
     report = {

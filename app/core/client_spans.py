@@ -5,6 +5,8 @@ OpenTelemetry's own instrumentations make an object for each call of the nine in
 here those pay for one look at the current span. Commands go out without their arguments, addresses without query.
 """
 
+from collections.abc import Awaitable
+from time import perf_counter
 from typing import Any, Final
 
 import httpx
@@ -12,7 +14,7 @@ from opentelemetry.trace import Span, StatusCode
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from app.core.tracing import client_span, is_recorded, traceparent
+from app.core.tracing import client_span, is_recorded, note_call, traceparent
 
 __all__ = ["install", "remove"]
 
@@ -39,17 +41,24 @@ def remove() -> None:
 
 
 async def _traced_command(self: Any, *args: Any, **options: Any) -> Any:
-    if not is_recorded():
-        return await _execute_command(self, *args, **options)  # type: ignore[no-untyped-call]
-    with client_span(*_redis_described(self, str(args[0]))):
-        return await _execute_command(self, *args, **options)  # type: ignore[no-untyped-call]
+    answer = _execute_command(self, *args, **options)  # type: ignore[no-untyped-call]
+    return await (_noted(self, str(args[0]), answer) if is_recorded() else answer)
 
 
 async def _traced_pipeline(self: Any, raise_on_error: bool = True) -> Any:
-    if not is_recorded():
-        return await _execute_pipeline(self, raise_on_error)
-    with client_span(*_redis_described(self, "PIPELINE")):
-        return await _execute_pipeline(self, raise_on_error)
+    answer = _execute_pipeline(self, raise_on_error)
+    return await (_noted(self, "PIPELINE", answer) if is_recorded() else answer)
+
+
+async def _noted(client: Any, command: str, answer: Awaitable[Any]) -> Any:
+    began = perf_counter()
+    try:
+        result = await answer
+    except BaseException as error:
+        note_call(*_redis_described(client, command), seconds=perf_counter() - began, error=error)
+        raise
+    note_call(*_redis_described(client, command), seconds=perf_counter() - began)
+    return result
 
 
 def _redis_described(client: Any, command: str) -> tuple[str, dict[str, str | int]]:

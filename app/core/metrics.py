@@ -11,11 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from opentelemetry.trace import format_trace_id, get_current_span
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 import app
+from app.core.histogram import Family, Histogram, render
 
 __all__ = [
     "BUILD_INFO",
@@ -124,16 +125,16 @@ DEPENDENCY_UP = Observed(
     "plinth_dependency_up", "Whether what this process needs was there when it was last asked.", ("dependency",), min
 )
 
-_OPERATION = Histogram(
+_DURATION = Family(
     "db_client_operation_duration_seconds",
     "From the sending of a statement or command to its answer, failures included. BEGIN, COMMIT and ROLLBACK too.",
-    ["db_system_name", "db_operation_name"],
-    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
 _OPERATIONS = {
     "postgresql": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "BEGIN", "COMMIT", "ROLLBACK"}),
     "redis": frozenset({"EVALSHA", "EVAL", "SCRIPT", "PUBLISH", "PING", "GET", "SET", "DEL", "EXPIRE", "TTL"}),
 }
+_operations: dict[tuple[str, str], Histogram] = {}
 _ERRORS = Counter(
     "plinth_db_errors",
     "Statements, commands and connections that failed: the server was away, it took too long, or it refused. What a "
@@ -144,12 +145,16 @@ _ERRORS = Counter(
 
 @lru_cache(maxsize=1024)
 def db_operation(system: str, statement: str) -> Histogram:
-    """Where the time that a statement or command took is counted, by its first word. Cached: most come again."""
+    """Where an event loop counts the time that a statement or command took, by its first word.
+
+    Cached: most come again.
+    """
     words = statement.split(maxsplit=1)
     name = words[0].upper().rstrip(";") if words else ""
     if name not in _OPERATIONS[system]:
         name = "OTHER"
-    return _OPERATION.labels(system, name)
+    new = Histogram(_DURATION, f'db_system_name="{system}",db_operation_name="{name}"')
+    return _operations.setdefault((system, name), new)
 
 
 def db_error(system: str, kind: str) -> None:
@@ -167,6 +172,9 @@ def expose(renderer: Callable[[bool], str]) -> None:
     """Have text of its own shown with everything else. `renderer` is asked whether for OpenMetrics, and may be asked by
     any thread."""
     _renderers.append(renderer)
+
+
+expose(lambda openmetrics: render(_DURATION, _operations.copy().values(), openmetrics))
 
 
 def exposition(accept: str) -> tuple[str, bytes]:

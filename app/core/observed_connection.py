@@ -15,16 +15,21 @@ from typing import Any
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
-from opentelemetry.trace import Span, StatusCode
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from app.core.metrics import db_operation
-from app.core.tracing import is_recorded, start_client_span
+from app.core.tracing import is_recorded, note_call
 
 __all__ = ["described", "observe"]
 
 MAX_STATEMENT = 2000  # characters
+# What a transaction begins and ends with has a span if it takes that long, as when a pooler has no server to give.
+BOUNDARY_SECONDS = 0.005
+
+DEFAULT_PORT = 5432  # which spans need not name
+
+_BOUNDARIES = frozenset({"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"})
 
 _OPERATION = re.compile(r"\s*(\w+)")
 # What is changed says more than what is read for it.
@@ -41,7 +46,8 @@ def observe(engine: Engine, *, counted: bool) -> None:
     No spans are made of those with which SQLAlchemy looks a new server over.
     """
     url = engine.url
-    named = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
+    port = url.port if url.port != DEFAULT_PORT else None
+    named = {"db.namespace": url.database, "server.address": url.host, "server.port": port}
     server = {"db.system.name": "postgresql", **{name: value for name, value in named.items() if value is not None}}
     connection_class: type[_Connection] = type(
         "Connection", (_Connection,), {"__slots__": (), "counted": counted, "server": server, "ready": False}
@@ -92,18 +98,12 @@ class _Connection(asyncpg.Connection):
 
     async def prepare(self, query: str, **options: Any) -> Any:
         """As SQLAlchemy has every statement prepared, once on each connection. Observed is what fails, and each run."""
-        span = _begun(self, query)
         began = perf_counter()
         try:
-            statement = await super().prepare(query, **options)
+            return _Statement(self, query, await super().prepare(query, **options))
         except BaseException as error:
-            if self.counted:
-                db_operation("postgresql", query).observe(perf_counter() - began)
-            if span is not None:
-                _fail(span, error)
-                span.end()
+            _note(self, query, perf_counter() - began, error)
             raise
-        return _Statement(self, query, statement)  # and the span, never ended, is none
 
 
 class _Statement:
@@ -127,30 +127,23 @@ class _Statement:
 
 
 async def _observed(connection: _Connection, query: str, answer: Awaitable[Any]) -> Any:
-    span = _begun(connection, query)
     began = perf_counter()
     try:
-        return await answer
+        result = await answer
     except BaseException as error:
-        if span is not None:
-            _fail(span, error)
+        _note(connection, query, perf_counter() - began, error)
         raise
-    finally:
-        if connection.counted:
-            db_operation("postgresql", query).observe(perf_counter() - began)
-        if span is not None:
-            span.end()
+    _note(connection, query, perf_counter() - began)
+    return result
 
 
-def _begun(connection: _Connection, query: str) -> Span | None:
+def _note(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
+    if connection.counted:
+        db_operation("postgresql", query).observe(seconds)
     if not is_recorded() or not connection.ready:
-        return None
+        return
     name, operation = described(query)
+    if operation in _BOUNDARIES and seconds < BOUNDARY_SECONDS and error is None:
+        return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
-    return start_client_span(name, attributes)
-
-
-def _fail(span: Span, error: BaseException) -> None:
-    # The type alone: messages quote values.
-    span.set_attribute("error.type", type(error).__qualname__)
-    span.set_status(StatusCode.ERROR)
+    note_call(name, attributes, seconds=seconds, error=error)

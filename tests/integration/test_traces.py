@@ -90,8 +90,8 @@ class TestRequest:
         request = collector.one("PATCH /api/v1/items/{item_id}")
         names = Counter(span.name for span in statements(collector, request))
         assert names.pop("UPDATE item") == 1
-        assert set(names) <= {"BEGIN", "COMMIT", "SELECT item"}
-        assert (names["BEGIN"], names["COMMIT"], names["SELECT item"]) == (1, 1, 1)
+        assert names.pop("SELECT item") == 1
+        assert set(names) <= {"BEGIN", "COMMIT"}  # if they took their time
 
     async def test_that_asks_redis_says_so(self, api: httpx.AsyncClient, collector: Collector) -> None:
         await api.get("/items", headers=signed_in(settings_with(), "somebody-new"))
@@ -162,7 +162,7 @@ async def test_a_request_and_its_job_are_one_trace(
     assert {request.trace_id, enqueued.trace_id, run.trace_id} == {made.headers["traceresponse"][3:35]}
     assert (enqueued.parent_id, run.parent_id) == (request.span_id, enqueued.span_id)
     assert [span.name for span in under(collector, enqueued) if span.kind == "CLIENT"] == ["INSERT job"]
-    assert {span.name for span in under(collector, run)} >= {"BEGIN", "COMMIT"}
+    assert {span.name for span in under(collector, run)} >= {"SELECT item", "INSERT export_chunk", "PUBLISH"}
     for line in log.lines("request") + log.lines("job"):
         if line.get("kind", "exports.build") == "exports.build":
             assert line["trace_id"] == request.trace_id, line

@@ -12,7 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import app.jobs.worker
 import app.main
 import app.services.identity.jwks  # noqa: F401
+from app.core import metrics
 from app.core.http_metrics import HTTP
+from app.core.metrics import db_operation
 
 PAGE = Path("docs/metrics.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", re.MULTILINE)
@@ -36,10 +38,11 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
         kind = getattr(collector, "_type", "gauge")
         labels = tuple(collector._labelnames if hasattr(collector, "_labelnames") else collector._labels)
         found[f"{name}_total" if kind == "counter" else name] = kind, labels
-    for family in text_string_to_metric_families(HTTP.render(openmetrics=False)):
-        labels = ("http_request_method",)
-        if family.type == "histogram":
-            labels += ("http_route", "http_response_status_code")
+    # What is written down by ourselves shows its labels once it has counted something.
+    db_operation("postgresql", "SELECT 1").observe(0.001)
+    HTTP.end(HTTP.begin("GET"), "/", 200, 0.001, 0, 0, None)
+    for family in text_string_to_metric_families("".join(render(False) for render in metrics._renderers)):
+        labels = tuple(label for label in family.samples[0].labels if label != "le")
         found[family.name] = family.type, labels
     return found
 

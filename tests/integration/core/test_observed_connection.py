@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import insert, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlmodel import select
 
-from app.core import tracing
+from app.core import observed_connection, tracing
 from app.core.db import Database
 from app.models.item import Item
 from tests.api import settings_with
@@ -47,6 +48,12 @@ class Tracing:
 
     async def names(self, work: Work, *, recorded: bool = True) -> list[str]:
         return [span.name for span in await self.spans(work, recorded=recorded)]
+
+
+@pytest.fixture(autouse=True)
+def every_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast a transaction begins and ends, it has its spans."""
+    monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", 0)
 
 
 @pytest.fixture(params=[None, "test"], ids=["not counted", "counted"])
@@ -130,6 +137,48 @@ class TestStatements:
     @pytest.mark.parametrize("work", [by_session, by_hand])
     async def test_of_what_is_not_recorded_are_none(self, traced: Tracing, work: Work) -> None:
         assert await traced.names(work, recorded=False) == []
+
+
+class TestBoundaries:
+    """Where transactions begin and end."""
+
+    async def test_are_none_if_they_take_no_time(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
+        assert await traced.names(by_session) == ["INSERT item", "UPDATE item", "SELECT item"]
+
+    async def test_are_one_if_they_fail(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
+
+        async def work(database: Database) -> None:
+            async with database.connection() as connection:
+                await connection.execute("CREATE TEMPORARY TABLE late (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    async with connection.transaction():
+                        await connection.execute("INSERT INTO late VALUES (1), (1)")
+
+        *_, commit = await traced.spans(work)
+        assert (commit.name, commit.failed, commit.attributes["error.type"]) == ("COMMIT", True, "UniqueViolationError")
+
+    async def test_are_one_if_they_take_their_time(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", 0.05)
+
+        async def work(database: Database) -> None:
+            async with database.connection() as connection:
+                await connection.execute(
+                    """
+                    CREATE FUNCTION pg_temp.slow() RETURNS trigger LANGUAGE plpgsql
+                        AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NULL; END $$;
+                    CREATE TEMPORARY TABLE slow (a int);
+                    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED
+                        FOR EACH ROW EXECUTE FUNCTION pg_temp.slow();
+                    """
+                )
+                async with connection.transaction():
+                    await connection.execute("INSERT INTO slow VALUES (1)")
+
+        *_, commit = await traced.spans(work)
+        assert (commit.name, commit.failed) == ("COMMIT", False)
+        assert commit.seconds >= 0.05
 
 
 class TestFailures:

@@ -105,12 +105,28 @@ class TestOperations:
         ],
     )
     def test_of_sql_are_known_by_their_first_word(self, statement: str, name: str) -> None:
-        assert db_operation("postgresql", statement) is metrics._OPERATION.labels("postgresql", name)
+        assert counted_as("postgresql", statement) == name
 
-    def test_of_redis_are_a_fixed_set(self) -> None:
-        assert db_operation("redis", "PUBLISH") is metrics._OPERATION.labels("redis", "PUBLISH")
-        assert db_operation("redis", "SCRIPT LOAD") is metrics._OPERATION.labels("redis", "SCRIPT")
-        assert db_operation("redis", "FLUSHALL") is metrics._OPERATION.labels("redis", "OTHER")
+    @pytest.mark.parametrize(
+        ("command", "name"), [("PUBLISH", "PUBLISH"), ("SCRIPT LOAD", "SCRIPT"), ("FLUSHALL", "OTHER")]
+    )
+    def test_of_redis_are_a_fixed_set(self, command: str, name: str) -> None:
+        assert counted_as("redis", command) == name
+
+
+def counted_as(system: str, statement: str) -> str:
+    """The name under which one more has been counted."""
+
+    def counts() -> dict[str, float]:
+        name = "db_client_operation_duration_seconds_count"
+        found = [sample for sample in samples() if sample.name == name and sample.labels["db_system_name"] == system]
+        return {sample.labels["db_operation_name"]: sample.value for sample in found}
+
+    before = counts()
+    db_operation(system, statement).observe(0.1)
+    ((name, more),) = counts().items() - before.items()
+    assert more == before.get(name, 0) + 1
+    return name
 
 
 class TestExemplar:
