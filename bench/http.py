@@ -597,8 +597,8 @@ def main() -> None:
             results[name] = summarise(cases[name], rounds)
         for contender in contenders.values():
             contender.note_memory("load")
-        watched = arguments.observability or arguments.collector
-        expect(not watched or collector.exports > 0, "no span came to the collector")
+        traced = arguments.observability or arguments.collector
+        expect(not traced or collector.exports > 0, "no span came to the collector")
 
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("fastapi", "uvicorn", "asyncpg")]
     report = {

@@ -8,9 +8,9 @@ The only module that imports OpenTelemetry's SDK, which it does for who has trac
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,7 +30,8 @@ from opentelemetry.sdk.trace.sampling import (
     SamplingResult,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
 from app import __version__
@@ -46,6 +47,8 @@ MAX_ANSWER = 65_536  # bytes of it that are read; nobody looks at them
 MAX_REASON = 500  # characters, of what a collector may have said
 
 _UNRECORDED = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
+_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
+_SCOPE = InstrumentationScope("app")
 
 # Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -69,15 +72,17 @@ class Spans:
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
         )
         processor.queue = self._queue
+        self._resource = _resource(settings, component)
         self._ids = _Ids()
         self._bound = _bound(settings)
         self.provider = TracerProvider(
             sampler=_sampler(settings),
-            resource=_resource(settings, component),
+            resource=self._resource,
             id_generator=self._ids,
             shutdown_on_exit=False,
         )
         self.provider.add_span_processor(processor)
+        self.tracer = self.provider.get_tracer(_SCOPE.name)
 
     def unrecorded_root(self) -> SpanContext | None:
         """Begin a trace that is not recorded. None: the next one that is begun will be, and its id has been drawn.
@@ -89,6 +94,31 @@ class Spans:
             return SpanContext(trace_id, self._ids.generate_span_id(), False, _UNRECORDED)
         self._ids.drawn = trace_id
         return None
+
+    def note_call(
+        self, name: str, attributes: Mapping[str, str | int], parent: SpanContext, *, seconds: float, failed: bool
+    ) -> None:
+        """Record a call that took until now, made by `parent`, which is recorded too.
+
+        The SDK takes six times as long to begin a span and to end it.
+        """
+        end = time_ns()
+        context = SpanContext(
+            parent.trace_id, self._ids.generate_span_id(), False, parent.trace_flags, parent.trace_state
+        )
+        span = ReadableSpan(
+            name,
+            context,
+            parent,
+            self._resource,
+            attributes,
+            kind=SpanKind.CLIENT,
+            status=_FAILED if failed else _UNSET,
+            start_time=end - int(seconds * 1e9),
+            end_time=end,
+            instrumentation_scope=_SCOPE,
+        )
+        self.provider._active_span_processor.on_end(span)
 
     @property
     def waiting(self) -> int:
@@ -109,6 +139,17 @@ class _Ids(RandomIdGenerator):
     def generate_trace_id(self) -> int:
         drawn, self.drawn = self.drawn, 0
         return drawn or super().generate_trace_id()
+
+
+class _Resource(Resource):
+    """What says it all, hashed once: the exporter asks for that with each span, and is given JSON to hash."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__({**resource.attributes}, resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class _Session(requests.Session):
@@ -254,7 +295,7 @@ def _resource(settings: Settings, component: str) -> Resource:
     attributes |= _pairs(settings.OTEL_RESOURCE_ATTRIBUTES or "")
     if settings.OTEL_SERVICE_NAME is not None:
         attributes["service.name"] = settings.OTEL_SERVICE_NAME
-    return Resource.create(attributes)
+    return _Resource(Resource.create(attributes))
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -14,8 +14,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Thread
-from time import time_ns
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from opentelemetry import context as otel
@@ -28,6 +27,9 @@ from starlette.types import Scope
 from app.core.config import Settings
 from app.core.logging import read_trace_from
 from app.core.routes import UNMATCHED
+
+if TYPE_CHECKING:
+    from app.core.spans import Spans
 
 __all__ = [
     "MAX_PATH",
@@ -65,18 +67,17 @@ _KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _NOBODY = Context()
 
-_tracer: trace.Tracer | None = None
-_unrecorded_root: Callable[[], SpanContext | None] | None = None
+_spans: "Spans | None" = None
 
 
 def is_on() -> bool:
     """Whether spans are made in this process."""
-    return _tracer is not None
+    return _spans is not None
 
 
 def is_recorded() -> bool:
     """Whether what is done now belongs to a trace that is recorded here."""
-    return _tracer is not None and bool(trace.get_current_span().get_span_context().trace_flags & TraceFlags.SAMPLED)
+    return _spans is not None and bool(trace.get_current_span().get_span_context().trace_flags & TraceFlags.SAMPLED)
 
 
 def current_trace_id() -> str | None:
@@ -91,8 +92,8 @@ async def running(settings: Settings, component: Literal["api", "worker"]) -> As
 
     At the end what has been recorded is sent, for `FLUSH_SECONDS` at most.
     """
-    global _tracer, _unrecorded_root  # noqa: PLW0603 - one for a process
-    if settings.traces_endpoint is None or _tracer is not None:
+    global _spans  # noqa: PLW0603 - one for a process
+    if settings.traces_endpoint is None or _spans is not None:
         yield
         return
     from app.core import client_spans
@@ -101,15 +102,14 @@ async def running(settings: Settings, component: Literal["api", "worker"]) -> As
     spans = Spans(settings, settings.traces_endpoint, component)
     # Libraries that bring spans of their own find it there.
     trace.set_tracer_provider(spans.provider)
-    _tracer = spans.provider.get_tracer("app")
-    _unrecorded_root = spans.unrecorded_root
+    _spans = spans
     client_spans.install()
     log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
     try:
         yield
     finally:
         client_spans.remove()
-        _tracer = _unrecorded_root = None
+        _spans = None
         if not await _within(FLUSH_SECONDS, spans.close):
             log.warning("the last traces were not delivered in time", spans=spans.waiting)
 
@@ -143,13 +143,13 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
     caller's and records nothing.
     """
     caller = None if traceparent is None else _read(traceparent, tracestate)
-    if _tracer is None:
+    if _spans is None:
         return None if caller is None else NonRecordingSpan(caller)
-    if caller is None and _unrecorded_root is not None and (unrecorded := _unrecorded_root()) is not None:
+    if caller is None and (unrecorded := _spans.unrecorded_root()) is not None:
         return NonRecordingSpan(unrecorded)
     method = scope["method"]
     known = method in _METHODS
-    return _tracer.start_span(
+    return _spans.tracer.start_span(
         method if known else "HTTP",
         _NOBODY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _NOBODY),
         SpanKind.SERVER,
@@ -165,7 +165,7 @@ def end_request(span: Span, scope: Scope, *, route: str, status: int, error: Bas
     """End a request's span. `status` is 0 and `error` what ended it where there was no response."""
     if not span.is_recording():
         return
-    attributes: dict[str, Any] = {"network.protocol.version": scope.get("http_version", "1.1")}
+    attributes: dict[str, Any] = {}
     if route != UNMATCHED:
         method = scope["method"] if scope["method"] in _METHODS else "HTTP"
         span.update_name(f"{method} {route}")
@@ -187,7 +187,7 @@ def end_request(span: Span, scope: Scope, *, route: str, status: int, error: Bas
 def traceresponse(span: Span) -> bytes:
     """What the header of that name says to the caller: trace, span, and whether it was recorded here."""
     context = span.get_span_context()
-    flags = int(context.trace_flags) if _tracer is not None else 0
+    flags = int(context.trace_flags) if _spans is not None else 0
     return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
 
 
@@ -203,7 +203,7 @@ def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) 
     context = trace.get_current_span(within).get_span_context()
     if not context.is_valid:
         yield None
-    elif _tracer is None or not context.trace_flags.sampled:
+    elif _spans is None or not context.trace_flags.sampled:
         yield _carrier(context)
     else:
         attributes: dict[str, str | int] = {
@@ -230,7 +230,7 @@ def begin_job(
     if carrier is not None and "traceparent" in carrier:
         parent = _read(carrier["traceparent"], carrier.get("tracestate"))
     span: Span | None
-    if _tracer is None:
+    if _spans is None:
         span = None if parent is None else NonRecordingSpan(parent)
     else:
         context, links = _NOBODY, ()
@@ -245,7 +245,7 @@ def begin_job(
             "plinth.job.kind": kind,
             **attributes,
         }
-        span = _tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
+        span = _spans.tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
     if span is not None:
         otel.attach(trace.set_span_in_context(span))
     return span
@@ -274,15 +274,17 @@ def client_span(
     within: Context | None = None,
 ) -> Iterator[Span]:
     """A span around a call to somebody else, for what `is_recorded`; current while the block runs."""
-    if _tracer is None:  # tracing has just ended
+    if _spans is None:  # tracing has just ended
         yield trace.INVALID_SPAN
         return
-    span = _tracer.start_span(name, within, kind, attributes)
+    span = _spans.tracer.start_span(name, within, kind, attributes)
     token = otel.attach(trace.set_span_in_context(span))
     try:
         yield span
     except BaseException as error:
-        _fail(span, error)
+        # The type alone: messages quote values.
+        span.set_attribute("error.type", _type_of(error))
+        span.set_status(StatusCode.ERROR)
         raise
     finally:
         otel.detach(token)
@@ -293,12 +295,12 @@ def note_call(
     name: str, attributes: Mapping[str, str | int], *, seconds: float, error: BaseException | None = None
 ) -> None:
     """A span of a call to somebody else that took until now, for what `is_recorded`: cheaper than one around it."""
-    if _tracer is None:
+    if _spans is None:
         return
-    span = _tracer.start_span(name, None, SpanKind.CLIENT, attributes, start_time=time_ns() - int(seconds * 1e9))
     if error is not None:
-        _fail(span, error)
-    span.end()
+        attributes = {**attributes, "error.type": _type_of(error)}
+    parent = trace.get_current_span().get_span_context()
+    _spans.note_call(name, attributes, parent, seconds=seconds, failed=error is not None)
 
 
 def traceparent() -> str | None:
@@ -334,12 +336,6 @@ def _carrier(context: SpanContext) -> str:
     return json.dumps(carrier)
 
 
-def _fail(span: Span, error: BaseException) -> None:
-    # The type alone: messages quote values.
-    span.set_attribute("error.type", _type_of(error))
-    span.set_status(StatusCode.ERROR)
-
-
 def _type_of(error: BaseException | None) -> str:
     return "no_response" if error is None else type(error).__qualname__
 
@@ -348,7 +344,7 @@ def _ids() -> tuple[str, str] | None:
     context = trace.get_current_span().get_span_context()
     if not context.trace_id:
         return None
-    return format(context.trace_id, "032x"), format(context.span_id, "016x")
+    return context.trace_id.to_bytes(16).hex(), context.span_id.to_bytes(8).hex()
 
 
 read_trace_from(_ids)

@@ -195,7 +195,6 @@ class TestRequest:
             "http.response.status_code": 200,
             "url.path": "/api/things/7",
             "url.scheme": "http",
-            "network.protocol.version": "1.1",
             "client.address": "203.0.113.7",
             "user_agent.original": "a" * 256,
         }
