@@ -5,7 +5,8 @@
     python bench/http.py --collector hangs …  this service with a collector that hangs or is away, beside one that takes
 
 Both run on core 0; the load, PostgreSQL and Redis on core 1. Rounds alternate (A B, B A, …), each ratio is taken
-within a pair of neighbours, and the result is the median of those. `README.md` here says what makes it fair.
+within a pair of neighbours, and the result is the median of those. Processes are begun anew now and then: one and the
+same program may cost 3% more or less from one start to the next. `README.md` here says what makes it fair.
 """
 # ruff: noqa: E402 - the path comes first, because of this file's name
 
@@ -351,15 +352,19 @@ def measure(contender: Contender, calls: list[Call], seconds: float, max_request
 
 
 def compare(
-    case: Case, work: Work, contenders: dict[str, Contender], rounds: int, seconds: float
+    case: Case, work: Work, contenders: dict[str, Contender], rounds: int, seconds: float, *, anew: bool
 ) -> dict[str, list[Round]]:
-    """Alternating rounds of one case: A B, B A, A B, …"""
+    """Alternating rounds of one case: A B, B A, A B, …; with `anew`, each two pairs of them by new processes."""
     pair = [contenders["plinth"], contenders[case.opponent]]
     calls = {contender.name: case.calls(work, contender) for contender in pair}
-    for contender in pair:
-        measure(contender, calls[contender.name], WARM_UP_SECONDS)
     result: dict[str, list[Round]] = {contender.name: [] for contender in pair}
     for number in range(rounds):
+        if number == 0 or (anew and number % 2 == 0):
+            for contender in pair:
+                if number > 0:
+                    contender.stop()
+                    contender.start()
+                measure(contender, calls[contender.name], WARM_UP_SECONDS)
         for contender in pair if number % 2 == 0 else pair[::-1]:
             if case.cold:
                 fresh = case.calls(work, contender)
@@ -593,7 +598,9 @@ def main() -> None:
         results = {}
         for name in chosen:
             print(f"{cases[name].title} …", file=sys.stderr, flush=True)
-            rounds = compare(cases[name], work, contenders, arguments.rounds, arguments.seconds)
+            # What a process has to do with a collector in trouble shows in the same one, after a while.
+            anew = arguments.collector is None
+            rounds = compare(cases[name], work, contenders, arguments.rounds, arguments.seconds, anew=anew)
             results[name] = summarise(cases[name], rounds)
         for contender in contenders.values():
             contender.note_memory("load")
