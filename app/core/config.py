@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     OTEL_EXPORTER_OTLP_HEADERS: types.Headers | None = None
     OTEL_EXPORTER_OTLP_TRACES_HEADERS: types.Headers | None = None
     OTEL_EXPORTER_OTLP_PROTOCOL: str = "http/protobuf"
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: str | None = None
     OTEL_TRACES_EXPORTER: Literal["otlp", "none"] = "otlp"
     OTEL_TRACES_SAMPLER: types.Sampler = "parentbased_traceidratio"
     OTEL_TRACES_SAMPLER_ARG: float = Field(0.1, ge=0, le=1)
@@ -399,8 +400,10 @@ def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
             yield name, "expected https:// (http:// only to this machine, with ENVIRONMENT local or test)"
 
     if settings.traces_endpoint is not None:
-        if settings.OTEL_EXPORTER_OTLP_PROTOCOL != "http/protobuf":
-            yield "OTEL_EXPORTER_OTLP_PROTOCOL", "expected http/protobuf, the only one that is spoken here"
+        own = settings.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
+        if (own or settings.OTEL_EXPORTER_OTLP_PROTOCOL) != "http/protobuf":
+            name = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" if own else "OTEL_EXPORTER_OTLP_PROTOCOL"
+            yield name, "expected http/protobuf, the only one that is spoken here"
         if settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE > settings.OTEL_BSP_MAX_QUEUE_SIZE:
             yield "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "expected no more than OTEL_BSP_MAX_QUEUE_SIZE"
 

@@ -367,6 +367,7 @@ class TestTraces:
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:password@collector"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
             ("OTEL_TRACES_SAMPLER_ARG", "10"),
@@ -393,6 +394,11 @@ class TestTraces:
 
     def test_what_others_need_does_not_matter_while_they_are_off(self) -> None:
         assert Settings.isolated(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").traces_endpoint is None
+
+    def test_go_by_their_own_protocol_whatever_other_signals_have(self) -> None:
+        names = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        values = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", **dict(zip(names, ("grpc", "http/protobuf"), strict=True))}
+        assert Settings.isolated(**values).traces_endpoint == "http://a/v1/traces"
 
     def test_the_spelling_of_a_sampler_may_be_any(self) -> None:
         assert Settings.isolated(OTEL_TRACES_SAMPLER="Always_On").OTEL_TRACES_SAMPLER == "always_on"
