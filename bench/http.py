@@ -194,10 +194,10 @@ class Contender:
         return answer
 
     def note_memory(self, when: str) -> None:
-        """Resident memory in MB (10^6 bytes), as the kernel counts it."""
+        """Resident memory in MB (10^6 bytes), as the kernel counts it: the most of all its processes."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
-                self.memory[when] = int(line.split()[1]) * 1024 / 1e6
+                self.memory[when] = max(self.memory.get(when, 0), int(line.split()[1]) * 1024 / 1e6)
 
 
 def expect(holds: bool, message: str) -> None:
@@ -362,6 +362,7 @@ def compare(
         if number == 0 or (anew and number % 2 == 0):
             for contender in pair:
                 if number > 0:
+                    contender.note_memory("load")
                     contender.stop()
                     contender.start()
                 measure(contender, calls[contender.name], WARM_UP_SECONDS)

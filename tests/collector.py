@@ -20,7 +20,8 @@ Behaviour = Literal["takes", "refuses", "redirects", "floods", "hangs"]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A span as it arrived. Ids in hexadecimal digits; no parent is an empty one."""
+    """A span as it arrived. Ids in hexadecimal digits; no parent is an empty one. `scope` tells apart
+    those of one export."""
 
     name: str
     kind: str
@@ -31,6 +32,9 @@ class Recorded:
     attributes: dict[str, Any]
     links: list[tuple[str, str]]
     resource: dict[str, Any]
+    scope: int
+    flags: int
+    tracestate: str
     seconds: float
 
 
@@ -113,7 +117,7 @@ def collecting(behaviour: Behaviour = "takes") -> Iterator[Collector]:
 def _read(request: ExportTraceServiceRequest) -> Iterator[Recorded]:
     for group in request.resource_spans:
         resource = _attributes(group.resource.attributes)
-        for scope in group.scope_spans:
+        for number, scope in enumerate(group.scope_spans):
             for span in scope.spans:
                 yield Recorded(
                     name=span.name,
@@ -125,6 +129,9 @@ def _read(request: ExportTraceServiceRequest) -> Iterator[Recorded]:
                     attributes=_attributes(span.attributes),
                     links=[(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
                     resource=resource,
+                    scope=number,
+                    flags=span.flags,
+                    tracestate=span.trace_state,
                     seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
                 )
 

@@ -18,6 +18,8 @@ from app.core.tracing import client_span, is_recorded, note_call, traceparent
 
 __all__ = ["install", "remove"]
 
+DEFAULT_PORT = 6379  # which spans need not name
+
 _execute_command: Final = Redis.execute_command
 _execute_pipeline: Final = Pipeline.execute
 _handle_async_request: Final = httpx.AsyncHTTPTransport.handle_async_request
@@ -42,7 +44,7 @@ def remove() -> None:
 
 async def _traced_command(self: Any, *args: Any, **options: Any) -> Any:
     answer = _execute_command(self, *args, **options)  # type: ignore[no-untyped-call]
-    return await (_noted(self, str(args[0]), answer) if is_recorded() else answer)
+    return await (_noted(self, str(*args[:1]), answer) if is_recorded() else answer)
 
 
 async def _traced_pipeline(self: Any, raise_on_error: bool = True) -> Any:
@@ -63,7 +65,11 @@ async def _noted(client: Any, command: str, answer: Awaitable[Any]) -> Any:
 
 def _redis_described(client: Any, command: str) -> tuple[str, dict[str, str | int]]:
     where = client.connection_pool.connection_kwargs
-    named = {"server.address": where.get("host") or where.get("path"), "server.port": where.get("port")}
+    port = where.get("port")
+    named = {
+        "server.address": where.get("host") or where.get("path"),
+        "server.port": port if port != DEFAULT_PORT else None,
+    }
     return command, {
         "db.system.name": "redis",
         "db.operation.name": command,

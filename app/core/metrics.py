@@ -153,8 +153,11 @@ def db_operation(system: str, statement: str) -> Histogram:
     name = words[0].upper().rstrip(";") if words else ""
     if name not in _OPERATIONS[system]:
         name = "OTHER"
-    new = Histogram(_DURATION, f'db_system_name="{system}",db_operation_name="{name}"')
-    return _operations.setdefault((system, name), new)
+    found = _operations.get((system, name))
+    if found is None:
+        found = Histogram(_DURATION, f'db_system_name="{system}",db_operation_name="{name}"')
+        _operations[system, name] = found
+    return found
 
 
 def db_error(system: str, kind: str) -> None:
@@ -164,7 +167,7 @@ def db_error(system: str, kind: str) -> None:
 
 # --- showing them ---
 
-# Of these there are too many for the client library: it takes five times as long to write a line.
+# Of these there are too many for the client library, or they are counted too often: it takes five times as long.
 _renderers: list[Callable[[bool], str]] = []
 
 
@@ -185,7 +188,7 @@ def exposition(accept: str) -> tuple[str, bytes]:
         encode, content_type = choose_encoder("")
     content = encode(REGISTRY)
     openmetrics = content_type.startswith("application/openmetrics-text")
-    own = "".join(render(openmetrics) for render in _renderers).encode()
+    own = "".join(renderer(openmetrics) for renderer in _renderers).encode()
     if openmetrics:
         end = b"# EOF\n"
         return content_type, content.removesuffix(end) + own + end

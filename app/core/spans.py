@@ -48,7 +48,7 @@ MAX_REASON = 500  # characters, of what a collector may have said
 
 _UNRECORDED = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
 _UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-_SCOPE = InstrumentationScope("app")
+_SCOPE = InstrumentationScope("app", "")  # as the tracer makes it of its name
 
 # Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
 _EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -72,12 +72,11 @@ class Spans:
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
         )
         processor.queue = self._queue
-        self._resource = _resource(settings, component)
         self._ids = _Ids()
         self._bound = _bound(settings)
         self.provider = TracerProvider(
             sampler=_sampler(settings),
-            resource=self._resource,
+            resource=_resource(settings, component),
             id_generator=self._ids,
             shutdown_on_exit=False,
         )
@@ -100,7 +99,8 @@ class Spans:
     ) -> None:
         """Record a call that took until now, made by `parent`, which is recorded too.
 
-        The SDK takes six times as long to begin a span and to end it.
+        The SDK takes six times as long to begin a span and to end it. Its limits on attributes do not reach here, and
+        processors that others have added see no beginning.
         """
         end = time_ns()
         context = SpanContext(
@@ -110,7 +110,7 @@ class Spans:
             name,
             context,
             parent,
-            self._resource,
+            self.provider.resource,
             attributes,
             kind=SpanKind.CLIENT,
             status=_FAILED if failed else _UNSET,

@@ -274,10 +274,11 @@ def client_span(
     within: Context | None = None,
 ) -> Iterator[Span]:
     """A span around a call to somebody else, for what `is_recorded`; current while the block runs."""
-    if _spans is None:  # tracing has just ended
+    spans = _spans
+    if spans is None:  # tracing has just ended
         yield trace.INVALID_SPAN
         return
-    span = _spans.tracer.start_span(name, within, kind, attributes)
+    span = spans.tracer.start_span(name, within, kind, attributes)
     token = otel.attach(trace.set_span_in_context(span))
     try:
         yield span
@@ -295,12 +296,13 @@ def note_call(
     name: str, attributes: Mapping[str, str | int], *, seconds: float, error: BaseException | None = None
 ) -> None:
     """A span of a call to somebody else that took until now, for what `is_recorded`: cheaper than one around it."""
-    if _spans is None:
+    spans = _spans
+    if spans is None or isinstance(error, GeneratorExit):  # nobody waits any longer, and the current span is anyone's
         return
     if error is not None:
         attributes = {**attributes, "error.type": _type_of(error)}
     parent = trace.get_current_span().get_span_context()
-    _spans.note_call(name, attributes, parent, seconds=seconds, failed=error is not None)
+    spans.note_call(name, attributes, parent, seconds=seconds, failed=error is not None)
 
 
 def traceparent() -> str | None:

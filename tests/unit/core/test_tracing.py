@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -559,6 +560,42 @@ class TestClients:
         async with tracing.running(traced(collector.url), "api"):
             assert httpx.AsyncHTTPTransport.handle_async_request is not before[0]
         assert (httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request) == before
+
+
+class TestCalls:
+    """What is noted of a call when it is over is the same as if the SDK had begun and ended its span."""
+
+    async def test_are_like_the_sdk_s_own(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+            scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
+            request = tracing.begin_request(scope, *headers)
+            assert request is not None
+            with trace.use_span(request), tracing.client_span("begun", {"a": 1, "b": "c"}):
+                pass
+            with trace.use_span(request):
+                tracing.note_call("noted", {"a": 1, "b": "c"}, seconds=0)
+            request.end()
+
+        begun, noted = collector.one("begun"), collector.one("noted")
+        assert replace(noted, name="begun", span_id=begun.span_id, seconds=begun.seconds) == begun
+        assert begun.tracestate == "a=1"
+
+    async def test_took_as_long_as_they_say_and_fail_with_a_kind_of_error(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url), "api"):
+            with trace.get_tracer("test").start_as_current_span("outer"):
+                tracing.note_call("noted", {}, seconds=1.5, error=ValueError("hunter2"))
+
+        noted = collector.one("noted")
+        assert round(noted.seconds, 6) == 1.5
+        assert (noted.failed, noted.attributes) == (True, {"error.type": "ValueError"})
+
+    async def test_that_nobody_waits_for_any_more_are_none(self, collector: Collector) -> None:
+        """A coroutine is closed wherever it is collected, which may be within another request."""
+        async with tracing.running(traced(collector.url), "api"):
+            with trace.get_tracer("test").start_as_current_span("outer"):
+                tracing.note_call("noted", {}, seconds=0, error=GeneratorExit())
+
+        assert [span.name for span in collector.spans] == ["outer"]
 
 
 class TestJobs:
