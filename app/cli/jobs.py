@@ -186,7 +186,8 @@ def retry(
     if as_json:
         print_json({"count": count, "dry_run": dry_run})
     else:
-        click.echo(f"{count} dead letters {'would be' if dry_run else 'are'} done again.")
+        letters = "dead letter" if count == 1 else "dead letters"
+        click.echo(f"{count} {letters} {'would be' if dry_run else 'will be'} done again.")
     if count == most:
         click.echo(f"That is the limit of {most}: there may be more.", err=True)
 

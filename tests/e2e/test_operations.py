@@ -46,7 +46,7 @@ def test_dead_letters_are_done_again(release: Release, shell: Shell) -> None:
         release.execute(operator, "plinth", "jobs", "resume", "default")
         path = f"exports/{export['id']}"
         assert http.get(path).json()["status"] == "failed"
-        assert "1 dead letters are done again" in shell.run(IMAGE + REPLAY)
+        assert "1 dead letter will be done again" in shell.run(IMAGE + REPLAY)
         until(lambda: http.get(path).json()["status"] == "ready", "the export is ready", within=30)
 
 

@@ -423,7 +423,8 @@ class TestRetry:
         self, run: Run, sql: Sql, dead: dict[int, str], options: tuple[str, ...], expected: set[int]
     ) -> None:
         result = run("jobs", "retry", *options)
-        assert (result.exit_code, result.stdout) == (0, f"{len(expected)} dead letters are done again.\n")
+        letters = "dead letter" if len(expected) == 1 else "dead letters"
+        assert (result.exit_code, result.stdout) == (0, f"{len(expected)} {letters} will be done again.\n")
         assert ("there may be more" in result.stderr) == ("--limit" in options)
         back = {str(row["id"]) for row in sql("SELECT id FROM job WHERE state = 'available'")}
         assert back == {dead[hours] for hours in expected}
