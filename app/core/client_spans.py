@@ -18,8 +18,6 @@ from app.core.tracing import client_span, is_recorded, note_call, traceparent
 
 __all__ = ["install", "remove"]
 
-DEFAULT_PORT = 6379  # which spans need not name
-
 _execute_command: Final = Redis.execute_command
 _execute_pipeline: Final = Pipeline.execute
 _handle_async_request: Final = httpx.AsyncHTTPTransport.handle_async_request
@@ -65,11 +63,7 @@ async def _noted(client: Any, command: str, answer: Awaitable[Any]) -> Any:
 
 def _redis_described(client: Any, command: str) -> tuple[str, dict[str, str | int]]:
     where = client.connection_pool.connection_kwargs
-    port = where.get("port")
-    named = {
-        "server.address": where.get("host") or where.get("path"),
-        "server.port": port if port != DEFAULT_PORT else None,
-    }
+    named = {"server.address": where.get("host") or where.get("path"), "server.port": where.get("port")}
     return command, {
         "db.system.name": "redis",
         "db.operation.name": command,

@@ -27,8 +27,6 @@ MAX_STATEMENT = 2000  # characters
 # What a transaction begins and ends with has a span if it takes that long, as when a pooler has no server to give.
 BOUNDARY_SECONDS = 0.005
 
-DEFAULT_PORT = 5432  # which spans need not name
-
 _BOUNDARIES = frozenset({"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"})
 
 _OPERATION = re.compile(r"\s*(\w+)")
@@ -46,8 +44,7 @@ def observe(engine: Engine, *, counted: bool) -> None:
     No spans are made of those with which SQLAlchemy looks a new server over.
     """
     url = engine.url
-    port = url.port if url.port != DEFAULT_PORT else None
-    named = {"db.namespace": url.database, "server.address": url.host, "server.port": port}
+    named = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
     server = {"db.system.name": "postgresql", **{name: value for name, value in named.items() if value is not None}}
     connection_class: type[_Connection] = type(
         "Connection", (_Connection,), {"__slots__": (), "counted": counted, "server": server, "ready": False}
