@@ -10,7 +10,7 @@ import httpx
 from kubernetes import client, config
 from kubernetes.stream import stream
 
-from tests.e2e.cluster import ROOT, Cluster, image
+from tests.e2e.cluster import ROOT, Cluster, CommandFailed, image
 
 # Where k8s/kind.yaml maps the node port.
 NODE_PORT = 30080
@@ -51,10 +51,19 @@ class Release:
         return self.cluster.helm(*arguments, "--namespace", self.namespace)
 
     def install(self, version: str = "1", *options: str) -> None:
-        self.helm("install", "plinth", CHART, "--wait", "--timeout", "120s", *self._values(version), *options)
+        self._bring_up("install", 300, *self._values(version), *options)
 
     def upgrade(self, version: str, *options: str, timeout: int = 180) -> None:
-        self.helm("upgrade", "plinth", CHART, "--wait", "--timeout", f"{timeout}s", *self._values(version), *options)
+        self._bring_up("upgrade", timeout, *self._values(version), *options)
+
+    def _bring_up(self, command: str, timeout: int, *options: str) -> None:
+        """Raises:
+        CommandFailed: with what Helm has said, which is little, and what there is in the namespace.
+        """
+        try:
+            self.helm(command, "plinth", CHART, "--wait", "--timeout", f"{timeout}s", *options)
+        except CommandFailed as error:
+            raise CommandFailed(f"{error}\n{self.what_is_there()}") from None
 
     @staticmethod
     def _values(version: str) -> list[str]:
@@ -101,6 +110,25 @@ class Release:
     def kill(self, pod: Any) -> None:
         """Delete a pod as if its machine had died: no signal but SIGKILL, no preStop."""
         self.core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
+
+    def what_is_there(self) -> str:
+        """For somebody who was not there: the pods, their newest events and the end of what unready ones have said."""
+        seen = [self._kubectl("get", "pods,jobs,pvc", "--output", "wide")]
+        seen.append("\n".join(self._kubectl("get", "events", "--sort-by", ".lastTimestamp").splitlines()[-25:]))
+        pods = self.core.list_namespaced_pod(self.namespace).items
+        seen += [
+            f"{pod.metadata.name}:\n{self._kubectl('logs', pod.metadata.name, '--all-containers', '--tail', '8')}"
+            for pod in pods
+            if pod.status.phase != "Succeeded" and not is_ready(pod)
+        ]
+        return "\n".join(seen)
+
+    def _kubectl(self, *arguments: str) -> str:
+        """What kubectl says in the namespace, be it an error."""
+        try:
+            return self.cluster.kubectl("--namespace", self.namespace, *arguments)
+        except CommandFailed as error:
+            return str(error)
 
     def phase(self, pod: str) -> str:
         return str(self.core.read_namespaced_pod(pod, self.namespace).status.phase)
