@@ -1,6 +1,6 @@
 """This service beside the smallest FastAPI + asyncpg program that does the same work, in one run.
 
-    python bench/http.py [--rounds 8] [--seconds 1.5] [--only get,list] [--json FILE]
+    python bench/http.py [--rounds N] [--seconds 1.5] [--only get,list] [--json FILE]
     python bench/http.py --observability …    this service with all that watches it, beside itself without
     python bench/http.py --collector hangs …  this service with a collector that hangs or is away, beside one that takes
 
@@ -352,14 +352,14 @@ def measure(contender: Contender, calls: list[Call], seconds: float, max_request
 
 
 def compare(
-    case: Case, work: Work, contenders: dict[str, Contender], rounds: int, seconds: float, *, anew: bool
+    case: Case, work: Work, contenders: dict[str, Contender], rounds: int, seconds: float, *, anew: int
 ) -> dict[str, list[Round]]:
-    """Alternating rounds of one case: A B, B A, A B, …; with `anew`, each two pairs of them by new processes."""
+    """Alternating rounds of one case: A B, B A, A B, …; processes are new every `anew` pairs, or never if it is 0."""
     pair = [contenders["plinth"], contenders[case.opponent]]
     calls = {contender.name: case.calls(work, contender) for contender in pair}
     result: dict[str, list[Round]] = {contender.name: [] for contender in pair}
     for number in range(rounds):
-        if number == 0 or (anew and number % 2 == 0):
+        if number == 0 or (anew and number % anew == 0):
             for contender in pair:
                 if number > 0:
                     contender.note_memory("load")
@@ -527,6 +527,7 @@ def summarise(case: Case, rounds: dict[str, list[Round]]) -> dict[str, Any]:
         }
     costs = [a["cpu"] - b["cpu"] for a, b in zip(ours, theirs, strict=True)]
     summary["cost"] = statistics.median(costs)
+    summary["cost_quartiles"] = statistics.quantiles(costs, n=4) if len(costs) > 1 else costs * 3
     summary["others"] = max(each["others"] for each in ours + theirs)
     summary["rounds"] = {"plinth": ours, "opponent": theirs}
     return summary
@@ -547,7 +548,9 @@ def print_report(report: dict[str, Any]) -> None:
         )
     for row in report["cases"].values():
         if row["opponent"] == UNOBSERVED:
-            print(f"{row['title']}: to be watched costs {row['cost']:.0f} µs of CPU a request")
+            low, _, high = row["cost_quartiles"]
+            costs = f"{row['cost']:.0f} µs of CPU a request ({low:.0f} to {high:.0f})"
+            print(f"{row['title']}: to be watched costs {costs}")
     print(f"\n{'':33} {'first 200':>10} {'RSS then':>10} {'after load':>10}")
     for name, row in report["processes"].items():
         print(f"{name:33} {row['first_200']:8.2f} s {row['start']:7.0f} MB {row['load']:7.0f} MB")
@@ -557,7 +560,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="This service beside the smallest one that does the same work.")
-    parser.add_argument("--rounds", type=int, default=8, help="pairs of rounds for each case")
+    parser.add_argument("--rounds", type=int, help="pairs of rounds for each case: 8, or 24 with --observability")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
     parser.add_argument("--only", help=f"some of the cases {','.join(CASES)}")
     watching = parser.add_mutually_exclusive_group()
@@ -570,6 +573,7 @@ def main() -> None:
         cases = {name: replace(CASES[name], opponent=UNOBSERVED) for name in ("health", "get", "list", "create")}
     if arguments.collector:
         cases = {name: replace(CASES[name], opponent=TAKING) for name in ("get", "create")}
+    rounds = arguments.rounds or (24 if arguments.observability else 8)
     chosen = (arguments.only or ",".join(cases)).split(",")
     if unknown := set(chosen) - set(cases):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -600,9 +604,10 @@ def main() -> None:
         for name in chosen:
             print(f"{cases[name].title} …", file=sys.stderr, flush=True)
             # What a process has to do with a collector in trouble shows in the same one, after a while.
-            anew = arguments.collector is None
-            rounds = compare(cases[name], work, contenders, arguments.rounds, arguments.seconds, anew=anew)
-            results[name] = summarise(cases[name], rounds)
+            # What it costs to be watched is a difference as small as that of two starts of the same program.
+            anew = 0 if arguments.collector else 1 if arguments.observability else 2
+            measured = compare(cases[name], work, contenders, rounds, arguments.seconds, anew=anew)
+            results[name] = summarise(cases[name], measured)
         for contender in contenders.values():
             contender.note_memory("load")
         traced = arguments.observability or arguments.collector
@@ -612,7 +617,7 @@ def main() -> None:
     report = {
         "about": (
             f"{platform.machine()}, Python {platform.python_version()}, {', '.join(versions)}, PostgreSQL {MAJOR}; "
-            f"{CONNECTIONS} connections, {arguments.rounds} pairs of rounds of {arguments.seconds} s"
+            f"{CONNECTIONS} connections, {rounds} pairs of rounds of {arguments.seconds} s"
         ),
         "cases": results,
         "processes": {
