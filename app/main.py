@@ -22,7 +22,7 @@ from app.core.cursor import CursorCodec
 from app.core.db import Database, bind_default_database
 from app.core.exceptions import install_exception_handlers
 from app.core.lifecycle import Lifecycle
-from app.core.logging import configure_logging
+from app.core.logging import configure_logging, write_waiting
 from app.core.middleware import (
     BodyLimitMiddleware,
     GZipAcceptedMiddleware,
@@ -78,6 +78,7 @@ def _lifespan(settings: Settings, lifecycle: Lifecycle) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         # What is opened later is closed earlier, also when a later opening fails.
         async with AsyncExitStack() as closing:
+            closing.callback(write_waiting)
             await closing.enter_async_context(tracing.running(settings, "api"))
             redis = init_redis(settings)
             closing.push_async_callback(close_redis, redis)

@@ -11,7 +11,8 @@ from unittest.mock import patch
 
 import structlog
 
-from app.core.logging import configure_logging, set_log_level
+from app.core import logging as app_logging
+from app.core.logging import configure_logging, set_log_level, write_waiting
 from tests.api import settings_with
 
 __all__ = ["Stderr", "logging_as"]
@@ -25,8 +26,14 @@ class Stderr(io.TextIOWrapper):
         super().__init__(self._bytes, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         self._terminal = terminal
 
-    def getvalue(self) -> str:
+    def written(self) -> str:
+        """What has been written by now."""
         return self._bytes.getvalue().decode()
+
+    def getvalue(self) -> str:
+        """That, and what is to be written soon."""
+        write_waiting()
+        return self.written()
 
     def isatty(self) -> bool:
         return self._terminal
@@ -41,7 +48,7 @@ class Stderr(io.TextIOWrapper):
 def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
     """Log as these settings say, while the block runs; afterwards all is as before."""
     root, access, config = logging.getLogger(), logging.getLogger("uvicorn.access"), structlog.get_config()
-    kept = root.handlers, root.level, access.disabled
+    kept, write = (root.handlers, root.level, access.disabled), app_logging._write
     root.handlers = []
     stderr = Stderr(terminal=terminal)
     try:
@@ -54,3 +61,5 @@ def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
         set_log_level("INFO")
         root.handlers, root.level, access.disabled = kept
         structlog.configure(**config)
+        write_waiting()
+        app_logging._write = write

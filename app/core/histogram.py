@@ -7,7 +7,6 @@ hundred milliseconds, this for five.
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from time import time
 from typing import NamedTuple
 
 from prometheus_client.utils import floatToGoString
@@ -26,7 +25,7 @@ class Family(NamedTuple):
 class Histogram:
     """One series of a family. `labels` is how they are to be written, `a="b",c="d"`.
 
-    Written by one thread, read by others.
+    Written by one thread at a time, read by others.
     """
 
     __slots__ = ("_bounds", "_counts", "_exemplars", "_heads", "_sum", "_tail")
@@ -40,13 +39,14 @@ class Histogram:
         self._heads = [f'{family.name}_bucket{{{labels},le="{bound}"}} ' for bound in bounds]
         self._tail = f"{family.name}_count{{{labels}}} ", f"{family.name}_sum{{{labels}}} "
 
-    def observe(self, value: float, trace_id: str | None = None) -> None:
-        """Count a value. `trace_id` is that of a trace that is recorded, and becomes the bucket's exemplar."""
+    def observe(self, value: float, trace: tuple[str, float] | None = None) -> None:
+        """Count a value. The bucket's exemplar becomes `trace`: the id of one that is recorded, and when that was."""
         bucket = bisect_left(self._bounds, value)
         self._counts[bucket] += 1
         self._sum += value
-        if trace_id is not None:
-            self._exemplars[bucket] = f' # {{trace_id="{trace_id}"}} {value} {time():.3f}'
+        if trace is not None:
+            trace_id, at = trace
+            self._exemplars[bucket] = f' # {{trace_id="{trace_id}"}} {value} {at:.3f}'
 
     def lines(self, openmetrics: bool) -> list[str]:
         """All that there is to say of it."""

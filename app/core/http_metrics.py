@@ -1,11 +1,17 @@
 """Requests: how many, how long, how large, by route; and how many there are just now."""
 
+from collections import deque
+from threading import Lock
+from time import time
+from typing import NamedTuple
+
 from app.core.histogram import Family, Histogram, render
 from app.core.metrics import expose
 
 __all__ = ["HTTP", "HttpMetrics"]
 
 OTHER_METHOD = "_OTHER"
+COUNTED_AT_ONCE = 100
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "CONNECT", "TRACE"})
 
 _BODY_BOUNDS = (1024, 16_384, 262_144, 4_194_304)
@@ -22,11 +28,24 @@ _ACTIVE = "http_server_active_requests"
 _ACTIVE_HELP = "Requests that are being answered."
 
 
+class _Ended(NamedTuple):
+    method: str
+    route: str
+    status: int
+    seconds: float
+    received: int
+    sent: int
+    trace: tuple[str, float] | None
+
+
 class HttpMetrics:
-    """The counts of a process. To be written by one event loop."""
+    """The counts of a process. Requests begin and end on one event loop; any thread may ask."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, int], tuple[Histogram, ...]] = {}
+        # Not counted yet. To count many in a row is cheaper: all that it takes stays in the CPU's caches.
+        self._ended: deque[_Ended] = deque()
+        self._counting = Lock()
         self.active: dict[str, int] = {}
 
     def begin(self, method: str) -> str:
@@ -41,10 +60,19 @@ class HttpMetrics:
     ) -> None:
         """It has been answered. Sizes are in bytes; `trace_id` is that of a trace that is recorded."""
         self.active[method] -= 1
-        duration, request_body, response_body = self.of(method, route, status)
-        duration.observe(seconds, trace_id)
-        request_body.observe(received)
-        response_body.observe(sent)
+        trace = None if trace_id is None else (trace_id, time())
+        self._ended.append(_Ended(method, route, status, seconds, received, sent, trace))
+        if len(self._ended) >= COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        with self._counting:
+            while self._ended:
+                ended = self._ended.popleft()
+                duration, request_body, response_body = self.of(ended.method, ended.route, ended.status)
+                duration.observe(ended.seconds, ended.trace)
+                request_body.observe(ended.received)
+                response_body.observe(ended.sent)
 
     def of(self, method: str, route: str, status: int) -> tuple[Histogram, ...]:
         """Duration, request body and response body of these labels."""
@@ -58,6 +86,7 @@ class HttpMetrics:
 
     def render(self, openmetrics: bool) -> str:
         """All of them, in Prometheus's text format or in OpenMetrics'."""
+        self._count()
         lines = [f"# HELP {_ACTIVE} {_ACTIVE_HELP}\n# TYPE {_ACTIVE} gauge\n"]
         for method, count in self.active.copy().items():
             lines.append(f'{_ACTIVE}{{http_request_method="{method}"}} {count}\n')

@@ -7,10 +7,11 @@ from hashlib import blake2b
 from os import urandom
 from random import random
 from time import perf_counter
+from typing import Any
 
 import structlog
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import format_trace_id, set_span_in_context
+from opentelemetry.trace import format_trace_id
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -20,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.exceptions import PayloadTooLargeError, problem_response
 from app.core.http_metrics import HTTP, HttpMetrics
 from app.core.lifecycle import Lifecycle
-from app.core.logging import request_id_var
+from app.core.logging import log_values, request_id_var
 from app.core.routes import route_template, watch_route
-from app.core.tracing import MAX_PATH, begin_request, end_request, traceresponse
+from app.core.tracing import MAX_PATH, begin_request, end_request
 
 __all__ = [
     "BodyLimitMiddleware",
@@ -38,6 +39,9 @@ log = structlog.get_logger("app.access")
 
 CUT_OFF = 499
 """Stands for the status of a request whose client left before a response began, and of one that was cancelled."""
+
+# What the access line says, the last of it where the caller is known.
+_LINE = "method", "route", "path", "status", "duration_ms", "request_bytes", "response_bytes", "client", "principal"
 
 # Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
 _ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
@@ -91,10 +95,10 @@ class RequestContextMiddleware:
         watch_route(scope)
         lifecycle = self.lifecycle
         quiet = scope["path"] in self.quiet_paths
-        span = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
-        if span is not None:
-            extra_headers.append((b"traceresponse", traceresponse(span)))
-            span_token = attach(set_span_in_context(span))
+        trace = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
+        if trace is not None:
+            extra_headers.append((b"traceresponse", trace.response))
+            trace_token = attach(trace.within)
         id_token = request_id_var.set(request_id)
         status = received = sent = 0
         ended = 0.0
@@ -138,33 +142,33 @@ class RequestContextMiddleware:
             if status == 0 and isinstance(error, Exception):
                 status = 500  # which the server answers
             route = route_template(scope)
-            recorded = span if span is not None and span.is_recording() else None
+            recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:
                 trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
                 self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id)
             if recorded is not None:
                 end_request(recorded, scope, route=route, status=status, error=error)
+            remarkable = not 0 < status < 400 or seconds >= self.slow_seconds
             if (
-                not 0 < status < 400
-                or seconds >= self.slow_seconds
+                remarkable
                 or (not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
             ):
-                known = {"principal": self.hash_of(state["principal"].subject)} if "principal" in state else {}
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    route=route,
-                    path=scope["path"][:MAX_PATH],
-                    status=status or CUT_OFF,
-                    duration_ms=round(seconds * 1000, 2),
-                    request_bytes=_announced(given),
-                    response_bytes=sent,
-                    client=(scope.get("client") or ("",))[0],
-                    **known,
+                values: tuple[Any, ...] = (
+                    scope["method"],
+                    route,
+                    scope["path"][:MAX_PATH],
+                    status or CUT_OFF,
+                    round(seconds * 1000, 2),
+                    _announced(given),
+                    sent,
+                    (scope.get("client") or ("",))[0],
                 )
+                if "principal" in state:
+                    values = (*values, self.hash_of(state["principal"].subject))
+                log_values("request", _LINE, values, soon=not remarkable)
             request_id_var.reset(id_token)
-            if span is not None:
-                detach(span_token)
+            if trace is not None:
+                detach(trace_token)
             error = None  # it holds this frame, which would hold it
 
 

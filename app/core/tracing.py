@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, cast
 
 import structlog
 from opentelemetry import context as otel
@@ -29,11 +29,13 @@ from app.core.logging import read_trace_from
 from app.core.routes import UNMATCHED
 
 if TYPE_CHECKING:
+    from app.core.plain_span import PlainSpan
     from app.core.spans import Spans
 
 __all__ = [
     "MAX_PATH",
     "SPANS_DROPPED",
+    "RequestTrace",
     "begin_job",
     "begin_request",
     "client_span",
@@ -46,7 +48,6 @@ __all__ = [
     "note_call",
     "running",
     "traceparent",
-    "traceresponse",
 ]
 
 log = structlog.get_logger("app.tracing")
@@ -136,59 +137,66 @@ async def _within(seconds: float, function: Callable[[], None]) -> bool:
 # --- requests ---
 
 
-def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> Span | None:
-    """The span of a request, continued from the caller's if there is a valid one. None: it belongs to no trace.
+class RequestTrace(NamedTuple):
+    """Where a request belongs."""
 
-    Make it the current one with `opentelemetry.trace.set_span_in_context`. While tracing is off it stands for the
-    caller's and records nothing.
+    span: Span
+    within: Context
+    """The context in which that is the current span. Nothing else of OpenTelemetry's is in it."""
+    response: bytes
+    """What the header `traceresponse` tells the caller: trace, span, and whether it was recorded here."""
+
+    @classmethod
+    def of(cls, context: SpanContext, *, flags: int) -> Self:
+        """One that is not recorded. `flags` are those to be told."""
+        span = NonRecordingSpan(context)
+        response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+        return cls(span, trace.set_span_in_context(span, _NOBODY), response)
+
+
+def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> RequestTrace | None:
+    """Continue the caller's trace if there is a valid one, or begin one. None: the request belongs to no trace.
+
+    While tracing is off the span stands for the caller's and records nothing.
     """
     caller = None if traceparent is None else _read(traceparent, tracestate)
     if _spans is None:
-        return None if caller is None else NonRecordingSpan(caller)
-    if caller is None and (unrecorded := _spans.unrecorded_root()) is not None:
-        return NonRecordingSpan(unrecorded)
+        return None if caller is None else RequestTrace.of(caller, flags=0)
+    begun = _spans.new_trace() if caller is None else _spans.continued(caller)
+    context = begun.span.get_span_context()
+    if not context.trace_flags & TraceFlags.SAMPLED:
+        return begun
     method = scope["method"]
     known = method in _METHODS
-    return _spans.tracer.start_span(
-        method if known else "HTTP",
-        _NOBODY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _NOBODY),
-        SpanKind.SERVER,
-        {
-            "http.request.method": method if known else "_OTHER",
-            "url.path": scope["path"][:MAX_PATH],
-            "url.scheme": scope.get("scheme", "http"),
-        },
-    )
+    attributes = {
+        "http.request.method": method if known else "_OTHER",
+        "url.path": scope["path"][:MAX_PATH],
+        "url.scheme": scope.get("scheme", "http"),
+    }
+    span = _spans.begin_request(method if known else "HTTP", context, caller, attributes)
+    return RequestTrace(span, trace.set_span_in_context(span, _NOBODY), begun.response)
 
 
 def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
     """End a request's span. `status` is 0 and `error` what ended it where there was no response."""
     if not span.is_recording():
         return
-    attributes: dict[str, Any] = {}
+    name = None
+    attributes: dict[str, str | int] = {}
     if route != UNMATCHED:
-        method = scope["method"] if scope["method"] in _METHODS else "HTTP"
-        span.update_name(f"{method} {route}")
+        name = f"{scope['method'] if scope['method'] in _METHODS else 'HTTP'} {route}"
         attributes["http.route"] = route
     if client := scope.get("client"):
         attributes["client.address"] = client[0]
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
+    for header, value in scope["headers"]:
+        if header == b"user-agent":
             attributes["user_agent.original"] = value[:MAX_USER_AGENT].decode("latin-1")
     if status:
         attributes["http.response.status_code"] = status
-    if error is not None or not 0 < status < 500:
+    failed = error is not None or not 0 < status < 500
+    if failed:
         attributes["error.type"] = str(status) if error is None and status else _type_of(error)
-        span.set_status(StatusCode.ERROR)
-    span.set_attributes(attributes)
-    span.end()
-
-
-def traceresponse(span: Span) -> bytes:
-    """What the header of that name says to the caller: trace, span, and whether it was recorded here."""
-    context = span.get_span_context()
-    flags = int(context.trace_flags) if _spans is not None else 0
-    return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+    cast("PlainSpan", span).finish(attributes, name=name, failed=failed)
 
 
 # --- jobs ---

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 from opentelemetry import context as otel
-from opentelemetry import trace
 
 from app.core import tracing
 from app.core.config import Settings
@@ -48,17 +47,17 @@ def noop() -> JobKind[Number]:
 
 async def enqueue_in(database: Database, kind: JobKind[Any], caller: str | None) -> UUID:
     """Enqueue as an endpoint would, for a caller with this `traceparent`; None: outside of any request."""
-    span = None
+    request = None
     if caller is not None:
-        span = tracing.begin_request({"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None)
-    token = otel.attach(otel.Context() if span is None else trace.set_span_in_context(span))
+        request = tracing.begin_request({"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None)
+    token = otel.attach(otel.Context() if request is None else request.within)
     try:
         async with database.session() as session:
             return (await enqueue(session, kind, Number())).id
     finally:
         otel.detach(token)
-        if span is not None:
-            span.end()
+        if request is not None:
+            request.span.end()
 
 
 class TestStored:

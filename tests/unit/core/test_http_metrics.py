@@ -1,16 +1,19 @@
 """Every request is counted once, under labels that no client chooses."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
-from opentelemetry.trace import Span, format_trace_id
+from opentelemetry.trace import format_trace_id
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
@@ -20,10 +23,11 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from app.core import middleware
-from app.core.http_metrics import _FAMILIES, HttpMetrics
+from app.core import http_metrics, middleware
+from app.core.http_metrics import _FAMILIES, COUNTED_AT_ONCE, HttpMetrics
 from app.core.middleware import RequestContextMiddleware
 from app.core.routes import UNMATCHED
+from app.core.tracing import RequestTrace
 
 COUNT = "http_server_request_duration_seconds_count"
 
@@ -241,6 +245,50 @@ class TestEnds:
         assert counted.active == {"GET": 0}
 
 
+class TestCountingLater:
+    """Requests are counted many at a time, which nobody sees who asks."""
+
+    def test_whoever_asks_is_told_of_all(self) -> None:
+        metrics, ended = HttpMetrics(), 20 * COUNTED_AT_ONCE + 7
+        told: list[int] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                told.append(count(metrics))
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(1, ended + 1):
+            metrics.end(metrics.begin("GET"), "/", 200, 0.01, 0, 5, None)
+            if number % 50 == 0:
+                assert count(metrics) == number
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert count(metrics) == ended
+        assert max(told) <= ended
+
+    def test_an_exemplar_is_of_when_the_request_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        metrics, clock = HttpMetrics(), Mock(return_value=1000.25)
+        monkeypatch.setattr(http_metrics, "time", clock)
+        metrics.end(metrics.begin("GET"), "/", 200, 0.01, 0, 5, "1" * 32)
+        clock.return_value = 2000.0
+        assert f'# {{trace_id="{"1" * 32}"}} 0.01 1000.250' in metrics.render(openmetrics=True)
+
+    async def test_those_that_wait_are_few(self) -> None:
+        metrics = HttpMetrics()
+        for _ in range(5 * COUNTED_AT_ONCE):
+            metrics.end(metrics.begin("GET"), "/", 200, 0.01, 0, 5, None)
+            assert len(metrics._ended) < COUNTED_AT_ONCE
+
+
+def count(metrics: HttpMetrics) -> int:
+    (line,) = [line for line in metrics.render(openmetrics=False).splitlines() if line.startswith(COUNT)] or [" 0"]
+    return int(line.rpartition(" ")[2])
+
+
 class TestForm:
     @pytest.mark.parametrize("family", _FAMILIES, ids=lambda family: family.name)
     @given(values=st.lists(st.one_of(st.floats(0, 1e7), st.sampled_from([0.005, 1, 2.5, 1024, 4_194_304]))))
@@ -300,12 +348,13 @@ class TestForm:
         """Have each request begin a trace; the list will hold their ids."""
         tracer, ids = TracerProvider(sampler).get_tracer("test"), list[str]()
 
-        def begin(*request: Any) -> Span:
+        def begin(*request: Any) -> RequestTrace:
             span = tracer.start_span("request")
             ids.append(format_trace_id(span.get_span_context().trace_id))
-            return span
+            return RequestTrace(span, Context(), b"")
 
         monkeypatch.setattr(middleware, "begin_request", begin)
+        monkeypatch.setattr(middleware, "end_request", lambda span, *request, **answer: span.end())
         return ids
 
 

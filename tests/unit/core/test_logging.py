@@ -1,15 +1,30 @@
 """One form for every line, whoever wrote it, and nothing in it that its writer did not mean."""
 
+import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import structlog
 
-from app.core.logging import attempt_var, job_id_var, log_level, request_id_var, set_log_level
+from app.core.logging import (
+    MAX_WAITING,
+    attempt_var,
+    job_id_var,
+    log_level,
+    log_values,
+    request_id_var,
+    set_log_level,
+    write_waiting,
+)
 from tests.logs import Stderr, logging_as
 
 HOSTILE = ["\nforged", "\x1b[2J", "\x9b31m", "a\rb", "\u2028", "\x08\x08", '"}\n{"message": "forged"}', "\0"]
@@ -90,6 +105,116 @@ class TestJson:
         for line in stderr.getvalue().splitlines():
             timestamp = json.loads(line, parse_constant=pytest.fail)["timestamp"]  # NaN and Infinity are no JSON
             assert datetime.fromisoformat(timestamp).tzinfo is not None
+
+
+class TestSoon:
+    """Lines of what went well wait for one another, and nobody sees it of them."""
+
+    @staticmethod
+    def say(number: int, *more: object, soon: bool = True) -> None:
+        log_values("said", ("number", "more"), (number, *more), soon=soon)
+
+    async def test_comes_by_itself(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        self.say(1)
+        self.say(2, "x")
+        assert stderr.written() == ""
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if stderr.written():
+                break
+        first, second = [json.loads(line) for line in stderr.written().splitlines()]
+        del first["timestamp"], second["timestamp"]
+        assert first == {"message": "said", "level": "info", "number": 1}
+        assert second == {"message": "said", "level": "info", "number": 2, "more": "x"}
+
+    async def test_is_as_if_it_had_been_written_at_once(self, configure: Configure) -> None:
+        lines = []
+        for soon in (False, True):
+            stderr = configure(LOG_FORMAT="json")
+            token = request_id_var.set("a-request")
+            before = datetime.now(UTC)
+            self.say(1, "postgresql://user:hunter2@host/", soon=soon)
+            after = datetime.now(UTC)
+            request_id_var.reset(token)
+            await asyncio.sleep(0.01)
+            (line,) = stderr.lines()
+            assert before <= datetime.fromisoformat(line.pop("timestamp")) <= after
+            lines.append(line)
+        assert lines[0] == lines[1]
+        assert lines[0]["request_id"] == "a-request"
+        assert "hunter2" not in lines[0]["more"]
+
+    @pytest.mark.parametrize("other", ["ours", "theirs", "at once"])
+    async def test_comes_before_what_is_said_later(self, configure: Configure, other: str) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        self.say(1)
+        if other == "ours":
+            structlog.get_logger().warning("later")
+        elif other == "theirs":
+            logging.getLogger("any").warning("later")
+        else:
+            self.say(2, soon=False)
+        self.say(3)
+        numbers = [json.loads(line).get("number") for line in stderr.written().splitlines()]
+        assert numbers == ([1, 2] if other == "at once" else [1, None])
+        assert stderr.lines()[-1]["number"] == 3
+
+    async def test_does_not_pile_up(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        for number in range(MAX_WAITING + 5):
+            self.say(number)
+        assert len(stderr.written().splitlines()) == MAX_WAITING
+        assert [line["number"] for line in stderr.lines()] == [*range(MAX_WAITING + 5)]
+
+    async def test_is_whole_whoever_writes_it(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                write_waiting()
+
+        threads = [threading.Thread(target=write) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(3000):
+            self.say(number)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert sorted(line["number"] for line in stderr.lines()) == [*range(3000)]
+
+    async def test_keeps_to_the_level(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        set_log_level("WARNING")
+        self.say(1)
+        set_log_level("INFO")
+        self.say(2)
+        assert [line["number"] for line in stderr.lines()] == [2]
+
+    async def test_is_at_once_where_somebody_looks_on(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="console")
+        self.say(1)
+        assert "number=1" in stderr.written()
+
+    def test_is_not_lost_with_the_process(self, tmp_path: Path) -> None:
+        script = (
+            "import asyncio, sys\n"
+            "from app.core.config import Settings\n"
+            "from app.core.logging import configure_logging, log_values\n"
+            "configure_logging(Settings(LOG_FORMAT='json', DATABASE_URL='sqlite+aiosqlite://', SECRET_KEY=32 * 'x'))\n"
+            "async def main():\n"
+            "    log_values('said', ('number',), (1,), soon=True)\n"
+            "    sys.exit(3)\n"
+            "asyncio.run(main())\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 3, done.stderr
+        assert json.loads(done.stderr)["number"] == 1
 
 
 class TestConsole:

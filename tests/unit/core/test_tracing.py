@@ -22,12 +22,12 @@ from opentelemetry import trace
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core import spans as spans_module
-from app.core import tracing
+from app.core import span_export, spans, tracing
 from app.core.exceptions import NotFoundError, install_exception_handlers
 from app.core.middleware import RequestContextMiddleware, UnhandledErrorMiddleware
 from app.core.observed_connection import described
-from app.core.spans import MAX_REASON, Spans
+from app.core.span_export import MAX_REASON
+from app.core.spans import Spans
 from tests.api import problem, settings_with
 from tests.collector import PATIENCE, Collector, Recorded, collecting
 from tests.logs import Stderr, logging_as
@@ -162,7 +162,8 @@ class TestOff:
         )
         modules = done.stdout.split()
         assert "app.core.tracing" in modules
-        assert not [m for m in modules if re.match(r"opentelemetry\.(sdk\.trace|exporter|proto)|app\.core\.spans", m)]
+        unwanted = r"opentelemetry\.(sdk\.trace|exporter|proto)|app\.core\.(span|plain_span)"
+        assert not [module for module in modules if re.match(unwanted, module)]
 
     @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])
     async def test_it_can_be_switched_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
@@ -404,7 +405,7 @@ class TestTrouble:
             made.append(Spans(*args))
             return made[0]
 
-        monkeypatch.setattr(spans_module, "Spans", make)
+        monkeypatch.setattr(spans, "Spans", make)
         before = self.dropped()
         with collecting("hangs") as collector:
             async with self.running(collector.url, monkeypatch) as app:
@@ -418,7 +419,7 @@ class TestTrouble:
 
     async def test_that_refuses_is_told_of_once_a_minute(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
         before, clock = self.dropped(), Mock(return_value=1000.0)
-        monkeypatch.setattr(spans_module, "monotonic", clock)
+        monkeypatch.setattr(span_export, "monotonic", clock)
         with collecting("refuses") as collector:
             async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
                 for minute in range(3):
@@ -570,11 +571,11 @@ class TestCalls:
             scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
             request = tracing.begin_request(scope, *headers)
             assert request is not None
-            with trace.use_span(request), tracing.client_span("begun", {"a": 1, "b": "c"}):
+            with trace.use_span(request.span), tracing.client_span("begun", {"a": 1, "b": "c"}):
                 pass
-            with trace.use_span(request):
+            with trace.use_span(request.span):
                 tracing.note_call("noted", {"a": 1, "b": "c"}, seconds=0)
-            request.end()
+            request.span.end()
 
         begun, noted = collector.one("begun"), collector.one("noted")
         assert replace(noted, name="begun", span_id=begun.span_id, seconds=begun.seconds) == begun
@@ -648,10 +649,9 @@ class TestJobs:
                 pass
             scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
             for caller in (SAMPLED, UNSAMPLED):
-                span = tracing.begin_request(scope, caller, "a=1")
-                assert span is not None
-                within = trace.set_span_in_context(span)
-                with tracing.enqueuing("mail", "default", 3, within) as stored:
+                request = tracing.begin_request(scope, caller, "a=1")
+                assert request is not None
+                with tracing.enqueuing("mail", "default", 3, request.within) as stored:
                     assert stored is not None
                     carrier = json.loads(stored)
                 assert carrier["tracestate"] == "a=1"
