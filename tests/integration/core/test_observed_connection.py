@@ -146,6 +146,23 @@ class TestBoundaries:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
         assert await traced.names(by_session) == ["INSERT item", "UPDATE item", "SELECT item"]
 
+    @pytest.mark.parametrize(
+        ("seconds", "names"),
+        [
+            (inf, ["SELECT item"]),
+            (0, ["BEGIN", "SAVEPOINT", "SELECT item", "RELEASE", "COMMIT"]),
+        ],
+    )
+    async def test_so_are_savepoints(
+        self, traced: Tracing, monkeypatch: pytest.MonkeyPatch, seconds: float, names: list[str]
+    ) -> None:
+        async def work(database: Database) -> None:
+            async with database.session() as session, session.begin_nested():
+                await session.exec(select(Item))
+
+        monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", seconds)
+        assert await traced.names(work) == names
+
     async def test_are_one_if_they_fail(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
 

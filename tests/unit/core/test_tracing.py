@@ -19,6 +19,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -352,6 +353,15 @@ class TestExport:
         assert resource["service.version"] == "7"
         assert collector.headers[0]["x-api-key"] == "the key"
         assert collector.headers[0]["content-type"] == "application/x-protobuf"
+
+    async def test_says_so_without_going_through_it_for_each_span(
+        self, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+            monkeypatch.setattr(Resource, "__hash__", Mock(side_effect=AssertionError))
+            for _ in range(3):
+                await ask(service())
+        assert len(collector.named("GET /api/things/{name}")) == 3
 
     async def test_may_be_named(self, collector: Collector) -> None:
         settings = traced(
