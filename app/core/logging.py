@@ -9,12 +9,15 @@ import asyncio
 import atexit
 import json
 import logging
+import os
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime
+from select import PIPE_BUF
+from threading import RLock
 from time import time
 from typing import Any
 
@@ -66,25 +69,34 @@ class _Logger(structlog.BoundLoggerBase):
     """
 
 
-def _nobody() -> tuple[str, str] | None:
+def _nobody() -> tuple[int, int] | None:
     return None
 
 
-_trace: Callable[[], tuple[str, str] | None] = _nobody
+_trace: Callable[[], tuple[int, int] | None] = _nobody
 
 
-def read_trace_from(source: Callable[[], tuple[str, str] | None]) -> None:
+def read_trace_from(source: Callable[[], tuple[int, int] | None]) -> None:
     """Ask `source` for the current trace's and span's id. Called by `app.core.tracing`: what does not trace anything
     need not import it."""
     global _trace  # noqa: PLW0603 - one for a process
     _trace = source
 
 
+# --- lines that may wait for others ---
+
+# Of trace and span, of the request, of the job, and the job's attempt.
+_Ids = tuple[tuple[int, int] | None, str | None, str | None, int | None]
+
 _log = structlog.get_logger("app.access")
-# What is to be written: when it happened, in which context, and what. `_write` is None where lines are for people.
-_waiting: deque[tuple[float, Context, str, tuple[str, ...], tuple[Any, ...]]] = deque()
-_write: Callable[[bytes], None] | None = None
-_NO_CONTEXT = Context()
+# When it happened, what it belongs to, and what: small, as some hundred of them push other things out of the caches.
+_waiting: deque[tuple[float, _Ids, str, tuple[str, ...], tuple[Any, ...]]] = deque()
+# From taking lines out to having written them, so that no thread's line overtakes them. Reentrant, and not waited for
+# without end: a finalizer may log at any time.
+_writing = RLock()
+_armed: asyncio.AbstractEventLoop | None = None  # on which a timer is set
+_write: Callable[[bytes], None] | None = None  # None where lines are for people
+_processors: list[structlog.typing.Processor] = []
 
 
 def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], *, soon: bool) -> None:
@@ -94,38 +106,73 @@ def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], *, s
     so that the order stays, or within `SOON_SECONDS`. A line costs a fraction in a row of others, since its code is
     still in the CPU's caches. At a terminal it is written at once.
     """
-    if not soon or _write is None:
+    if not soon or _write is None or _processors[0] is not _render_json:  # somebody captures what is logged
         _log.info(event, **dict(zip(names, values, strict=False)))
         return
     if not logging.getLogger().isEnabledFor(logging.INFO):
         return
-    _waiting.append((time(), copy_context(), event, names, values))
-    if len(_waiting) == 1:
-        asyncio.get_running_loop().call_later(SOON_SECONDS, write_waiting, context=_NO_CONTEXT)
-    elif len(_waiting) >= MAX_WAITING:
+    _waiting.append((time(), _ids(), event, names, values))
+    global _armed  # noqa: PLW0603 - one for a process
+    if _armed is not (loop := asyncio.get_running_loop()):
+        _armed = loop
+        loop.call_later(SOON_SECONDS, _due, context=Context())
+    if len(_waiting) >= MAX_WAITING:
         write_waiting()
+
+
+def _due() -> None:
+    global _armed  # noqa: PLW0603 - one for a process
+    _armed = None
+    write_waiting()
 
 
 def write_waiting() -> None:
     """Write what was to be written soon. To be called before a process ends; from any thread."""
-    lines = []
-    while _waiting:
-        try:
-            at, context, event, names, values = _waiting.popleft()
-        except IndexError:  # another thread was faster
-            break
-        described = {"event": event, **dict(zip(names, values, strict=False))}
-        lines.append(context.run(_json_line, datetime.fromtimestamp(at, UTC), "info", described))
+    if not _writing.acquire(timeout=SOON_SECONDS):
+        return
+    try:
+        lines: list[bytes] = []
+        size = 0
+        while True:
+            try:
+                at, ids, event, names, values = _waiting.popleft()
+            except IndexError:
+                break
+            described = {"event": event, **dict(zip(names, values, strict=False))}
+            line = _json_line(datetime.fromtimestamp(at, UTC), "info", described, ids)
+            if size + len(line) >= PIPE_BUF:
+                _write_together(lines)
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line) + 1
+        _write_together(lines)
+    finally:
+        _writing.release()
+
+
+def _write_together(lines: list[bytes]) -> None:
+    """At most `PIPE_BUF` bytes, unless it is a single line: what is longer may be torn by another process."""
     if lines and _write is not None:
         _write(b"\n".join(lines))
 
 
+def _forget() -> None:
+    """In a child of this process, which writes them itself."""
+    global _writing, _armed
+    _waiting.clear()
+    _writing, _armed = RLock(), None
+
+
 atexit.register(write_waiting)
+os.register_at_fork(after_in_child=_forget)
+
+
+# --- lines ---
 
 
 def configure_logging(settings: Settings) -> None:
     """Send all logging of this process to stderr in the settings' level and form."""
-    global _write  # noqa: PLW0603 - one for a process
+    global _write, _processors  # noqa: PLW0603 - one for a process
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
     # Plain tracebacks: the pretty ones show what variables hold, secrets included, and take seconds.
     console = structlog.dev.ConsoleRenderer(
@@ -135,7 +182,7 @@ def configure_logging(settings: Settings) -> None:
         [_render_json]
         if as_json
         else [
-            _add_ids,
+            _add_current_ids,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _format_exception,
@@ -146,6 +193,7 @@ def configure_logging(settings: Settings) -> None:
     )
     write_waiting()
     _write = structlog.BytesLogger(sys.stderr.buffer).msg if as_json else None
+    _processors = processors
     structlog.configure(
         processors=processors,
         wrapper_class=_Logger,
@@ -196,14 +244,14 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> b
     write_waiting()
     if "exc_info" in event:
         structlog.processors.format_exc_info(logger, method, event)
-    return _json_line(datetime.now(UTC), method, event)
+    return _json_line(datetime.now(UTC), method, event, _ids())
 
 
-def _json_line(timestamp: datetime, level: str, event: MutableMapping[str, Any]) -> bytes:
+def _json_line(timestamp: datetime, level: str, event: MutableMapping[str, Any], ids: _Ids) -> bytes:
     # Every request writes a line: one step takes a third of the time of a chain of processors.
     redact(event)
     line = {"timestamp": timestamp, "level": level, "message": event.pop("event")}
-    _add_ids(None, level, line)
+    _add_ids(line, ids)
     line |= event
     try:
         # Infinity is no JSON: who reads the line would refuse all of it.
@@ -216,14 +264,23 @@ def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any])
     return _render_json(logger, method, event).decode()
 
 
-def _add_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    if (trace := _trace()) is not None:
-        event["trace_id"], event["span_id"] = trace
-    if (request_id := request_id_var.get()) is not None:
+def _ids() -> _Ids:
+    return _trace(), request_id_var.get(), job_id_var.get(), attempt_var.get()
+
+
+def _add_current_ids(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return _add_ids(event, _ids())
+
+
+def _add_ids(event: MutableMapping[str, Any], ids: _Ids) -> MutableMapping[str, Any]:
+    trace, request_id, job_id, attempt = ids
+    if trace is not None:
+        event["trace_id"], event["span_id"] = trace[0].to_bytes(16).hex(), trace[1].to_bytes(8).hex()
+    if request_id is not None:
         event["request_id"] = request_id
-    if (job_id := job_id_var.get()) is not None:
+    if job_id is not None:
         event.setdefault("job_id", job_id)
-        event.setdefault("attempt", attempt_var.get())
+        event.setdefault("attempt", attempt)
     return event
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from threading import Lock
 from time import time_ns
+from types import TracebackType
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk import trace as sdk
@@ -88,22 +90,30 @@ class PlainSpan(Span):
         self._kind = kind
         self._start = start
         self._ended = False
-        self._full: Span | None = None
+        self._full: sdk.Span | None = None
         if recorder.looks_closely:
-            self._made()
+            self._full = self._build()
+            self._begin(self._full)
+
+    @property
+    def current(self) -> Span:
+        """What others are to find as the current span: the SDK's, if it is there already."""
+        return self._full or self
 
     def get_span_context(self) -> SpanContext:
         return self._context
 
     def is_recording(self) -> bool:
-        return not self._ended
+        return not self._ended if self._full is None else self._full.is_recording()
 
     def finish(
         self, attributes: Mapping[str, str | int], *, name: str | None = None, failed: bool, end: int | None = None
     ) -> None:
         """Say the rest, a better `name` among it if there is one, and end."""
-        if self._full is None and not self._ended:
+        with _making:
+            is_plain = self._full is None and not self._ended
             self._ended = True
+        if is_plain:
             recorder = self._recorder
             span = ReadableSpan(
                 name or self._name,
@@ -161,28 +171,50 @@ class PlainSpan(Span):
         self._ended = True
         span.end(end_time)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        span = self._made()
+        self._ended = True
+        span.__exit__(kind, error, traceback)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the SDK's span has besides: `attributes`, `name`, `parent` and so on."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._made(), name)
+
     def _made(self) -> Span:
         """The SDK's span. One that takes nothing in, if this has ended without it."""
         with _making:
-            if self._full is None:
-                if self._ended:
-                    return INVALID_SPAN
-                self._full = full = _SdkSpan(
-                    self._name,
-                    self._context,
-                    self._parent,
-                    resource=self._recorder.resource,
-                    attributes=self._attributes,
-                    kind=self._kind,
-                    span_processor=self._recorder.processors,
-                    limits=self._recorder.limits,
-                    instrumentation_scope=_SCOPE,
-                )
-                parent = self._parent
-                full.start(
-                    self._start, _NOBODY if parent is None else set_span_in_context(NonRecordingSpan(parent), _NOBODY)
-                )
-        return self._full
+            if self._full is not None:
+                return self._full
+            if self._ended:
+                return INVALID_SPAN
+            self._full = full = self._build()
+        # Not under the lock: a processor may do whatever it likes, with this span too.
+        self._begin(full)
+        return full
+
+    def _build(self) -> sdk.Span:
+        return _SdkSpan(
+            self._name,
+            self._context,
+            self._parent,
+            resource=self._recorder.resource,
+            attributes=self._attributes,
+            kind=self._kind,
+            span_processor=self._recorder.processors,
+            limits=self._recorder.limits,
+            instrumentation_scope=_SCOPE,
+        )
+
+    def _begin(self, full: sdk.Span) -> None:
+        # Processors look at the current context unless they are given another.
+        within = None
+        if self._parent is not None and self._parent.is_remote:
+            within = set_span_in_context(NonRecordingSpan(self._parent), _NOBODY)
+        full.start(self._start, within)
 
 
 _making = Lock()

@@ -113,6 +113,8 @@ class ProbeServer:
         match environ["PATH_INFO"]:
             case "/livez":
                 status, body = ("200 OK", "alive") if self._alive() else ("503 Service Unavailable", "stuck")
+                if body == "stuck":  # takes along what the loop was to write
+                    log.warning("the event loop is stuck")
             case "/readyz":
                 status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")
             case "/metrics":

@@ -174,7 +174,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
         "url.scheme": scope.get("scheme", "http"),
     }
     span = _spans.begin_request(method if known else "HTTP", context, caller, attributes)
-    return RequestTrace(span, trace.set_span_in_context(span, _NOBODY), begun.response)
+    return RequestTrace(span, trace.set_span_in_context(span.current, _NOBODY), begun.response)
 
 
 def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
@@ -350,11 +350,9 @@ def _type_of(error: BaseException | None) -> str:
     return "no_response" if error is None else type(error).__qualname__
 
 
-def _ids() -> tuple[str, str] | None:
+def _ids() -> tuple[int, int] | None:
     context = trace.get_current_span().get_span_context()
-    if not context.trace_id:
-        return None
-    return context.trace_id.to_bytes(16).hex(), context.span_id.to_bytes(8).hex()
+    return (context.trace_id, context.span_id) if context.trace_id else None
 
 
 read_trace_from(_ids)

@@ -1,20 +1,26 @@
 """One form for every line, whoever wrote it, and nothing in it that its writer did not mean."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
+from select import PIPE_BUF
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
+from app.core import logging as app_logging
 from app.core.logging import (
     MAX_WAITING,
     attempt_var,
@@ -160,6 +166,81 @@ class TestSoon:
         assert numbers == ([1, 2] if other == "at once" else [1, None])
         assert stderr.lines()[-1]["number"] == 3
 
+    async def test_is_not_overtaken_by_another_thread_s(
+        self, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        other = threading.Thread(target=structlog.get_logger().info, args=("later",))
+        write = app_logging._write_together
+
+        def interrupted(lines: list[bytes]) -> None:
+            if not other.ident:
+                other.start()
+                other.join(app_logging.SOON_SECONDS / 2)
+            write(lines)
+
+        monkeypatch.setattr(app_logging, "_write_together", interrupted)
+        self.say(1)
+        write_waiting()
+        other.join()
+        assert [line["message"] for line in stderr.lines()] == ["said", "later"]
+
+    async def test_is_written_in_pieces_that_no_other_process_tears(
+        self, configure: Configure, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        configure(LOG_FORMAT="json")
+        pieces: list[bytes] = []
+        monkeypatch.setattr(app_logging, "_write", pieces.append)
+        for number in range(150):
+            self.say(number, "x" * (10_000 if number == 70 else number))
+        write_waiting()
+        assert [json.loads(line)["number"] for piece in pieces for line in piece.splitlines()] == [*range(150)]
+        assert 2 < len(pieces) < 20
+        # With the line break at the end.
+        assert {len(piece.splitlines()) for piece in pieces if len(piece) + 1 > PIPE_BUF} == {1}
+
+    def test_comes_by_itself_in_each_loop(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+
+        async def say() -> None:
+            self.say(1)
+
+        async def say_and_wait() -> None:
+            self.say(2)
+            for _ in range(1000):
+                await asyncio.sleep(0.01)
+                if stderr.written():
+                    break
+
+        asyncio.run(say())
+        asyncio.run(say_and_wait())
+        assert len(stderr.written().splitlines()) == 2
+
+    async def test_holds_nothing_of_the_request(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+
+        class Large:
+            pass
+
+        async def request() -> weakref.ref[Large]:
+            held.set(large := Large())
+            request_id_var.set("a-request")
+            self.say(1)
+            return weakref.ref(large)
+
+        held: ContextVar[Large] = ContextVar("held")
+        alive = await asyncio.create_task(request())
+        await asyncio.sleep(0)
+        gc.collect()
+        assert alive() is None
+        assert stderr.lines()[0]["request_id"] == "a-request"
+
+    async def test_can_be_captured(self, configure: Configure) -> None:
+        configure(LOG_FORMAT="json")
+        with capture_logs() as logs:
+            self.say(1)
+        assert logs == [{"event": "said", "log_level": "info", "number": 1}]
+
     async def test_does_not_pile_up(self, configure: Configure) -> None:
         stderr = configure(LOG_FORMAT="json")
         for number in range(MAX_WAITING + 5):
@@ -198,14 +279,16 @@ class TestSoon:
         self.say(1)
         assert "number=1" in stderr.written()
 
-    def test_is_not_lost_with_the_process(self, tmp_path: Path) -> None:
+    def test_is_written_once_though_the_process_has_children_and_ends(self, tmp_path: Path) -> None:
         script = (
-            "import asyncio, sys\n"
+            "import asyncio, os, sys\n"
             "from app.core.config import Settings\n"
             "from app.core.logging import configure_logging, log_values\n"
             "configure_logging(Settings(LOG_FORMAT='json', DATABASE_URL='sqlite+aiosqlite://', SECRET_KEY=32 * 'x'))\n"
             "async def main():\n"
             "    log_values('said', ('number',), (1,), soon=True)\n"
+            "    child = os.fork()\n"
+            "    child and os.waitpid(child, 0)\n"
             "    sys.exit(3)\n"
             "asyncio.run(main())\n"
         )

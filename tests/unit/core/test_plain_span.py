@@ -1,12 +1,14 @@
 """A span that costs little is no other span than the SDK's."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
 from opentelemetry.context import Context
 from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
@@ -205,8 +207,29 @@ class TestOthers:
         assert dict(ours.ended[0].attributes or {}) == BEFORE | {f"{number}": number for number in range(16)}
         assert sdk_spans == ["before"]
 
+    def test_it_can_be_read(self, make: Callable[..., PlainSpan]) -> None:
+        span: Any = make(parent=PARENT)
+        assert span.name == "before"
+        assert dict(span.attributes) == BEFORE
+        assert span.parent == PARENT
+        assert span.resource.attributes["service.name"] == "x"
+        with pytest.raises(AttributeError):
+            _ = span.nothing
+
+    def test_what_fails_in_it_is_told_as_the_sdk_tells_it(self, make: Callable[..., PlainSpan], ours: Seen) -> None:
+        with pytest.raises(ArithmeticError), make():
+            raise ArithmeticError("no")
+        (span,) = ours.ended
+        assert span.status.status_code is StatusCode.ERROR
+        assert [event.name for event in span.events] == ["exception"]
+
 
 class TestLooksClosely:
+    def test_it_is_the_sdk_s_own_that_is_the_current_one(self, make: Callable[..., PlainSpan]) -> None:
+        assert isinstance(make(Seen()).current, sdk.Span)
+        span = make()
+        assert span.current is span
+
     def test_a_processor_that_was_added_sees_beginning_and_end(self, make: Callable[..., PlainSpan]) -> None:
         added = Seen()
         span = make(added, parent=PARENT)
@@ -258,6 +281,34 @@ class TestInTheService:
         assert await sent() == await sent(watching)
         assert [name for name, _ in watching.begun] == ["GET", "GET", "HTTP", "GET", "SELECT"]
         assert len(watching.ended) == 5
+
+    async def test_a_processor_may_do_what_it_likes(self, collector: Collector) -> None:
+        class Busy(SpanProcessor):
+            """Counts the beginnings of others in the request's span, and asks a database itself."""
+
+            tenants: list[object] = []  # noqa: RUF012
+
+            def on_start(self, span: sdk.Span, parent_context: Context | None = None) -> None:
+                self.tenants.append(baggage.get_baggage("tenant", parent_context))
+                trace.get_current_span(parent_context).set_attribute("begun", span.name)
+                if span.name == "SELECT":
+                    tracing.note_call("GET", {}, seconds=0.1)
+
+        async def in_its_own_thread(scope: Scope, receive: Receive, send: Send) -> None:
+            context = baggage.set_baggage("tenant", "acme")
+            token = otel.attach(context)
+            await asyncio.to_thread(tracing.note_call, "SELECT", {}, seconds=0.25)
+            otel.detach(token)
+            await Response("hello")(scope, receive, send)
+
+        async with tracing.running(traced(collector.url), "api"):
+            cast(Spans, tracing._spans).provider.add_span_processor(Busy())
+            async with asyncio.timeout(10):
+                await ask(RequestContextMiddleware(in_its_own_thread), "/working")
+        assert Busy.tenants == [None, "acme", "acme"]
+        assert len(collector.spans) == 3
+        (request,) = [span for span in collector.spans if span.kind == "SERVER"]
+        assert request.attributes["begun"] == "GET"
 
     async def test_what_is_said_of_a_request_arrives(self, collector: Collector) -> None:
         async with tracing.running(traced(collector.url), "api"):

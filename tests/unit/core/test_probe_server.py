@@ -1,6 +1,8 @@
 """The second port: it answers when the event loop does not."""
 
 import io
+import json
+import logging
 import socket
 import struct
 import threading
@@ -14,7 +16,7 @@ import httpx
 import pytest
 
 import app.jobs.metrics  # noqa: F401 - so that there is something to show
-from app.core.logging import log_level
+from app.core.logging import log_level, log_values
 from app.core.probe_server import ProbeServer, ProbeServerError, _log_level
 from tests.logs import logging_as
 
@@ -61,6 +63,17 @@ class TestProbeServer:
             (503, f"{no}\n"),
             (200, f"{yes}\n"),
         ]
+
+    async def test_of_a_loop_that_is_stuck_the_last_lines_are_written_by_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may be killed next, with what it was to write itself."""
+        monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
+        with logging_as(LOG_FORMAT="json") as stderr, probes(alive=lambda: False) as client:
+            log_values("request", ("number",), (1,), soon=True)
+            client.get("/livez")  # the loop stands still meanwhile
+            lines = [json.loads(line) for line in stderr.written().splitlines()]
+        assert [line["message"] for line in lines][-2:] == ["request", "the event loop is stuck"]
 
     def test_drain_answers_when_it_is_done_and_probes_are_answered_meanwhile(self) -> None:
         begun, done = threading.Event(), threading.Event()
