@@ -29,6 +29,7 @@ from app.core.redaction import redact
 
 __all__ = [
     "LEVELS",
+    "Ids",
     "attempt_var",
     "configure_logging",
     "job_id_var",
@@ -85,22 +86,23 @@ def read_trace_from(source: Callable[[], tuple[int, int] | None]) -> None:
 
 # --- lines that may wait for others ---
 
-# Of trace and span, of the request, of the job, and the job's attempt.
-_Ids = tuple[tuple[int, int] | None, str | None, str | None, int | None]
+Ids = tuple[tuple[int, int] | None, str | None, str | None, int | None]
+"""Of trace and span, of the request, of the job, and the job's attempt."""
 
 _log = structlog.get_logger("app.access")
 # When it happened, what it belongs to, and what: small, as some hundred of them push other things out of the caches.
-_waiting: deque[tuple[float, _Ids, str, tuple[str, ...], tuple[Any, ...]]] = deque()
+_waiting: deque[tuple[float, Ids, str, tuple[str, ...], tuple[Any, ...]]] = deque()
 # From taking lines out to having written them, so that no thread's line overtakes them. Reentrant, and not waited for
 # without end: a finalizer may log at any time.
 _writing = RLock()
 _armed: asyncio.AbstractEventLoop | None = None  # on which a timer is set
 _write: Callable[[bytes], None] | None = None  # None where lines are for people
 _processors: list[structlog.typing.Processor] = []
+_says_info = True
 
 
-def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], *, soon: bool) -> None:
-    """Log at level INFO. `names` are those of the values; there may be more of them.
+def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], ids: Ids, *, soon: bool) -> None:
+    """Log at level INFO. `names` are those of the values; there may be more of them. `ids`: the current ones.
 
     `soon`, on the event loop alone: nobody has to see it at once. It is written with the next line that anybody writes,
     so that the order stays, or within `SOON_SECONDS`. A line costs a fraction in a row of others, since its code is
@@ -109,9 +111,9 @@ def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], *, s
     if not soon or _write is None or _processors[0] is not _render_json:  # somebody captures what is logged
         _log.info(event, **dict(zip(names, values, strict=False)))
         return
-    if not logging.getLogger().isEnabledFor(logging.INFO):
+    if not _says_info:
         return
-    _waiting.append((time(), _ids(), event, names, values))
+    _waiting.append((time(), ids, event, names, values))
     global _armed  # noqa: PLW0603 - one for a process
     if _armed is not (loop := asyncio.get_running_loop()):
         _armed = loop
@@ -233,11 +235,13 @@ def set_log_level(level: str) -> None:
     """
     if level not in LEVELS:
         raise ValueError(f"expected {', '.join(LEVELS)}")
+    global _says_info  # noqa: PLW0603 - one for a process
     number = logging.getLevelNamesMapping()[level]
     for name, method in vars(structlog.make_filtering_bound_logger(number)).items():
         if not name.startswith("__"):
             setattr(_Logger, name, method)
     logging.getLogger().setLevel(number)
+    _says_info = number <= logging.INFO
 
 
 def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
@@ -247,7 +251,7 @@ def _render_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> b
     return _json_line(datetime.now(UTC), method, event, _ids())
 
 
-def _json_line(timestamp: datetime, level: str, event: MutableMapping[str, Any], ids: _Ids) -> bytes:
+def _json_line(timestamp: datetime, level: str, event: MutableMapping[str, Any], ids: Ids) -> bytes:
     # Every request writes a line: one step takes a third of the time of a chain of processors.
     redact(event)
     line = {"timestamp": timestamp, "level": level, "message": event.pop("event")}
@@ -264,7 +268,7 @@ def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any])
     return _render_json(logger, method, event).decode()
 
 
-def _ids() -> _Ids:
+def _ids() -> Ids:
     return _trace(), request_id_var.get(), job_id_var.get(), attempt_var.get()
 
 
@@ -272,7 +276,7 @@ def _add_current_ids(logger: Any, method: str, event: MutableMapping[str, Any]) 
     return _add_ids(event, _ids())
 
 
-def _add_ids(event: MutableMapping[str, Any], ids: _Ids) -> MutableMapping[str, Any]:
+def _add_ids(event: MutableMapping[str, Any], ids: Ids) -> MutableMapping[str, Any]:
     trace, request_id, job_id, attempt = ids
     if trace is not None:
         event["trace_id"], event["span_id"] = trace[0].to_bytes(16).hex(), trace[1].to_bytes(8).hex()

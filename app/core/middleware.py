@@ -165,7 +165,8 @@ class RequestContextMiddleware:
                 )
                 if "principal" in state:
                     values = (*values, self.hash_of(state["principal"].subject))
-                log_values("request", _LINE, values, soon=not remarkable)
+                ids = None if trace is None else trace.ids, request_id, None, None
+                log_values("request", _LINE, values, ids, soon=not remarkable)
             request_id_var.reset(id_token)
             if trace is not None:
                 detach(trace_token)

@@ -137,10 +137,10 @@ async def _observed(connection: _Connection, query: str, answer: Awaitable[Any])
 def _note(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
     if connection.counted:
         db_operation("postgresql", query).observe(seconds)
-    if not is_recorded() or not connection.ready:
-        return
     name, operation = described(query)
     if operation in _BOUNDARIES and seconds < BOUNDARY_SECONDS and error is None:
+        return
+    if not is_recorded() or not connection.ready:
         return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
     note_call(name, attributes, seconds=seconds, error=error)

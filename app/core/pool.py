@@ -10,30 +10,35 @@ from collections import deque
 from time import perf_counter
 from typing import Any, Literal, Self
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
+
+from app.core.histogram import Family, Histogram, render
+from app.core.metrics import expose
 
 __all__ = ["FairQueuePool"]
 
 _ROOM = object()  # handed to a waiter in place of a connection: there is room for a new one
 
-_POOL = ["db_client_connection_pool_name"]
-_WAIT_TIME = Histogram(
+_POOL = "db_client_connection_pool_name"
+_WAIT_TIME = Family(
     "db_client_connection_wait_time_seconds",
     "How long one waited for a connection of the pool, or for room to open one; in vain, too.",
-    _POOL,
-    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+    (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
 )
-_TIMEOUTS = Counter("db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", _POOL)
+_wait_times: dict[str, Histogram] = {}
+_TIMEOUTS = Counter("db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", [_POOL])
+
+expose(lambda openmetrics: render(_WAIT_TIME, _wait_times.copy().values(), openmetrics))
 
 
 class _Counts:
     """What is counted of a pool."""
 
     def __init__(self, name: str) -> None:
-        self.wait_time = _WAIT_TIME.labels(name)
+        self.wait_time = _wait_times.setdefault(name, Histogram(_WAIT_TIME, f'{_POOL}="{name}"'))
         self.timeouts = _TIMEOUTS.labels(name)
 
 

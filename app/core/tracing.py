@@ -145,13 +145,15 @@ class RequestTrace(NamedTuple):
     """The context in which that is the current span. Nothing else of OpenTelemetry's is in it."""
     response: bytes
     """What the header `traceresponse` tells the caller: trace, span, and whether it was recorded here."""
+    ids: tuple[int, int]
+    """Of trace and span."""
 
     @classmethod
     def of(cls, context: SpanContext, *, flags: int) -> Self:
         """One that is not recorded. `flags` are those to be told."""
         span = NonRecordingSpan(context)
         response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
-        return cls(span, trace.set_span_in_context(span, _NOBODY), response)
+        return cls(span, trace.set_span_in_context(span, _NOBODY), response, (context.trace_id, context.span_id))
 
 
 def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> RequestTrace | None:
@@ -174,7 +176,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
         "url.scheme": scope.get("scheme", "http"),
     }
     span = _spans.begin_request(method if known else "HTTP", context, caller, attributes)
-    return RequestTrace(span, trace.set_span_in_context(span.current, _NOBODY), begun.response)
+    return RequestTrace(span, trace.set_span_in_context(span.current, _NOBODY), begun.response, begun.ids)
 
 
 def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:

@@ -118,7 +118,7 @@ class TestSoon:
 
     @staticmethod
     def say(number: int, *more: object, soon: bool = True) -> None:
-        log_values("said", ("number", "more"), (number, *more), soon=soon)
+        log_values("said", ("number", "more"), (number, *more), app_logging._ids(), soon=soon)
 
     async def test_comes_by_itself(self, configure: Configure) -> None:
         stderr = configure(LOG_FORMAT="json")
@@ -286,7 +286,7 @@ class TestSoon:
             "from app.core.logging import configure_logging, log_values\n"
             "configure_logging(Settings(LOG_FORMAT='json', DATABASE_URL='sqlite+aiosqlite://', SECRET_KEY=32 * 'x'))\n"
             "async def main():\n"
-            "    log_values('said', ('number',), (1,), soon=True)\n"
+            "    log_values('said', ('number',), (1,), (None,) * 4, soon=True)\n"
             "    child = os.fork()\n"
             "    child and os.waitpid(child, 0)\n"
             "    sys.exit(3)\n"

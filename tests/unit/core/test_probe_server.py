@@ -70,7 +70,7 @@ class TestProbeServer:
         """It may be killed next, with what it was to write itself."""
         monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
         with logging_as(LOG_FORMAT="json") as stderr, probes(alive=lambda: False) as client:
-            log_values("request", ("number",), (1,), soon=True)
+            log_values("request", ("number",), (1,), (None, None, None, None), soon=True)
             client.get("/livez")  # the loop stands still meanwhile
             lines = [json.loads(line) for line in stderr.written().splitlines()]
         assert [line["message"] for line in lines][-2:] == ["request", "the event loop is stuck"]
