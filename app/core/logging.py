@@ -29,7 +29,6 @@ from app.core.redaction import redact
 
 __all__ = [
     "LEVELS",
-    "Ids",
     "attempt_var",
     "configure_logging",
     "job_id_var",
@@ -47,9 +46,9 @@ request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 job_id_var: ContextVar[str | None] = ContextVar("job_id", default=None)
 attempt_var: ContextVar[int | None] = ContextVar("attempt", default=None)
 
-# uvicorn's own access lines would say what RequestContextMiddleware says better. The other one complains, in the
-# caller's words, of each `tracestate` that is not well formed.
-_SILENCED = ("uvicorn.access", "opentelemetry.trace.span")
+# uvicorn's own access lines would say what RequestContextMiddleware says better. The others complain, in the caller's
+# words, of each `tracestate` that is not well formed, and of each attribute that a limit cuts as it was meant to.
+_SILENCED = ("uvicorn.access", "opentelemetry.trace.span", "opentelemetry.attributes")
 
 # SQLAlchemy keeps its own loggers at this level, but logs what our pool does under the pool's name.
 _WARNINGS_ONLY = ("app.core.pool",)
@@ -114,24 +113,32 @@ def log_values(event: str, names: tuple[str, ...], values: tuple[Any, ...], ids:
     if not _says_info:
         return
     _waiting.append((time(), ids, event, names, values))
-    global _armed  # noqa: PLW0603 - one for a process
-    if _armed is not (loop := asyncio.get_running_loop()):
-        _armed = loop
-        loop.call_later(SOON_SECONDS, _due, context=Context())
+    if _armed is not asyncio.get_running_loop():
+        _arm()
     if len(_waiting) >= MAX_WAITING:
         write_waiting()
+
+
+def _arm() -> None:
+    global _armed  # noqa: PLW0603 - one for a process
+    _armed = asyncio.get_running_loop()
+    _armed.call_later(SOON_SECONDS, _due, context=Context())
 
 
 def _due() -> None:
     global _armed  # noqa: PLW0603 - one for a process
     _armed = None
-    write_waiting()
+    if not write_waiting():
+        _arm()
 
 
-def write_waiting() -> None:
-    """Write what was to be written soon. To be called before a process ends; from any thread."""
+def write_waiting() -> bool:
+    """Write what was to be written soon, before a process ends for instance; from any thread.
+
+    Whether it is done: not if another thread takes long to write.
+    """
     if not _writing.acquire(timeout=SOON_SECONDS):
-        return
+        return False
     try:
         lines: list[bytes] = []
         size = 0
@@ -148,6 +155,7 @@ def write_waiting() -> None:
             lines.append(line)
             size += len(line) + 1
         _write_together(lines)
+        return True
     finally:
         _writing.release()
 

@@ -144,7 +144,7 @@ class RequestContextMiddleware:
             route = route_template(scope)
             recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:
-                trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
+                trace_id = None if trace is None or recorded is None else format_trace_id(trace.ids[0])
                 self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id)
             if recorded is not None:
                 end_request(recorded, scope, route=route, status=status, error=error)

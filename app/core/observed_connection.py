@@ -28,6 +28,7 @@ MAX_STATEMENT = 2000  # characters
 BOUNDARY_SECONDS = 0.005
 
 _BOUNDARIES = frozenset({"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+_USUAL_BOUNDARIES = frozenset({"BEGIN;", "COMMIT;", "ROLLBACK;"})
 
 _OPERATION = re.compile(r"\s*(\w+)")
 # What is changed says more than what is read for it.
@@ -137,10 +138,12 @@ async def _observed(connection: _Connection, query: str, answer: Awaitable[Any])
 def _note(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
     if connection.counted:
         db_operation("postgresql", query).observe(seconds)
-    name, operation = described(query)
-    if operation in _BOUNDARIES and seconds < BOUNDARY_SECONDS and error is None:
+    quick = seconds < BOUNDARY_SECONDS and error is None
+    # Two of a transaction's three statements need no look at the current span.
+    if (quick and query in _USUAL_BOUNDARIES) or not is_recorded() or not connection.ready:
         return
-    if not is_recorded() or not connection.ready:
+    name, operation = described(query[:MAX_STATEMENT])
+    if quick and operation in _BOUNDARIES:
         return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
     note_call(name, attributes, seconds=seconds, error=error)

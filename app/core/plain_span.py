@@ -64,6 +64,14 @@ class Recorder:
         return self._attributes_are_limited or self.processors.others > 0
 
 
+# One for all: each span's own would cost more than the rest of it.
+_making = Lock()
+
+
+class _SdkSpan(sdk.Span):
+    """The SDK's class, of which it lets nobody but its tracers make an instance."""
+
+
 class PlainSpan(Span):
     """A span that is recorded, begun `start` nanoseconds after the epoch.
 
@@ -91,6 +99,7 @@ class PlainSpan(Span):
         self._start = start
         self._ended = False
         self._full: sdk.Span | None = None
+        self._told: ReadableSpan | None = None
         if recorder.looks_closely:
             self._full = self._build()
             self._begin(self._full)
@@ -115,7 +124,7 @@ class PlainSpan(Span):
             self._ended = True
         if is_plain:
             recorder = self._recorder
-            span = ReadableSpan(
+            self._told = span = ReadableSpan(
                 name or self._name,
                 self._context,
                 self._parent,
@@ -182,7 +191,7 @@ class PlainSpan(Span):
         """What the SDK's span has besides: `attributes`, `name`, `parent` and so on."""
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._made(), name)
+        return getattr(self._told or self._made(), name)
 
     def _made(self) -> Span:
         """The SDK's span. One that takes nothing in, if this has ended without it."""
@@ -215,10 +224,3 @@ class PlainSpan(Span):
         if self._parent is not None and self._parent.is_remote:
             within = set_span_in_context(NonRecordingSpan(self._parent), _NOBODY)
         full.start(self._start, within)
-
-
-_making = Lock()
-
-
-class _SdkSpan(sdk.Span):
-    """The SDK's class, of which it lets nobody but its tracers make an instance."""

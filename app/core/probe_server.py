@@ -112,8 +112,9 @@ class ProbeServer:
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/livez":
-                status, body = ("200 OK", "alive") if self._alive() else ("503 Service Unavailable", "stuck")
-                if body == "stuck":  # takes along what the loop was to write
+                alive = self._alive()
+                status, body = ("200 OK", "alive") if alive else ("503 Service Unavailable", "stuck")
+                if not alive:  # a line takes along those that the loop was to write
                     log.warning("the event loop is stuck")
             case "/readyz":
                 status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")

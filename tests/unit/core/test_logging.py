@@ -185,6 +185,29 @@ class TestSoon:
         other.join()
         assert [line["message"] for line in stderr.lines()] == ["said", "later"]
 
+    async def test_comes_though_another_thread_has_taken_long_to_write(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        holds, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with app_logging._writing:
+                holds.set()
+                done.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        holds.wait(10)
+        self.say(1)
+        await asyncio.sleep(3 * app_logging.SOON_SECONDS)
+        assert stderr.written() == ""
+        done.set()
+        thread.join()
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if stderr.written():
+                break
+        assert json.loads(stderr.written())["number"] == 1
+
     async def test_is_written_in_pieces_that_no_other_process_tears(
         self, configure: Configure, monkeypatch: pytest.MonkeyPatch
     ) -> None:

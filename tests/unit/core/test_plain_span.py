@@ -216,6 +216,12 @@ class TestOthers:
         with pytest.raises(AttributeError):
             _ = span.nothing
 
+    def test_it_can_be_read_when_it_has_ended(self, make: Callable[..., PlainSpan], sdk_spans: list[str]) -> None:
+        span: Any = make()
+        span.finish(AFTER, name="better", failed=False)
+        assert (span.name, span.attributes["after"]) == ("better", "that")
+        assert sdk_spans == []
+
     def test_what_fails_in_it_is_told_as_the_sdk_tells_it(self, make: Callable[..., PlainSpan], ours: Seen) -> None:
         with pytest.raises(ArithmeticError), make():
             raise ArithmeticError("no")
