@@ -81,6 +81,8 @@ TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
 TRY_SUSPECT_LOCK = f"SELECT pg_try_advisory_xact_lock({SUSPECT_LOCK})"
 SUSPECT_RUNS = f"SELECT EXISTS (SELECT FROM job WHERE state = 'running' AND {_SUSPECT})"
 
+# Said twice: who believes that the table is empty, as it was when it was last looked over, would else read all of it.
+_THESE = "job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))"
 _FENCE = "job.id = run.id AND job.run_lease = run.lease AND COALESCE(job.session_id = $3, false)"
 
 
@@ -101,8 +103,8 @@ def _ours(columns: str, *parameters: str, wait: bool = False) -> str:
     """
     arrays = ", ".join(f"(SELECT {parameter})" for parameter in parameters)
     return f"""run AS MATERIALIZED (
-    SELECT run.* FROM unnest({arrays}) AS run ({columns}) JOIN job ON {_FENCE}
-    FOR UPDATE OF job{"" if wait else " SKIP LOCKED"}
+    SELECT run.* FROM unnest({arrays}) AS run ({columns}),
+        LATERAL (SELECT FROM job WHERE {_FENCE} FOR UPDATE{"" if wait else " SKIP LOCKED"}) AS held
 )"""
 
 
@@ -111,7 +113,7 @@ def _finish(*, wait: bool) -> str:
     return f"""
 WITH {ours}, ended AS (
     DELETE FROM job USING run
-    WHERE job.id = run.id AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
+    WHERE {_THESE} AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
     RETURNING job.*, run.state AS end_state, run.error
 )
 INSERT INTO job_history ({HISTORY_COLUMNS})
@@ -127,7 +129,7 @@ RETRY = f"""
 WITH {_ours("id, lease, delay, error", "$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]")}
 UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
     deadline_at = NULL, errors = {_errors("job", "run.error")}
-FROM run WHERE job.id = run.id AND job.cancel_requested_at IS NULL
+FROM run WHERE {_THESE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
@@ -136,7 +138,7 @@ RELEASE = f"""
 WITH {_ours("id, lease", "$1::uuid[]", "$2::bigint[]")}
 UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
     deadline_at = NULL
-FROM run WHERE job.id = run.id AND job.cancel_requested_at IS NULL
+FROM run WHERE {_THESE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
@@ -144,7 +146,7 @@ _WORDS = ("$1::uuid[]", "$2::bigint[]", "$4::bigint[]", "$5::bigint[]", "$6::tex
 PROGRESS = f"""
 WITH {_ours("id, lease, done, total, message", *_WORDS)}
 UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
-FROM run WHERE job.id = run.id
+FROM run WHERE {_THESE}
 RETURNING job.id, job.run_lease
 """
 
