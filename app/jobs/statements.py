@@ -81,7 +81,7 @@ TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
 TRY_SUSPECT_LOCK = f"SELECT pg_try_advisory_xact_lock({SUSPECT_LOCK})"
 SUSPECT_RUNS = f"SELECT EXISTS (SELECT FROM job WHERE state = 'running' AND {_SUSPECT})"
 
-# Said twice: who believes that the table is empty, as it was when it was last looked over, would else read all of it.
+# Said twice: a planner that takes the table for empty, as the last ANALYZE found it, would else read all of it.
 _THESE = "job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))"
 _FENCE = "job.id = run.id AND job.run_lease = run.lease AND COALESCE(job.session_id = $3, false)"
 
