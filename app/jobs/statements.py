@@ -150,9 +150,10 @@ FROM run WHERE {_THESE}
 RETURNING job.id, job.run_lease
 """
 
-# Of these runs, those whose job still is theirs.
+# Of these runs, those whose job still is theirs. LIMIT: else it would be planned as a join, with the whole table.
 HELD = f"""
-SELECT run.id, run.lease FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS run (id, lease) JOIN job ON {_FENCE}
+SELECT run.id, run.lease FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS run (id, lease),
+    LATERAL (SELECT FROM job WHERE {_FENCE} LIMIT 1) AS held
 """
 
 # What runs in a session's name without being known to it.

@@ -14,7 +14,7 @@ from app.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, jo
 from app.jobs import session as session_module
 from app.jobs import store as store_module
 from app.jobs.outcome import Finish, State
-from app.jobs.statements import CLAIM, FINISH, PRUNE, RETRY
+from app.jobs.statements import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
 from app.jobs.store import DEADLINE_MARGIN, Store
 from tests.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
@@ -272,18 +272,26 @@ class TestPlans:
         assert {node["Index Name"] for node in found if "Index Name" in node} >= {"ix_job_claim", "pk_job"}
         assert max(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 100
 
-    @pytest.mark.parametrize("statement", ["finish", "retry"])
-    async def test_an_outcome_finds_its_row_by_id(self, jobs: Jobs, store: Store, statement: str) -> None:
+    # What follows the ids, the leases and the session; how often each row is read: locked, then written.
+    @pytest.mark.parametrize(
+        ("statement", "words", "reads"),
+        [
+            pytest.param(FINISH, (["succeeded"] * 200, [None] * 200), 2, id="finish"),
+            pytest.param(RETRY, ([1.0] * 200, ["{}"] * 200), 2, id="retry"),
+            pytest.param(RELEASE, (), 2, id="release"),
+            pytest.param(PROGRESS, ([1] * 200, [2] * 200, ["half"] * 200), 2, id="progress"),
+            pytest.param(HELD, (), 1, id="held"),
+        ],
+    )
+    async def test_what_a_run_says_finds_its_row_by_id(
+        self, jobs: Jobs, store: Store, statement: str, words: tuple[list[Any], ...], reads: int
+    ) -> None:
         ids: list[UUID] = [row[0] for row in await jobs.all("SELECT id FROM job WHERE state = 'running' LIMIT 200")]
-        fence = (ids, [1] * len(ids), store.session_id)
-        if statement == "finish":
-            found = await self.explain(jobs, FINISH, *fence, ["succeeded"] * 200, [None] * 200)
-        else:
-            found = await self.explain(jobs, RETRY, *fence, [1.0] * 200, ["{}"] * 200)
+        found = await self.explain(jobs, statement, ids, [1] * 200, store.session_id, *words)
         scans = self.job_scans(found)
         assert "Seq Scan" not in {node["Node Type"] for node in scans}
         assert {node["Index Name"] for node in found if "job" in node.get("Index Name", "")} == {"pk_job"}
-        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) == 2 * 200  # locked, then written
+        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) == reads * 200
 
     async def test_a_batch_of_outcomes_is_not_compared_row_by_row(self, database: Database, jobs: Jobs) -> None:
         """With statistics of a moment when nothing ran: they say that no job has a session."""
