@@ -38,6 +38,9 @@ LOCAL_ISSUER = "plinth-local"
 COMMAND_TIMEOUT_MARGIN = 0.2  # seconds
 IDLE_IN_TRANSACTION_TIMEOUT = 60  # seconds until the server frees the locks of a client that hangs
 
+# OpenTelemetry's SDK reads these by itself, when it is imported, and says in a traceback that it cannot.
+_SDK_NUMBER = re.compile(r"OTEL_([A-Z]+_)+LIMIT|OTEL_BSP_EXPORT_TIMEOUT")
+
 # Here an empty value says something; everywhere else it says that the variable is not set.
 _MAY_BE_EMPTY = ("RATE_LIMIT", "RATE_LIMIT_ANONYMOUS")
 
@@ -185,6 +188,9 @@ class Settings(BaseSettings):
                 problems.append(
                     f"{name} (environment): did you mean {right}? If it belongs to another program, set {right} too"
                 )
+        for name in filter(_SDK_NUMBER.fullmatch, environment):
+            if not re.fullmatch(r"\d*", environment[name].strip(), re.ASCII):
+                problems.append(f"{name} (environment): expected a whole number, 0 or more")
         try:
             if from_environment:
                 super().__init__(_env_file=path if keys else None, **values)
