@@ -1,10 +1,11 @@
-"""Where the API is to listen, and whether it does."""
+"""Where a program is to listen, and whether it does."""
 
 import errno
 import http.client
 import socket
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Self
 
 from app.embedded.process import EmbeddedError
 
@@ -23,15 +24,21 @@ class Address:
         host = self._local_host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def check(self) -> None:
-        """Raises EmbeddedError if no server could listen there."""
+    @classmethod
+    def free(cls, host: str) -> Self:
+        """One that nobody listens on. Raises EmbeddedError if nobody could."""
+        return cls(host, cls(host, 0).check())
+
+    def check(self) -> int:
+        """The port that a server would get there: for 0 a free one. Raises EmbeddedError if none could listen."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
             family, kind, protocol, _, address = found[0]
             with socket.socket(family, kind, protocol) as probe:
-                # As the API does: connections that an earlier server has left in TIME_WAIT do not count.
+                # As servers do: connections that an earlier one has left in TIME_WAIT do not count.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
+                return probe.getsockname()[1]  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise EmbeddedError(

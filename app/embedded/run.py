@@ -17,10 +17,10 @@ from app.embedded.report import Progress, complain, say, summary
 from app.embedded.servers import Servers
 from app.embedded.supervisor import StopRequested, Supervisor
 
-HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
+HEALTH_TIMEOUT = 60.0  # seconds for API and worker to answer after their start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
 WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
-ANY_METRICS_PORT = {"METRICS_PORT": "0"}  # the usual one may be another program's
+WORKER_HOST = "127.0.0.1"  # of its probes and metrics, unless it is told another
 
 
 def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
@@ -64,24 +64,31 @@ def _serve(
 
     again = ["--reload"] if reload else []
     listen = ["--host", address.host, "--port", str(address.port)]
-    # Only one of the two can have METRICS_PORT: the worker, which has no other port to be found at.
-    api = supervisor.add(_program("The API", ["api", *listen, *again], env | ANY_METRICS_PORT))
-    worker = supervisor.add(_worker(settings, again, env))
+    # Only one of the two can have METRICS_PORT, if it is set: the worker. The usual one may be another program's.
+    chosen = settings.METRICS_PORT if "METRICS_PORT" in settings.model_fields_set else 0
+    worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST)
+    api_metrics = Address.free(address.host)
+    api = supervisor.add(_program("The API", ["api", *listen, *again], env | _at(api_metrics)))
+    worker = supervisor.add(_worker(settings, again, env | _at(worker_metrics)))
     programs = [api, worker]
     lock.write(_record(address, servers, programs))
 
     health = f"{settings.API_V1_STR}/public/health"
     deadline = time.monotonic() + HEALTH_TIMEOUT
-    while not address.answers(health):
+    while not (address.answers(health) and worker_metrics.answers("/livez")):
         ended = [program for program in programs if not program.running]
         # With reload, code that does not start is code that is being written.
         if ended or (time.monotonic() > deadline and not reload):
             raise (*ended, api)[0].failure()
         supervisor.sleep(0.02)
-    progress.done("The API answers")
+    progress.done("API and worker answer")
 
-    say(summary(settings, servers, address.url, health))
+    say(summary(settings, servers, address.url, health, [api_metrics.url, worker_metrics.url]))
     supervisor.watch()
+
+
+def _at(metrics: Address) -> dict[str, str]:
+    return {"METRICS_PORT": str(metrics.port)}
 
 
 def _program(name: str, arguments: list[str], env: dict[str, str], **options: Any) -> Process:
@@ -90,8 +97,6 @@ def _program(name: str, arguments: list[str], env: dict[str, str], **options: An
 
 
 def _worker(settings: Settings, options: list[str], env: dict[str, str]) -> Process:
-    if "METRICS_PORT" not in settings.model_fields_set:
-        env = env | ANY_METRICS_PORT
     return _program(
         "The worker",
         ["worker", *options],
