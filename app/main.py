@@ -22,7 +22,7 @@ from app.core.cursor import CursorCodec
 from app.core.db import Database, bind_default_database
 from app.core.exceptions import install_exception_handlers
 from app.core.lifecycle import Lifecycle
-from app.core.logging import configure_logging, write_waiting
+from app.core.logging import configure_logging
 from app.core.middleware import (
     BodyLimitMiddleware,
     GZipAcceptedMiddleware,
@@ -34,6 +34,7 @@ from app.core.middleware import (
 from app.core.rate_limit import RateLimiter
 from app.core.readiness import TIMEOUT_SECONDS, Readiness
 from app.core.security import derive_key
+from app.core.waiting_lines import write_waiting
 from app.jobs.doorbell import DOORBELL, doorbell_for
 from app.jobs.figures import Figures
 from app.jobs.watch import JobWatch

@@ -4,18 +4,19 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import structlog
 
-from app.core import logging as app_logging
-from app.core.logging import configure_logging, set_log_level, write_waiting
+from app.core import waiting_lines
+from app.core.logging import configure_logging, set_log_level
+from app.core.waiting_lines import write_to, write_waiting
 from tests.api import settings_with
 
-__all__ = ["Stderr", "logging_as"]
+__all__ = ["Configure", "Stderr", "logging_as"]
 
 
 class Stderr(io.TextIOWrapper):
@@ -44,11 +45,15 @@ class Stderr(io.TextIOWrapper):
         return [line for line in lines if message is None or line["message"] == message]
 
 
+Configure = Callable[..., Stderr]
+"""As `logging_as`, for the rest of a test."""
+
+
 @contextmanager
 def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
     """Log as these settings say, while the block runs; afterwards all is as before."""
     root, access, config = logging.getLogger(), logging.getLogger("uvicorn.access"), structlog.get_config()
-    kept, write = (root.handlers, root.level, access.disabled), app_logging._write
+    kept, write = (root.handlers, root.level, access.disabled), waiting_lines._write
     root.handlers = []
     stderr = Stderr(terminal=terminal)
     try:
@@ -61,5 +66,4 @@ def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
         set_log_level("INFO")
         root.handlers, root.level, access.disabled = kept
         structlog.configure(**config)
-        write_waiting()
-        app_logging._write = write
+        write_to(write, config["processors"])

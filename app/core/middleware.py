@@ -21,9 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.exceptions import PayloadTooLargeError, problem_response
 from app.core.http_metrics import HTTP, HttpMetrics
 from app.core.lifecycle import Lifecycle
-from app.core.logging import log_values, request_id_var
+from app.core.log_lines import Ids, request_id_var
 from app.core.routes import route_template, watch_route
 from app.core.tracing import MAX_PATH, begin_request, end_request
+from app.core.waiting_lines import log_values
 
 __all__ = [
     "BodyLimitMiddleware",
@@ -165,7 +166,7 @@ class RequestContextMiddleware:
                 )
                 if "principal" in state:
                     values = (*values, self.hash_of(state["principal"].subject))
-                ids = None if trace is None else trace.ids, request_id, None, None
+                ids = Ids(None if trace is None else trace.ids, request_id)
                 log_values("request", _LINE, values, ids, soon=not remarkable)
             request_id_var.reset(id_token)
             if trace is not None:

@@ -25,7 +25,7 @@ from prometheus_client import Counter
 from starlette.types import Scope
 
 from app.core.config import Settings
-from app.core.logging import read_trace_from
+from app.core.log_lines import read_trace_from
 from app.core.routes import UNMATCHED
 
 if TYPE_CHECKING:
@@ -180,9 +180,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
 
 
 def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
-    """End a request's span. `status` is 0 and `error` what ended it where there was no response."""
-    if not span.is_recording():
-        return
+    """End a recorded request's span. `status` is 0 and `error` what ended it where there was no response."""
     name = None
     attributes: dict[str, str | int] = {}
     if route != UNMATCHED:

@@ -7,7 +7,7 @@ import structlog
 from opentelemetry.trace import Span
 from pydantic import ValidationError
 
-from app.core.logging import attempt_var, job_id_var
+from app.core.log_lines import attempt_var, job_id_var
 from app.core.tracing import begin_job
 from app.jobs.context import JobContext
 from app.jobs.kinds import JobKind

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from app.core import middleware
 from app.core.lifecycle import Lifecycle
-from app.core.logging import request_id_var
+from app.core.log_lines import request_id_var
 from app.core.middleware import (
     BodyLimitMiddleware,
     RequestContextMiddleware,

@@ -16,8 +16,10 @@ import httpx
 import pytest
 
 import app.jobs.metrics  # noqa: F401 - so that there is something to show
-from app.core.logging import log_level, log_values
+from app.core.log_lines import Ids
+from app.core.logging import log_level
 from app.core.probe_server import ProbeServer, ProbeServerError, _log_level
+from app.core.waiting_lines import log_values
 from tests.logs import logging_as
 
 HOST = "127.0.0.1"
@@ -70,7 +72,7 @@ class TestProbeServer:
         """It may be killed next, with what it was to write itself."""
         monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
         with logging_as(LOG_FORMAT="json") as stderr, probes(alive=lambda: False) as client:
-            log_values("request", ("number",), (1,), (None, None, None, None), soon=True)
+            log_values("request", ("number",), (1,), Ids(), soon=True)
             client.get("/livez")  # the loop stands still meanwhile
             lines = [json.loads(line) for line in stderr.written().splitlines()]
         assert [line["message"] for line in lines][-2:] == ["request", "the event loop is stuck"]

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from app.core.logging import request_id_var
+from app.core.log_lines import request_id_var
 from app.jobs.doorbell import Doorbell
 
 
