@@ -102,7 +102,8 @@ class ProbeServer:
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
-            return self._answer(environ, start_response)
+            content = self._answer(environ, start_response)
+            return content if environ["REQUEST_METHOD"] != "HEAD" else []
         except OSError:  # the client does not send what it has announced
             raise
         except Exception:

@@ -66,6 +66,14 @@ class TestProbeServer:
             (200, f"{yes}\n"),
         ]
 
+    @pytest.mark.parametrize("path", ["/livez", "/metrics", "/nothing"])
+    def test_head_is_answered_without_a_body(self, path: str) -> None:
+        with probes() as client, socket.create_connection((client.base_url.host, client.base_url.port or 0)) as peer:
+            peer.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: peer.recv(65536), b"")).partition(b"\r\n\r\n")
+        assert b"Content-Length: " in head
+        assert body == b""
+
     async def test_of_a_loop_that_is_stuck_the_last_lines_are_written_by_it(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
