@@ -77,6 +77,7 @@ class TestReady:
     async def test_holds_when_servers_take_connections_and_say_nothing(self, silent_server: int) -> None:
         settings = settings_with(
             DATABASE_URL=f"postgresql://plinth@127.0.0.1:{silent_server}/plinth",
+            DB_CONNECT_TIMEOUT=0.2,  # for the first connections; readiness has a limit of its own
             REDIS_URL=f"redis://127.0.0.1:{silent_server}/0",
         )
         with capture_logs():
