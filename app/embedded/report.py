@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,13 +40,13 @@ class Progress:
         self._since = now
 
 
-def summary(settings: Settings, servers: Servers, url: str, health: str, metrics: Sequence[str]) -> str:
+def summary(settings: Settings, servers: Servers, url: str, health: str, metrics: tuple[str, str]) -> str:
     """What there is to use now, a line each. `metrics`: where the API's second port is, and the worker's."""
     lines = {}
     if settings.docs_enabled:
         lines["Docs"] = f"{url}/docs"
     lines["Health"] = url + health
-    lines["Metrics"] = " and ".join(f"{second}/metrics" for second in metrics)
+    lines["Metrics"] = "{}/metrics, of the worker {}/metrics".format(*metrics)
     if settings.AUTH_PROVIDER is AuthProvider.LOCAL:
         # Not at the top: a run with another provider needs none of its imports.
         from app.services.identity import sign_local_token

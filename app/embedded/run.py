@@ -83,7 +83,7 @@ def _serve(
         supervisor.sleep(0.02)
     progress.done("API and worker answer")
 
-    say(summary(settings, servers, address.url, health, [api_metrics.url, worker_metrics.url]))
+    say(summary(settings, servers, address.url, health, (api_metrics.url, worker_metrics.url)))
     supervisor.watch()
 
 

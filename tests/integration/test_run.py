@@ -129,7 +129,7 @@ def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
         with httpx.Client() as client:
             assert client.get(first.value("Docs")).is_success
             assert client.get(first.value("Health")).json()["status"] == "alive"
-            of_api, of_worker = (client.get(url).text for url in first.value("Metrics").split(" and "))
+            of_api, of_worker = (client.get(url).text for url in first.value("Metrics").split(", of the worker "))
             assert "http_server_request_duration_seconds_count{" in of_api
             assert "http_server_request_duration_seconds_count{" not in of_worker
             me = f"http://127.0.0.1:{port}/api/v1/me"
@@ -211,7 +211,7 @@ class TestWorker:
             assert broken.running, broken.process.communicate()[1]
             # METRICS_PORT is the worker's; the API takes another.
             assert httpx.get(f"http://127.0.0.1:{probes}/livez").status_code == 200
-            assert broken.value("Metrics").endswith(f" and http://127.0.0.1:{probes}/metrics")
+            assert broken.value("Metrics").endswith(f", of the worker http://127.0.0.1:{probes}/metrics")
             worker = next(process for process in broken.family if "worker" in process.cmdline())
             worker.kill()
             code, errors = broken.end()
