@@ -90,11 +90,17 @@ class Database:
     """An engine with its pool, sessions and connections, for one set of settings.
 
     `session_info` is in the `info` of every session: what code that is given nothing but a session has to find.
-    With a `pool_name` its pool and its statements are counted, in metrics.
+    With a `pool_name` its pool and its statements are counted, in metrics. `server_settings` are PostgreSQL's own, for
+    these connections beside those that all have; a transaction pooler takes none.
     """
 
     def __init__(
-        self, settings: Settings, *, session_info: Mapping[str, Any] | None = None, pool_name: str | None = None
+        self,
+        settings: Settings,
+        *,
+        session_info: Mapping[str, Any] | None = None,
+        pool_name: str | None = None,
+        server_settings: Mapping[str, str] | None = None,
     ) -> None:
         url = settings.async_database_url
         self.is_postgresql = url.startswith("postgresql")
@@ -110,9 +116,10 @@ class Database:
                 "pool_timeout": settings.DB_POOL_TIMEOUT,
                 "pool_recycle": RECYCLE_SECONDS,
             }
-        self.engine = create_async_engine(
-            url, connect_args=settings.database_connect_args, hide_parameters=True, **options
-        )
+        connect_args = settings.database_connect_args
+        if server_settings and not self._pooler:
+            connect_args["server_settings"] |= server_settings
+        self.engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, **options)
         self._sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
         )

@@ -45,6 +45,19 @@ ENGINE_LIMITS = {
     "DB_POOL_TIMEOUT": 10.0,
     "DB_CONNECT_TIMEOUT": 2.0,
 }
+# A connection keeps a plan until the next VACUUM or ANALYZE. One made while the queue was empty would read the whole of
+# a burst that comes then, for each run of a batch anew. There is an index for all that the engine asks of large tables.
+ENGINE_PLANNING = {"enable_seqscan": "off"}
+
+
+def engine_database(settings: Settings, session_info: Mapping[str, Any] | None = None) -> Database:
+    """The engine's own connections, which no handler gets."""
+    return Database(
+        settings.model_copy(update=ENGINE_LIMITS),
+        session_info=session_info,
+        pool_name="engine",
+        server_settings=ENGINE_PLANNING,
+    )
 
 
 class Worker:
@@ -98,7 +111,7 @@ class Worker:
             database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info, pool_name="main")
             closing.push_async_callback(database.aclose)
             closing.enter_context(bind_default_database(database))
-            engine = Database(settings.model_copy(update=ENGINE_LIMITS), session_info=info, pool_name="engine")
+            engine = engine_database(settings, info)
             closing.push_async_callback(engine.aclose)
             figures = Figures(engine, settings)
             figures.start()

@@ -13,9 +13,10 @@ from app.core.db import Database
 from app.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
 from app.jobs import session as session_module
 from app.jobs import store as store_module
-from app.jobs.outcome import Finish, State
+from app.jobs.outcome import Finish, Retry, State, error_entry
 from app.jobs.statements import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
 from app.jobs.store import DEADLINE_MARGIN, Store
+from app.jobs.worker import engine_database
 from tests.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
@@ -310,6 +311,41 @@ class TestPlans:
         found = await self.explain(jobs, FINISH, *fence, ["succeeded"] * 500, [None] * 500)
         assert found[0]["Actual Rows"] == 500
         assert max(node.get("Rows Removed by Join Filter", 0) for node in found) < 1000
+
+    async def test_a_plan_that_is_kept_reads_no_burst(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        """It was made while there was hardly a job, and is not made anew before the next VACUUM or ANALYZE."""
+        await jobs.all("ALTER TABLE job SET (autovacuum_enabled = false)")
+        await jobs.all("VACUUM ANALYZE job")
+        engine = engine_database(settings)
+        store = await open_store(engine)
+        entry = error_entry("failure", run=1, attempt=1)
+
+        async def work(count: int) -> None:
+            runs = await store.claim(["default"], {noop.name: noop}, count)
+            assert len(await store.held([(run.id, run.lease) for run in runs])) == count
+            half = count // 2
+            assert len(await store.retry([Retry(run.id, run.lease, 1000, entry) for run in runs[:half]])) == half
+            ended = await store.finish([Finish(run.id, run.lease, State.SUCCEEDED) for run in runs[half:]])
+            assert len(ended) == count - half
+
+        async def read_in_sequence() -> int:
+            async with engine.connection() as connection:
+                await connection.execute("SELECT pg_stat_force_next_flush()")
+                found = await connection.fetchval("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'job'")
+            return int(found)
+
+        for _ in range(10):  # from the sixth on a plan is kept
+            async with database.session() as session:
+                await enqueue_many(session, noop, [Number(), Number()])
+            await work(2)
+        async with database.session() as session:
+            await enqueue_many(session, noop, [Number(n=n) for n in range(2000)])
+        before = await read_in_sequence()
+        await work(200)
+        assert await read_in_sequence() - before < 2000
+        await engine.aclose()
 
     async def test_a_claim_does_not_walk_over_the_dead(
         self, database: Database, jobs: Jobs, store: Store, noop: JobKind[Number]
