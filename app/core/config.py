@@ -39,7 +39,13 @@ COMMAND_TIMEOUT_MARGIN = 0.2  # seconds
 IDLE_IN_TRANSACTION_TIMEOUT = 60  # seconds until the server frees the locks of a client that hangs
 
 # OpenTelemetry's SDK reads these by itself, when it is imported, and says in a traceback that it cannot.
-_SDK_NUMBER = re.compile(r"OTEL_([A-Z]+_)+LIMIT|OTEL_BSP_EXPORT_TIMEOUT")
+_SPAN_LIMITS = tuple(
+    f"OTEL_{name}_LIMIT"
+    for name in (
+        *("ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH"),
+        *("SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT"),
+    )
+)
 
 # Here an empty value says something; everywhere else it says that the variable is not set.
 _MAY_BE_EMPTY = ("RATE_LIMIT", "RATE_LIMIT_ANONYMOUS")
@@ -188,8 +194,8 @@ class Settings(BaseSettings):
                 problems.append(
                     f"{name} (environment): did you mean {right}? If it belongs to another program, set {right} too"
                 )
-        for name in filter(_SDK_NUMBER.fullmatch, environment):
-            if not re.fullmatch(r"\d*", environment[name].strip(), re.ASCII):
+        for name in _SPAN_LIMITS:
+            if not re.fullmatch(r"\d*", environment.get(name, "").strip(), re.ASCII):
                 problems.append(f"{name} (environment): expected a whole number, 0 or more")
         try:
             if from_environment:
