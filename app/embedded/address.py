@@ -3,6 +3,7 @@
 import errno
 import http.client
 import socket
+from collections.abc import Container
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
@@ -25,9 +26,10 @@ class Address:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @classmethod
-    def free(cls, host: str) -> Self:
-        """One that nobody listens on. Raises EmbeddedError if nobody could."""
-        return cls(host, cls(host, 0).check())
+    def free(cls, host: str, *, but: Container[int]) -> Self:
+        """One that nobody listens on, with none of these ports. Raises EmbeddedError if nobody could."""
+        drawn = iter(cls(host, 0).check, None)
+        return cls(host, next(port for port in drawn if port not in but))
 
     def check(self) -> int:
         """The port that a server would get there: for 0 a free one. Raises EmbeddedError if none could listen."""

@@ -17,7 +17,7 @@ from app.embedded.report import Progress, complain, say, summary
 from app.embedded.servers import Servers
 from app.embedded.supervisor import StopRequested, Supervisor
 
-HEALTH_TIMEOUT = 60.0  # seconds for API and worker to answer after their start
+HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
 WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
 WORKER_HOST = "127.0.0.1"  # of its probes and metrics, unless it is told another
@@ -66,8 +66,8 @@ def _serve(
     listen = ["--host", address.host, "--port", str(address.port)]
     # Only one of the two can have METRICS_PORT, if it is set: the worker. The usual one may be another program's.
     chosen = settings.METRICS_PORT if "METRICS_PORT" in settings.model_fields_set else 0
-    worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST)
-    api_metrics = Address.free(address.host)
+    worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST, but={address.port})
+    api_metrics = Address.free(address.host, but={address.port, worker_metrics.port})
     api = supervisor.add(_program("The API", ["api", *listen, *again], env | _at(api_metrics)))
     worker = supervisor.add(_worker(settings, again, env | _at(worker_metrics)))
     programs = [api, worker]
@@ -75,13 +75,13 @@ def _serve(
 
     health = f"{settings.API_V1_STR}/public/health"
     deadline = time.monotonic() + HEALTH_TIMEOUT
-    while not (address.answers(health) and worker_metrics.answers("/livez")):
+    while not address.answers(health):
         ended = [program for program in programs if not program.running]
         # With reload, code that does not start is code that is being written.
         if ended or (time.monotonic() > deadline and not reload):
             raise (*ended, api)[0].failure()
         supervisor.sleep(0.02)
-    progress.done("API and worker answer")
+    progress.done("The API answers")
 
     say(summary(settings, servers, address.url, health, (api_metrics.url, worker_metrics.url)))
     supervisor.watch()
