@@ -26,7 +26,7 @@ from app.core.config import Settings, get_settings
 from app.core.exceptions import ServiceUnavailableError
 from app.core.metrics import Labels, Observed, db_error
 from app.core.observed_connection import observe
-from app.core.pool import FairQueuePool
+from app.core.pool import POOL_LABEL, FairQueuePool
 
 __all__ = [
     "AsyncSessionLocal",
@@ -51,16 +51,15 @@ _TIMEOUT_STATES = ("57014", "55P03")
 _UNAVAILABLE_STATES = (*_TIMEOUT_STATES, "25006")
 _CONSTRAINT_CLASS = "23"
 
-_POOL = "db_client_connection_pool_name"
 _CONNECTIONS = Observed(
     "db_client_connection_count",
     "Connections of the pool, by state.",
-    (_POOL, "db_client_connection_state"),
+    (POOL_LABEL, "db_client_connection_state"),
     add,
 )
-_MAX_CONNECTIONS = Observed("db_client_connection_max", "How many connections the pool may open.", (_POOL,), add)
+_MAX_CONNECTIONS = Observed("db_client_connection_max", "How many connections the pool may open.", (POOL_LABEL,), add)
 _PENDING = Observed(
-    "db_client_connection_pending_requests", "How many wait for a connection of the pool.", (_POOL,), add
+    "db_client_connection_pending_requests", "How many wait for a connection of the pool.", (POOL_LABEL,), add
 )
 
 

@@ -18,18 +18,20 @@ from sqlalchemy.util.queue import Empty, Full, QueueCommon
 from app.core.histogram import Family, Histogram, render
 from app.core.metrics import expose
 
-__all__ = ["FairQueuePool"]
+__all__ = ["POOL_LABEL", "FairQueuePool"]
 
 _ROOM = object()  # handed to a waiter in place of a connection: there is room for a new one
 
-_POOL = "db_client_connection_pool_name"
+POOL_LABEL = "db_client_connection_pool_name"
 _WAIT_TIME = Family(
     "db_client_connection_wait_time_seconds",
     "How long one waited for a connection of the pool, or for room to open one; in vain, too.",
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
 )
 _wait_times: dict[str, Histogram] = {}
-_TIMEOUTS = Counter("db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", [_POOL])
+_TIMEOUTS = Counter(
+    "db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", [POOL_LABEL]
+)
 
 expose(lambda openmetrics: render(_WAIT_TIME, _wait_times.copy().values(), openmetrics))
 
@@ -38,7 +40,7 @@ class _Counts:
     """What is counted of a pool."""
 
     def __init__(self, name: str) -> None:
-        self.wait_time = _wait_times.setdefault(name, Histogram(_WAIT_TIME, f'{_POOL}="{name}"'))
+        self.wait_time = _wait_times.setdefault(name, Histogram(_WAIT_TIME, f'{POOL_LABEL}="{name}"'))
         self.timeouts = _TIMEOUTS.labels(name)
 
 
