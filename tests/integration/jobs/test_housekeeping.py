@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from app.core.config import Settings
@@ -346,6 +347,23 @@ class TestPlans:
         await work(200)
         assert await read_in_sequence() - before < 2000
         await engine.aclose()
+
+    async def test_the_engine_of_a_worker_plans_so_and_its_handlers_do_not(
+        self, settings: Settings, database: Database
+    ) -> None:
+        found: list[Any] = []
+
+        @job("test.planning")
+        async def planning(ctx: JobContext, payload: Number) -> None:
+            async with ctx._store.database.connection() as engine, ctx.session() as own:
+                show = "SHOW enable_seqscan"
+                found.extend([await engine.fetchval(show), await own.scalar(text(show))])
+
+        async with working(settings, planning):
+            async with database.session() as session:
+                await enqueue(session, planning, Number())
+            await until(lambda: asyncio.sleep(0, len(found) == 2))
+        assert found == ["off", "on"]
 
     async def test_a_claim_does_not_walk_over_the_dead(
         self, database: Database, jobs: Jobs, store: Store, noop: JobKind[Number]

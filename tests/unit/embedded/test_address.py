@@ -21,6 +21,12 @@ def test_a_free_port_passes(busy: int) -> None:
     Address("127.0.0.1", port).check()
 
 
+def test_a_free_address_is_one_with_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([8001, 8000, 8002, 8003])
+    monkeypatch.setattr(Address, "check", lambda address: next(drawn))
+    assert Address.free("127.0.0.1", but={8000, 8001}) == Address("127.0.0.1", 8002)
+
+
 def test_a_busy_port_is_named_with_a_way_out(busy: int) -> None:
     with pytest.raises(EmbeddedError) as refused:
         Address("127.0.0.1", busy).check()
