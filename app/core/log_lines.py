@@ -75,6 +75,7 @@ def read_trace_from(source: Callable[[], tuple[int, int] | None]) -> None:
 
 
 def current_ids() -> Ids:
+    """Those of what the caller does now."""
     return Ids(_trace(), request_id_var.get(), job_id_var.get(), attempt_var.get())
 
 
