@@ -36,8 +36,9 @@ class TestKilled:
             until(lambda: running(ready) > 0, "jobs run", within=60)
             ready.kill(ready.pods("worker")[0])
             until(lambda: ready.ready("worker", 1), "there is a worker again", within=60)
-        assert killed_runs(ready, exports) > 0
         batch_is_whole(ready, exports)
+        # Not before: a lost run is counted when its worker's session is over, and three kills may take less than that.
+        assert killed_runs(ready, exports) > 0
 
     def test_api_pods_under_load(self, ready: Release, tmp_path: Path) -> None:
         """Callers who send a write again under its key have it done once, whatever became of the first answer."""
