@@ -188,8 +188,9 @@ class TestWorker:
                     time.sleep(0.05)
 
             quick, endless = enqueue("quick"), enqueue("endless")
-            wait_for(f"{quick}|succeeded\n", "SELECT id, state FROM job_history")
-            wait_for(f"{endless}|running\n", "SELECT id, state FROM job")
+            # By id: the service's own schedules enqueue jobs as well.
+            wait_for("succeeded\n", f"SELECT state FROM job_history WHERE id = '{quick}'")
+            wait_for("running\n", f"SELECT state FROM job WHERE id = '{endless}'")
 
             # What it prints about jobs is true.
             shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, text=True)
