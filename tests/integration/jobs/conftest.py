@@ -13,6 +13,7 @@ from app.core.cache import close_redis, init_redis
 from app.core.config import Settings
 from app.core.db import Database
 from app.jobs import kinds as kinds_module
+from app.jobs import schedules as schedules_module
 from app.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
 from app.jobs.kinds import JobKind
 from app.jobs.store import Store
@@ -35,8 +36,10 @@ async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _kinds_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _kinds_and_schedules_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kinds stand beside the service's; of the service's schedules it has none, whose slots come when they will."""
     monkeypatch.setattr(kinds_module, "_kinds", dict(kinds_module.kinds()))
+    monkeypatch.setattr(schedules_module, "_schedules", {})
 
 
 @pytest.fixture

@@ -327,12 +327,7 @@ class TestFleet:
         await ours.step()
         assert metric("plinth_dead_letters") == 3
 
-    async def test_a_slot_that_nobody_takes(
-        self, ours: Figures, jobs: Jobs, task: JobKind[Number], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from app.jobs import schedules
-
-        monkeypatch.setattr(schedules, "_schedules", {})
+    async def test_a_slot_that_nobody_takes(self, ours: Figures, jobs: Jobs, task: JobKind[Number]) -> None:
         for name in ("test.late", "test.paused", "test.new"):
             schedule(task, Number(), cron="*/5 * * * *", name=name)
         await jobs.all(

@@ -263,8 +263,7 @@ class TestWorkers:
 
 
 @pytest.fixture
-def nightly(task: JobKind[Number], monkeypatch: pytest.MonkeyPatch) -> Schedule:
-    monkeypatch.setattr(schedules_module, "_schedules", {})
+def nightly(task: JobKind[Number]) -> Schedule:
     return schedule(task, Number(n=7), cron="0 3 * * *", name="nightly", timezone="Europe/Berlin")
 
 

@@ -8,15 +8,12 @@ from structlog.testing import capture_logs
 
 from app.core.db import Database
 from app.jobs import JobContext, Schedule, job, schedule
-from app.jobs import schedules as schedules_module
 from app.jobs.schedules import Scheduler
 from tests.integration.jobs.conftest import Jobs, Number
 
 
 @pytest.fixture
-def minutely(monkeypatch: pytest.MonkeyPatch) -> Schedule:
-    monkeypatch.setattr(schedules_module, "_schedules", {})
-
+def minutely() -> Schedule:
     @job("test.tick")
     async def tick(ctx: JobContext, payload: Number) -> None: ...
 
