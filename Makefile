@@ -29,11 +29,11 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
-# Without the chart's tests, which need Helm: those are `make chart-test`.
+# Without the chart's tests, which need Helm: those are `make chart-test`. A test that hangs says where, and fails.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/observability \
-		--ignore tests/images --ignore tests/e2e $(ARGS)
+		--ignore tests/images --ignore tests/e2e -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true $(ARGS)
 
 # One after the other: what they measure is how long a fleet takes that has the machine for itself.
 .PHONY: test-faults
