@@ -34,6 +34,7 @@ else
     helm get values plinth "${release[@]}" --output yaml |
         helm template plinth charts/plinth --namespace plinth --values - --set metrics.rules.enabled=true \
             --kube-version 1.34 --api-versions monitoring.coreos.com/v1/PrometheusRule \
+            --api-versions keda.sh/v1alpha1/ScaledObject --api-versions gateway.networking.k8s.io/v1/HTTPRoute \
             --show-only templates/observability/rules.yaml |
         sed '1,/^spec:/d; s/^  //' |
         in_monitoring create configmap plinth-rules --from-file=plinth.yaml=/dev/stdin --dry-run=client --output yaml |

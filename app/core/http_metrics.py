@@ -26,6 +26,10 @@ _FAMILIES = (
 )
 _ACTIVE = "http_server_active_requests"
 _ACTIVE_HELP = "Requests that are being answered."
+# Prometheus sees no increase in a series that begins at 1, as each of those by route and status does. What objectives
+# are judged by is there from the start.
+_ANSWERED = "plinth_http_requests"
+_ANSWERED_HELP = "Requests that were answered: a failure by a 5xx."
 
 
 class _Ended(NamedTuple):
@@ -46,6 +50,7 @@ class HttpMetrics:
         # Not counted yet. To count many in a row is cheaper: all that it takes stays in the CPU's caches.
         self._ended: deque[_Ended] = deque()
         self._counting = Lock()
+        self._answered = {"success": 0, "failure": 0}
         self.active: dict[str, int] = {}
 
     def begin(self, method: str) -> str:
@@ -73,6 +78,7 @@ class HttpMetrics:
                 duration.observe(ended.seconds, ended.trace)
                 request_body.observe(ended.received)
                 response_body.observe(ended.sent)
+                self._answered["failure" if ended.status >= 500 else "success"] += 1
 
     def of(self, method: str, route: str, status: int) -> tuple[Histogram, ...]:
         """Duration, request body and response body of these labels."""
@@ -90,6 +96,10 @@ class HttpMetrics:
         lines = [f"# HELP {_ACTIVE} {_ACTIVE_HELP}\n# TYPE {_ACTIVE} gauge\n"]
         for method, count in self.active.copy().items():
             lines.append(f'{_ACTIVE}{{http_request_method="{method}"}} {count}\n')
+        counted = f"{_ANSWERED}_total"
+        name = _ANSWERED if openmetrics else counted
+        lines.append(f"# HELP {name} {_ANSWERED_HELP}\n# TYPE {name} counter\n")
+        lines += [f'{counted}{{outcome="{outcome}"}} {count}\n' for outcome, count in self._answered.items()]
         series = list(self._series.values())
         for number, family in enumerate(_FAMILIES):
             lines.append(render(family, (histograms[number] for histograms in series), openmetrics))

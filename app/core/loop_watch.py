@@ -9,6 +9,8 @@ __all__ = ["LoopWatch"]
 # A loop that has not turned for so long does not turn any more. Kubernetes asks three times before it restarts a pod.
 STUCK_SECONDS = 15.0
 TICK_SECONDS = 1.0
+# For so long, and for twice as long at the most, the worst lag is told: no scrape misses it.
+TOLD_SECONDS = 60.0
 
 
 class LoopWatch:
@@ -17,7 +19,8 @@ class LoopWatch:
     def __init__(self) -> None:
         self._seen = monotonic()
         self._due = self._seen + TICK_SECONDS
-        self._late = 0.0
+        self._worst = self._worst_before = 0.0  # of this minute, and of the one before
+        self._minute = self._seen
         self._timer: Any = None
 
     def start(self) -> None:
@@ -32,7 +35,9 @@ class LoopWatch:
 
     def _tick(self) -> None:
         self._seen = monotonic()
-        self._late = max(0.0, self._seen - self._due)
+        if self._seen - self._minute >= TOLD_SECONDS:
+            self._worst_before, self._worst, self._minute = self._worst, 0.0, self._seen
+        self._worst = max(self._worst, self._seen - self._due)
         self._due = self._seen + TICK_SECONDS
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -42,5 +47,5 @@ class LoopWatch:
 
     @property
     def lag(self) -> float:
-        """Seconds by which the last tick was late, or by which the next one is already."""
-        return max(self._late, monotonic() - self._due)
+        """Seconds by which a tick was late at worst, in the last minute or two; or the next one is already."""
+        return max(self._worst, self._worst_before, monotonic() - self._due)

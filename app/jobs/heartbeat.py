@@ -91,9 +91,11 @@ class Heartbeat:
                         alive, cancelled = await self._renew(database)
                     self._renewed_at = began
                     self.answered = True
-                except (DatabaseUnavailableError, TimeoutError):
+                except (DatabaseUnavailableError, TimeoutError) as error:
                     # Two more beats fit in before it expires: time to stop what runs.
                     alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
+                    if self.answered:
+                        log.warning("no answer to the heartbeat", error=repr(error))
                     self.answered = False
                 except Exception:
                     log.exception("the heartbeat failed")

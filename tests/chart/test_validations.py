@@ -63,6 +63,17 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"worker": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "50"}]}},
         ["extraEnv sets DB_POOL_SIZE", "Set it in config"],
     ),
+    "a setting that hides from the rules": (
+        {"worker": {"extraEnv": [{"name": "JOBS_SESSION_TIMEOUT", "value": "60"}]}},
+        ["extraEnv sets JOBS_SESSION_TIMEOUT", "Set it in config"],
+    ),
+    **{
+        f"scrapes every {interval} for rules that look back over two minutes": (
+            {"metrics": {"podMonitor": {"enabled": True, "interval": interval}, "rules": {"enabled": True}}},
+            [f"metrics.podMonitor.interval is {interval}", "60s or less", "metrics.rules.enabled=false"],
+        )
+        for interval in ("61s", "100s", "2m", "10m", "90000ms")
+    },
     "too little time for requests": (
         {"config": {"DRAIN_SECONDS": 20}},
         ["api.terminationGracePeriodSeconds is 40 and has to be 45", "20 (preStop) + 20 (uvicorn", "+ 5 (slack) = 45"],

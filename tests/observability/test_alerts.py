@@ -129,6 +129,7 @@ def test_pages_are_few_and_symptoms() -> None:
         "PlinthDatabaseUnreachable",
         "PlinthJobsLate",
         "PlinthMetricsAbsent",
+        "PlinthNoApi",
         "PlinthNoWorker",
     }
 
@@ -139,6 +140,23 @@ def test_alerts_on_certificates_come_with_their_value() -> None:
     }
     assert "PlinthNoWorker" in names
     assert "PlinthCertificateExpiring" not in names
+
+
+@pytest.mark.parametrize(
+    ("component", "group", "alert"), [("api", "service", "PlinthNoApi"), ("worker", "jobs", "PlinthNoWorker")]
+)
+def test_pods_that_nobody_asked_for_are_not_missed(component: str, group: str, alert: str, tmp_path: Path) -> None:
+    """But where there should be some, the number of `replicas` is another's, the autoscaler's."""
+    checks: list[Object] = [{"eval_time": "30m", "alertname": alert, "exp_alerts": []}]
+    series = [{"series": 'plinth_workers_alive{namespace="shop",pod="plinth-api-1"}', "values": "0x120"}]
+    test = {"interval": "15s", "input_series": series, "alert_rule_test": checks}
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump({"rule_files": [f"plinth-{group}.yaml"], "tests": [test]}))
+    fired = {}
+    for scaling in ("none", "autoscaling", "keda")[: 2 if component == "api" else 3]:
+        values: Object = {"replicas": 0} | ({} if scaling == "none" else {scaling: {"enabled": True}})
+        _write(tmp_path, groups(merged(VALUES, {component: values})))
+        fired[scaling] = run(tool("PROMTOOL"), "test", "rules", "case.yaml", cwd=tmp_path).returncode != 0
+    assert fired == {scaling: scaling != "none" for scaling in fired}
 
 
 def _is_of(alert: Object, labels: Any) -> bool:

@@ -15,6 +15,7 @@ import app.services.identity.jwks  # noqa: F401
 from app.core import metrics
 from app.core.http_metrics import HTTP
 from app.core.metrics import db_operation
+from app.core.pool import _Counts
 
 PAGE = Path("docs/metrics.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", re.MULTILINE)
@@ -40,10 +41,11 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
         found[f"{name}_total" if kind == "counter" else name] = kind, labels
     # What is written down by ourselves shows its labels once it has counted something.
     db_operation("postgresql", "SELECT 1").observe(0.001)
+    _Counts("main").wait_time.observe(0)
     HTTP.end(HTTP.begin("GET"), "/", 200, 0.001, 0, 0, None)
     for family in text_string_to_metric_families("".join(render(False) for render in metrics._renderers)):
         labels = tuple(label for label in family.samples[0].labels if label != "le")
-        found[family.name] = family.type, labels
+        found[f"{family.name}_total" if family.type == "counter" else family.name] = family.type, labels
     return found
 
 

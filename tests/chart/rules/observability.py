@@ -75,7 +75,9 @@ def _groups(case: str) -> list[Object]:
         "runbooks": values["runbookUrl"],
         "late": str(values["lateSeconds"]),
         "heartbeat": f"{worker.get('JOBS_SESSION_TIMEOUT', 10) / 2:g}",
-        "migration": f"{whole.values['migrate']['activeDeadlineSeconds'] / 2:g}",
+        "migrationDeadline": str(whole.values["migrate"]["activeDeadlineSeconds"]),
+        "apiReplicas": str(_least(whole.values["api"])),
+        "workerReplicas": str(_least(whole.values["worker"])),
         "latencyExceptRoutes": objectives["latency"]["exceptRoutes"],
     }
     for name, promise in objectives.items():
@@ -89,6 +91,11 @@ def _groups(case: str) -> list[Object]:
             text = text.replace(f"${{{name}}}", value)
         groups += yaml.safe_load(text)["groups"]
     return groups
+
+
+def _least(component: Object) -> int:
+    scaling = [component[name] for name in ("keda", "autoscaling") if component.get(name, {}).get("enabled")]
+    return int(scaling[0]["minReplicas"] if scaling else component["replicas"])
 
 
 def dashboards_are_the_files(release: Release) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.core.config import Settings
 from app.core.db import Database
@@ -188,11 +189,14 @@ class TestHeartbeat:
         lost = asyncio.Event()
         options: dict[str, Any] = {"on_cancelled": lambda ids: None, "on_lost": lost.set}
         beating = Heartbeat(away, uuid4(), **options)
-        beating.start()
-        async with asyncio.timeout(20):
-            await lost.wait()
-        await beating.stop()
+        with capture_logs() as lines:
+            beating.start()
+            async with asyncio.timeout(20):
+                await lost.wait()
+            await beating.stop()
         assert not beating.answered
+        # Said once, however long it stays away.
+        assert [line["event"] for line in lines] == ["no answer to the heartbeat"]
 
 
 class TestBeforeAnythingHappens:

@@ -245,6 +245,23 @@ class TestEnds:
         assert counted.active == {"GET": 0}
 
 
+class TestOutcomes:
+    """What the objective of availability is judged by."""
+
+    @pytest.mark.parametrize("openmetrics", [False, True])
+    def test_the_first_failure_is_an_increase(self, openmetrics: bool) -> None:
+        counted = Counted(hello)
+
+        def outcomes() -> dict[str, float]:
+            found = counted.samples(openmetrics)
+            return {s.labels["outcome"]: s.value for s in found if s.name == "plinth_http_requests_total"}
+
+        assert outcomes() == {"success": 0, "failure": 0}
+        for status in (500, 503, 599, 200, 404, 499):
+            counted.metrics.end(counted.metrics.begin("GET"), "/", status, 0.1, 0, 0, None)
+        assert outcomes() == {"success": 3, "failure": 3}
+
+
 class TestCountingLater:
     """Requests are counted many at a time, which nobody sees who asks."""
 

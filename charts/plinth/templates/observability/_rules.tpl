@@ -14,7 +14,9 @@ runbooks: {{ $rules.runbookUrl | quote }}
 late: {{ include "plinth.scalar" $rules.lateSeconds | quote }}
 # A worker beats four times within the time after which its session is over; half of it means that a beat has failed.
 heartbeat: {{ divf ($worker.JOBS_SESSION_TIMEOUT | default 10) 2 | quote }}
-migration: {{ divf .Values.migrate.activeDeadlineSeconds 2 | quote }}
+migrationDeadline: {{ include "plinth.scalar" .Values.migrate.activeDeadlineSeconds | quote }}
+apiReplicas: {{ include "plinth.leastReplicas" .Values.api | quote }}
+workerReplicas: {{ include "plinth.leastReplicas" .Values.worker | quote }}
 {{- range $objective, $promise := $rules.objectives }}
 {{ $objective }}: {{ include "plinth.scalar" $promise.percent | quote }}
 {{ $objective }}Minimum: {{ include "plinth.scalar" $promise.minimum | quote }}
@@ -26,6 +28,17 @@ migration: {{ divf .Values.migrate.activeDeadlineSeconds 2 | quote }}
 {{ $objective }}ExceptRoutes: {{ $promise.exceptRoutes | squote }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* How many pods of a component there should be at the least. Takes its values. */}}
+{{- define "plinth.leastReplicas" -}}
+{{- if .autoscaling.enabled -}}
+{{ int .autoscaling.minReplicas }}
+{{- else if (.keda | default dict).enabled -}}
+{{ int .keda.minReplicas }}
+{{- else -}}
+{{ int .replicas }}
+{{- end -}}
 {{- end -}}
 
 {{/* The groups of a file of rules, filled in. Takes (list root file). */}}
