@@ -136,7 +136,7 @@ def answers(prometheus: httpx.Client, panel: Object, namespace: str, times: rang
     """What Grafana would get for a panel, with all pods chosen."""
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", RATE_INTERVAL)
-        query = query.replace("$namespace", namespace).replace("$pod", ".+")
+        query = query.replace("$namespace", namespace).replace("$release", "plinth").replace("$pod", ".+")
         if target.get("instant"):
             path, when = "/api/v1/query", {"time": times[-1]}
         else:

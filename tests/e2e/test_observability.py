@@ -125,7 +125,7 @@ class TestDashboards:
     """After the tests before, which have made some of everything that panels and rules look at."""
 
     def test_every_panel_finds_what_it_asks_for(self, release: Release, prometheus: Prometheus) -> None:
-        queries = panel_queries(release.namespace, rate_interval="1m")
+        queries = panel_queries(release.namespace, "plinth", rate_interval="1m")
         for query in queries:
             prometheus.query(query.expr)  # says what is wrong with it
         selectors = {selector.text for query in queries for selector in read(query.expr).selectors}

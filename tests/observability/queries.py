@@ -65,14 +65,16 @@ def panels(dashboard: Object) -> list[Object]:
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def panel_queries(namespace: str = "shop", *, pod: str = ".+", rate_interval: str = "5m") -> list[Query]:
+def panel_queries(
+    namespace: str = "shop", release: str = "plinth", *, pod: str = ".+", rate_interval: str = "5m"
+) -> list[Query]:
     """The queries of all panels, as Grafana sends them."""
     found = []
     for name, dashboard in dashboards().items():
         for panel in panels(dashboard):
             for target in panel["targets"]:
                 expr = target["expr"].replace("$__rate_interval", rate_interval)
-                expr = expr.replace("$namespace", namespace).replace("$pod", pod)
+                expr = expr.replace("$namespace", namespace).replace("$release", release).replace("$pod", pod)
                 found.append(Query(f"{name}: {panel['title']} ({target['refId']})", expr))
     return found
 

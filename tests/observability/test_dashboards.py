@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from itertools import combinations
 from typing import Any
 
@@ -29,12 +30,21 @@ def test_a_dashboard_has_a_name_and_variables(name: str) -> None:
     assert dashboard["title"] == f"Plinth / {name.capitalize()}"
     assert dashboard["description"]
     assert dashboard["tags"] == ["plinth"]
-    datasource, namespace, pod = dashboard["templating"]["list"]
+    datasource, namespace, release, pod = dashboard["templating"]["list"]
     assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")
     assert (namespace["name"], namespace["query"]) == ("namespace", "label_values(plinth_build_info, namespace)")
-    assert pod["query"] == 'label_values(plinth_build_info{namespace="$namespace"}, pod)'
+    # Of the pods' names: dashboards do without the rules, whose series have a label for it.
+    assert release["name"] == "release"
+    assert release["query"] == 'label_values(plinth_build_info{namespace="$namespace"}, pod)'
+    for name_of_release in ("plinth", "my-api-2"):
+        for component in ("api", "worker"):
+            match = re.search(release["regex"].strip("/"), f"{name_of_release}-{component}-7d9f5c6b8-x2x4z")
+            assert match
+            assert match[1] == name_of_release
+    of_release = 'namespace="$namespace",pod=~"$release-(api|worker)-.+"'
+    assert pod["query"] == f"label_values(plinth_build_info{{{of_release}}}, pod)"
     assert (pod["name"], pod["multi"], pod["includeAll"], pod["allValue"]) == ("pod", True, True, ".+")
-    assert namespace["datasource"] == pod["datasource"] == _DATASOURCE
+    assert namespace["datasource"] == release["datasource"] == pod["datasource"] == _DATASOURCE
     # Nothing of the Grafana it was drawn in.
     assert not dashboard.keys() & {"id", "version", "iteration", "gnetId", "__inputs", "__requires"}
 
