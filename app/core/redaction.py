@@ -28,12 +28,12 @@ _TEXT = re.compile(
     | (?<![\w-])(?P<before>(?>[\w-]*?\b(?=eyJ)))(?>eyJ[\w-]{{6,}})\.[\w-]{{6,}}(?:\.[\w-]*)*
     # Not each word of a sentence is a token.
     | \b(?P<scheme>bearer|basic)\s+(?!realm=|error=)(?=\S*[\d=]|\S{{16}})[\w.~+/=:-]{{6,}}
-    | (?P<user>://[^\s/:@"']*:)[^\s/"']*@
+    | (?P<user>://[^\s/:"']*:)[^\s/"']*@
     | (?P<alone>://)[^\s/:@"']{{20,}}@
     # A name, perhaps quoted, then = : or, in a pair, a comma; then the value, perhaps quoted too, or a list of values.
     | (?P<name>(?:{_NAMES}|token(?!s)|\bpwd)[\w-]{{0,40}}(?:\\*["']\s*(?::=|=>|[:=,])|\s*(?::=|=>|[:=]))\s*)
         (?P<value>b?(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?:(?P=quote)|\Z)
-            | \[[^\]]*(?:\]|\Z) | \{{[^}}]*(?:\}}|\Z) | [^\s,;&"'<>)\]}}\\]+)
+            | \[[^\]]*(?:\]|\Z) | \{{[^}}]*(?:\}}|\Z) | (?:(?:bearer|basic|digest|token)\s+)?[^\s,;&"'<>)\]}}\\]+)
     | (?P<option>--(?:[a-z-]{{0,40}}-)?(?:{_NAMES}|token)(?:-[a-z-]{{0,40}})?\ )\S+
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
@@ -51,7 +51,7 @@ def redact(event: MutableMapping[str, Any]) -> None:
         if type(value) is str:
             if is_secret(name):
                 event[name] = MASK
-            elif " " in value or ":" in value or "=" in value or "eyJ" in value:
+            elif " " in value or ":" in value or "=" in value or "eyJ" in value or '",' in value:
                 event[name] = redact_text(value)
         elif type(value) not in _PLAIN or (is_secret(name) and type(value) not in _HIDEABLE):
             event[name] = _redacted(name, value)

@@ -68,6 +68,11 @@ class TestText:
             '{"password": ["hunter2/hunter2", "hunter2/hunter2"], "user": "me"}',
             "{'credentials': {'user': 'me', 'value': 'hunter2/hunter2'}, 'n': 1}",
             "password := hunter2/hunter2",
+            "authorization=Bearer hunter2/hunter2",
+            "authorization = Basic hunter2/hunter2, user: me",
+            "token: bearer hunter2/hunter2",
+            "access_token=Token hunter2/hunter2&page=2",
+            '["password","hunter2/hunter2"]',
             "-----BEGIN PRIVATE KEY-----\nhunter2/hunter2\n-----END PRIVATE KEY-----",
             "-----BEGIN RSA PRIVATE KEY-----\\nhunter2/hunter2",
         ],
@@ -83,6 +88,8 @@ class TestText:
         [
             ("postgresql://plinth:hunter2@db:5432/x", "postgresql://plinth:********@db:5432/x"),
             ("postgresql://plinth:hun%40ter2@db", "postgresql://plinth:********@db"),
+            ("postgresql://app@server:hunter2@db/x", "postgresql://app@server:********@db/x"),
+            ("smtp://me@corp.example:hunter2@mail:587", "smtp://me@corp.example:********@mail:587"),
             ("redis://:hunter2@cache:6379/0", "redis://:********@cache:6379/0"),
             ("https://ghp_hunter2hunter2hunter2@git.example/x", "https://********@git.example/x"),
         ],
@@ -144,6 +151,11 @@ class TestNames:
 
 
 class TestValues:
+    def test_of_text_without_a_space(self) -> None:
+        assert redacted(a='["password","hunter2"]', b="password=hunter2", c='{"token":"hunter2"}') == {
+            "a": '["password","********"]', "b": "password=********", "c": '{"token":"********"}',
+        }  # fmt: skip
+
     def test_of_all_kinds_are_looked_through(self) -> None:
         line = redacted(
             nested={"headers": [("Authorization", f"Bearer {JWT}")], "password": SECRET, "user": "me", "n": [1, None]},
