@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, StatusCode
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from app.core.tracing import client_span, is_recorded, note_call, traceparent
+from app.core.tracing import client_span, is_recorded, note_call, trace_headers
 
 __all__ = ["install", "remove"]
 
@@ -22,6 +22,8 @@ _execute_command: Final = Redis.execute_command
 _execute_pipeline: Final = Pipeline.execute
 _handle_async_request: Final = httpx.AsyncHTTPTransport.handle_async_request
 _handle_request: Final = httpx.HTTPTransport.handle_request
+
+_TOLD: Final = "plinth.traceparent"
 
 
 def install() -> None:
@@ -105,9 +107,13 @@ def _http_described(request: httpx.Request) -> tuple[str, dict[str, str | int]]:
 
 
 def _tell(request: httpx.Request) -> None:
-    """Have the other side continue the trace."""
-    if (value := traceparent()) is not None and "traceparent" not in request.headers:
-        request.headers["traceparent"] = value
+    """Have the other side continue the trace, unless the caller has told it by itself.
+
+    A request that is sent again, or on by a redirect, bears what it told the first time: that was another span.
+    """
+    if (found := trace_headers()) and request.headers.get("traceparent") == request.extensions.get(_TOLD):
+        request.headers.update(found)
+        request.extensions = {**request.extensions, _TOLD: found["traceparent"]}
 
 
 def _note(span: Span, response: httpx.Response) -> None:

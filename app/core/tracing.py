@@ -47,7 +47,7 @@ __all__ = [
     "is_recorded",
     "note_call",
     "running",
-    "traceparent",
+    "trace_headers",
 ]
 
 log = structlog.get_logger("app.tracing")
@@ -212,7 +212,7 @@ def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) 
     if not context.is_valid:
         yield None
     elif _spans is None or not context.trace_flags.sampled:
-        yield _carrier(context)
+        yield json.dumps(_headers(context))
     else:
         attributes: dict[str, str | int] = {
             "messaging.system": "plinth",
@@ -223,7 +223,7 @@ def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) 
             "plinth.job.kind": kind,
         }
         with client_span(f"enqueue {kind}", attributes, kind=SpanKind.PRODUCER, within=within) as span:
-            yield _carrier(span.get_span_context())
+            yield json.dumps(_headers(span.get_span_context()))
 
 
 def begin_job(
@@ -313,10 +313,10 @@ def note_call(
     spans.note_call(name, attributes, parent, seconds=seconds, failed=error is not None)
 
 
-def traceparent() -> str | None:
-    """What tells another service which trace it continues."""
+def trace_headers() -> dict[str, str]:
+    """The W3C headers that tell another service which trace it continues; none where there is no trace."""
     context = trace.get_current_span().get_span_context()
-    return _traceparent(context) if context.is_valid else None
+    return _headers(context) if context.is_valid else {}
 
 
 def _traceparent(context: SpanContext) -> str:
@@ -339,11 +339,11 @@ def _read(traceparent: str, tracestate: str | None) -> SpanContext | None:
     return context if context.is_valid else None  # zeros are none
 
 
-def _carrier(context: SpanContext) -> str:
-    carrier = {"traceparent": _traceparent(context)}
+def _headers(context: SpanContext) -> dict[str, str]:
+    headers = {"traceparent": _traceparent(context)}
     if context.trace_state:
-        carrier["tracestate"] = context.trace_state.to_header()
-    return json.dumps(carrier)
+        headers["tracestate"] = context.trace_state.to_header()
+    return headers
 
 
 def _type_of(error: BaseException | None) -> str:

@@ -556,6 +556,30 @@ class TestClients:
         assert bad.attributes["http.response.status_code"] == 400
         assert "traceparent" not in other.headers[2]
 
+    async def test_that_are_sent_again_tell_of_their_own_span(self, collector: Collector, tracer: trace.Tracer) -> None:
+        """By a redirect too, which takes the headers along. What a caller has set by itself stays."""
+        with collecting("redirects") as other, tracer.start_as_current_span("outer"):
+            async with httpx.AsyncClient(follow_redirects=True, max_redirects=1) as client:
+                for headers in ({}, {"traceparent": SAMPLED}):
+                    with pytest.raises(httpx.TooManyRedirects):
+                        await client.post(other.url, headers=headers, content=b"")
+                other.behaviour = "takes"
+                again = client.build_request("POST", f"{other.url}/v1/traces", content=b"")
+                for _ in range(2):
+                    await client.send(again)
+
+        spans = [span.span_id for span in collector.named("POST", 6)]
+        told = [headers["traceparent"].split("-")[2] for headers in other.headers]
+        assert told == [*spans[:2], SPAN, SPAN, *spans[4:]]
+
+    async def test_hand_on_what_the_caller_has_added(self, collector: Collector, tracer: trace.Tracer) -> None:
+        caller = tracing._read(SAMPLED, "vendor=1,other=2")
+        assert caller is not None
+        with collecting() as other, trace.use_span(trace.NonRecordingSpan(caller)):
+            async with httpx.AsyncClient() as client:
+                await client.post(f"{other.url}/v1/traces", content=b"")
+        assert other.headers[0]["tracestate"] == "vendor=1,other=2"
+
     async def test_that_fail_say_with_what(self, collector: Collector, tracer: trace.Tracer) -> None:
         with tracer.start_as_current_span("outer"):
             async with httpx.AsyncClient() as client:
