@@ -29,7 +29,7 @@ _ACTIVE_HELP = "Requests that are being answered."
 # Prometheus sees no increase in a series that begins at 1, as each of those by route and status does. What objectives
 # are judged by is there from the start.
 _ANSWERED = "plinth_http_requests"
-_ANSWERED_HELP = "Requests that were answered: a failure by a 5xx."
+_ANSWERED_HELP = "Requests that were answered: a failure by a 5xx, or by half a response."
 
 
 class _Ended(NamedTuple):
@@ -40,6 +40,7 @@ class _Ended(NamedTuple):
     received: int
     sent: int
     trace: tuple[str, float] | None
+    failed: bool
 
 
 class HttpMetrics:
@@ -61,12 +62,21 @@ class HttpMetrics:
         return method
 
     def end(
-        self, method: str, route: str, status: int, seconds: float, received: int, sent: int, trace_id: str | None
+        self,
+        method: str,
+        route: str,
+        status: int,
+        seconds: float,
+        received: int,
+        sent: int,
+        trace_id: str | None,
+        broken: bool = False,
     ) -> None:
-        """It has been answered. Sizes are in bytes; `trace_id` is that of a trace that is recorded."""
+        """It has been answered. Sizes are in bytes; `trace_id` is that of a trace that is recorded; a response that is
+        `broken` has failed, whatever its status."""
         self.active[method] -= 1
         trace = None if trace_id is None else (trace_id, time())
-        self._ended.append(_Ended(method, route, status, seconds, received, sent, trace))
+        self._ended.append(_Ended(method, route, status, seconds, received, sent, trace, broken or status >= 500))
         if len(self._ended) >= COUNTED_AT_ONCE:
             self._count()
 
@@ -78,7 +88,7 @@ class HttpMetrics:
                 duration.observe(ended.seconds, ended.trace)
                 request_body.observe(ended.received)
                 response_body.observe(ended.sent)
-                self._answered["failure" if ended.status >= 500 else "success"] += 1
+                self._answered["failure" if ended.failed else "success"] += 1
 
     def of(self, method: str, route: str, status: int) -> tuple[Histogram, ...]:
         """Duration, request body and response body of these labels."""

@@ -43,6 +43,7 @@ CUT_OFF = 499
 
 # What the access line says, the last of it where the caller is known.
 _LINE = "method", "route", "path", "status", "duration_ms", "request_bytes", "response_bytes", "client", "principal"
+_BROKEN_LINE = (*_LINE[:-1], "error", "principal")
 
 # Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
 _ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
@@ -59,8 +60,8 @@ class RequestContextMiddleware:
 
     Requests on `quiet_paths` are neither counted nor traced, and their successes not logged: probes come every second.
     Of the others' successes a share of `access_sample` is logged, and all that took longer than `slow_seconds` or whose
-    trace is recorded. Callers go by a hash with `hash_key`, so that lines of one caller can be told to be that without
-    telling who it is.
+    trace is recorded. A response that an error has cut short is none, whatever status it began with. Callers go by a
+    hash with `hash_key`, so that lines of one caller can be told to be that without telling who it is.
     """
 
     def __init__(
@@ -103,15 +104,17 @@ class RequestContextMiddleware:
         id_token = request_id_var.set(request_id)
         status = received = sent = 0
         ended = 0.0
+        left = False
         error: BaseException | None = None
 
         async def watching_receive() -> Message:
-            nonlocal received, status
+            nonlocal received, status, left
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-            elif status == 0:
-                status = CUT_OFF  # whatever is still sent goes nowhere
+            else:
+                left = True
+                status = status or CUT_OFF  # whatever is still sent goes nowhere
             return message
 
         async def watching_send(message: Message) -> None:
@@ -142,14 +145,17 @@ class RequestContextMiddleware:
             seconds = (ended or perf_counter()) - started
             if status == 0 and isinstance(error, Exception):
                 status = 500  # which the server answers
+            if scope["method"] == "HEAD":
+                sent = 0  # the server keeps the body
+            broken = isinstance(error, Exception) and not ended and not left
             route = route_template(scope)
             recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:
                 trace_id = None if trace is None or recorded is None else format_trace_id(trace.ids[0])
-                self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id)
+                self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id, broken)
             if recorded is not None:
                 end_request(recorded, scope, route=route, status=status, error=error)
-            remarkable = not 0 < status < 400 or seconds >= self.slow_seconds
+            remarkable = broken or not 0 < status < 400 or seconds >= self.slow_seconds
             if (
                 remarkable
                 or (not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
@@ -164,10 +170,12 @@ class RequestContextMiddleware:
                     sent,
                     (scope.get("client") or ("",))[0],
                 )
+                if broken:
+                    values = (*values, type(error).__qualname__)
                 if "principal" in state:
                     values = (*values, self.hash_of(state["principal"].subject))
                 ids = Ids(None if trace is None else trace.ids, request_id)
-                log_values("request", _LINE, values, ids, soon=not remarkable)
+                log_values("request", _BROKEN_LINE if broken else _LINE, values, ids, soon=not remarkable)
             request_id_var.reset(id_token)
             if trace is not None:
                 detach(trace_token)

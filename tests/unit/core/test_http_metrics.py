@@ -87,6 +87,10 @@ class Counted:
         assert self.value("http_server_response_body_size_bytes_sum")[key] == line["response_bytes"]
         return key
 
+    def outcomes(self, openmetrics: bool = False) -> dict[str, float]:
+        found = self.samples(openmetrics)
+        return {s.labels["outcome"]: s.value for s in found if s.name == "plinth_http_requests_total"}
+
     @property
     def active(self) -> dict[str, float]:
         return {
@@ -195,15 +199,46 @@ class TestEnds:
         assert counted.ended == ("GET", UNMATCHED, "500")
         assert counted.active == {"GET": 0}
 
+    async def test_of_head_no_body_is_sent(self) -> None:
+        counted = Counted(hello)
+        await counted.call("HEAD")
+        assert counted.ended == ("HEAD", UNMATCHED, "201")
+        assert counted.lines[0]["response_bytes"] == 0
+
     async def test_a_response_that_breaks_off_keeps_its_status(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 206, "headers": []})
             raise ArithmeticError
 
-        counted = Counted(app)
+        counted = Counted(app, access_sample=0)
         with pytest.raises(ArithmeticError):
             await counted.call()
         assert counted.ended == ("GET", UNMATCHED, "206")
+        assert counted.lines[0]["error"] == "ArithmeticError"
+        assert counted.outcomes() == {"success": 0, "failure": 1}
+
+    async def test_but_not_if_its_client_has_left(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await receive()
+            raise ClientDisconnect
+
+        counted = Counted(app)
+        with pytest.raises(ClientDisconnect):
+            await counted.call(leaves=True)
+        assert counted.ended == ("GET", UNMATCHED, "200")
+        assert "error" not in counted.lines[0]
+        assert counted.outcomes() == {"success": 1, "failure": 0}
+
+    async def test_nor_if_it_was_whole(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await hello(scope, receive, send)
+            raise ArithmeticError  # as what runs behind a response may do
+
+        counted = Counted(app)
+        with pytest.raises(ArithmeticError):
+            await counted.call()
+        assert counted.outcomes() == {"success": 1, "failure": 0}
 
     async def test_a_client_that_leaves_before_the_response_is_499(self) -> None:
         counted = Counted(echo)
@@ -251,15 +286,10 @@ class TestOutcomes:
     @pytest.mark.parametrize("openmetrics", [False, True])
     def test_the_first_failure_is_an_increase(self, openmetrics: bool) -> None:
         counted = Counted(hello)
-
-        def outcomes() -> dict[str, float]:
-            found = counted.samples(openmetrics)
-            return {s.labels["outcome"]: s.value for s in found if s.name == "plinth_http_requests_total"}
-
-        assert outcomes() == {"success": 0, "failure": 0}
+        assert counted.outcomes(openmetrics) == {"success": 0, "failure": 0}
         for status in (500, 503, 599, 200, 404, 499):
             counted.metrics.end(counted.metrics.begin("GET"), "/", status, 0.1, 0, 0, None)
-        assert outcomes() == {"success": 3, "failure": 3}
+        assert counted.outcomes(openmetrics) == {"success": 3, "failure": 3}
 
 
 class TestCountingLater:
