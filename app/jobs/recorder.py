@@ -15,7 +15,7 @@ import structlog
 from app.core.db import DatabaseUnavailableError
 from app.jobs.context import JobContext, Progress
 from app.jobs.enqueue import Insertion
-from app.jobs.metrics import LEASES_LOST
+from app.jobs.metrics import LEASES_LOST, of_kind
 from app.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
 from app.jobs.store import Store
 
@@ -52,6 +52,7 @@ class Recorder:
         self._on_lost = on_lost
         self._outcomes: list[Outcome] = []
         self._follow_ups: dict[RunKey, list[Insertion]] = {}
+        self._kinds: dict[RunKey, str] = {}
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
@@ -70,11 +71,13 @@ class Recorder:
         """The runs of those outcomes."""
         return [_key(outcome) for outcome in (*self._outcomes, *self._batch, *self._locked)]
 
-    def put(self, outcome: Outcome, follow_ups: list[Insertion] | None = None) -> None:
-        """Have an outcome written, with the jobs that are to follow it in the same transaction."""
+    def put(self, outcome: Outcome, kind: str, follow_ups: list[Insertion] | None = None) -> None:
+        """Have the outcome of a job of that kind written, with the jobs that are to follow it in the same transaction."""
         self._outcomes.append(outcome)
+        key = _key(outcome)
+        self._kinds[key] = kind
         if follow_ups:
-            self._follow_ups[_key(outcome)] = follow_ups
+            self._follow_ups[key] = follow_ups
         self._idle.clear()
         self._wanted.set()
 
@@ -106,8 +109,10 @@ class Recorder:
             while self._outcomes:
                 self._batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
                 await self._write_batch()
-                written, self._batch = self._batch, []
-                self._on_written([outcome for outcome in written if outcome not in self._locked])
+                written, self._batch = [outcome for outcome in self._batch if outcome not in self._locked], []
+                for outcome in written:
+                    self._kinds.pop(_key(outcome), None)
+                self._on_written(written)
             if not self._locked:
                 self._idle.set()
 
@@ -175,6 +180,7 @@ class Recorder:
         entry = error_entry(
             "error", run=outcome.lease, attempt=0, error="What came of this run could not be written.", exception=error
         )
+        of_kind(self._kinds[_key(outcome)]).finished["discarded"].inc()  # besides what the run was counted as
         await self._persist([Finish(outcome.id, outcome.lease, State.DISCARDED, entry)], self._store.finish)
 
     async def _finish_with_follow_ups(self, outcomes: Sequence[Finish]) -> set[UUID]:

@@ -178,7 +178,7 @@ class Session:
 
     def _give_back(self, job: ClaimedJob) -> None:
         self._frees[job.id, job.lease] = job.queue
-        self._recorder.put(Release(job.id, job.lease))
+        self._recorder.put(Release(job.id, job.lease), job.kind)
 
     async def _attend(self, run: Run) -> None:
         began, job = monotonic(), run.job
@@ -198,7 +198,7 @@ class Session:
             self._frees[job.id, job.lease] = job.queue
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
-            self._recorder.put(outcome, run.ctx.follow_ups if succeeded else None)
+            self._recorder.put(outcome, job.kind, run.ctx.follow_ups if succeeded else None)
         else:
             self._ended([(job.id, job.lease)])
         if self._more:

@@ -13,6 +13,7 @@ from app.core.db import Database
 from app.jobs import JobContext, RetryPolicy, control, enqueue, enqueue_many, job
 from app.jobs import doorbell as doorbell_module
 from tests.integration.jobs.conftest import Jobs, Number, open_store, until, working
+from tests.metrics import metric
 
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
@@ -208,6 +209,9 @@ class TestLockedRows:
         assert row["state"] == "discarded"
         assert row["errors"][-1]["error"] == "What came of this run could not be written."
         assert row["errors"][-1]["detail"] == "ValueError: never"
+        # The run has succeeded; the alert on what is given up has to hear of the job.
+        assert metric("plinth_jobs_finished_total", kind="test.leads", outcome="succeeded") == 1
+        assert metric("plinth_jobs_finished_total", kind="test.leads", outcome="discarded") == 1
 
 
 class TestTransactions:

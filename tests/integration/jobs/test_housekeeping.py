@@ -375,18 +375,28 @@ class TestPlans:
             total += len(await store.finish([Finish(run.id, run.lease, State.SUCCEEDED) for run in claimed]))
             if total >= 4500:
                 break
-        await store.claim(["default"], kinds, 10)  # the first to pass by marks them
-        rows = await jobs.all(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CLAIM}",
-            ["default"],
-            [noop.name],
-            [10],
-            10,
-            store.session_id,
-            '{"test.noop": 60}',
-        )
-        plan = rows[0][0][0]["Plan"]
-        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 400
+
+        async def pages_of_a_claim() -> int:
+            rows = await jobs.all(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CLAIM}",
+                ["default"],
+                [noop.name],
+                [10],
+                10,
+                store.session_id,
+                '{"test.noop": 60}',
+            )
+            plan = rows[0][0][0]["Plan"]
+            return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+        # Who passes by marks them, unless a transaction has begun that is older than their end: of another test, which
+        # runs beside this one on the same server.
+        async def few() -> bool:
+            await asyncio.sleep(0.2)
+            return await pages_of_a_claim() < 400
+
+        await store.claim(["default"], kinds, 10)
+        await until(few)
 
     async def test_the_hot_table_is_vacuumed_by_count(self, jobs: Jobs) -> None:
         options = (await jobs.one("SELECT reloptions FROM pg_class WHERE oid = 'job'::regclass"))["reloptions"]
