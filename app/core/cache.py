@@ -34,7 +34,7 @@ class _CountedRedis(Redis):
             db_error("redis", "other")
             raise
         finally:
-            db_operation("redis", args[0]).observe(perf_counter() - started)
+            db_operation("redis", str(args[0])).observe(perf_counter() - started)
 
 
 def init_redis(settings: Settings) -> Redis | None:

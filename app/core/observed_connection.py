@@ -137,7 +137,8 @@ async def _observed(connection: _Connection, query: str, answer: Awaitable[Any])
 
 def _note(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
     if connection.counted:
-        db_operation("postgresql", query).observe(seconds)
+        # Cut, since what is cached is kept: a bulk insert is another text for each number of rows.
+        db_operation("postgresql", query[:MAX_STATEMENT]).observe(seconds)
     quick = seconds < BOUNDARY_SECONDS and error is None
     # Two of a transaction's three statements need no look at the current span.
     if (quick and query in _USUAL_BOUNDARIES) or not is_recorded() or not connection.ready:

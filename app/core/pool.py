@@ -2,16 +2,18 @@
 
 SQLAlchemy's own asyncio pool lets a newcomer take a connection that was just returned while the task which it
 was returned for is still waking up; under load that task goes to the end of the line again, and the slowest
-requests wait for many others. Here a returned connection is handed to the oldest waiter directly.
+requests wait for many others. Here a returned connection is handed to the oldest waiter directly, and so is the room
+for a new one where one is gone.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Literal, Self
 
 from prometheus_client import Counter
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
@@ -20,7 +22,7 @@ from app.core.metrics import expose
 
 __all__ = ["POOL_LABEL", "FairQueuePool"]
 
-_ROOM = object()  # handed to a waiter in place of a connection: there is room for a new one
+_ROOM = object()  # handed to a waiter in place of a connection
 
 POOL_LABEL = "db_client_connection_pool_name"
 _WAIT_TIME = Family(
@@ -34,6 +36,10 @@ _TIMEOUTS = Counter(
 )
 
 expose(lambda openmetrics: render(_WAIT_TIME, _wait_times.copy().values(), openmetrics))
+
+
+class _Room(Exception):
+    """There is room for a new connection, and it is kept for whoever gets this."""
 
 
 class _Counts:
@@ -53,6 +59,7 @@ class _FairQueue(QueueCommon[Any]):
         self._idle: deque[Any] = deque()
         self._waiters: deque[asyncio.Future[Any]] = deque()
         self.counts: _Counts | None = None
+        self.give_up_room: Callable[[], object] = bool
 
     @property
     def waiting(self) -> int:
@@ -74,9 +81,9 @@ class _FairQueue(QueueCommon[Any]):
             raise Full
         self._idle.append(item)
 
-    def announce_room(self) -> None:
-        """Tell whoever has waited longest that there is room for a new connection."""
-        self._hand_over(_ROOM)
+    def hand_over_room(self) -> bool:
+        """Have whoever has waited longest make a new connection. Whether anybody waits."""
+        return self._hand_over(_ROOM)
 
     def _hand_over(self, item: Any) -> bool:
         while self._waiters:
@@ -123,14 +130,18 @@ class _FairQueue(QueueCommon[Any]):
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 item = waiter.result()
-                if not self._hand_over(item) and item is not _ROOM:
+                if self._hand_over(item):
+                    pass
+                elif item is _ROOM:
+                    self.give_up_room()
+                else:
                     self._idle.append(item)
             raise
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
         if item is _ROOM:
-            raise Empty  # the pool makes a connection then
+            raise _Room
         return item
 
 
@@ -139,6 +150,10 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     _queue_class = _FairQueue
     _pool: _FairQueue
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pool.give_up_room = super()._dec_overflow
 
     def count_as(self, name: str) -> None:
         """Count waits for this pool, and for those made anew of it, under a name."""
@@ -149,10 +164,21 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         pool._pool.counts = self._pool.counts
         return pool  # type: ignore[no-any-return]
 
+    def _do_get(self) -> ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except _Room:
+            pass
+        try:
+            return self._create_connection()
+        except BaseException:
+            self._dec_overflow()
+            raise
+
     def _dec_overflow(self) -> Literal[True]:
-        # A connection is gone, or could not be made: who waits for one may make it now.
-        super()._dec_overflow()
-        self._pool.announce_room()
+        # A connection is gone, or could not be made. Who waits for one makes it, and no newcomer: the room stays taken.
+        if not self._pool.hand_over_room():
+            super()._dec_overflow()
         return True
 
     @property

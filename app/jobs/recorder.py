@@ -72,7 +72,7 @@ class Recorder:
         return [_key(outcome) for outcome in (*self._outcomes, *self._batch, *self._locked)]
 
     def put(self, outcome: Outcome, kind: str, follow_ups: list[Insertion] | None = None) -> None:
-        """Have the outcome of a job of that kind written, with the jobs that are to follow it in the same transaction."""
+        """Have the outcome of a job of that kind written, in one transaction with the jobs that are to follow it."""
         self._outcomes.append(outcome)
         key = _key(outcome)
         self._kinds[key] = kind

@@ -1,6 +1,7 @@
 """First come, first served, whatever happens to those who wait."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -51,52 +52,84 @@ class TestFairness:
         assert queue.waiting == 0
 
 
+class Server:
+    """Takes its time to refuse the first connections, and makes the others."""
+
+    def __init__(self, refused: int = 1) -> None:
+        self.refused = refused
+        self.refusing = asyncio.Event()
+        self.asked = 0
+        self.pool = FairQueuePool(lambda: await_only(self.connect()), pool_size=1, max_overflow=0, timeout=5)
+
+    async def connect(self) -> object:
+        self.asked += 1
+        if self.asked <= self.refused:
+            await self.refusing.wait()
+            raise ConnectionRefusedError
+        await asyncio.sleep(0)
+        return object()
+
+    async def ask(self) -> Any:
+        return await greenlet_spawn(self.pool._do_get)
+
+
 class TestRoom:
-    async def test_for_a_new_connection_wakes_the_oldest_waiter(self) -> None:
-        queue = _FairQueue(maxsize=1)
-        first = asyncio.create_task(wait_for_item(queue))
-        second = asyncio.create_task(wait_for_item(queue))
+    """For a new connection, where one is gone or could not be made."""
+
+    async def test_goes_to_the_oldest_waiter_and_to_no_newcomer(self) -> None:
+        server = Server()
+        first, oldest, next_in_line = (asyncio.create_task(server.ask()) for _ in range(3))
         await let_others_run()
 
-        queue.announce_room()
-        with pytest.raises(Empty):
-            await first
-        assert queue.waiting == 1
-        queue.put_nowait("a")
-        assert await second == "a"
+        async def newcomer() -> Any:
+            await server.refusing.wait()
+            return await server.ask()
 
-    async def test_passes_from_a_cancelled_waiter_to_the_next(self) -> None:
-        queue = _FairQueue(maxsize=1)
-        cancelled = asyncio.create_task(wait_for_item(queue))
-        next_in_line = asyncio.create_task(wait_for_item(queue))
+        late = asyncio.create_task(newcomer())
         await let_others_run()
-
-        queue.announce_room()
-        cancelled.cancel()
-
-        with pytest.raises(Empty):
-            await next_in_line
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        assert queue.empty()
-
-    async def test_is_announced_when_a_connection_cannot_be_made(self) -> None:
-        fail_once = iter([True, False])
-
-        async def connect() -> object:
-            await asyncio.sleep(0)
-            if next(fail_once):
-                raise ConnectionRefusedError
-            return object()
-
-        pool = FairQueuePool(lambda: await_only(connect()), pool_size=1, max_overflow=0, timeout=5)  # type: ignore[arg-type]
-        first = asyncio.create_task(greenlet_spawn(pool._do_get))
-        second = asyncio.create_task(greenlet_spawn(pool._do_get))
+        server.refusing.set()
         with pytest.raises(ConnectionRefusedError):
             await first
-        # Were it not, this one would sleep until its time is up.
+        made = await oldest
+        assert server.pool.waiting == 2
+        assert server.pool.checkedout() == 1
+        for waiter in (next_in_line, late):
+            await greenlet_spawn(server.pool._do_return_conn, made)
+            assert await waiter is made
+        assert server.asked == 2
+
+    async def test_passes_from_a_cancelled_waiter_to_the_next(self) -> None:
+        server = Server(refused=0)
+        await server.ask()
+        cancelled, next_in_line = (asyncio.create_task(server.ask()) for _ in range(2))
+        await let_others_run()
+        server.pool._dec_overflow()  # as when a connection is thrown away
+        cancelled.cancel()
         async with asyncio.timeout(2):
-            await second
+            await next_in_line
+        assert cancelled.cancelled()
+        assert server.pool.checkedout() == 1
+
+    async def test_is_left_when_the_last_waiter_is_cancelled(self) -> None:
+        server = Server(refused=0)
+        await server.ask()
+        cancelled = asyncio.create_task(server.ask())
+        await let_others_run()
+        server.pool._dec_overflow()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert cancelled.cancelled()
+        assert server.pool.checkedout() == 0
+        async with asyncio.timeout(2):
+            await server.ask()
+
+    async def test_passes_on_when_the_one_who_has_it_cannot_use_it(self) -> None:
+        server = Server(refused=2)
+        asking = [asyncio.create_task(server.ask()) for _ in range(3)]
+        await let_others_run()
+        server.refusing.set()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [isinstance(answer, ConnectionRefusedError) for answer in found] == [True, True, False]
 
 
 class TestNothingIsLost:
