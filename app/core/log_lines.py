@@ -85,7 +85,7 @@ def json_line(at: float, level: str, event: Event, ids: Ids) -> bytes:
     redact(event)
     # Always with microseconds: lines are sorted by it, and a shorter one would stand behind the rest of its second.
     timestamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"
-    line = {"timestamp": timestamp, "level": level, "message": event.pop("event")}
+    line = {"timestamp": timestamp, "level": level, "message": event.pop("event", None)}
     ids.add_to(line)
     line |= event
     try:

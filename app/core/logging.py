@@ -1,12 +1,16 @@
 """One form for every log line: JSON for machines, aligned columns for people.
 
 Our own code logs through `structlog.get_logger()`. The standard library's loggers (uvicorn, SQLAlchemy, Alembic)
-end in the same place and look the same. The level can be changed while the process runs.
+end in the same place and look the same; so do warnings, and exceptions that nobody catches. The level can be changed
+while the process runs.
 """
 
 import logging
 import sys
+import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -16,6 +20,8 @@ from app.core.log_lines import add_ids, drop_colours, escape, format_exception, 
 from app.core.waiting_lines import render_json, write_to
 
 __all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]
+
+log = structlog.get_logger("app.core.logging")
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -32,6 +38,15 @@ class _Logger(structlog.BoundLoggerBase):
 
     structlog makes a class for each level and keeps the loggers it has made; this way those change with the level.
     """
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Of the standard library's loggers."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        """Say that a line does not fit its arguments, which may be secret: they would be printed as they are."""
+        with suppress(Exception):  # it may be the stream that fails
+            log.error("a line could not be written", logger=record.name, template=str(record.msg))
 
 
 def configure_logging(settings: Settings) -> None:
@@ -63,7 +78,7 @@ def configure_logging(settings: Settings) -> None:
         else structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), drop_colours],
@@ -74,11 +89,31 @@ def configure_logging(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # Who has set one of his own, a reporter of errors perhaps, knows better.
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_a_thread
     set_log_level(settings.LOG_LEVEL)
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_a_thread(found: threading.ExceptHookArgs) -> None:
+    if not issubclass(found.exc_type, SystemExit):
+        thread = found.thread.name if found.thread else None
+        error = (found.exc_type, found.exc_value, found.exc_traceback)
+        log.critical("uncaught exception", thread=thread, exc_info=error)
 
 
 def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:

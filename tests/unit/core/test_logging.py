@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -214,3 +219,57 @@ class TestSecrets:
         assert said.count("fine") == 2
         assert said.count("in traceback_with") == 2
         assert "postgresql://plinth:********@db/plinth" in said
+
+
+PROCESS = """
+import logging, sys, threading, warnings
+import structlog
+from app.core.config import Settings
+from app.core.logging import configure_logging
+
+configure_logging(Settings(_env_file=None, LOG_FORMAT=sys.argv[1]))
+logging.getLogger("lib").warning("password=%s, attempt %d", "hunter2", "soon")
+warnings.warn("password=hunter2")
+
+def fail():
+    raise ValueError("password=hunter2")
+
+thread = threading.Thread(target=fail, name="helper")
+thread.start()
+thread.join()
+logging.getLogger("lib").warning("odd", extra={1: "a b"})
+structlog.get_logger().info(None)
+fail()
+"""
+
+
+class TestNothingEscapes:
+    """What Python prints by itself, arguments and all, is a line like the others."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Callable[[str], str]:
+        def run(form: str) -> str:
+            (tmp_path / "process.py").write_text(PROCESS)
+            command = [sys.executable, str(tmp_path / "process.py"), form]
+            env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+            done = subprocess.run(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 1
+            assert "hunter2" not in done.stderr
+            return done.stderr
+
+        return run
+
+    def test_as_json(self, run: Callable[[str], str]) -> None:
+        bad, warning, in_thread, odd, empty, uncaught = (json.loads(line) for line in run("json").splitlines())
+        assert (bad["message"], bad["logger"], bad["level"]) == ("a line could not be written", "lib", "error")
+        assert (warning["logger"], warning["level"]) == ("py.warnings", "warning")
+        assert (in_thread["message"], in_thread["thread"]) == ("uncaught exception", "helper")
+        assert odd["1"] == "a b"
+        assert empty["message"] is None
+        assert (uncaught["message"], uncaught["level"]) == ("uncaught exception", "critical")
+        assert "in fail" in uncaught["exception"]
+
+    def test_for_people(self, run: Callable[[str], str]) -> None:
+        text = run("console")
+        assert text.count("uncaught exception") == 2
+        assert "a line could not be written" in text
