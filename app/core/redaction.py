@@ -33,13 +33,19 @@ _TEXT = re.compile(
     # A name, perhaps quoted, then = : or, in a pair, a comma; then the value, perhaps quoted too, or a list of values.
     | (?P<name>(?:{_NAMES}|token(?!s)|\bpwd)[\w-]{{0,40}}(?:\\*["']\s*(?::=|=>|[:=,])|\s*(?::=|=>|[:=]))\s*)
         (?P<value>b?(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?:(?P=quote)|\Z)
-            | \[[^\]]*(?:\]|\Z) | \{{[^}}]*(?:\}}|\Z) | (?:(?:bearer|basic|digest|token)\s+)?[^\s,;&"'<>)\]}}\\]+)
+            | \[[^\]]*(?:\]|\Z) | \{{[^}}]*(?:\}}|\Z)
+            # A scheme before it, but not a name, whose value is another's.
+            | (?:(?:bearer|basic|digest|token)[ \t]+(?=\S*[\d=]|\S{{16}})(?![\w-]+\s*[:=]\s*[\\"'\[{{]))?
+                [^\s,;&"'<>)\]}}\\]+)
     | (?P<option>--(?:[a-z-]{{0,40}}-)?(?:{_NAMES}|token)(?:-[a-z-]{{0,40}})?\ )\S+
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
-# Header lines as clients and servers print them: everything up to the end of the line, whatever its form.
-_HEADER = re.compile(r"\b((?:proxy-)?authorization|(?:set-)?cookie)(:[ \t]*)[^\r\n\"']+", re.IGNORECASE)
+# Header lines as clients and servers print them: everything up to the end of the line, or of the text that they are
+# quoted in, whatever its form.
+_HEADER = re.compile(
+    r"""\b((?:proxy-)?authorization|(?:set-)?cookie)(:[ \t]*)(?:[^\r\n"']|(?<==)"[^"\r\n]*"|(?<=\\)")+""", re.IGNORECASE
+)
 
 _PLAIN = (int, float, bool, type(None))
 _HIDEABLE = (bool, type(None))

@@ -57,6 +57,7 @@ class Recorder:
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
         self._locked: list[Outcome] = []  # to be tried again
+        self._postponed: set[RunKey] = set()  # those of the batch
         self._away = False  # the database is, and that has been said
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
@@ -108,8 +109,10 @@ class Recorder:
             await self._write_progress()
             while self._outcomes:
                 self._batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
+                self._postponed.clear()
                 await self._write_batch()
-                written, self._batch = [outcome for outcome in self._batch if outcome not in self._locked], []
+                written = [outcome for outcome in self._batch if _key(outcome) not in self._postponed]
+                self._batch = []
                 for outcome in written:
                     self._kinds.pop(_key(outcome), None)
                 self._on_written(written)
@@ -159,6 +162,7 @@ class Recorder:
         for outcome in outcomes:
             if _key(outcome) in held:
                 self._locked.append(outcome)
+                self._postponed.add(_key(outcome))
             elif outcome.id not in done and not tried:  # else an earlier attempt may have been the one that counted
                 LEASES_LOST.inc()
                 log.warning("an outcome came too late: the job had been taken away", job_id=str(outcome.id))

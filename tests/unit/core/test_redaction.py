@@ -73,6 +73,13 @@ class TestText:
             "token: bearer hunter2/hunter2",
             "access_token=Token hunter2/hunter2&page=2",
             '["password","hunter2/hunter2"]',
+            'authorization=Token token="hunter2/hunter2"',
+            'Authorization: Token token="hunter2/hunter2"',
+            'Authorization: Digest username="u", response="hunter2/hunter2"',
+            r'"Authorization: Digest username=\"u\", response=\"hunter2/hunter2\""',
+            'token_type=bearer access_token="hunter2/hunter2"',
+            'token_type: bearer\naccess_token: "hunter2/hunter2"',
+            "token=bearer\npassword={'a': 'hunter2/hunter2'}",
             "-----BEGIN PRIVATE KEY-----\nhunter2/hunter2\n-----END PRIVATE KEY-----",
             "-----BEGIN RSA PRIVATE KEY-----\\nhunter2/hunter2",
         ],
@@ -96,6 +103,17 @@ class TestText:
     )
     def test_loses_the_password_of_a_url_and_nothing_else_of_it(self, url: str, clean: str) -> None:
         assert redact_text(f"cannot reach {url}: refused") == f"cannot reach {clean}: refused"
+
+    @pytest.mark.parametrize(
+        ("text", "clean"),
+        [
+            ("token: bearer\nUser bob logged in", "token: ********\nUser bob logged in"),
+            ("Unknown token: token expired at noon", "Unknown token: ******** expired at noon"),
+            ("'Authorization: Bearer hunter2', 'x'", "'Authorization: ********', 'x'"),
+        ],
+    )
+    def test_loses_no_more(self, text: str, clean: str) -> None:
+        assert redact_text(text) == clean
 
     @pytest.mark.parametrize(
         "text",

@@ -1,0 +1,65 @@
+"""What a worker has to say reaches the database, whatever becomes of single rows."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from structlog.testing import capture_logs
+
+from app.jobs.outcome import Finish, Outcome, Release, State
+from app.jobs.recorder import Recorder, RunKey
+from app.jobs.store import Store
+
+
+class SlowStore:
+    """One row is locked at first, and the database refuses what is to become of it; another takes its time."""
+
+    retry = None
+
+    def __init__(self, locked: UUID) -> None:
+        self.locked = locked
+        self.attempts = 0
+        self.written: list[Outcome] = []
+
+    async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+        for outcome in outcomes:
+            if outcome.id == self.locked:
+                self.attempts += 1
+                if self.attempts == 1:
+                    return set()
+                if outcome.state is not State.DISCARDED:
+                    raise ValueError("refused")
+        self.written += outcomes
+        return {outcome.id for outcome in outcomes}
+
+    async def release(self, outcomes: Sequence[Release]) -> set[UUID]:
+        await asyncio.sleep(0.4)  # longer than until the locked one is tried again
+        self.written += outcomes
+        return {outcome.id for outcome in outcomes}
+
+    async def held(self, keys: Collection[RunKey]) -> set[RunKey]:
+        return {key for key in keys if key[0] == self.locked and self.attempts == 1}
+
+
+async def test_a_row_that_was_locked_for_less_time_than_its_batch_took() -> None:
+    locked, other = uuid4(), uuid4()
+    store = SlowStore(locked)
+    told: list[UUID] = []
+
+    def on_written(outcomes: Sequence[Any]) -> None:
+        told.extend(outcome.id for outcome in outcomes)
+
+    recorder = Recorder(cast(Store, store), on_written=on_written, on_lost=lambda key: None)
+    recorder.put(Finish(locked, 1, State.SUCCEEDED), "test")
+    recorder.put(Release(other, 1), "test")
+    with capture_logs():
+        running = asyncio.create_task(recorder.run())
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.wait({running, asyncio.create_task(recorder.drained())}, return_when="FIRST_COMPLETED")
+            assert not running.done()
+        finally:
+            running.cancel()
+    assert [outcome.id for outcome in store.written] == [other, locked]
+    assert told == [other, locked], "each once, when it is there"
