@@ -29,7 +29,7 @@ _ACTIVE_HELP = "Requests that are being answered."
 # Prometheus sees no increase in a series that begins at 1, as each of those by route and status does. What objectives
 # are judged by is there from the start.
 _ANSWERED = "plinth_http_requests"
-_ANSWERED_HELP = "Requests that were answered: a failure by a 5xx, or by half a response."
+_ANSWERED_HELP = "Requests that were answered: a failure by a 5xx, or by a response that an error has cut short."
 
 
 class _Ended(NamedTuple):
