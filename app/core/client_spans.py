@@ -111,9 +111,15 @@ def _tell(request: httpx.Request) -> None:
 
     A request that is sent again, or on by a redirect, bears what it told the first time: that was another span.
     """
-    if (found := trace_headers()) and request.headers.get("traceparent") == request.extensions.get(_TOLD):
-        request.headers.update(found)
-        request.extensions = {**request.extensions, _TOLD: found["traceparent"]}
+    told = request.extensions.get(_TOLD)
+    if request.headers.get("traceparent") != told:
+        return
+    found = trace_headers()
+    if told is not None:
+        for name in ("traceparent", "tracestate"):
+            request.headers.pop(name, None)
+    request.headers.update(found)
+    request.extensions = {**request.extensions, _TOLD: found.get("traceparent")}
 
 
 def _note(span: Span, response: httpx.Response) -> None:

@@ -45,8 +45,14 @@ class _Handler(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
         """Say that a line does not fit its arguments, which may be secret: they would be printed as they are."""
+        error = type(sys.exception()).__qualname__
+        try:
+            template = str(record.msg)
+        except Exception:  # noqa: BLE001 - what is no text may not become one either
+            template = type(record.msg).__qualname__
+        place = f"{record.pathname}:{record.lineno}"
         with suppress(Exception):  # it may be the stream that fails
-            log.error("a line could not be written", logger=record.name, template=str(record.msg))
+            log.error("a line could not be written", logger=record.name, template=template, place=place, error=error)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -95,6 +101,8 @@ def configure_logging(settings: Settings) -> None:
         sys.excepthook = _log_uncaught
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_uncaught_in_a_thread
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _log_unraisable
     set_log_level(settings.LOG_LEVEL)
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
@@ -114,6 +122,11 @@ def _log_uncaught_in_a_thread(found: threading.ExceptHookArgs) -> None:
         thread = found.thread.name if found.thread else None
         error = (found.exc_type, found.exc_value, found.exc_traceback)
         log.critical("uncaught exception", thread=thread, exc_info=error)
+
+
+def _log_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    error = (found.exc_type, found.exc_value, found.exc_traceback)
+    log.error("uncaught exception", place=found.err_msg or type(found.object).__qualname__, exc_info=error)
 
 
 def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:

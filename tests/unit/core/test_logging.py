@@ -222,7 +222,7 @@ class TestSecrets:
 
 
 PROCESS = """
-import logging, sys, threading, warnings
+import atexit, logging, sys, threading, warnings
 import structlog
 from app.core.config import Settings
 from app.core.logging import configure_logging
@@ -239,6 +239,16 @@ thread.start()
 thread.join()
 logging.getLogger("lib").warning("odd", extra={1: "a b"})
 structlog.get_logger().info(None)
+
+class Mute:
+    def __str__(self):
+        fail()
+
+    def __del__(self):
+        fail()
+
+logging.getLogger("lib").warning(Mute())
+atexit.register(fail)
 fail()
 """
 
@@ -260,16 +270,23 @@ class TestNothingEscapes:
         return run
 
     def test_as_json(self, run: Callable[[str], str]) -> None:
-        bad, warning, in_thread, odd, empty, uncaught = (json.loads(line) for line in run("json").splitlines())
+        lines = [json.loads(line) for line in run("json").splitlines()]
+        bad, warning, in_thread, odd, empty, mute, deleted, uncaught, at_exit = lines
         assert (bad["message"], bad["logger"], bad["level"]) == ("a line could not be written", "lib", "error")
+        assert (bad["template"], bad["error"]) == ("password=********, attempt %d", "TypeError")
+        assert bad["place"].endswith("process.py:8")
         assert (warning["logger"], warning["level"]) == ("py.warnings", "warning")
         assert (in_thread["message"], in_thread["thread"]) == ("uncaught exception", "helper")
         assert odd["1"] == "a b"
         assert empty["message"] is None
+        assert (mute["template"], mute["error"]) == ("Mute", "ValueError")
+        for unraisable in (deleted, at_exit):
+            assert (unraisable["message"], unraisable["level"]) == ("uncaught exception", "error")
+            assert "in fail" in unraisable["exception"]
         assert (uncaught["message"], uncaught["level"]) == ("uncaught exception", "critical")
         assert "in fail" in uncaught["exception"]
 
     def test_for_people(self, run: Callable[[str], str]) -> None:
         text = run("console")
-        assert text.count("uncaught exception") == 2
-        assert "a line could not be written" in text
+        assert text.count("uncaught exception") == 4
+        assert text.count("a line could not be written") == 3  # the console takes no name that is not text

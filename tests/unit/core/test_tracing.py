@@ -573,12 +573,20 @@ class TestClients:
         assert told == [*spans[:2], SPAN, SPAN, *spans[4:]]
 
     async def test_hand_on_what_the_caller_has_added(self, collector: Collector, tracer: trace.Tracer) -> None:
-        caller = tracing._read(SAMPLED, "vendor=1,other=2")
-        assert caller is not None
-        with collecting() as other, trace.use_span(trace.NonRecordingSpan(caller)):
+        """And nothing of it where the same request is sent once more, for another caller or for none."""
+        one, another = tracing._read(SAMPLED, "vendor=1,other=2"), tracing._read(UNSAMPLED, None)
+        assert one is not None
+        assert another is not None
+        with collecting() as other:
             async with httpx.AsyncClient() as client:
-                await client.post(f"{other.url}/v1/traces", content=b"")
-        assert other.headers[0]["tracestate"] == "vendor=1,other=2"
+                request = client.build_request("POST", f"{other.url}/v1/traces", content=b"")
+                for caller in (one, another):
+                    with trace.use_span(trace.NonRecordingSpan(caller)):
+                        await client.send(request)
+                await client.send(request)
+        told = [(headers.get("traceparent"), headers.get("tracestate")) for headers in other.headers]
+        assert told[1:] == [(UNSAMPLED, None), (None, None)]
+        assert told[0][1] == "vendor=1,other=2"
 
     async def test_that_fail_say_with_what(self, collector: Collector, tracer: trace.Tracer) -> None:
         with tracer.start_as_current_span("outer"):
