@@ -151,3 +151,19 @@ class TestAddAResource:
             text = router.read_text().replace("from app.api.v1 import ", "from app.api.v1 import notes, ")
             router.write_text(text.replace(items_line, items_line + notes_line))
             run("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_notes.py")
+
+
+def _shell_commands() -> list[str]:
+    """What the runbooks have the database's pod run and give an answer."""
+    pages = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+    return [found for page in pages for found in re.findall(r"plinth-psql -- (sh -c '.* -c .*')", page.read_text())]
+
+
+@pytest.mark.parametrize("command", _shell_commands())
+def test_queries_of_the_runbooks_are_answered(command: str, database_url: str, servers: Servers) -> None:
+    """As they stand, through the shell: quotes within quotes are where they break."""
+    path = f"{Path(servers.postgres._binary('psql')).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "DATABASE_URL": database_url}
+    done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\(\d+ rows?\)", done.stdout)
