@@ -15,7 +15,7 @@ import structlog
 from app.core.db import DatabaseUnavailableError
 from app.jobs.context import JobContext, Progress
 from app.jobs.enqueue import Insertion
-from app.jobs.metrics import LEASES_LOST, of_kind
+from app.jobs.metrics import LEASES_LOST, UNKNOWN_KIND, of_kind
 from app.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
 from app.jobs.store import Store
 
@@ -184,7 +184,9 @@ class Recorder:
         entry = error_entry(
             "error", run=outcome.lease, attempt=0, error="What came of this run could not be written.", exception=error
         )
-        of_kind(self._kinds[_key(outcome)]).finished["discarded"].inc()  # besides what the run was counted as
+        # A run that was given back and ended after all has two outcomes; the first one took the kind along.
+        kind = self._kinds.get(_key(outcome), UNKNOWN_KIND)
+        of_kind(kind).finished["discarded"].inc()  # besides what the run was counted as
         await self._persist([Finish(outcome.id, outcome.lease, State.DISCARDED, entry)], self._store.finish)
 
     async def _finish_with_follow_ups(self, outcomes: Sequence[Finish]) -> set[UUID]:

@@ -63,3 +63,24 @@ async def test_a_row_that_was_locked_for_less_time_than_its_batch_took() -> None
             running.cancel()
     assert [outcome.id for outcome in store.written] == [other, locked]
     assert told == [other, locked], "each once, when it is there"
+
+
+async def test_a_run_that_was_given_back_and_ends_after_all() -> None:
+    """What comes second is refused, while the first is being written; the recorder goes on."""
+    run, later = uuid4(), uuid4()
+    store = SlowStore(run)
+    store.attempts = 1  # its row is not locked
+    recorder = Recorder(cast(Store, store), on_written=lambda outcomes: None, on_lost=lambda key: None)
+    with capture_logs():
+        running = asyncio.create_task(recorder.run())
+        try:
+            recorder.put(Release(run, 1), "test")
+            await asyncio.sleep(0.1)
+            recorder.put(Finish(run, 1, State.SUCCEEDED), "test")
+            recorder.put(Finish(later, 1, State.SUCCEEDED), "test")
+            async with asyncio.timeout(20):
+                await asyncio.wait({running, asyncio.create_task(recorder.drained())}, return_when="FIRST_COMPLETED")
+            assert not running.done()
+        finally:
+            running.cancel()
+    assert later in {outcome.id for outcome in store.written}
