@@ -51,7 +51,12 @@ class _Counts:
 
 
 class _FairQueue(QueueCommon[Any]):
-    """Idle connections, and those who wait for one. Never both: a connection is idle only if nobody waits."""
+    """Idle connections, and those who wait for one. Never both: a connection is idle only if nobody waits.
+
+    `give_up_room` is called when nobody is left to make the connection that there is room for.
+    """
+
+    give_up_room: Callable[[], object]
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
         self.maxsize = maxsize
@@ -59,7 +64,6 @@ class _FairQueue(QueueCommon[Any]):
         self._idle: deque[Any] = deque()
         self._waiters: deque[asyncio.Future[Any]] = deque()
         self.counts: _Counts | None = None
-        self.give_up_room: Callable[[], object] = bool
 
     @property
     def waiting(self) -> int:

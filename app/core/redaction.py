@@ -66,7 +66,7 @@ def redact(event: MutableMapping[str, Any]) -> None:
 @lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
     """Whether a value of this name is not to be shown."""
-    return _SECRET_NAME.search(str(name)) is not None
+    return _SECRET_NAME.search(str(name)) is not None  # other libraries' lines may have names that are no text
 
 
 def redact_text(text: str) -> str:
