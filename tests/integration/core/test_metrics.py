@@ -11,6 +11,8 @@ from sqlmodel import select
 
 from app.core.cache import close_redis, init_redis
 from app.core.db import Database, DatabaseUnavailableError
+from app.core.metrics import db_operation
+from app.core.observed_connection import MAX_STATEMENT
 from app.core.rate_limit import RateLimiter
 from app.core.readiness import Readiness
 from app.models.item import Item
@@ -90,6 +92,15 @@ class TestStatements:
             async with database.session() as session:
                 await (await session.connection()).exec_driver_sql("SELECT nothing")
         assert (operations("SELECT"), errors("other")) == (before[0] + 1, before[1] + 1)
+
+    async def test_are_not_kept_at_their_full_length(self, database: Database) -> None:
+        """A bulk insert is another text for each number of rows."""
+        async with database.connection() as connection:
+            before = operations("SELECT"), db_operation.cache_info().misses
+            for number in range(5):
+                await connection.fetchval(f"SELECT 1 /* {'x' * MAX_STATEMENT} */ + {number}")
+        assert operations("SELECT") == before[0] + 5
+        assert db_operation.cache_info().misses == before[1] + 1
 
     async def test_of_a_database_that_has_no_name_are_not(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url))
@@ -203,6 +214,16 @@ class TestRedis:
         counted = {name: operations(name, "redis") - count for name, count in before.items()}
         assert counted.pop("EVALSHA") >= 1
         assert counted == {"PING": 1, "PUBLISH": 1, "OTHER": 1}
+
+    async def test_a_command_in_bytes_is_answered(self, redis_url: str) -> None:
+        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        assert redis is not None
+        before = operations("OTHER", "redis")
+        try:
+            assert await redis.execute_command(b"PING")  # type: ignore[no-untyped-call]
+        finally:
+            await close_redis(redis)
+        assert operations("OTHER", "redis") == before + 1
 
     async def test_a_script_that_is_sent_anew_is_no_error(self, redis_url: str) -> None:
         redis = init_redis(settings_with(REDIS_URL=redis_url))
