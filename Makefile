@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 # Modules instead of the scripts beside them: those break when the folder moves.
-PLINTH := $(BIN)/python -m app.cli
+PLINTH := $(BIN)/python -m plinth.cli
 
 # What is compiled once, the tests' and the plugins' modules above all, need not be compiled at each start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -88,7 +88,7 @@ bench-jobs: $(VENV)/.run $(BENCH)/.done ## Measure the job engine beside others 
 
 # --- in Docker, and on a cluster ---
 
-VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' app/__init__.py)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' plinth/__init__.py)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 COMPOSE := docker compose --file docker/docker-compose.yml
 CLUSTER ?= plinth

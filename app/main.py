@@ -11,34 +11,32 @@ from starlette.middleware import Middleware
 
 from app import (
     __version__,
-    tasks,  # noqa: F401 - imported for what that does: every kind of job is registered
+    jobs,  # noqa: F401 - imported for what that does: every kind of job is registered
 )
-from app.api.state import AppState
 from app.api.v1.router import router
-from app.core import tracing
-from app.core.cache import close_redis, init_redis
-from app.core.config import Settings, SettingsError, get_settings
-from app.core.cursor import CursorCodec
-from app.core.db import Database, bind_default_database
-from app.core.exceptions import install_exception_handlers
-from app.core.lifecycle import Lifecycle
-from app.core.logging import configure_logging
-from app.core.middleware import (
-    BodyLimitMiddleware,
-    GZipAcceptedMiddleware,
-    ProblemCORSMiddleware,
-    RequestContextMiddleware,
-    SecurityHeadersMiddleware,
-    UnhandledErrorMiddleware,
-)
-from app.core.rate_limit import RateLimiter
-from app.core.readiness import TIMEOUT_SECONDS, Readiness
-from app.core.security import derive_key
-from app.core.waiting_lines import write_waiting
-from app.jobs.doorbell import DOORBELL, doorbell_for
-from app.jobs.figures import Figures
-from app.jobs.watch import JobWatch
-from app.services.identity import build_verifier
+from plinth.api.state import AppState
+from plinth.database.engine import Database, bind_default_database
+from plinth.health.lifecycle import Lifecycle
+from plinth.health.readiness import TIMEOUT_SECONDS, Readiness
+from plinth.http.body_limit import BodyLimitMiddleware
+from plinth.http.cors import ProblemCORSMiddleware
+from plinth.http.cursor import CursorCodec
+from plinth.http.error_handlers import install_exception_handlers
+from plinth.http.gzip import GZipAcceptedMiddleware
+from plinth.http.rate_limit import RateLimiter
+from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.security_headers import SecurityHeadersMiddleware
+from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from plinth.identity import build_verifier
+from plinth.jobs.admin.watch import JobWatch
+from plinth.jobs.doorbell import DOORBELL, doorbell_for
+from plinth.jobs.engine.fleet_metrics import Figures
+from plinth.redis.client import close_redis, init_redis
+from plinth.settings.base import Settings, SettingsError, get_settings
+from plinth.settings.keys import derive_key
+from plinth.telemetry import tracing
+from plinth.telemetry.access_log import write_waiting
+from plinth.telemetry.logging import configure_logging
 
 __all__ = ["create_app"]
 
@@ -205,7 +203,7 @@ def __getattr__(name: str) -> Any:
         sys.exit(str(error))
     configure_logging(settings)
     if settings.traces_endpoint is not None:
-        from app.core import spans  # noqa: F401 - now, so that it is frozen with the rest
+        from plinth.telemetry import span_recorder  # noqa: F401 - now, so that it is frozen with the rest
     globals()["app"] = application = create_app(settings)
     # What lives as long as the process need not be looked through again and again by the garbage collector: each
     # full collection would stop every request for tens of milliseconds.

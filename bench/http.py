@@ -42,9 +42,9 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from app.embedded.postgres import MAJOR, Postgres
-from app.embedded.redis import Redis
 from bench.load import Call, Plan, plan_to_json
+from plinth.embedded.postgres import MAJOR, Postgres
+from plinth.embedded.redis import Redis
 
 ROOT = Path(sys.path[0])
 API = "/api/v1"
@@ -438,7 +438,7 @@ def build_contenders(folder: Path, database_url: str, redis_url: str, issuer: Is
     }
     caching = {**smallest, "CACHE_VERDICTS": "1"}
     python = [sys.executable, "-m"]
-    serve_ours = [*python, "app.cli", "api", "--host", "127.0.0.1", "--port", "{port}"]
+    serve_ours = [*python, "plinth.cli", "api", "--host", "127.0.0.1", "--port", "{port}"]
     serve_smallest = [*python, "uvicorn", "bench.smallest:app", "--port", "{port}", "--no-access-log"]
     serve_smallest += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
     contenders = [
@@ -458,7 +458,7 @@ def build_observed(contenders: dict[str, Contender], collector: Collector) -> di
     # A caller that sends no `traceparent` is sampled here.
     watched = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER_ARG": "0.1", "LOG_ACCESS_SAMPLE": "1"}
     unwatched = {"LOG_LEVEL": "WARNING", "LOG_ACCESS_SAMPLE": "0"}
-    argv = [word.replace("app.cli", "bench.unobserved") for word in plinth.argv]
+    argv = [word.replace("plinth.cli", "bench.unobserved") for word in plinth.argv]
     return {
         "plinth": replace(plinth, env=plinth.env | watched),
         UNOBSERVED: Contender(UNOBSERVED, argv, plinth.env | unwatched, plinth.log.with_name("unobserved.log")),
@@ -593,7 +593,7 @@ def main() -> None:
             contenders = build_with_collectors(contenders, collector, arguments.collector)
         for contender in contenders.values():
             closing.callback(contender.stop)
-        migrate = [sys.executable, "-m", "app.cli", "migrate"]
+        migrate = [sys.executable, "-m", "plinth.cli", "migrate"]
         subprocess.run(migrate, env=contenders["plinth"].env, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         work = Work(issuer, asyncio.run(prepare(database_url)))
 

@@ -30,11 +30,11 @@ from typing import Any
 
 import redis
 
-from app.embedded.postgres import MAJOR, Postgres
-from app.embedded.redis import Redis
 from bench.http import LOAD_CORE, SERVER_CORE, pinned
 from bench.load import busy_ns
 from bench.queues.process import ROOT, Contender
+from plinth.embedded.postgres import MAJOR, Postgres
+from plinth.embedded.redis import Redis
 
 THEIR_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 BASE = "arq"  # whom the others are compared with

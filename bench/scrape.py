@@ -17,10 +17,9 @@ import asyncio
 import statistics
 import time
 
-import app.jobs.worker
 import app.main  # noqa: F401 - whatever they define is shown
-from app.core.http_metrics import HTTP
-from app.core.metrics import exposition
+from plinth.telemetry.http_metrics import HTTP
+from plinth.telemetry.metrics import exposition
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -13,10 +13,10 @@ import redis
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
-from app.core.config import Settings
-from tests import network_guard
-from tests.collector import Collector, collecting
-from tests.servers import REDIS_DATABASES, Servers, scratch_folder
+from plinth.settings.base import Settings
+from tests.support import network_guard
+from tests.support.collector import Collector, collecting
+from tests.support.servers import REDIS_DATABASES, Servers, scratch_folder
 
 network_guard.install()
 

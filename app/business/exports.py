@@ -20,11 +20,11 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
-from app.core.db import Database
-from app.core.exceptions import ConflictError, NotFoundError
-from app.core.ids import python_uuid7
-from app.jobs import Discard, LeaseLost, enqueue
 from app.models.export import Export
+from plinth.database.engine import Database
+from plinth.database.uuid7 import python_uuid7
+from plinth.errors import ConflictError, NotFoundError
+from plinth.jobs import Discard, LeaseLost, enqueue
 
 __all__ = [
     "BUILD",

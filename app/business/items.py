@@ -16,10 +16,10 @@ from sqlalchemy import bindparam, func, insert, select, tuple_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.cursor import CursorCodec
-from app.core.exceptions import NotFoundError, PreconditionFailedError
-from app.core.sql import Statement
 from app.models.item import Item
+from plinth.database.statement import Statement
+from plinth.errors import NotFoundError, PreconditionFailedError
+from plinth.http.cursor import CursorCodec
 
 __all__ = [
     "ItemPage",

@@ -1,38 +1,11 @@
-"""The durable job engine: an accepted job is never lost and never takes effect twice.
+"""What the workers do: one module for each aggregate, entry points like those of `app.api`.
 
-PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async function:
-
-    class Welcome(BaseModel):
-        user_id: UUID
-
-    @job("mail.welcome", time_limit=30)
-    async def welcome(ctx: JobContext, payload: Welcome) -> None: ...
-
-    await enqueue(session, "mail.welcome", Welcome(user_id=user.id))     # committed with the caller's transaction
-
-`docs/jobs.md` says what is promised, and what is not.
+Importing this package registers every kind of job and every schedule. The API imports it as well: who enqueues a job
+has to know its queue and its limits.
 """
 
-from app.jobs.context import JobContext
-from app.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
-from app.jobs.kinds import JobKind, RetryPolicy, UnknownKindError, job, kind_named
-from app.jobs.outcome import Discard, JobCancelled, LeaseLost, State
-from app.jobs.schedules import Schedule, schedule
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "Discard",
-    "EnqueuedJob",
-    "JobCancelled",
-    "JobContext",
-    "JobKind",
-    "LeaseLost",
-    "RetryPolicy",
-    "Schedule",
-    "State",
-    "UnknownKindError",
-    "enqueue",
-    "enqueue_many",
-    "job",
-    "kind_named",
-    "schedule",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -6,7 +6,8 @@ from uuid import UUID
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String
 from sqlmodel import Field, SQLModel
 
-from app.models.base import BaseModel, UtcDateTime
+from app.models.base import BaseModel
+from plinth.database.tables import UtcDateTime
 
 
 class Export(BaseModel, table=True):

@@ -6,7 +6,8 @@ from sqlalchemy import JSON, Index, String, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field
 
-from app.models.base import BaseModel, SoftDeleteMixin, VersionedMixin
+from app.models.base import BaseModel
+from plinth.database.tables import SoftDeleteMixin, VersionedMixin
 
 # SQLite, which serves only unit tests, has no arrays.
 _StringList: Any = ARRAY(String(50)).with_variant(JSON(), "sqlite")

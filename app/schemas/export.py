@@ -6,8 +6,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.schemas.common import ReadModel, WriteModel
 from app.schemas.item import Tag
+from plinth.http.schemas import ReadModel, WriteModel
 
 __all__ = ["ExportCreate", "ExportLinks", "ExportRead", "ExportStatus"]
 

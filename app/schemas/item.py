@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.schemas.common import Cursor, ReadModel, Text, WriteModel
+from plinth.http.schemas import Cursor, ReadModel, Text, WriteModel
 
 __all__ = ["ItemCreate", "ItemQuery", "ItemRead", "ItemSort", "ItemUpdate"]
 

@@ -5,15 +5,15 @@ Of its settings only the number of jobs at once is another than the default of 2
 
 from pydantic import BaseModel
 
-from app.core.cache import init_redis
-from app.core.config import get_settings
-from app.core.db import Database
-from app.core.logging import configure_logging
-from app.core.migrations import Migrator
-from app.jobs import JobContext, enqueue, enqueue_many, job
-from app.jobs.doorbell import DOORBELL, doorbell_for
-from app.jobs.worker import run_worker
 from bench.queues.harness import Ran
+from plinth.database.engine import Database
+from plinth.database.migrator import Migrator
+from plinth.jobs import JobContext, enqueue, enqueue_many, job
+from plinth.jobs.doorbell import DOORBELL, doorbell_for
+from plinth.jobs.engine.worker import run_worker
+from plinth.redis.client import init_redis
+from plinth.settings.base import get_settings
+from plinth.telemetry.logging import configure_logging
 
 CONCURRENCY = 200
 DAY = 86_400

@@ -14,7 +14,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# The ids of all tables. As in app.core.ids, and frozen here: a migration does the same for ever.
+# The ids of all tables. As in plinth.database.uuid7, and frozen here: a migration does the same for ever.
 CREATE_UUID7 = """
 CREATE OR REPLACE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from app import __version__
-from app.core.config import Settings
-from app.core.http_metrics import HttpMetrics
-from app.jobs.metrics import of_kind
+from plinth.jobs.metrics import of_kind
+from plinth.settings.base import Settings
+from plinth.telemetry.http_metrics import HttpMetrics
 from tests.chart.tools import CHART, ROOT, Object, RenderError, default_values, merged, nodes, template
 
 # Named here because the chart decides them, or because they are secrets and come from a Secret.

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.jobs.statements import HISTORY_COLUMNS
+from plinth.jobs.engine.sql import HISTORY_COLUMNS
 from tests.e2e.cluster import ROOT, image
 from tests.e2e.release import Release, caller, until
 from tests.e2e.shell import Shell

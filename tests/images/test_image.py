@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import __version__
-from app.core.config import Settings
+from plinth.settings.base import Settings
 from tests.images.conftest import CONFINED, REVISION, ROOT, Docker, Note, inspect, run, until
 
 LIMIT = 120e6  # bytes on top of the base
@@ -46,7 +46,7 @@ class TestWhatIsInIt:
         assert kept["description"]
 
     def test_its_metrics_say_of_which_revision_it_is(self, python: Callable[[str], str]) -> None:
-        shown = python("from app.core.metrics import exposition; print(exposition('')[1].decode())")
+        shown = python("from plinth.telemetry.metrics import exposition; print(exposition('')[1].decode())")
         assert f'revision="{REVISION}"' in shown
 
     def test_nothing_in_it_installs_or_builds(self, docker: Docker, image: str) -> None:
@@ -89,7 +89,7 @@ for top in ("/app", "/opt/venv/lib"):
         docker("image", "rm", base)
         code = """
 import pathlib, sys
-import app.main, app.cli, app.jobs.worker, app.core.migrations, app.core.probe_server
+import app.main, plinth.cli, plinth.jobs.engine.worker, plinth.database.migrator, plinth.health.probe_server
 import uvicorn.protocols.http.httptools_impl, uvloop
 for module in list(sys.modules.values()):
     compiled = getattr(module, "__cached__", None)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
-from app.core.config import Settings
 from app.main import create_app
-from tests.api import serving
-from tests.servers import Servers, scratch_folder
+from plinth.cli import main
+from plinth.settings.base import Settings
+from tests.support.api import serving
+from tests.support.servers import Servers, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ class TestReadme:
         (script,) = blocks("README.md", "## A tour", "sh")
         with serving(create_app(Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url))) as url:
             script = script.replace("http://127.0.0.1:8000", url)
-            script = script.replace(".venv/bin/plinth", f"{sys.executable} -m app.cli")
+            script = script.replace(".venv/bin/plinth", f"{sys.executable} -m plinth.cli")
             return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
 
     def test_the_tour_works(self, tour: subprocess.CompletedProcess[str]) -> None:
@@ -54,11 +54,11 @@ class TestReadme:
         settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
         servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "METRICS_PORT": "0"}
         environment = {**os.environ, **servers, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
-        command = [sys.executable, "-m", "app.cli", "worker"]
+        command = [sys.executable, "-m", "plinth.cli", "worker"]
         with serving(create_app(settings)) as url, subprocess.Popen(command, env=environment) as worker:
             for shown, here in {
                 "http://127.0.0.1:8000": url,
-                ".venv/bin/plinth": f"{sys.executable} -m app.cli",
+                ".venv/bin/plinth": f"{sys.executable} -m plinth.cli",
                 ".venv/bin/python scripts": f"{sys.executable} {ROOT}/scripts",
                 "make_items.py 10000": "make_items.py 250",
             }.items():
@@ -144,7 +144,7 @@ class TestAddAResource:
                 if path := re.match(r"# (\S+\.py)\n", code):
                     (copy / path[1]).write_text(code)
             # Step 2, which `make migrate m="notes"` runs, and step 5. The tests apply the new migration themselves.
-            run("app.cli", "migrate")
+            run("plinth.cli", "migrate")
             run("alembic", "revision", "--autogenerate", "-m", "notes")
             router = copy / "app/api/v1/router.py"
             items_line, notes_line = re.findall(r"^ +\*\w+\.router\.routes,\n", page, re.MULTILINE)

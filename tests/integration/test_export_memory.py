@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-import app.tasks  # noqa: F401 - registers the kinds of jobs
+import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import exports
-from app.core.config import Settings
-from app.core.db import Database
-from tests.api import settings_with
+from plinth.database.engine import Database
+from plinth.settings.base import Settings
+from tests.support.api import settings_with
 
 ITEMS = 200_000
 MAX_GROWTH = 40 * 1024 * 1024  # bytes; the file has more than 60 MB
@@ -47,7 +47,7 @@ def worker(database_url: str) -> Iterator[psutil.Process]:
     """A worker as it runs in a pod."""
     environment = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "METRICS_PORT": "0", "LOG_FORMAT": "json"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "worker"],
+        [sys.executable, "-m", "plinth.cli", "worker"],
         env=os.environ | environment | {"JOBS_POLL_INTERVAL": "0.1"},
         stdout=subprocess.DEVNULL,
     )

@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from app.core.db import WARM_CONNECTIONS
 from app.main import create_app
-from tests.api import client_of, item, settings_with, signed_in
-from tests.metrics import metric
+from plinth.database.engine import WARM_CONNECTIONS
+from tests.support.api import client_of, item, settings_with, signed_in
+from tests.support.metrics import metric
 
 
 class TestSideBySide:

@@ -7,7 +7,7 @@ import click
 import pytest
 import yaml
 
-from app.cli import main
+from plinth.cli import main
 from tests.chart.tools import ROOT, Object, run, tool
 from tests.observability.contract import KNOWN
 from tests.observability.queries import dashboards, groups, panels, read

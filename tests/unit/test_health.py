@@ -8,9 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app import __version__
-from app.core.readiness import Readiness
 from app.main import create_app
-from tests.api import NOBODY_SERVES, client_of, settings_with
+from plinth.health.readiness import Readiness
+from tests.support.api import NOBODY_SERVES, client_of, settings_with
 
 ALIVE = "/public/health"
 READY = "/public/health/ready"

@@ -7,15 +7,15 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.api.deps import PrincipalDep, state_of
-from app.api.idempotency import IdempotencyKey, answer_once
-from app.api.preconditions import IfNoneMatch
-from app.api.problems import problems
-from app.api.ranges import IfRange, Range, requested_part
-from app.api.responses import json_response
 from app.business import exports
-from app.core.exceptions import ConflictError
 from app.schemas.export import ExportCreate, ExportLinks, ExportRead
+from plinth.api.dependencies import PrincipalDep, state_of
+from plinth.errors import ConflictError
+from plinth.http.idempotency import IdempotencyKey, answer_once
+from plinth.http.preconditions import IfNoneMatch
+from plinth.http.problems import problems
+from plinth.http.ranges import IfRange, Range, requested_part
+from plinth.http.responses import json_response
 
 router = APIRouter(prefix="/exports", tags=["exports"], responses=problems(401, 422, 429, 503))
 

@@ -9,14 +9,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.deps import PrincipalDep, SessionDep, state_of
-from app.api.idempotency import IdempotencyKey, answer_once
-from app.api.preconditions import IfMatch, IfNoneMatch, RequiredIfMatch, etag, matches
-from app.api.problems import problems
-from app.api.responses import json_response
 from app.business import items
-from app.schemas.common import Page
 from app.schemas.item import ItemCreate, ItemQuery, ItemRead, ItemUpdate
+from plinth.api.dependencies import PrincipalDep, SessionDep, state_of
+from plinth.http.idempotency import IdempotencyKey, answer_once
+from plinth.http.preconditions import IfMatch, IfNoneMatch, RequiredIfMatch, etag, matches
+from plinth.http.problems import problems
+from plinth.http.responses import json_response
+from plinth.http.schemas import Page
 
 router = APIRouter(prefix="/items", tags=["items"], responses=problems(401, 422, 429, 503))
 

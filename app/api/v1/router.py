@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter
 
-from app.api.v1 import exports, items, jobs, me, operations
+from app.api.v1 import exports, items
 from app.api.v1.public import health
+from plinth.api import jobs, me, operations
 
 # Side by side instead of included in one another: FastAPI matches a path once for each level of inclusion. For the
 # same reason the busiest come first.

@@ -1,6 +1,6 @@
 """The PostgreSQL and Redis of a try-out."""
 
-from app.core.dsn import PostgresURL
+from plinth.settings.dsn import PostgresURL
 from tests.chart.cases import Release
 from tests.chart.tools import Object
 

@@ -1,51 +1,5 @@
-"""A running service, and two of its callers."""
+"""The running service and two of its callers, for every test of this folder."""
 
-from collections.abc import AsyncIterator
+from tests.support.service import alice, api, bob, database, service, settings
 
-import asyncpg
-import httpx
-import pytest
-
-from app.core.config import Settings
-from app.main import create_app
-from tests.api import client_of, settings_with, signed_in
-
-
-@pytest.fixture(scope="module")
-def settings(database_url: str, redis_url: str) -> Settings:
-    return settings_with(DATABASE_URL=database_url, REDIS_URL=redis_url)
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The service, for callers who do not say who they are."""
-    async with client_of(create_app(settings)) as client:
-        yield client
-
-
-@pytest.fixture
-def alice(settings: Settings) -> dict[str, str]:
-    """The headers of a caller."""
-    return signed_in(settings, "alice")
-
-
-@pytest.fixture
-def bob(settings: Settings) -> dict[str, str]:
-    """The headers of another caller."""
-    return signed_in(settings, "bob")
-
-
-@pytest.fixture
-async def api(service: httpx.AsyncClient, alice: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
-    """The service as alice calls it, unless a request brings other headers."""
-    service.headers.update(alice)
-    yield service
-    del service.headers["Authorization"]
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another connection to the service's database."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
+__all__ = ["alice", "api", "bob", "database", "service", "settings"]

@@ -14,14 +14,14 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-import app.tasks  # noqa: F401 - registers the kinds of jobs
+import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import export_file, exports
-from app.core.config import Settings
-from app.core.db import Database
-from app.jobs.worker import Worker
 from app.main import create_app
 from app.schemas.export import ExportRead
-from tests.api import item, problem, serving, settings_with, signed_in
+from plinth.database.engine import Database
+from plinth.jobs.engine.worker import Worker
+from plinth.settings.base import Settings
+from tests.support.api import item, problem, serving, settings_with, signed_in
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 NOWHERE = "/exports/00000000-0000-0000-0000-000000000000"

@@ -10,10 +10,10 @@ import asyncpg
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.schemas.common import Page
 from app.schemas.item import ItemRead
-from tests.api import item, problem, signed_in
+from plinth.http.schemas import Page
+from plinth.settings.base import Settings
+from tests.support.api import item, problem, signed_in
 
 NOWHERE = "/items/00000000-0000-0000-0000-000000000000"
 TEXTS = ["plain", "Grüße, 世界 🎉", "\x01\x1f\x7f\u2028\u2029", 'a "quoted" \\ </script>', " ", "\ufffe\uffff"]

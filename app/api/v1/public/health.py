@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app import __version__
-from app.api.deps import state_of
-from app.api.problems import problems
-from app.api.responses import json_response
 from app.schemas.common import Health, ReadinessReport
+from plinth.api.dependencies import state_of
+from plinth.http.problems import problems
+from plinth.http.responses import json_response
 
 router = APIRouter(prefix="/public/health", tags=["health"])
 

@@ -1,0 +1,43 @@
+"""The work behind exports: making their files, and deleting them when they have expired."""
+
+from datetime import timedelta
+
+from pydantic import BaseModel
+
+from app.business import exports
+from plinth.jobs import JobContext, RetryPolicy, job, schedule
+
+__all__ = ["build", "expire"]
+
+
+# Each one keeps a core busy and holds a connection while it takes a second one: keep `max_running` below DB_POOL_SIZE.
+@job(exports.BUILD, time_limit=1800, retry=RetryPolicy(max_attempts=5), max_running=4)
+async def build(ctx: JobContext, payload: exports.ExportBuild) -> None:
+    """Make the file of an export; each run starts over."""
+
+    def report(done: int, total: int) -> None:
+        ctx.raise_if_cancelled()
+        ctx.progress(done, total, "items written")
+
+    file = await exports.write_file(ctx.database, payload.export_id, run=ctx.run, report=report)
+    async with ctx.session() as session:
+        keep = timedelta(days=ctx.settings.EXPORTS_KEEP_DAYS)
+        await exports.publish(session, payload.export_id, file, run=ctx.run, keep=keep)
+        await ctx.complete(session)
+
+
+class Expiry(BaseModel):
+    """The payload of `expire`: it looks for itself."""
+
+
+@job("exports.expire", retry=RetryPolicy(max_attempts=3), max_running=1)
+async def expire(ctx: JobContext, payload: Expiry) -> None:
+    """Delete the exports that have expired."""
+    deleted = 0
+    while count := await exports.delete_expired_exports(ctx.database):
+        deleted += count
+        ctx.progress(deleted, message="exports deleted")
+        ctx.raise_if_cancelled()
+
+
+schedule(expire, Expiry(), cron="*/10 * * * *")

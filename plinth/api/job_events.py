@@ -1,0 +1,88 @@
+"""A job's changes as server-sent events (the WHATWG's HTML standard, section 9.2).
+
+The id of an event is a digest of what it says, so a client may go on at any process, with nothing kept there.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from time import monotonic
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from plinth.api.schemas import JobSummary
+from plinth.jobs.admin.watch import JobSnapshot, JobWatch, Watcher
+
+__all__ = ["JobEvents", "event_id"]
+
+LIFETIME_SECONDS = 300.0  # then the client comes again, with a token that is checked again
+COMMENT_SECONDS = 15.0  # proxies cut connections on which nothing is said
+RETRY_MILLISECONDS = (1000, 4000)  # each client another delay: a shutdown sends all of them away at once
+
+
+def _encode(snapshot: JobSnapshot) -> bytes:
+    return JobSummary.model_validate(snapshot).model_dump_json().encode()
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=8).hexdigest()
+
+
+def event_id(snapshot: JobSnapshot) -> str:
+    """The id of the event that tells of this snapshot."""
+    return _digest(_encode(snapshot))
+
+
+class JobEvents(StreamingResponse):
+    """Tells of `snapshot`, unless its event is the one that `caller` has `seen`, and of each later one.
+
+    A place among the watchers is taken, or refused with 503, when the response begins, and given back when it ends in
+    whatever way.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, watch: JobWatch, snapshot: JobSnapshot, caller: str, seen: str | None) -> None:
+        self._watch = watch
+        self._caller = caller
+        self._snapshot = snapshot
+        self._seen = seen
+        # X-Accel-Buffering is nginx's: pass on what comes at once.
+        super().__init__(_nothing(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._watch.watching(self._snapshot, self._caller) as watcher:
+            self.body_iterator = self._events(watcher)
+            await super().__call__(scope, receive, send)
+
+    async def _events(self, watcher: Watcher) -> AsyncIterator[bytes]:
+        end = monotonic() + LIFETIME_SECONDS
+        yield b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)  # noqa: S311
+        snapshot: JobSnapshot | None = self._snapshot
+        seen = self._seen
+        while snapshot is not None:
+            data = _encode(snapshot)
+            digest = _digest(data)
+            if digest != seen:
+                name = b"end" if snapshot.state.terminal else b"progress"
+                yield b"id: %b\nevent: %b\ndata: %b\n\n" % (digest.encode(), name, data)
+                seen = digest
+            if snapshot.state.terminal:
+                return
+            while True:
+                left = end - monotonic()
+                if left <= 0:
+                    return
+                try:
+                    async with asyncio.timeout(min(left, COMMENT_SECONDS)):
+                        snapshot = await watcher.next()
+                    break
+                except TimeoutError:
+                    yield b":\n\n"
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

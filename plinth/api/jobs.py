@@ -1,0 +1,121 @@
+"""Jobs: their owners look at them, cancel them and try them again; operators do so with everybody's."""
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from plinth.api.dependencies import PrincipalDep, SessionDep, is_operator, state_of
+from plinth.api.job_events import JobEvents, event_id
+from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead
+from plinth.errors import ForbiddenError
+from plinth.http.problems import problems
+from plinth.http.schemas import Page
+from plinth.identity.rules import Principal
+from plinth.jobs import State
+from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
+from plinth.jobs.admin.watch import JobSnapshot
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=problems(401, 422, 429, 503))
+
+_LINK = {"Link": {"description": 'The next page, as rel="next".', "schema": {"type": "string"}}}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A stream that ends after the event `end`.", "content": {"text/event-stream": {}}},
+    204: {"description": "The job has ended, as `Last-Event-ID` knows: do not come again."},
+}
+
+
+@router.get("", responses={200: {"headers": _LINK}, **problems(403)})
+async def read_jobs(
+    query: Annotated[JobQuery, Query()],
+    principal: PrincipalDep,
+    request: Request,
+    session: SessionDep,
+    response: Response,
+) -> Page[JobSummary]:
+    """The caller's jobs, for operators everybody's; the newest first, a page at a time."""
+    owner = query.owner
+    if not is_operator(request, principal):
+        if owner not in (None, principal.subject):
+            raise ForbiddenError("Only operators see the jobs of others.")
+        owner = principal.subject
+    cursors = state_of(request)["cursors"]
+    # Quoted, so that no two lists share a context.
+    context = f"jobs:{owner!r}:{sorted(query.state)!r}:{query.kind!r}:{query.queue!r}"
+    jobs = await list_jobs(
+        session,
+        owner=owner,
+        states=query.state,
+        kind=query.kind,
+        queue=query.queue,
+        before=None if query.cursor is None else UUID(*cursors.decode(context, query.cursor)),
+        limit=query.limit + 1,
+    )
+    next_cursor = None
+    if len(jobs) > query.limit:
+        del jobs[query.limit :]
+        next_cursor = cursors.encode(context, [str(jobs[-1].id)])
+        parameters = query.model_dump(mode="json", exclude_unset=True) | {"cursor": next_cursor}
+        response.headers["Link"] = f'<{request.url.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
+    return Page(items=[JobSummary.model_validate(job) for job in jobs], next_cursor=next_cursor)
+
+
+@router.get("/{job_id}", responses=problems(404))
+async def read_job(
+    job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
+) -> OperatorJobRead | JobRead:
+    """A job, with its progress and how each of its runs that failed has failed."""
+    job = await get_job(session, job_id, owner=_owner(request, principal))
+    return _read(request, principal, job)
+
+
+@router.post("/{job_id}/cancel", responses={202: {"model": OperatorJobRead | JobRead}, **problems(404, 409)})
+async def cancel_job(
+    job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep, response: Response
+) -> OperatorJobRead | JobRead:
+    """Cancel a job. 200: it has ended; 202: it runs, and its worker is told to stop it."""
+    job = await request_cancel(session, job_id, owner=_owner(request, principal))
+    if job.state is State.RUNNING:
+        response.status_code = 202
+    return _read(request, principal, job)
+
+
+@router.post("/{job_id}/retry", responses=problems(404, 409))
+async def do_job_again(
+    job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
+) -> OperatorJobRead | JobRead:
+    """Do a discarded or cancelled job again, with all its attempts before it."""
+    job = await retry_job(session, job_id, owner=_owner(request, principal))
+    return _read(request, principal, job)
+
+
+@router.get("/{job_id}/events", response_class=Response, responses={**_EVENTS, **problems(404)})
+async def watch_job(
+    job_id: UUID,
+    principal: PrincipalDep,
+    request: Request,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+) -> Response:
+    """A job's changes, as server-sent events.
+
+    The data of each is the job as in a list. The last event is called `end`, all before it `progress`; whoever comes
+    too late for some sees the latest. After five minutes the stream ends without `end`, to be asked for again.
+    """
+    state = state_of(request)
+    # Not the request's session: its connection would be held until the stream begins.
+    async with state["database"].session() as session:
+        job = await get_job(session, job_id, owner=_owner(request, principal))
+    snapshot = JobSnapshot.of(job)
+    if job.state.terminal and last_event_id == event_id(snapshot):
+        return Response(status_code=204)
+    return JobEvents(state["job_watch"], snapshot, principal.subject, last_event_id)
+
+
+def _owner(request: Request, principal: Principal) -> str | None:
+    return None if is_operator(request, principal) else principal.subject
+
+
+def _read(request: Request, principal: Principal, job: JobView) -> OperatorJobRead | JobRead:
+    model = OperatorJobRead if is_operator(request, principal) else JobRead
+    return model.model_validate(job)

@@ -1,0 +1,23 @@
+"""The caller, as this service knows them."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+
+from plinth.api.dependencies import PrincipalDep
+from plinth.api.identity_schemas import Me
+from plinth.http.problems import problems
+
+router = APIRouter(prefix="/me", tags=["identity"])
+
+
+@router.get("", responses=problems(401, 429, 503))
+async def read_me(principal: PrincipalDep) -> Me:
+    """What the token says."""
+    return Me(
+        subject=principal.subject,
+        issuer=principal.issuer,
+        scopes=sorted(principal.scopes),
+        roles=sorted(principal.roles),
+        expires_at=datetime.fromtimestamp(principal.expires_at, UTC),
+    )

@@ -1,0 +1,261 @@
+"""`plinth`: one command line for every process."""
+
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plinth.cli.arguments import NAMES
+from plinth.cli.common import fail, load_job_settings, load_settings, not_migrated
+from plinth.cli.config import effective_configuration
+from plinth.cli.jobs import jobs
+from plinth.cli.log_level import log_level
+from plinth.cli.schedules import schedules
+from plinth.cli.workers import workers
+from plinth.settings.base import Settings
+
+# uvicorn waits this long for requests to end before it stops, in seconds.
+GRACE_SECONDS = 20
+# Longer than the 60 s for which proxies keep idle connections: the proxy must be the one that closes them.
+KEEP_ALIVE_SECONDS = 75
+# uvicorn's own exit code for an application that does not start.
+STARTUP_FAILURE = 3
+# What is watched with --reload.
+RELOAD_FOLDERS = [str(Path(__file__).parents[2] / package) for package in ("app", "plinth")]
+# With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
+# for jobs that the old one began.
+RELOAD_GRACE = 6.0
+
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
+reload_option = click.option("--reload", is_flag=True, help="Restart when the code changes.")
+data_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path(".plinth"),
+    show_default=True,
+    help="Where the embedded servers keep their data.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """The ground that a FastAPI service stands on."""
+    if os.getpid() == 1:
+        # A container's only process. The kernel spares it every signal for which it has no handler.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+for _command in (jobs, log_level, schedules, workers):
+    main.add_command(_command)
+
+
+@main.command()
+@host_option
+@port_option
+@reload_option
+@data_option
+def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
+    """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
+    from plinth.embedded.run import run
+
+    sys.exit(run(host=host, port=port, reload=reload, data_dir=data_dir))
+
+
+@main.command("with-servers", context_settings={"ignore_unknown_options": True})
+@data_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
+    """Run a command beside the embedded servers: plinth with-servers -- alembic history"""
+    from plinth.embedded.with_servers import with_servers
+
+    sys.exit(with_servers(command, data_dir=data_dir))
+
+
+@main.command()
+@host_option
+@port_option
+@reload_option
+def api(host: str, port: int, reload: bool) -> None:
+    """Serve the API, and its probes and metrics on METRICS_PORT."""
+    settings = load_settings()
+    if not reload:
+        _serve(settings, host=host, port=port)
+        return
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    # Listens from here on, so that who comes while the code starts waits and is not refused.
+    config = uvicorn.Config(
+        "app.main:app", host=host, port=port, reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None
+    )
+    listening = config.bind_socket()
+    listening.listen(config.backlog)
+    ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[listening]).run()
+
+
+def _serve(settings: Settings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
+    """The API in this process, on `sockets` if they are given."""
+    import uvicorn
+
+    from app.main import app as application
+    from plinth.health.probe_server import ProbeServer, ProbeServerError
+
+    lifecycle = application.state.lifecycle
+    probes = ProbeServer(
+        host,
+        settings.METRICS_PORT,
+        alive=lambda: lifecycle.alive,
+        ready=lambda: lifecycle.ready,
+        drain=lifecycle.drain,
+    )
+    try:
+        probes.start()
+    except ProbeServerError as error:
+        fail(str(error), code=1)
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="plinth.http.protocol:BoundedHttpToolsProtocol",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    # When it has shut down, uvicorn raises the signal again that told it to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        server.run(sockets)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        probes.stop()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _serve_reloaded(*, sockets: list[Any], **options: Any) -> None:
+    """The API in a process of the reloader."""
+    _serve(load_settings(), sockets=sockets, **options)
+
+
+@main.command()
+@click.option("--queues", type=NAMES, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of probes and metrics.")
+@reload_option
+def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
+    """Run jobs until SIGTERM; a second one gives back at once what still runs."""
+    settings = load_job_settings()
+    if not reload:
+        _work(settings, queues=queues, concurrency=concurrency, host=host)
+        return
+    import uvicorn
+    from uvicorn.supervisors import ChangeReload
+
+    # uvicorn's supervisor starts anything; it takes from its configuration what to watch, and never loads the API.
+    config = uvicorn.Config("app.main:app", reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None)
+    work = partial(_work_reloaded, queues=queues, concurrency=concurrency, host=host)
+    ChangeReload(config, target=work, sockets=[]).run()
+
+
+def _work(settings: Settings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:
+    import asyncpg
+    import uvloop
+
+    import app.jobs  # noqa: F401 - registers what there is to do
+    from plinth.health.probe_server import ProbeServerError
+    from plinth.jobs.engine.worker import run_worker
+
+    try:
+        uvloop.run(run_worker(settings, queues=queues, concurrency=concurrency, host=host))
+    except ProbeServerError as error:
+        fail(str(error), code=1)
+    except asyncpg.UndefinedTableError:
+        not_migrated()
+
+
+def _work_reloaded(*, sockets: list[Any], **options: Any) -> None:
+    """The worker in a process of the reloader, which gives every target its sockets."""
+    settings = load_job_settings()
+    grace = min(settings.JOBS_SHUTDOWN_GRACE, RELOAD_GRACE)
+    _work(settings.model_copy(update={"JOBS_SHUTDOWN_GRACE": grace}), **options)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
+@click.option("--to", default="head", show_default=True, help="The revision to upgrade to.")
+@click.option("--down", help="Take back instead: to this revision, -1 or base.")
+@click.option("--wait", type=click.FloatRange(0), default=60, show_default=True, help="Seconds to wait.")
+def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
+    """Bring the database to the revision of this code."""
+    from plinth.database.migrator import MigrationError, Migrator
+
+    try:
+        migrator = Migrator(load_settings(), wait_seconds=wait)
+        if check:
+            pending = asyncio.run(migrator.pending())
+            click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
+            sys.exit(1 if pending else 0)
+        asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to))
+    except MigrationError as error:
+        fail(str(error), code=1)
+
+
+@main.command()
+@click.option("--timeout", type=click.FloatRange(0), default=300, show_default=True, help="Seconds until it gives up.")
+def wait(timeout: float) -> None:
+    """Wait until the database answers and has the migrations of this code, or later ones."""
+    from plinth.database.migrator import MigrationError, wait_until_migrated
+
+    try:
+        asyncio.run(wait_until_migrated(load_settings(), timeout=timeout))
+    except MigrationError as error:
+        fail(str(error), code=1)
+
+
+@main.command()
+@click.option("--sub", required=True, help="Whose token: the subject.")
+@click.option("--scope", multiple=True, help="A scope; may be given again.")
+@click.option("--role", multiple=True, help="A role; may be given again.")
+@click.option("--hours", type=click.FloatRange(0.01, 24 * 365), default=12, show_default=True, help="Its life.")
+def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float) -> None:
+    """Print a development token (AUTH_PROVIDER=local only)."""
+    from plinth.identity import sign_local_token
+
+    try:
+        signed = sign_local_token(load_settings(), subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
+    except ValueError as error:
+        fail(str(error), code=1)
+    click.echo(signed)
+
+
+@main.group()
+def config() -> None:
+    """The configuration."""
+
+
+@config.command("check")
+def config_check() -> None:
+    """Print what is in force, secrets masked; if it cannot be used, say why and exit 2."""
+    for row in effective_configuration(load_settings()):
+        click.echo(row)
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    from app import __version__
+
+    click.echo(__version__)

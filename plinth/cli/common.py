@@ -1,0 +1,105 @@
+"""What the commands have in common: the settings, the end with a sentence, work on the database."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import click
+
+from plinth.settings.base import Settings, SettingsError, get_settings
+from plinth.telemetry.logging import configure_logging
+
+if TYPE_CHECKING:
+    from sqlmodel.ext.asyncio.session import AsyncSession
+
+    from plinth.database.engine import Database
+
+__all__ = ["fail", "load_job_settings", "load_settings", "not_migrated", "on_database", "transact"]
+
+T = TypeVar("T")
+
+# A person waits longer than a client of the API: for a slow network, and for a thousand dead letters at once. Seconds.
+LIMITS = {"DB_POOL_SIZE": 1, "DB_CONNECT_TIMEOUT": 5.0, "DB_POOL_TIMEOUT": 5.0, "DB_STATEMENT_TIMEOUT": 60.0}
+
+# SQLSTATEs: a table, a column or a function that this code knows is missing.
+_NOT_MIGRATED = ("42P01", "42703", "42883")
+
+
+def fail(message: str, *, code: int) -> NoReturn:
+    """Say on stderr what is wrong, and end with that exit code."""
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def not_migrated() -> NoReturn:
+    """End because the database lacks what this code needs."""
+    fail("The database lacks tables or columns that this version needs: run `plinth migrate`.", code=1)
+
+
+def load_settings() -> Settings:
+    """The settings, with logging set up as they say; ends with 2 if they cannot be used."""
+    try:
+        settings = get_settings()
+    except SettingsError as error:
+        fail(str(error), code=2)
+    configure_logging(settings)
+    return settings
+
+
+def load_job_settings() -> Settings:
+    """The same, for what needs the job engine's tables."""
+    settings = load_settings()
+    if settings.async_database_url.startswith("sqlite"):
+        fail("DATABASE_URL: jobs need PostgreSQL.", code=2)
+    return settings
+
+
+def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
+    """Run `work` on the settings' database; what its sessions ring is rung before this returns.
+
+    Ends with 1 and a sentence where `work` raises an AppException.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    from plinth.database.engine import DatabaseUnavailableError
+    from plinth.errors import AppException
+
+    settings = load_job_settings()
+    try:
+        return asyncio.run(_attend(settings, work))
+    except DatabaseUnavailableError as error:
+        reason = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+        fail(f"The database does not answer{reason}. `plinth config check` shows where it is looked for.", code=1)
+    except AppException as error:
+        fail(str(error), code=1)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in _NOT_MIGRATED:
+            not_migrated()
+        raise
+
+
+def transact(work: Callable[["AsyncSession"], Awaitable[T]]) -> T:
+    """Run `work` in one transaction; else as `on_database`."""
+
+    async def within(database: "Database") -> T:
+        async with database.session() as session:
+            return await work(session)
+
+    return on_database(within)
+
+
+async def _attend(settings: Settings, work: Callable[["Database"], Awaitable[T]]) -> T:
+    from plinth.database.engine import Database
+    from plinth.jobs.doorbell import DOORBELL, doorbell_for
+    from plinth.redis.client import close_redis, init_redis
+
+    async with AsyncExitStack() as closing:
+        redis = init_redis(settings)
+        closing.push_async_callback(close_redis, redis)
+        doorbell = doorbell_for(settings, redis)
+        closing.push_async_callback(doorbell.aclose)
+        database = Database(settings.model_copy(update=LIMITS), session_info={DOORBELL: doorbell})
+        closing.push_async_callback(database.aclose)
+        return await work(database)

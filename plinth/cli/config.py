@@ -1,0 +1,48 @@
+"""The effective configuration, as `plinth config check` prints it."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import SecretStr
+
+from plinth.settings import urls
+from plinth.settings.base import Settings, _postgres
+
+Origin = Literal["set", "default", "computed"]
+
+
+class SettingRow(NamedTuple):
+    """A line of `plinth config check`; `str()` of it is the line."""
+
+    name: str
+    value: str
+    origin: Origin
+
+    def __str__(self) -> str:
+        return f"{self.name:<24}  {self.origin:<8}  {self.value}".rstrip()
+
+
+def effective_configuration(settings: Settings) -> list[SettingRow]:
+    """What is in force, secrets masked: every setting, then what is computed from several of them."""
+    given = settings.model_fields_set
+    origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in Settings.model_fields}
+    origins |= dict.fromkeys(("docs_enabled", "issuer", "jwks_url", "jwt_algorithms", "traces_endpoint"), "computed")
+    return [SettingRow(name, _shown(name, getattr(settings, name)), origin) for name, origin in origins.items()]
+
+
+def _shown(name: str, value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case SecretStr() if name == "DATABASE_URL":
+            address = _postgres(value)
+            return address.masked() if address else value.get_secret_value()
+        case SecretStr() if name == "REDIS_URL":
+            return urls.masked_redis_url(value.get_secret_value())
+        case SecretStr():
+            return urls.MASK
+        case _:
+            return str(value)

@@ -1,0 +1,352 @@
+"""`plinth jobs`: what operators see and do of jobs and queues."""
+
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from plinth.cli.arguments import DURATION, MOMENT, NAME, json_option
+from plinth.cli.common import on_database, transact
+from plinth.cli.output import cut, print_json, print_list, printable, shown
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic import ValidationError as PydanticError
+    from sqlmodel.ext.asyncio.session import AsyncSession
+
+    from plinth.database.engine import Database
+    from plinth.jobs import EnqueuedJob, JobKind
+    from plinth.jobs.admin.jobs import JobView
+    from plinth.jobs.admin.queues import QueueFigures
+
+# Those of plinth.jobs.State, which is not worth its import when nobody asks for jobs.
+STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
+MAX_ISSUES = 20
+ERROR_LENGTH = 60  # characters of an error in a list
+
+ids_argument = click.argument("ids", nargs=-1, required=True, type=click.UUID, metavar="ID...")
+
+
+@click.group()
+def jobs() -> None:
+    """Jobs and their queues.
+
+    With --json each command prints one object a line: one line for one thing, a line for each member of a list. Exit
+    codes: 0 done, 1 not possible, 2 wrong usage or settings.
+    """
+
+
+@jobs.command("list")
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="A state; may be given again.")
+@click.option("--kind", help="Only this kind.")
+@click.option("--queue", help="Only this queue.")
+@click.option("--owner", help="Only this owner's.")
+@click.option("--before", type=click.UUID, help="Only those older than this job: the next page.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_command(
+    states: tuple[str, ...],
+    kind: str | None,
+    queue: str | None,
+    owner: str | None,
+    before: UUID | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs, alive and ended, the newest first."""
+    from plinth.jobs import State
+    from plinth.jobs.admin.jobs import list_jobs
+
+    async def work(session: "AsyncSession") -> "list[JobView]":
+        wanted = [State(state) for state in states]
+        # One more than asked for tells whether there is a next page.
+        return await list_jobs(
+            session, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1
+        )
+
+    found = transact(work)
+    page = found[:limit]
+    columns = ("ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST ERROR")
+    print_list(page, columns, [_row(job) for job in page], as_json=as_json, none="There are no such jobs.")
+    if len(found) > limit:
+        options = {"--kind": kind, "--queue": queue, "--owner": owner, "--before": page[-1].id, "--limit": limit}
+        given = [part for state in states for part in ("--state", state)]
+        given += [part for name, value in options.items() if value is not None for part in (name, str(value))]
+        given += ["--json"] if as_json else []
+        click.echo(f"More: plinth jobs list {shlex.join(given)}", err=True)
+
+
+def _row(job: "JobView") -> tuple[object, ...]:
+    error = cut(job.errors[-1]["error"], ERROR_LENGTH) if job.errors else None
+    attempts = f"{job.attempt}/{job.max_attempts}"
+    return job.id, job.kind, job.queue, job.state, attempts, job.created_at, job.owner, error
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID, metavar="ID")
+@json_option
+def show(job_id: UUID, as_json: bool) -> None:
+    """Show all that is known of a job, with each failed run's error and traceback."""
+    from plinth.jobs.admin.jobs import get_job
+
+    job = transact(lambda session: get_job(session, job_id))
+    if as_json:
+        print_json(job)
+        return
+    fields = {
+        "Job": job.id,
+        "Kind": job.kind,
+        "State": job.state,
+        "Queue": job.queue,
+        "Priority": job.priority,
+        "Owner": job.owner,
+        "Unique key": job.unique_key,
+        "Attempts": f"{job.attempt} of {job.max_attempts}",
+        "Runs": job.run_lease,
+        "Crashes": job.crash_count,
+        "Created": job.created_at,
+        "Due": job.run_at,
+        "Started": job.started_at,
+        "Worker": job.worker,
+        "Progress": _progress(job),
+        "Cancel asked": job.cancel_requested_at,
+        "Finished": job.finished_at,
+        "Payload": job.payload,
+    }
+    for name, value in fields.items():
+        if value is not None:
+            click.echo(f"{name:<14}{shown(value)}")
+    for entry in job.errors:
+        at = shown(datetime.fromisoformat(entry["at"]))
+        click.echo(f"\nRun {entry['run']}, attempt {entry['attempt']}, {at}: {entry['outcome']}")
+        said = [entry["error"]] if entry["detail"] == entry["error"] else [entry["error"], entry["detail"]]
+        for line in [*said, *entry["traceback"].splitlines()]:
+            click.echo(f"  {printable(line)}".rstrip())
+
+
+def _progress(job: "JobView") -> str | None:
+    if job.progress_done is None:
+        return None
+    done = f"{job.progress_done}" + ("" if job.progress_total is None else f" of {job.progress_total}")
+    return f"{done}: {job.progress_message}" if job.progress_message else done
+
+
+@jobs.command()
+@ids_argument
+@json_option
+def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
+    """Cancel jobs: those that wait end at once, those that run are told."""
+    from plinth.jobs.admin.jobs import request_cancel
+
+    _change(ids, request_cancel, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("ids", nargs=-1, type=click.UUID, metavar="[ID]...")
+@click.option("--kind", type=NAME, help="Dead letters of this kind.")
+@click.option("--since", type=MOMENT, help="Dead letters since then: an ISO time, or an age such as 2h, 3d.")
+@click.option("--until", type=MOMENT, help="Dead letters of before then.")
+@click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many dead letters.  [default: 1000]")
+@click.option("--dry-run", is_flag=True, help="Only say how many dead letters it would be.")
+@json_option
+def retry(
+    ids: tuple[UUID, ...],
+    kind: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Do cancelled or discarded jobs again: those named or, in bulk, dead letters by kind and time.
+
+    In bulk, those whose unique key a job that is still to be done has are passed over.
+    """
+    from plinth.jobs.admin.jobs import retry_job
+    from plinth.jobs.admin.queues import retry_dead_letters
+
+    narrowed = any(option is not None for option in (kind, since, until, limit))
+    if ids and (narrowed or dry_run):
+        raise click.UsageError("Name jobs, or say which dead letters: not both.")
+    if ids:
+        _change(ids, retry_job, as_json=as_json)
+        return
+    if not narrowed:
+        raise click.UsageError("Name jobs, or say which dead letters: --kind, --since, --until or --limit.")
+    if since and until and since >= until:
+        raise click.UsageError("--since has to be before --until.")
+    most = limit or 1000
+    count = transact(
+        lambda session: retry_dead_letters(session, kind=kind, since=since, until=until, limit=most, dry_run=dry_run)
+    )
+    if as_json:
+        print_json({"count": count, "dry_run": dry_run})
+    else:
+        letters = "dead letter" if count == 1 else "dead letters"
+        click.echo(f"{count} {letters} {'would be' if dry_run else 'will be'} done again.")
+    if count == most:
+        click.echo(f"That is the limit of {most}: there may be more.", err=True)
+
+
+def _change(
+    ids: Sequence[UUID],
+    change: "Callable[[AsyncSession, UUID], Awaitable[JobView]]",
+    *,
+    as_json: bool,
+) -> None:
+    """Change jobs one by one, each in a transaction of its own; exit 1 if one of them could not be."""
+    from plinth.database.engine import DatabaseUnavailableError
+    from plinth.errors import AppException
+
+    async def work(database: "Database") -> bool:
+        complete = True
+        for job_id in ids:
+            try:
+                async with database.session() as session:
+                    job = await change(session, job_id)
+            except DatabaseUnavailableError:
+                raise
+            except AppException as error:
+                click.echo(f"{job_id}: {error}", err=True)
+                complete = False
+                continue
+            if as_json:
+                print_json(job)
+            else:
+                asked = job.cancel_requested_at is not None
+                click.echo(f"{job_id}  {'running, its worker is told to cancel it' if asked else job.state}")
+        return complete
+
+    if not on_database(work):
+        sys.exit(1)
+
+
+@jobs.command()
+@click.argument("kind")
+@click.argument("payload", metavar="JSON")
+@click.option("--queue", type=NAME, help="Another one than the kind's.")
+@click.option("--priority", type=click.IntRange(-32768, 32767), help="Another one than the kind's; smaller goes first.")
+@click.option("--delay", type=DURATION, help="Not before this time has passed: 90s, 15m, 2h, 3d.")
+@click.option("--unique-key", help="Only one live job of the kind may have it.")
+@click.option("--owner", help="The subject of whose job it is.")
+@json_option
+def enqueue(
+    kind: str,
+    payload: str,
+    queue: str | None,
+    priority: int | None,
+    delay: timedelta | None,
+    unique_key: str | None,
+    owner: str | None,
+    as_json: bool,
+) -> None:
+    """Enqueue a job and print its id: plinth jobs enqueue mail.welcome '{"user_id": 7}'"""
+    import app.jobs  # noqa: F401 - registers what there is to do
+    from plinth.jobs import UnknownKindError, kind_named
+    from plinth.jobs.enqueue import prepare
+
+    try:
+        known = kind_named(kind)
+    except UnknownKindError as error:
+        raise click.BadParameter(str(error), param_hint="KIND") from None
+    model = _validated(known, payload)
+    try:
+        insertion = prepare(
+            known,
+            [model],
+            queue=queue,
+            priority=priority,
+            delay=delay.total_seconds() if delay else 0,
+            unique_keys=None if unique_key is None else [unique_key],
+            owner=owner,
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+
+    async def work(session: "AsyncSession") -> "EnqueuedJob":
+        (made,) = await insertion.execute(session)
+        return made
+
+    made = transact(work)
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(made.id)
+    if not made.created:
+        click.echo("A job with this unique key is still to be done: that is its id, and no other was made.", err=True)
+
+
+def _validated(kind: "JobKind[Any]", payload: str) -> "BaseModel":
+    from pydantic import ValidationError
+
+    try:
+        model: BaseModel = kind.payload.model_validate_json(payload)
+    except ValidationError as error:
+        # Not from it: it holds the values, and any could be a secret.
+        raise click.BadParameter(_issues(kind.name, error), param_hint="JSON") from None
+    return model
+
+
+def _issues(kind: str, error: "PydanticError") -> str:
+    issues = error.errors(include_input=False, include_url=False)
+    lines = [f"it does not fit {kind}."]
+    for issue in issues[:MAX_ISSUES]:
+        message = issue["msg"]
+        if issue["type"] == "union_tag_invalid":  # the message repeats the tag
+            message = f"Input should have one of the tags {issue['ctx']['expected_tags']}"
+        elif issue["type"] == "uuid_parsing":  # and this one a part of the value
+            message = "Input should be a valid UUID"
+        where = ".".join(map(str, issue["loc"])) or "the whole"
+        lines.append(f"  {printable(where)}: {message}")
+    if len(issues) > MAX_ISSUES:
+        lines.append(f"  and {len(issues) - MAX_ISSUES} more")
+    return "\n".join(lines)
+
+
+@jobs.command()
+@json_option
+def stats(as_json: bool) -> None:
+    """Show the queues' figures: how many jobs in which state, and how long the oldest due one waits."""
+    from plinth.jobs.admin.queues import queue_figures
+
+    found = transact(queue_figures)
+    columns = ("QUEUE", "PAUSED", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "OLDEST DUE")
+    print_list(found, columns, map(_figures, found), as_json=as_json, none="The queues are empty.")
+
+
+def _figures(queue: "QueueFigures") -> tuple[object, ...]:
+    age = None if queue.oldest_due_age is None else f"{queue.oldest_due_age:.0f} s"
+    return queue.name, queue.paused, queue.available, queue.running, queue.scheduled, queue.retryable, age
+
+
+@jobs.command()
+@click.argument("queue", type=NAME)
+@json_option
+def pause(queue: str, as_json: bool) -> None:
+    """Let no worker take a job of a queue; what runs goes on."""
+    from plinth.jobs.admin.queues import pause_queue
+
+    transact(lambda session: pause_queue(session, queue))
+    _say_paused(queue, paused=True, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("queue", type=NAME)
+@json_option
+def resume(queue: str, as_json: bool) -> None:
+    """Serve a paused queue again."""
+    from plinth.jobs.admin.queues import resume_queue
+
+    transact(lambda session: resume_queue(session, queue))
+    _say_paused(queue, paused=False, as_json=as_json)
+
+
+def _say_paused(queue: str, *, paused: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": queue, "paused": paused})
+    else:
+        click.echo(f"{queue} is {'paused' if paused else 'served'}.")

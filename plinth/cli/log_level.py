@@ -1,0 +1,45 @@
+"""`plinth log-level`: what the process beside this one writes into its log."""
+
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+
+import click
+
+from plinth.cli.common import fail, load_settings
+from plinth.telemetry.logging import LEVELS
+
+TIMEOUT_SECONDS = 5.0
+
+
+@click.command("log-level")
+@click.argument("level", required=False, type=click.Choice(LEVELS, case_sensitive=False))
+@click.option("--port", type=click.IntRange(1, 65535), help="Instead of METRICS_PORT: the second port of the process.")
+def log_level(level: str | None, port: int | None) -> None:
+    """Print the level of the log of the API or worker that runs here, or set it until it ends.
+
+    Here is the container, in a cluster: kubectl exec deploy/plinth-api -- plinth log-level DEBUG
+    """
+    port = port or load_settings().METRICS_PORT
+    if port == 0:
+        fail("METRICS_PORT is 0, so nobody knows which port it is: say it with --port.", code=2)
+    try:
+        status, answer = _ask(port, level)
+    except (OSError, HTTPException) as error:
+        fail(f"Nobody answers on port {port} of this machine: {type(error).__name__}.", code=1)
+    if status != 200:
+        fail(f"The process on port {port} refuses: {answer}.", code=1)
+    click.echo(" -> ".join(answer.split()))
+
+
+def _ask(port: int, level: str | None) -> tuple[int, str]:
+    try:
+        return _ask_at("127.0.0.1", port, level)
+    except ConnectionRefusedError:
+        return _ask_at("::1", port, level)  # it may listen there alone
+
+
+def _ask_at(host: str, port: int, level: str | None) -> tuple[int, str]:
+    with closing(HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)) as connection:
+        connection.request("GET" if level is None else "PUT", "/log-level", level)
+        response = connection.getresponse()
+        return response.status, response.read(1000).decode(errors="replace").strip()

@@ -1,0 +1,69 @@
+"""`plinth schedules`: what operators see and do of schedules."""
+
+import click
+
+from plinth.cli.arguments import json_option
+from plinth.cli.common import transact
+from plinth.cli.output import print_json, print_list
+
+
+@click.group()
+def schedules() -> None:
+    """Schedules, as the workers have declared them. --json and exit codes as for `plinth jobs`."""
+
+
+@schedules.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the schedules."""
+    import app.jobs  # noqa: F401 - declares them: the next slot is reckoned here
+    from plinth.jobs.admin.queues import list_schedules
+
+    found = transact(list_schedules)
+    columns = ("NAME", "KIND", "CRON", "TIMEZONE", "LAST SLOT", "NEXT SLOT", "PAUSED")
+    rows = [(row.name, row.kind, row.cron, row.timezone, row.last_slot, row.next_slot, row.paused_at) for row in found]
+    print_list(found, columns, rows, as_json=as_json, none="No worker has declared a schedule.")
+
+
+@schedules.command()
+@click.argument("name")
+@json_option
+def run(name: str, as_json: bool) -> None:
+    """Enqueue a schedule's job now, beside its slots, and print the job's id."""
+    import app.jobs  # noqa: F401 - declares them
+    from plinth.jobs.admin.queues import run_schedule
+
+    made = transact(lambda session: run_schedule(session, name))
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(made.id)
+
+
+@schedules.command()
+@click.argument("name")
+@json_option
+def pause(name: str, as_json: bool) -> None:
+    """Let a schedule's slots go by."""
+    from plinth.jobs.admin.queues import pause_schedule
+
+    transact(lambda session: pause_schedule(session, name))
+    _say_paused(name, paused=True, as_json=as_json)
+
+
+@schedules.command()
+@click.argument("name")
+@json_option
+def resume(name: str, as_json: bool) -> None:
+    """Follow a schedule again, from now on."""
+    from plinth.jobs.admin.queues import resume_schedule
+
+    transact(lambda session: resume_schedule(session, name))
+    _say_paused(name, paused=False, as_json=as_json)
+
+
+def _say_paused(name: str, *, paused: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, "paused": paused})
+    else:
+        click.echo(f"{name} is {'paused' if paused else 'followed'}.")

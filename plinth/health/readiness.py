@@ -1,0 +1,104 @@
+"""Readiness: what this process needs, asked in the background, told at once.
+
+A probe of Kubernetes reads the last known state and never waits, never queues for a connection of the pool. Each
+component is watched by a task of its own, so one that hangs does not hide another.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Literal
+
+import structlog
+
+from plinth.aio import cancel_all
+from plinth.telemetry.metrics import DEPENDENCY_UP, Labels
+
+__all__ = ["ComponentState", "Readiness"]
+
+log = structlog.get_logger("app.readiness")
+
+INTERVAL_SECONDS = 1.0
+TIMEOUT_SECONDS = 0.5
+# One slow answer is not an outage: only so many failures in a row take a component down.
+FAILURES_BEFORE_DOWN = 2
+# A state not refreshed for so long says nothing any more (its check hangs, or the event loop does).
+STALE_AFTER_SECONDS = 4.0
+
+Check = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class ComponentState:
+    """The last known state of one component. `latency` in seconds, of the last answer."""
+
+    required: bool
+    up: bool = False
+    latency: float | None = None
+    failures: int = 0
+    checked_at: float = field(default=float("-inf"))
+
+    @property
+    def status(self) -> Literal["up", "down"]:
+        fresh = monotonic() - self.checked_at < STALE_AFTER_SECONDS
+        return "up" if self.up and fresh else "down"
+
+
+class Readiness:
+    """Watches components. `checks` raise when theirs is away; `required` names those that readiness needs.
+
+    A check has to give up by itself within about `TIMEOUT_SECONDS`; one that does not is cancelled then.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], required: Collection[str]) -> None:
+        self._checks = checks
+        self.components = {name: ComponentState(required=name in required) for name in checks}
+        for name in set(required) - set(checks):  # required, but not even configured
+            self.components[name] = ComponentState(required=True)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def status(self) -> Literal["ready", "degraded", "unavailable"]:
+        down = [c for c in self.components.values() if c.status == "down"]
+        if any(c.required for c in down):
+            return "unavailable"
+        return "degraded" if down else "ready"
+
+    async def start(self) -> None:
+        """Check everything once, so that a healthy process is ready from its first moment, and go on watching."""
+        await asyncio.gather(*(self._check(name) for name in self._checks))
+        self._tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
+        DEPENDENCY_UP.add(self._up)
+
+    async def stop(self) -> None:
+        DEPENDENCY_UP.remove(self._up)
+        await cancel_all(self._tasks)
+
+    def _up(self) -> list[tuple[Labels, float]]:
+        return [((name,), component.status == "up") for name, component in self.components.items()]
+
+    async def _watch(self, name: str) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            await self._check(name)
+
+    async def _check(self, name: str) -> None:
+        component = self.components[name]
+        started = monotonic()
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await self._checks[name]()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the component cannot be used
+            component.failures += 1
+            went_down = component.up and component.failures >= FAILURES_BEFORE_DOWN
+            if went_down or component.checked_at == float("-inf"):
+                component.up = False
+                log.warning("component down", component=name, required=component.required, error=type(error).__name__)
+        else:
+            component.failures = 0
+            component.latency = monotonic() - started
+            if not component.up:
+                component.up = True
+                log.info("component up", component=name)
+        component.checked_at = monotonic()

@@ -1,0 +1,28 @@
+"""CORS whose refusals are problem documents."""
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from plinth.http.error_handlers import problem_response
+from plinth.telemetry.log_records import request_id_var
+
+__all__ = ["ProblemCORSMiddleware"]
+
+
+class ProblemCORSMiddleware(CORSMiddleware):
+    """Starlette's CORS, whose one error (a preflight refused) is a problem document too."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        headers = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
+        detail = bytes(response.body).decode()
+        return problem_response(
+            response.status_code,
+            code="cors_refused",
+            detail=detail,
+            request_id=request_id_var.get() or "",
+            headers=headers,
+        )

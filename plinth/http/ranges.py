@@ -1,0 +1,54 @@
+"""Requests for a part of a file: Range and If-Range (RFC 9110, section 14)."""
+
+import re
+from typing import Annotated
+
+from fastapi import Header
+
+from plinth.errors import AppException
+
+__all__ = ["IfRange", "Range", "RangeNotSatisfiableError", "requested_part"]
+
+# More digits than any position has. Several ranges at once are not served: the answer to them is the whole file.
+_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,100})-([0-9]{0,100})|-([0-9]{1,100}))[ \t]*", re.IGNORECASE)
+
+Range = Annotated[
+    str | None, Header(alias="Range", description="One range of bytes; of several at once none is heeded.")
+]
+IfRange = Annotated[
+    str | None, Header(alias="If-Range", description="The ETag of the file that the range is meant for.")
+]
+
+
+class RangeNotSatisfiableError(AppException):
+    status = 416
+    code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
+
+
+def requested_part(range_: str | None, if_range: str | None, *, etag: str, size: int) -> tuple[int, int] | None:
+    """Which bytes of a file are asked for: the first one, and the one after the last. None: all of them.
+
+    What is not a range of bytes is not heeded, nor is one that is meant for another version of the file. An empty
+    file has no part that could be named, so it is sent whole.
+
+    Raises:
+        RangeNotSatisfiableError: the range lies outside of the file.
+    """
+    if range_ is None or size == 0 or (if_range is not None and if_range.strip() != etag):
+        return None
+    match = _RANGE.fullmatch(range_.strip())
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        start, stop = max(0, size - int(suffix)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size:
+        raise RangeNotSatisfiableError(size)
+    return start, stop

@@ -1,0 +1,212 @@
+"""What happens to every request, as pure ASGI: a few microseconds each, no task, no copied body."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
+from os import urandom
+from random import random
+from time import perf_counter
+from typing import Any
+
+import structlog
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import format_trace_id
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from plinth.health.lifecycle import Lifecycle
+from plinth.telemetry.access_log import log_values
+from plinth.telemetry.http_metrics import HTTP, HttpMetrics
+from plinth.telemetry.log_records import Ids, request_id_var
+from plinth.telemetry.route_template import route_template, watch_route
+from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
+
+__all__ = [
+    "RequestContextMiddleware",
+    "principal_hash",
+]
+
+log = structlog.get_logger("app.access")
+
+CUT_OFF = 499
+"""Stands for the status of a request whose client left before a response began, and of one that was cancelled."""
+
+# What the access line says, the last of it where the caller is known.
+_LINE = "method", "route", "path", "status", "duration_ms", "request_bytes", "response_bytes", "client", "principal"
+_BROKEN_LINE = (*_LINE[:-1], "error", "principal")
+
+# Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
+_ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
+
+
+class RequestContextMiddleware:
+    """Gives the request its id and its span, counts it and writes its access line. The outermost, so that it sees what
+    the others answer; all in one, since each part would have to look at every message once more.
+
+    The id (`X-Request-ID`, the client's own if it is well formed) is in `scope["state"]["request_id"]`, in every
+    log line of the request and in the response. So is the trace, where there is one: `traceresponse` names it.
+    Response headers that other parts want to add are collected in `scope["state"]["response_headers"]`; the caller,
+    once known, is in `scope["state"]["principal"]`. Once the process drains, each response ends its connection.
+
+    Requests on `quiet_paths` are neither counted nor traced, and their successes not logged: probes come every second.
+    Of the others' successes a share of `access_sample` is logged, and all that took longer than `slow_seconds` or whose
+    trace is recorded. A response that an error has cut short is none, whatever status it began with. Callers go by a
+    hash with `hash_key`, so that lines of one caller can be told to be that without telling who it is.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        lifecycle: Lifecycle | None = None,
+        quiet_paths: frozenset[str] = frozenset(),
+        access_sample: float = 1.0,
+        slow_seconds: float = 1.0,
+        hash_key: bytes = b"",
+        metrics: HttpMetrics = HTTP,
+    ) -> None:
+        self.app = app
+        self.lifecycle = lifecycle or Lifecycle(drain_seconds=0)
+        self.quiet_paths = quiet_paths
+        self.access_sample = access_sample
+        self.slow_seconds = slow_seconds
+        self.hash_of = principal_hash(hash_key)
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = perf_counter()
+        given = _headers(scope)
+        request_id = _inbound_id(given) or urandom(16).hex()
+        extra_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["response_headers"] = extra_headers
+        watch_route(scope)
+        lifecycle = self.lifecycle
+        quiet = scope["path"] in self.quiet_paths
+        trace = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
+        if trace is not None:
+            extra_headers.append((b"traceresponse", trace.response))
+            trace_token = attach(trace.within)
+        id_token = request_id_var.set(request_id)
+        status = received = sent = 0
+        ended = 0.0
+        left = False
+        error: BaseException | None = None
+
+        async def watching_receive() -> Message:
+            nonlocal received, status, left
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+            else:
+                left = True
+                status = status or CUT_OFF  # whatever is still sent goes nowhere
+            return message
+
+        async def watching_send(message: Message) -> None:
+            nonlocal sent, status, ended
+            kind = message["type"]
+            if kind == "http.response.body":
+                await send(message)
+                sent += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    ended = perf_counter()
+            elif kind == "http.response.start":
+                if lifecycle.draining:
+                    extra_headers.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *extra_headers]
+                await send(message)
+                status = status or message["status"]
+            else:
+                await send(message)
+
+        if not quiet:
+            method = self.metrics.begin(scope["method"])
+        try:
+            await self.app(scope, watching_receive, watching_send)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            seconds = (ended or perf_counter()) - started
+            if status == 0 and isinstance(error, Exception):
+                status = 500  # which the server answers
+            if scope["method"] == "HEAD":
+                sent = 0  # the server keeps the body
+            broken = isinstance(error, Exception) and not ended and not left
+            route = route_template(scope)
+            recorded = trace.span if trace is not None and trace.span.is_recording() else None
+            if not quiet:
+                trace_id = None if trace is None or recorded is None else format_trace_id(trace.ids[0])
+                self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id, broken)
+            if recorded is not None:
+                end_request(recorded, scope, route=route, status=status, error=error)
+            remarkable = broken or not 0 < status < 400 or seconds >= self.slow_seconds
+            if (
+                remarkable
+                or (not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
+            ):
+                values: tuple[Any, ...] = (
+                    scope["method"],
+                    route,
+                    scope["path"][:MAX_PATH],
+                    status or CUT_OFF,
+                    round(seconds * 1000, 2),
+                    _announced(given),
+                    sent,
+                    (scope.get("client") or ("",))[0],
+                )
+                if broken:
+                    values = (*values, type(error).__qualname__)
+                if "principal" in state:
+                    values = (*values, self.hash_of(state["principal"].subject))
+                ids = Ids(None if trace is None else trace.ids, request_id)
+                log_values("request", _BROKEN_LINE if broken else _LINE, values, ids, soon=not remarkable)
+            request_id_var.reset(id_token)
+            if trace is not None:
+                detach(trace_token)
+            error = None  # it holds this frame, which would hold it
+
+
+_READ = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"transfer-encoding"})
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """Those of the request's headers that are read here."""
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in _READ:
+            if name not in found:
+                found[name] = value.decode("latin-1")
+            elif name == b"tracestate":  # a list, which may be spread over several lines
+                found[name] += f",{value.decode('latin-1')}"
+            elif name == b"traceparent":  # two cannot both be true
+                found[name] = ""
+    return found
+
+
+def _inbound_id(given: dict[bytes, str]) -> str | None:
+    theirs = given.get(b"x-request-id")
+    return theirs if theirs is not None and _ACCEPTABLE_REQUEST_ID.fullmatch(theirs) else None
+
+
+def _announced(given: dict[bytes, str]) -> int | None:
+    """The size of the request's body as its client has announced it. None: it comes in chunks."""
+    if b"transfer-encoding" in given:
+        return None
+    length = given.get(b"content-length", "0")
+    return int(length) if length.isdecimal() and len(length) < 20 else None
+
+
+def principal_hash(key: bytes) -> Callable[[str], str]:
+    """What stands for a caller's subject in access lines: 16 hexadecimal digits."""
+
+    @lru_cache(maxsize=4096)
+    def hash_of(subject: str) -> str:
+        return blake2b(subject.encode(), key=key, digest_size=8).hexdigest()
+
+    return hash_of

@@ -1,0 +1,48 @@
+"""Middleware that adds security headers to every response."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["SecurityHeadersMiddleware"]
+
+
+class SecurityHeadersMiddleware:
+    """Adds the headers that tell browsers not to guess, frame, leak or cache what an API answers.
+
+    A header that the endpoint has set itself stays. `docs_paths` get a policy under which the interactive
+    documentation can load its scripts.
+    """
+
+    _ALWAYS: tuple[tuple[bytes, bytes], ...] = (
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cross-origin-opener-policy", b"same-origin"),
+    )
+    _API: tuple[tuple[bytes, bytes], ...] = (
+        (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+        (b"cache-control", b"no-store"),
+    )
+
+    def __init__(self, app: ASGIApp, *, hsts: bool, docs_paths: frozenset[str] = frozenset()) -> None:
+        self.app = app
+        self.docs_paths = docs_paths
+        hsts_header = ((b"strict-transport-security", b"max-age=31536000; includeSubDomains"),) if hsts else ()
+        self._docs_headers = self._ALWAYS + hsts_header
+        self._api_headers = self._docs_headers + self._API
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = self._docs_headers if scope["path"] in self.docs_paths else self._api_headers
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message.get("headers", ())}
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *(header for header in headers if header[0] not in given),
+                ]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

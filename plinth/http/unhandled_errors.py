@@ -1,0 +1,36 @@
+"""Middleware that answers 500 to exceptions no handler expects."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from plinth.http.error_handlers import problem_response
+from plinth.http.request_context import log
+from plinth.telemetry.tracing import MAX_PATH
+
+__all__ = ["UnhandledErrorMiddleware"]
+
+
+class UnhandledErrorMiddleware:
+    """Logs what nobody foresaw, once and with its traceback, and answers 500 with nothing of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response_started = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watching_send)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            log.exception("unhandled exception", method=scope["method"], path=scope["path"][:MAX_PATH])
+            if response_started:  # too late for another answer: the server cuts the connection
+                raise
+            request_id = scope["state"]["request_id"]
+            response = problem_response(500, code="internal_error", detail=None, request_id=request_id)
+            await response(scope, receive, send)

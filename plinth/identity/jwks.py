@@ -1,0 +1,128 @@
+"""Keys from the provider's JWKS endpoint, which neither its outages nor a stranger's tokens turn against us.
+
+Fresh keys are served at once; as they age, one fetch in the background renews them; while the endpoint is
+down they serve for a day more. An unknown `kid` has them fetched again, but at most once in each COOLDOWN.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from plinth.aio import cancel_all
+from plinth.identity.discovery import find_jwks_url
+from plinth.identity.documents import DocumentError, Documents
+from plinth.identity.jwk import read_key_set
+from plinth.identity.rules import KeysUnavailable, Reason, TokenError, VerificationKey
+
+# All in seconds.
+TTL = 300.0  # while the endpoint answers, a key that it no longer lists is served no longer than this
+RENEW_AFTER = 240.0  # keys of this age are renewed in the background when one is asked for
+STALE_LIMIT = 86_400.0  # an outage overnight stops nobody; no longer, for it also keeps a withdrawn key alive
+COOLDOWN = 30.0  # between two fetches that the clock did not ask for
+FIRST_COOLDOWN = 5.0  # the same while there are no keys at all and every request waits for them
+FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the last byte
+
+log = structlog.get_logger("app.identity")
+
+_FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch the identity provider's keys.", ["outcome"])
+_SUCCEEDED, _FAILED = _FETCHES.labels("success"), _FETCHES.labels("failure")
+_LAST_SUCCESS = Gauge(
+    "plinth_jwks_last_success_timestamp_seconds",
+    "When the identity provider's keys were last fetched; 0 until they are, and where there are none to fetch.",
+)
+
+
+class JwksKeys:
+    """Reads `url`; where that is None, asks the issuer's discovery document for it before each fetch."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        algorithms: frozenset[str],
+        *,
+        issuer: str,
+        url: str | None = None,
+        deadline: float = FETCH_DEADLINE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._documents = documents
+        self._algorithms = algorithms
+        self._issuer = issuer
+        self._url = url
+        self._deadline = deadline
+        self._monotonic = monotonic
+        self._keys: dict[str | None, VerificationKey] = {}
+        self._fetched_at = float("-inf")  # the last fetch that brought keys
+        self._tried_at = float("-inf")  # the end of the last fetch, whatever it brought
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def key(self, kid: str | None, alg: str) -> VerificationKey:
+        """Find a key. Raises TokenError (unknown_kid), or KeysUnavailable while it cannot be known."""
+        key = self._find(kid, alg)
+        # After a quiet time nobody has asked the endpoint for longer than TTL: ask before trusting the key.
+        # In an outage under traffic somebody has, in the background, so nobody waits.
+        if key is None or self._monotonic() - self._tried_at >= TTL:
+            if fetching := self._fetch():
+                await asyncio.shield(fetching)  # others wait for it as well
+            key = self._find(kid, alg)
+        elif self._monotonic() - self._fetched_at >= RENEW_AFTER:
+            self._fetch()
+
+        if key is not None:
+            return key
+        if self._tried_at > self._fetched_at:
+            raise KeysUnavailable("the identity provider's keys cannot be fetched")
+        raise TokenError(Reason.UNKNOWN_KID)
+
+    async def aclose(self) -> None:
+        if self._fetching is not None:
+            await cancel_all([self._fetching])
+        await self._documents.aclose()
+
+    def _find(self, kid: str | None, alg: str) -> VerificationKey | None:
+        if self._monotonic() - self._fetched_at >= STALE_LIMIT:
+            return None
+        if kid is not None:
+            return self._keys.get(kid)
+        # A token that names no key can only mean the only one.
+        candidates = [key for key in self._keys.values() if alg in key.algorithms]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _fetch(self) -> asyncio.Task[None] | None:
+        """The fetch under way; or a new one, unless the last has just been."""
+        cooldown = COOLDOWN if self._keys else FIRST_COOLDOWN
+        if self._fetching is None and self._monotonic() - self._tried_at >= cooldown:
+            self._fetching = asyncio.create_task(self._renew())
+        return self._fetching
+
+    async def _renew(self) -> None:
+        try:
+            async with asyncio.timeout(self._deadline):
+                url = self._url or await find_jwks_url(self._documents, self._issuer)
+                keys = read_key_set(await self._documents.get(url), self._algorithms)
+            if not keys:
+                # Nobody withdraws the last key without another in its place: a mistake on the other side.
+                raise DocumentError(f"{url}: no usable key")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known go on serving
+            log.warning("keys not fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
+            self._tried_at = self._monotonic()
+            _FAILED.inc()
+        else:
+            self._replace(keys)
+            _SUCCEEDED.inc()
+            _LAST_SUCCESS.set_to_current_time()
+            self._tried_at = self._fetched_at = self._monotonic()
+        finally:
+            self._fetching = None
+
+    def _replace(self, keys: dict[str | None, VerificationKey]) -> None:
+        for kid, old in self._keys.items():
+            new = keys.get(kid)
+            if new is not None and new.material == old.material and new.algorithms == old.algorithms:
+                keys[kid] = old  # the same object, so that the verdicts reached with it live on
+            else:
+                old.retired = True
+        self._keys = keys

@@ -1,0 +1,38 @@
+"""The durable job engine: an accepted job is never lost and never takes effect twice.
+
+PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async function:
+
+    class Welcome(BaseModel):
+        user_id: UUID
+
+    @job("mail.welcome", time_limit=30)
+    async def welcome(ctx: JobContext, payload: Welcome) -> None: ...
+
+    await enqueue(session, "mail.welcome", Welcome(user_id=user.id))     # committed with the caller's transaction
+
+`docs/jobs.md` says what is promised, and what is not.
+"""
+
+from plinth.jobs.context import JobContext
+from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
+from plinth.jobs.kinds import JobKind, RetryPolicy, UnknownKindError, job, kind_named
+from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, State
+from plinth.jobs.schedules import Schedule, schedule
+
+__all__ = [
+    "Discard",
+    "EnqueuedJob",
+    "JobCancelled",
+    "JobContext",
+    "JobKind",
+    "LeaseLost",
+    "RetryPolicy",
+    "Schedule",
+    "State",
+    "UnknownKindError",
+    "enqueue",
+    "enqueue_many",
+    "job",
+    "kind_named",
+    "schedule",
+]

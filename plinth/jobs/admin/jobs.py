@@ -1,0 +1,195 @@
+"""What owners and operators do with jobs: look at them, cancel them, try them again.
+
+Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None is an operator, who sees all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import DateTime, Row, Select, String, cast, func, null, select, union_all
+from sqlalchemy.dialects.postgresql import JSONPATH
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.errors import ConflictError, NotFoundError
+from plinth.jobs.context import Progress
+from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING, RETRY_ENDED
+from plinth.jobs.outcome import ErrorEntry, State
+from plinth.jobs.tables import Job, JobHistory, WorkerSession
+
+__all__ = ["JobView", "get_job", "list_jobs", "request_cancel", "retry_job"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job, alive or ended, as it was at one moment.
+
+    `finished_at` is set once it has ended, `cancel_requested_at` and `worker` (its name) only while it is alive.
+    """
+
+    id: UUID
+    kind: str
+    queue: str
+    state: State
+    priority: int
+    owner: str | None
+    payload: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    crash_count: int
+    run_lease: int
+    created_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    progress_done: int | None
+    progress_total: int | None
+    progress_message: str | None
+    errors: list[ErrorEntry]
+    worker: str | None
+    unique_key: str | None
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the last run has said, if it has said anything."""
+        if self.progress_done is None:
+            return None
+        return Progress(self.progress_done, self.progress_total, self.progress_message)
+
+    @property
+    def error(self) -> str | None:
+        """How the last run that failed has failed, as its owner may know."""
+        return self.errors[-1]["error"] if self.errors else None
+
+
+async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
+    """A job, alive or ended.
+
+    Raises:
+        NotFoundError: there is none of that id, or it is not `owner`'s.
+    """
+    # One statement, so one snapshot: a job that ends meanwhile is seen on one side or on the other.
+    branches = [_select(table).where(table.id == job_id, *_owned(table, owner)) for table in _TABLES]
+    row = (await (await session.connection()).execute(union_all(*branches))).first()
+    if row is None:
+        raise NotFoundError("There is no such job.")
+    return _view(row)
+
+
+async def list_jobs(
+    session: AsyncSession,
+    *,
+    owner: str | None = None,
+    states: Sequence[State] = (),
+    kind: str | None = None,
+    queue: str | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> list[JobView]:
+    """Jobs, alive or ended, the newest (by id) first, older than `before`. Of `errors` each has only its last.
+
+    States, kind and queue narrow the list; without them it holds all.
+    """
+    branches = []
+    for table in _TABLES:
+        wanted = [state.value for state in states or State if state.terminal == (table is JobHistory)]
+        if not wanted:
+            continue
+        statement = _select(table, errors=func.jsonb_path_query_array(table.errors, cast("$[last]", JSONPATH)))
+        conditions = _owned(table, owner)
+        if states:
+            conditions.append(table.state.in_(wanted))
+        if kind is not None:
+            conditions.append(table.kind == kind)
+        if queue is not None:
+            conditions.append(table.queue == queue)
+        if before is not None:
+            conditions.append(table.id < before)
+        # Each side by itself, along its index: nothing that is not on the page is read.
+        branches.append(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
+    found = union_all(*branches).subquery()
+    page = select(found).order_by(found.c.id.desc()).limit(limit)
+    return [_view(row) for row in await (await session.connection()).execute(page)]
+
+
+async def request_cancel(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
+    """Cancel a job: at once if it waits, else its worker is told. The answer shows what has become of it.
+
+    Raises:
+        NotFoundError: as for `get_job`.
+        ConflictError: it has ended otherwise.
+    """
+    state = await _lock(session, job_id, owner)
+    if state in (State.SUCCEEDED, State.DISCARDED):
+        raise ConflictError(f"The job has ended: it is {state}.", code="job_ended")
+    connection = await session.connection()
+    if state is State.RUNNING:
+        await connection.exec_driver_sql(CANCEL_RUNNING, (job_id,))
+        ring_after_commit(session, cancelled=[job_id])
+    elif state is not State.CANCELLED:
+        await connection.exec_driver_sql(CANCEL_WAITING, (job_id,))
+    return await get_job(session, job_id)
+
+
+async def retry_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
+    """Do a discarded or cancelled job again, as if it were new; its errors are kept.
+
+    Raises:
+        NotFoundError: as for `get_job`.
+        ConflictError: it has not ended, or it has succeeded; or a live job of its kind has its unique key.
+    """
+    state = await _lock(session, job_id, owner)
+    if state not in (State.CANCELLED, State.DISCARDED):
+        raise ConflictError(f"Only cancelled and discarded jobs can be retried: it is {state}.", code="job_not_failed")
+    result = await (await session.connection()).exec_driver_sql(RETRY_ENDED, (job_id,))
+    queue = result.scalar_one_or_none()
+    if queue is None:
+        raise ConflictError("Another job with the same unique key is still to be done.", code="unique_key_taken")
+    ring_after_commit(session, queues=[queue])
+    return await get_job(session, job_id)
+
+
+async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> State:
+    """The state of a job, which is locked until the transaction ends. Raises NotFoundError."""
+    connection = await session.connection()
+    while True:
+        for table in _TABLES:
+            statement = select(table.state).where(table.id == job_id, *_owned(table, owner)).with_for_update()
+            if (state := (await connection.execute(statement)).scalar_one_or_none()) is not None:
+                return State(state)
+        # It is nowhere, which this raises; or it moved from the second table to the first between the two looks.
+        await get_job(session, job_id, owner=owner)
+
+
+# Any: to mypy a column is a value of its type.
+_TABLES: tuple[Any, Any] = (Job, JobHistory)
+_COMMON = [
+    field.name for field in fields(JobView) if field.name not in ("finished_at", "cancel_requested_at", "worker")
+]
+
+
+def _select(table: Any, errors: Any = None) -> Select[Any]:
+    """Both tables with the same columns: what only one of them has is null in the other. `errors`: fewer than all."""
+    columns: list[Any] = [getattr(table, name) for name in _COMMON if name != "errors"]
+    columns.append((table.errors if errors is None else errors).label("errors"))
+    never = cast(null(), DateTime(timezone=True))
+    if table is JobHistory:
+        nobody = cast(null(), String)
+        columns += [table.finished_at, never.label("cancel_requested_at"), nobody.label("worker")]
+        return select(*columns)
+    columns += [never.label("finished_at"), table.cancel_requested_at, col(WorkerSession.name).label("worker")]
+    return select(*columns).outerjoin(WorkerSession, col(WorkerSession.id) == table.session_id)
+
+
+def _owned(table: Any, owner: str | None) -> list[Any]:
+    return [] if owner is None else [table.owner == owner]
+
+
+def _view(row: Row[Any]) -> JobView:
+    values = row._asdict()
+    return JobView(**values | {"state": State(values["state"])})

@@ -1,0 +1,194 @@
+"""What operators see and do beyond single jobs: dead letters, queues, workers, schedules.
+
+Functions over a session, in its transaction.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.errors import NotFoundError
+from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.engine.sql import (
+    COUNT_DEAD_LETTERS,
+    PAUSE_QUEUE,
+    PAUSE_SCHEDULE,
+    QUEUE_FIGURES,
+    RESUME_QUEUE,
+    RESUME_SCHEDULE,
+    RETRY_DEAD_LETTERS,
+    SCHEDULES,
+    WORKERS,
+)
+from plinth.jobs.enqueue import EnqueuedJob, enqueue
+from plinth.jobs.kinds import check_name
+from plinth.jobs.schedules import schedules
+
+__all__ = [
+    "QueueFigures",
+    "ScheduleView",
+    "WorkerView",
+    "list_schedules",
+    "list_workers",
+    "pause_queue",
+    "pause_schedule",
+    "queue_figures",
+    "resume_queue",
+    "resume_schedule",
+    "retry_dead_letters",
+    "run_schedule",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """How many jobs of a queue are in which state. `oldest_due_age`: for how many seconds its oldest job could run."""
+
+    name: str
+    paused: bool
+    available: int
+    scheduled: int
+    retryable: int
+    running: int
+    oldest_due_age: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One life of a worker. A lost one did not say good-bye; it is shown for an hour."""
+
+    id: UUID
+    name: str
+    version: str
+    queues: list[str]
+    kinds: list[str]
+    concurrency: int
+    started_at: datetime
+    renewed_at: datetime
+    running: int
+    status: Literal["alive", "stopping", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleView:
+    """A schedule. `next_slot` is None while it is paused, and where this process does not declare it."""
+
+    name: str
+    kind: str
+    cron: str
+    timezone: str
+    last_slot: datetime
+    next_slot: datetime | None
+    paused_at: datetime | None
+    declared_at: datetime
+
+
+async def retry_dead_letters(
+    session: AsyncSession,
+    *,
+    kind: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 1000,
+    dry_run: bool = False,
+) -> int:
+    """Do discarded jobs again, as `retry_job` does; those that ended first, from `since` to before `until`. How many.
+
+    Those whose unique key a live job has are skipped and stay. `dry_run`: only say how many it would be.
+    """
+    connection = await session.connection()
+    arguments = (kind, since, until, limit)
+    if dry_run:
+        return int((await connection.exec_driver_sql(COUNT_DEAD_LETTERS, arguments)).scalar_one())
+    queues = (await connection.exec_driver_sql(RETRY_DEAD_LETTERS, arguments)).scalars().all()
+    ring_after_commit(session, queues=set(queues))
+    return len(queues)
+
+
+async def queue_figures(session: AsyncSession) -> list[QueueFigures]:
+    """Every queue that holds a job or is paused.
+
+    Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the 20,000 scheduled and retryable
+    jobs of all queues that come first: a figure means "at least", and a backlog of millions does not make it slow.
+    """
+    result = await (await session.connection()).exec_driver_sql(QUEUE_FIGURES)
+    return [QueueFigures(**row._asdict()) for row in result]
+
+
+async def pause_queue(session: AsyncSession, name: str) -> None:
+    """Let no worker take a job of this queue until it is resumed. What runs goes on; jobs may be enqueued.
+
+    Raises:
+        ValueError: that cannot be the name of a queue.
+    """
+    check_name(name)
+    await (await session.connection()).exec_driver_sql(PAUSE_QUEUE, (name,))
+
+
+async def resume_queue(session: AsyncSession, name: str) -> None:
+    """Serve a paused queue again; errors as for `pause_queue`."""
+    check_name(name)
+    await (await session.connection()).exec_driver_sql(RESUME_QUEUE, (name,))
+    ring_after_commit(session, queues=[name])
+
+
+async def list_workers(session: AsyncSession) -> list[WorkerView]:
+    """The workers that live, and those that were lost a short time ago."""
+    result = await (await session.connection()).exec_driver_sql(WORKERS)
+    return [WorkerView(**row._asdict()) for row in result]
+
+
+async def list_schedules(session: AsyncSession) -> list[ScheduleView]:
+    """Every schedule that a worker has declared, also those that only an earlier version of the code knew."""
+    result = await (await session.connection()).exec_driver_sql(SCHEDULES)
+    declared = schedules()
+    views = []
+    for row in result:
+        follows = row.paused_at is None and row.name in declared
+        views.append(
+            ScheduleView(
+                name=row.name,
+                kind=row.kind,
+                cron=row.cron,
+                timezone=row.timezone,
+                last_slot=row.last_slot,
+                next_slot=declared[row.name].next_slot(row.now) if follows else None,
+                paused_at=row.paused_at,
+                declared_at=row.declared_at,
+            )
+        )
+    return views
+
+
+async def pause_schedule(session: AsyncSession, name: str) -> None:
+    """Let its slots go by.
+
+    Raises:
+        NotFoundError: no worker has declared such a schedule.
+    """
+    await _change(session, PAUSE_SCHEDULE, name)
+
+
+async def resume_schedule(session: AsyncSession, name: str) -> None:
+    """Follow a schedule from now on: slots that went by are not made up for. Errors as for `pause_schedule`."""
+    await _change(session, RESUME_SCHEDULE, name)
+
+
+async def _change(session: AsyncSession, statement: str, name: str) -> None:
+    if (await (await session.connection()).exec_driver_sql(statement, (name,))).first() is None:
+        raise NotFoundError("There is no such schedule.")
+
+
+async def run_schedule(session: AsyncSession, name: str) -> EnqueuedJob:
+    """Enqueue a schedule's job now, beside its slots, and also while it is paused.
+
+    Raises:
+        NotFoundError: this process declares no such schedule.
+    """
+    schedule = schedules().get(name)
+    if schedule is None:
+        raise NotFoundError("There is no such schedule.")
+    return await enqueue(session, schedule.kind, schedule.payload)

@@ -1,0 +1,170 @@
+"""Watching jobs: any number of watchers of a process share one query each half second, and none when nobody watches."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from plinth.aio import cancel_all
+from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.errors import ServiceUnavailableError
+from plinth.jobs.admin.jobs import JobView
+from plinth.jobs.context import Progress
+from plinth.jobs.outcome import State
+
+__all__ = ["JobSnapshot", "JobWatch", "Watcher"]
+
+log = structlog.get_logger("plinth.jobs.admin.watch")
+
+POLL_SECONDS = 0.5
+MAX_WATCHERS = 500
+MAX_WATCHERS_EACH = 50  # of one caller: nobody takes all the places
+
+SNAPSHOTS = """
+SELECT id, kind, queue, state, priority, owner, attempt, max_attempts, created_at, run_at, started_at,
+    NULL::timestamptz AS finished_at, cancel_requested_at, progress_done, progress_total, progress_message,
+    errors -> -1 ->> 'error' AS error
+FROM job WHERE id = ANY ($1::uuid[])
+UNION ALL
+SELECT id, kind, queue, state, priority, owner, attempt, max_attempts, created_at, run_at, started_at,
+    finished_at, NULL, progress_done, progress_total, progress_message, errors -> -1 ->> 'error'
+FROM job_history WHERE id = ANY ($1::uuid[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """What is worth watching of a job; two are equal if nothing has changed. See `JobView`."""
+
+    id: UUID
+    kind: str
+    queue: str
+    state: State
+    priority: int
+    owner: str | None
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    progress: Progress | None
+    error: str | None
+
+    @staticmethod
+    def of(job: JobView) -> "JobSnapshot":
+        return JobSnapshot(**{name: getattr(job, name) for name in JobSnapshot.__slots__})
+
+
+class Watcher:
+    """Somebody who watches one job."""
+
+    def __init__(self, snapshot: JobSnapshot) -> None:
+        self._snapshot: JobSnapshot | None = snapshot
+        self._changed = asyncio.Event()
+
+    async def next(self) -> JobSnapshot | None:
+        """Wait until the job has changed; what it is now. None: there is nothing more to see."""
+        await self._changed.wait()
+        self._changed.clear()
+        return self._snapshot
+
+    def tell(self, snapshot: JobSnapshot | None) -> None:
+        if snapshot != self._snapshot:
+            self._snapshot = snapshot
+            self._changed.set()
+
+
+class JobWatch:
+    """All the watchers of a process, up to `MAX_WATCHERS`, of which `MAX_WATCHERS_EACH` may be one caller's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._watchers: dict[UUID, set[Watcher]] = {}
+        self._callers: Counter[str] = Counter()
+        self._polling: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    @contextmanager
+    def watching(self, snapshot: JobSnapshot, caller: str) -> Iterator[Watcher]:
+        """Watch a job, as it was when it was last looked at, while the block runs.
+
+        Raises:
+            ServiceUnavailableError: too many watch already.
+        """
+        if self._callers.total() >= MAX_WATCHERS or self._callers[caller] >= MAX_WATCHERS_EACH:
+            raise ServiceUnavailableError("Too many jobs are being watched here.", code="too_many_watchers")
+        watcher = Watcher(snapshot)
+        self._watchers.setdefault(snapshot.id, set()).add(watcher)
+        self._callers[caller] += 1
+        if self._stopped:
+            watcher.tell(None)
+        elif self._polling is None or self._polling.done():
+            # In a context of its own: it is not part of the request that happens to be the first.
+            self._polling = asyncio.get_running_loop().create_task(self._poll(), context=Context())
+        try:
+            yield watcher
+        finally:
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller]
+            self._watchers[snapshot.id].discard(watcher)
+            if not self._watchers[snapshot.id]:
+                del self._watchers[snapshot.id]
+
+    def stop(self) -> None:
+        """Tell all watchers, and those who still come, that there is nothing more to see here."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._polling is not None:
+            self._polling.cancel()
+        self._tell({}, list(self._watchers))
+
+    async def aclose(self) -> None:
+        self.stop()
+        if self._polling is not None:
+            await cancel_all([self._polling])
+
+    async def _poll(self) -> None:
+        away = False
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if not self._watchers:
+                return
+            ids = list(self._watchers)
+            try:
+                self._tell(await self._look(ids), ids)
+                away = False
+            except DatabaseUnavailableError:
+                if not away:
+                    log.warning("the database is away: jobs cannot be watched")
+                away = True
+            except Exception:
+                log.exception("jobs cannot be watched")
+
+    async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobSnapshot]:
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SNAPSHOTS, ids)
+        return {row["id"]: _snapshot(row) for row in rows}
+
+    def _tell(self, snapshots: dict[UUID, JobSnapshot], ids: Sequence[UUID]) -> None:
+        # A job that is nowhere has been deleted from the history.
+        for job_id in ids:
+            for watcher in self._watchers.get(job_id, ()):
+                watcher.tell(snapshots.get(job_id))
+
+
+def _snapshot(row: asyncpg.Record) -> JobSnapshot:
+    values = dict(row)
+    done, total, message = (values.pop(f"progress_{name}") for name in ("done", "total", "message"))
+    progress = None if done is None else Progress(done, total, message)
+    return JobSnapshot(**values | {"state": State(values["state"]), "progress": progress})

@@ -1,0 +1,175 @@
+"""What a running job has at hand."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Protocol
+from uuid import UUID
+
+import structlog
+from opentelemetry.context import get_current
+from pydantic import BaseModel
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.database.engine import Database
+from plinth.jobs.engine.store import ClaimedJob, Store
+from plinth.jobs.enqueue import Insertion, prepare
+from plinth.jobs.kinds import JobKind
+from plinth.jobs.outcome import MAX_MESSAGE, Finish, JobCancelled, LeaseLost, State, storable
+from plinth.settings.base import Settings
+
+__all__ = ["JobContext", "Progress", "ProgressSink"]
+
+
+_COMPLETING = "jobs.completing"  # in a session's info: the context whose job completes with its transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    done: int
+    total: int | None
+    message: str | None
+
+
+class ProgressSink(Protocol):
+    """Where progress goes."""
+
+    def progress(self, ctx: "JobContext", progress: Progress) -> None:
+        """Have it written soon."""
+
+    def take(self, ctx: "JobContext") -> Progress | None:
+        """The last word that has not been written yet; it will not be written then."""
+
+
+class JobContext:
+    """One run of one job.
+
+    `id`, `kind`, `owner` and `attempt` (1 for the first) say which; `run` counts all runs, also those that spent no
+    attempt, so what a run writes under its number cannot be mistaken for what another one wrote.
+
+    `cancelled`: somebody asked for this job to be cancelled. A handler that goes on all the same is cancelled, as a
+    task, some seconds later. `completing`: `complete` was called; `completed`: it has committed.
+    """
+
+    def __init__(
+        self,
+        job: ClaimedJob,
+        store: Store,
+        database: Database,
+        settings: Settings,
+        progress: "ProgressSink",
+    ) -> None:
+        self._job = job
+        self._store = store
+        self._progress = progress
+        self.cancelled = False
+        self.completing = False
+        self.completed = False
+        self.database = database
+        self.settings = settings
+        self.follow_ups: list[Insertion] = []
+
+    @property
+    def id(self) -> UUID:
+        return self._job.id
+
+    @property
+    def kind(self) -> str:
+        return self._job.kind
+
+    @property
+    def owner(self) -> str | None:
+        return self._job.owner
+
+    @property
+    def attempt(self) -> int:
+        return self._job.attempt
+
+    @property
+    def run(self) -> int:
+        return self._job.lease
+
+    @cached_property
+    def log(self) -> Any:
+        """A logger whose lines carry the job's id, kind and attempt."""
+        return structlog.get_logger("app.jobs").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session on the worker's database; commits at the end of the block. Keep it short: not around waiting."""
+        return self.database.session()
+
+    def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
+        """Say how far this run is. Cheap: the last word is written every half second, for all jobs together.
+
+        Raises:
+            ValueError: a number is none, or is out of range (0 to 2⁶³ - 1).
+        """
+        for number in (done, 0 if total is None else total):
+            if not isinstance(number, int) or not 0 <= number < 2**63:
+                raise ValueError("progress is told in whole numbers, 0 to 2⁶³ - 1")
+        if message is not None:
+            message = storable(message)[:MAX_MESSAGE]
+        self._progress.progress(self, Progress(done, total, message))
+
+    def raise_if_cancelled(self) -> None:
+        """Raises JobCancelled, to be let through, if somebody asked for this job to be cancelled."""
+        if self.cancelled:
+            raise JobCancelled
+
+    def effect_key(self, *parts: object) -> str:
+        """An idempotency key for a call to another service: the same in every run of this job, and for no other.
+
+        `parts` tell several calls of one job apart. 40 hexadecimal digits.
+        """
+        digest = blake2b(self.id.bytes, digest_size=20)
+        for part in parts:
+            text = str(part).encode()
+            digest.update(len(text).to_bytes(8) + text)
+        return digest.hexdigest()
+
+    def enqueue(self, kind: str | JobKind[Any], payload: BaseModel, **options: Any) -> None:
+        """Enqueue a follow-up job if and when this one completes, in the same transaction; options as for `enqueue`.
+
+        Raises:
+            UnknownKindError, TypeError, ValueError: as for `enqueue`.
+        """
+        unique_key = options.pop("unique_key", None)
+        keys = None if unique_key is None else [unique_key]
+        prepared = prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options})
+        # Whoever writes the outcome is in no trace, or in another one.
+        self.follow_ups.append(replace(prepared, context=get_current()))
+
+    async def complete(self, session: AsyncSession) -> None:
+        """Complete this job in the session's transaction: its effect and its completion commit together, or neither.
+
+        The last thing in the transaction. Locks the job's row until the transaction ends.
+
+        Raises:
+            LeaseLost: another run has taken over. Let it through, so that the transaction rolls back.
+            RuntimeError: it is called within a savepoint, which could be undone by itself.
+        """
+        if session.in_nested_transaction():
+            raise RuntimeError("a job completes with a transaction, not with a savepoint")
+        self.completing = True
+        if (last := self._progress.take(self)) is not None:  # it goes into the history with the job
+            await self._store.write_progress_in(session, (self.id, self.run, last.done, last.total, last.message))
+        if not await self._store.finish_in(session, Finish(self.id, self.run, State.SUCCEEDED)):
+            raise LeaseLost
+        for follow_up in self.follow_ups:
+            await follow_up.execute(session)
+        session.sync_session.info[_COMPLETING] = self
+
+
+@event.listens_for(Session, "after_commit")
+def _complete(session: Session) -> None:
+    if _COMPLETING in session.info and not session.in_nested_transaction():
+        session.info.pop(_COMPLETING).completed = True
+
+
+@event.listens_for(Session, "after_rollback")
+def _stay(session: Session) -> None:
+    if _COMPLETING in session.info and not session.in_nested_transaction():
+        session.info.pop(_COMPLETING).completing = False

@@ -1,0 +1,205 @@
+"""The figures of the whole fleet: backlogs, workers, schedules, the schema. From one process at a time.
+
+Every API and every worker runs this, so that the figures are there while no worker lives; the row `figures` of the
+table `duty` says which of them asks the database and tells. When it ends or is lost, another one takes over, and only
+who has the duty shows anything: rules take the largest of what they find.
+"""
+
+import asyncio
+import re
+from collections import defaultdict
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cache, partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import structlog
+
+import app
+from plinth.aio import cancel_all
+from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.jobs.engine.every import every
+from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
+from plinth.jobs.schedules import LOOK, Schedule, schedules
+from plinth.settings.base import Settings
+from plinth.telemetry.metrics import Labels, Observed
+
+__all__ = ["Figures"]
+
+log = structlog.get_logger("plinth.jobs.engine.fleet_metrics")
+
+DUTY = "figures"
+INTERVAL_SECONDS = 10.0
+# Whoever asks may take this share of one of the database's cores: beside a very long backlog it asks less often.
+SHARE = 0.01
+# The duty lasts for so many intervals.
+HOLD = 3
+LEAVE_SECONDS = 1.0
+# So often in a row one may fail to ask; then it is another one's turn, whose statements may have more time.
+MAX_FAILURES = 3
+
+MAX_QUEUES = 50
+OTHER_QUEUES = "other"
+STATES = ("available", "running", "scheduled", "retryable")
+
+_MOST = f"Counting stops at {MAX_FIGURE:,}: that is to be read as 'at least'."
+JOBS = Observed("plinth_queue_jobs", f"Live jobs of the fleet. {_MOST}", ("queue", "state"))
+OLDEST = Observed(
+    "plinth_queue_oldest_due_age_seconds", "For how long the oldest job has been due that does not run yet.", ("queue",)
+)
+PAUSED = Observed("plinth_queue_paused", "Whether an operator has paused the queue.", ("queue",))
+DEAD_LETTERS = Observed("plinth_dead_letters", f"Discarded jobs in the history. {_MOST}")
+WORKERS = Observed("plinth_workers_alive", "Workers whose session has not expired.")
+OVERDUE = Observed(
+    "plinth_schedule_overdue_seconds", "For how long a slot has been due that no worker has taken.", ("schedule",)
+)
+REVISION = Observed(
+    "plinth_schema_revision_info", "The revision of this code and the database's; always 1.", ("expected", "database")
+)
+BEHIND = Observed("plinth_schema_behind", "Whether the database lacks migrations of this code.")
+MIGRATING = Observed("plinth_migration_running_seconds", "For how long a migration has been running; 0 without one.")
+_FAMILIES = (JOBS, OLDEST, PAUSED, DEAD_LETTERS, WORKERS, OVERDUE, REVISION, BEHIND, MIGRATING)
+
+_REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
+
+
+class Figures:
+    """Takes the duty whenever nobody has it, and tells the figures while it does. Never fails its process."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._queues = settings.JOBS_QUEUES
+        self._holder = uuid4()
+        self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
+        self._values: dict[Observed, list[tuple[Labels, float]]] = {}
+        self._held_until = self._fresh_until = self._ask_from = float("-inf")
+        self._failures = 0
+        self._migrating_since: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, if there are jobs at all: SQLite has none."""
+        if not self._database.is_postgresql:
+            return
+        for family, source in self._sources:
+            family.add(source)
+        self._task = asyncio.create_task(every(INTERVAL_SECONDS, "figures", self.step), name="figures")
+
+    async def stop(self) -> None:
+        """Leave the duty to somebody else."""
+        for family, source in self._sources:
+            family.remove(source)
+        if self._task is not None:
+            await cancel_all([self._task])
+        if self.holds:
+            self._held_until = float("-inf")
+            with suppress(DatabaseUnavailableError, TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS), self._database.connection() as connection:
+                    await connection.execute(LEAVE_DUTY, DUTY, self._holder)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the duty is this process's, as far as it can know without asking."""
+        return monotonic() < self._held_until
+
+    async def step(self) -> None:
+        """Take or keep the duty and, if it is ours, ask for the figures.
+
+        Raises:
+            DatabaseUnavailableError: the database is away.
+        """
+        hold = HOLD * INTERVAL_SECONDS
+        if self._failures >= MAX_FAILURES:
+            if monotonic() < self._held_until + 2 * INTERVAL_SECONDS:  # others look once in that time
+                return
+            self._failures = 0
+        try:
+            async with self._database.connection() as connection:
+                began = monotonic()
+                if await connection.fetchval(TAKE_DUTY, DUTY, self._holder, timedelta(seconds=hold)) is None:
+                    self._held_until = self._ask_from = float("-inf")
+                    self._values = {}  # old, by the time that it has the duty again
+                    self._failures = 0
+                    return
+                self._held_until = began + hold
+                if asked := began >= self._ask_from:
+                    began = monotonic()
+                    self._failures += 1  # if nothing below comes to its end
+                    queues = await connection.fetch(FLEET_QUEUES)
+                    fleet = await connection.fetchrow(FLEET)
+                    declared = schedules()
+                    looked = await connection.fetch(LOOK, list(declared)) if declared else []
+                    took = monotonic() - began
+                    self._failures = 0
+        except asyncpg.UndefinedTableError:
+            log.debug("there are no figures: the database has not been migrated")
+            return
+        if asked:
+            assert fleet is not None
+            self._values = {
+                **_queue_values(queues, [*self._queues, *fleet["queues"]]),
+                **self._fleet_values(fleet),
+                OVERDUE: [((row["name"],), _overdue(declared[row["name"]], row)) for row in looked],
+            }
+            pause = max(INTERVAL_SECONDS, took / SHARE)
+            self._ask_from = monotonic() + pause - INTERVAL_SECONDS / 2  # the steps are not that regular
+            self._fresh_until = monotonic() + HOLD * pause
+
+    def _values_of(self, family: Observed) -> list[tuple[Labels, float]]:
+        now = monotonic()
+        return self._values.get(family, []) if now < self._held_until and now < self._fresh_until else []
+
+    def _fleet_values(self, fleet: Any) -> dict[Observed, list[tuple[Labels, float]]]:
+        found, (known, expected) = set(fleet["revisions"]), code_revisions()
+        migrating = fleet["migrating"]
+        if migrating is None:
+            self._migrating_since = None
+        elif self._migrating_since is None:
+            self._migrating_since = monotonic()
+        seen = 0.0 if self._migrating_since is None else monotonic() - self._migrating_since
+        return {
+            WORKERS: [((), fleet["workers"])],
+            DEAD_LETTERS: [((), fleet["dead_letters"])],
+            REVISION: [((",".join(sorted(expected)), ",".join(sorted(found))), 1)],
+            # One that this code does not know is one of later code: the database is ahead.
+            BEHIND: [((), found <= known and found != expected)],
+            MIGRATING: [((), max(migrating or 0.0, seen))],
+        }
+
+
+def _queue_values(rows: list[Any], served: list[str]) -> dict[Observed, list[tuple[Labels, float]]]:
+    """Each queue's figures. Beyond `MAX_QUEUES` they are summed up, those first that are served."""
+    found = {row["name"]: row for row in rows}
+    names = list(dict.fromkeys([*sorted(set(served)), *found]))
+    jobs: dict[Labels, float] = defaultdict(float)
+    oldest: dict[Labels, float] = defaultdict(float)
+    paused: dict[Labels, float] = defaultdict(float)
+    for number, name in enumerate(names):
+        queue, row = name if number < MAX_QUEUES else OTHER_QUEUES, found.get(name)
+        for state in STATES:
+            jobs[queue, state] += row[state] if row else 0
+        oldest[queue,] = max(oldest[queue,], (row and row["oldest_due_age"]) or 0.0)
+        paused[queue,] = max(paused[queue,], bool(row and row["paused"]))
+    return {JOBS: list(jobs.items()), OLDEST: list(oldest.items()), PAUSED: list(paused.items())}
+
+
+def _overdue(schedule: Schedule, row: Any) -> float:
+    if row["paused_at"] is not None:
+        return 0.0
+    now: datetime = row["now"]
+    return max(0.0, (now - schedule.next_slot(row["last_slot"])).total_seconds())
+
+
+@cache
+def code_revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """All revisions of this code, and the newest. Read from the files: Alembic itself would cost memory for nothing."""
+    known: set[str] = set()
+    replaced: set[str] = set()
+    for file in (Path(app.__file__).parents[1] / "migrations" / "versions").glob("*.py"):
+        for is_down, revision in _REVISION.findall(file.read_text()):
+            (replaced if is_down else known).add(revision)
+    return frozenset(known), frozenset(known - replaced)

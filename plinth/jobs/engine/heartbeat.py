@@ -1,0 +1,132 @@
+"""The heartbeat: renews a worker's session from a thread of its own, with a connection of its own.
+
+A job that blocks the event loop, and a pool that is used up, must not make a living worker look dead. A worker that
+cannot renew is told so early enough to stop what it runs before anybody else begins it.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from time import monotonic
+from uuid import UUID
+
+import structlog
+
+from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.jobs.engine.sql import RENEW_SESSION
+from plinth.jobs.metrics import HEARTBEAT_LAG
+from plinth.settings.base import Settings
+from plinth.telemetry.metrics import Labels
+
+__all__ = ["Heartbeat"]
+
+log = structlog.get_logger("plinth.jobs.engine.worker")
+
+BEATS = 4  # in the time until a session expires
+
+
+class Heartbeat:
+    """Renews `session_id` until `stop`. The callbacks are called in the event loop that called `start`.
+
+    `on_cancelled` gets the jobs of this session whose cancellation was asked for, at each beat anew; `on_lost` is
+    called once, when the session has expired or is about to.
+
+    `answered`: the database has answered the last beat.
+    """
+
+    answered = True
+
+    def __init__(
+        self,
+        settings: Settings,
+        session_id: UUID,
+        *,
+        on_cancelled: Callable[[list[UUID]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._timeout = settings.JOBS_SESSION_TIMEOUT
+        self._interval = self._timeout / BEATS
+        self._settings = settings.model_copy(
+            update={
+                "DB_POOL_SIZE": 1,
+                "DB_MAX_OVERFLOW": 0,
+                "DB_CONNECT_TIMEOUT": self._interval,
+                "DB_STATEMENT_TIMEOUT": self._interval,
+            }
+        )
+        self._session_id = session_id
+        self._on_cancelled = on_cancelled
+        self._on_lost = on_lost
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._beat()), name="heartbeat", daemon=True)
+        self._started = threading.Event()
+
+    def start(self) -> None:
+        """Begin to beat, in a thread."""
+        self._caller = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._thread.start()
+        self._started.wait()
+
+    async def stop(self) -> None:
+        """End the heartbeat and wait for that. May be called again."""
+        if self._thread.is_alive():
+            with suppress(RuntimeError):  # its loop has just ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            await self._ended.wait()  # not by `to_thread`: handlers may have taken all the threads
+
+    async def _beat(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._started.set()
+        database = Database(self._settings)
+        self._renewed_at = monotonic()  # the session has just been opened
+        HEARTBEAT_LAG.add(self._lag)
+        try:
+            while not self._stopping.is_set():
+                began = monotonic()
+                try:
+                    async with asyncio.timeout(self._interval):
+                        alive, cancelled = await self._renew(database)
+                    self._renewed_at = began
+                    self.answered = True
+                except (DatabaseUnavailableError, TimeoutError) as error:
+                    # Two more beats fit in before it expires: time to stop what runs.
+                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
+                    if self.answered:
+                        log.warning("no answer to the heartbeat", error=repr(error))
+                    self.answered = False
+                except Exception:
+                    log.exception("the heartbeat failed")
+                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
+                if not alive:
+                    self._caller.call_soon_threadsafe(self._on_lost)
+                    return
+                if cancelled:
+                    self._caller.call_soon_threadsafe(self._on_cancelled, cancelled)
+                await self._pause(self._interval - (monotonic() - began))
+        finally:
+            HEARTBEAT_LAG.remove(self._lag)
+            await database.aclose()
+            with suppress(RuntimeError):  # nobody waits any more
+                self._caller.call_soon_threadsafe(self._ended.set)
+
+    def _since_renewal(self) -> float:
+        return monotonic() - self._renewed_at
+
+    def _lag(self) -> list[tuple[Labels, float]]:
+        return [((), self._since_renewal())]
+
+    async def _renew(self, database: Database) -> tuple[bool, list[UUID]]:
+        async with database.connection() as connection:
+            row = await connection.fetchrow(RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout))
+        assert row is not None
+        return row["alive"], row["cancelled"]
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0, seconds)):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

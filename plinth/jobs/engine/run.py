@@ -1,0 +1,156 @@
+"""One run of one job: the handler, its limits, and what comes of it."""
+
+import asyncio
+from enum import Enum, auto
+
+import structlog
+from opentelemetry.trace import Span
+from pydantic import ValidationError
+
+from plinth.jobs.context import JobContext
+from plinth.jobs.engine.store import ClaimedJob
+from plinth.jobs.kinds import JobKind
+from plinth.jobs.outcome import (
+    Discard,
+    ErrorEntry,
+    Finish,
+    JobCancelled,
+    LeaseLost,
+    Outcome,
+    Release,
+    Retry,
+    State,
+    error_entry,
+    words_of,
+)
+from plinth.telemetry.log_records import attempt_var, job_id_var
+from plinth.telemetry.tracing import begin_job
+
+__all__ = ["Interruption", "Run"]
+
+log = structlog.get_logger("plinth.jobs.engine.run")
+
+# A handler that watches `ctx.cancelled` has so many seconds to end in its own way.
+CANCEL_GRACE = 5.0
+
+
+class Interruption(Enum):
+    """Why a handler is stopped from outside."""
+
+    TIMEOUT = auto()
+    CANCEL = auto()  # somebody asked for it
+    SHUTDOWN = auto()  # the worker ends
+    LOST = auto()  # the job is, or will be, somebody else's
+
+
+class Run:
+    """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
+
+    __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task", "validated")
+
+    task: asyncio.Task[None]
+    span: Span | None  # whoever hears of the outcome ends it
+
+    def __init__(self, job: ClaimedJob, kind: JobKind, ctx: JobContext) -> None:  # type: ignore[type-arg]
+        self.job = job
+        self.kind = kind
+        self.ctx = ctx
+        self._interruption: Interruption | None = None
+        self.validated = False  # the payload is what the kind says
+
+    def interrupt(self, why: Interruption) -> None:
+        """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
+        if self._interruption is None or why is Interruption.LOST:
+            self._interruption = why
+        self.task.cancel()
+
+    def request_cancel(self) -> None:
+        """Tell the handler that its job is to be cancelled; some seconds later, cancel the handler."""
+        if not self.ctx.cancelled:
+            self.ctx.cancelled = True
+            asyncio.get_running_loop().call_later(CANCEL_GRACE, self._cancel)
+
+    def _cancel(self) -> None:
+        if not self.task.done():
+            self.interrupt(Interruption.CANCEL)
+
+    async def execute(self) -> Outcome | None:
+        """Run the handler to its end. None: nothing is left to write, it completed itself or has lost its lease."""
+        job = self.job
+        job_id_var.set(str(job.id))
+        attempt_var.set(job.attempt)
+        self.span = begin_job(
+            job.kind,
+            job.trace_context,
+            first=job.attempt == 1 and job.untried,
+            attributes={
+                "messaging.destination.name": job.queue,
+                "messaging.message.id": str(job.id),
+                "plinth.job.attempt": job.attempt,
+                "plinth.job.run": job.lease,
+            },
+        )
+        timer = asyncio.get_running_loop().call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
+        try:
+            payload = self.kind.payload.model_validate_json(job.payload)
+            self.validated = True
+            await self.kind.function(self.ctx, payload)
+        except LeaseLost:
+            return None
+        except asyncio.CancelledError as error:
+            return self._interrupted(error)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
+            return self._failed(error)
+        finally:
+            timer.cancel()
+        if self.ctx.completed:
+            return None
+        return Finish(job.id, job.lease, State.SUCCEEDED)
+
+    def _interrupted(self, error: asyncio.CancelledError) -> Outcome | None:
+        job, why = self.job, self._interruption
+        if self.ctx.completed or why is Interruption.LOST:
+            return None
+        if why is Interruption.SHUTDOWN:
+            return Release(job.id, job.lease)
+        if why is Interruption.CANCEL:
+            return Finish(job.id, job.lease, State.CANCELLED)
+        if why is Interruption.TIMEOUT:
+            limit = f"{self.kind.time_limit:g} s"
+            return self._retry(self._entry("timeout", f"The attempt took longer than {limit}.", error))
+        return self._retry(self._entry("error", exception=error))  # the handler cancelled itself
+
+    def _failed(self, error: BaseException) -> Outcome | None:
+        if self.ctx.completed:
+            log.error("a job failed after it had completed", kind=self.job.kind, exc_info=error)
+            return None
+        if isinstance(error, JobCancelled) and self.ctx.cancelled:
+            return Finish(self.job.id, self.job.lease, State.CANCELLED)
+        if isinstance(error, Discard):
+            return self._discard(self._entry("discard", words_of(error), error))
+        if isinstance(error, ValidationError) and not self.validated:
+            # Its values may be secrets; where they are wrong is enough to know.
+            where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
+            return self._discard(self._entry("invalid_payload", f"The payload is no longer valid: {where}"))
+        return self._retry(self._entry("error", exception=error))
+
+    def _retry(self, entry: ErrorEntry) -> Outcome:
+        job = self.job
+        if self.ctx.cancelled:
+            return Finish(job.id, job.lease, State.CANCELLED, entry)
+        if job.attempt >= job.max_attempts:
+            return self._discard(entry)
+        delay = self.kind.retry.delay(job.attempt)
+        log.warning("a job failed", kind=job.kind, attempt=job.attempt, retry_in=round(delay, 1), error=entry["detail"])
+        return Retry(job.id, job.lease, delay, entry)
+
+    def _discard(self, entry: ErrorEntry) -> Outcome:
+        job = self.job
+        log.error("a job was discarded", kind=job.kind, attempt=job.attempt, error=entry["detail"])
+        return Finish(job.id, job.lease, State.DISCARDED, entry)
+
+    def _entry(self, outcome: str, error: str = "", exception: BaseException | None = None) -> ErrorEntry:
+        job = self.job
+        return error_entry(outcome, run=job.lease, attempt=job.attempt, error=error, exception=exception)

@@ -1,0 +1,353 @@
+"""One life of a worker: from the opening of its session to its end, or to its loss."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from plinth.aio import cancel_all
+from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.jobs.context import JobContext
+from plinth.jobs.doorbell import Doorbell
+from plinth.jobs.engine.every import every
+from plinth.jobs.engine.heartbeat import Heartbeat
+from plinth.jobs.engine.recorder import Recorder, RunKey
+from plinth.jobs.engine.run import Interruption, Run
+from plinth.jobs.engine.sql import PRUNE_ROWS
+from plinth.jobs.engine.store import ClaimedJob, Store
+from plinth.jobs.kinds import JobKind
+from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
+from plinth.jobs.outcome import Finish, Outcome, Release, State
+from plinth.jobs.schedules import Scheduler
+from plinth.settings.base import Settings
+from plinth.telemetry.metrics import exemplar
+from plinth.telemetry.tracing import end_job
+
+__all__ = ["Session"]
+
+log = structlog.get_logger("plinth.jobs.engine.worker")
+
+MAX_CLAIM = 500
+MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
+PRUNE_SECONDS = 60.0
+# Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
+SHUTDOWN_MARGIN = 5.0
+CLEANUP_SECONDS = 2.0  # for a cancelled handler to end before its job is released
+
+
+class Session:
+    """Claims and runs jobs in the name of `store.session_id`, until it is told to stop or loses that session."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        database: Database,
+        doorbell: Doorbell,
+        kinds: Mapping[str, JobKind[Any]],
+        queues: Sequence[str],
+        concurrency: int,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._database = database
+        self._doorbell = doorbell
+        self._kinds = kinds
+        for name in kinds:
+            of_kind(name)
+        self._queues = queues
+        self._concurrency = concurrency
+        self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
+        self._running: dict[RunKey, Run] = {}
+        # Runs whose end lets others begin: of a kind with a limit, or given back. Their queues.
+        self._frees: dict[RunKey, str] = {}
+        self._on_trial: set[RunKey] = set()  # runs of suspects, which run one at a time in the fleet
+        self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._more = False  # the last claim got all it asked for
+        self._suspects = False  # there are some in line
+        self._unsure = False  # a claim may have taken effect unseen
+        self._failing = False  # and that has been said
+        self._stopping = False
+        self._changed = asyncio.Event()  # a run has ended
+        self.lost = asyncio.Event()
+        self._heartbeat: Heartbeat | None = None
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the last renewal of the session was answered."""
+        return self._heartbeat is not None and self._heartbeat.answered and not self.lost.is_set()
+
+    async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Work until `stop` is set, or until the session is lost. `hurry` cuts short the wait for what still runs."""
+        heartbeat = Heartbeat(self._settings, self._store.session_id, on_cancelled=self._cancel, on_lost=self._lose)
+        heartbeat.start()
+        self._heartbeat = heartbeat
+        interval = self._settings.JOBS_POLL_INTERVAL
+        scheduler = Scheduler(self._store.database)
+        claiming = asyncio.create_task(self._claim_loop())
+        recording = asyncio.create_task(self._recorder.run())
+        tasks = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(every(interval, "sweep", self._sweep)),
+            asyncio.create_task(every(PRUNE_SECONDS, "prune", self._prune)),
+            asyncio.create_task(scheduler.run()),
+        ]
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self.lost)]
+        try:
+            await asyncio.wait({*ends, claiming, recording}, return_when=asyncio.FIRST_COMPLETED)
+            if not self.lost.is_set() and not claiming.done() and not recording.done():
+                await self._drain(claiming, heartbeat, hurry)
+            for task in (claiming, recording):
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+        finally:
+            for run in list(self._running.values()):
+                run.interrupt(Interruption.LOST)
+            await cancel_all([claiming, recording, *tasks, *ends])
+            await heartbeat.stop()
+            if self.lost.is_set() and self._running:
+                # A moment to end in; who does not listen goes on, fenced off.
+                await asyncio.wait([run.task for run in self._running.values()], timeout=CLEANUP_SECONDS)
+
+    # --- claiming and running ---
+
+    def _room(self) -> int:
+        if self._recorder.backlog > MAX_BACKLOG:
+            return 0
+        return min(self._concurrency - len(self._running), MAX_CLAIM)
+
+    async def _claim_loop(self) -> None:
+        while not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            while (room := self._room()) > 0 and not self._stopping:
+                try:
+                    if self._unsure:
+                        await self._release_unknown()
+                    jobs = await self._claim(room)
+                    self._failing = False
+                except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                    if not self._failing:  # once for an outage
+                        log.warning("nothing could be claimed", error=repr(error))
+                    self._failing = self._unsure = True
+                    self._wake.set()
+                    await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
+                    break
+                self._more = len(jobs) == room
+                for job in jobs:
+                    self._start(job)
+                if not self._more:
+                    break
+
+    async def _claim(self, room: int) -> list[ClaimedJob]:
+        jobs: list[ClaimedJob] = []
+        if self._suspects:
+            # Before the others: a suspect that waited for a quiet moment might wait for ever.
+            self._suspects = False  # until the next sweep, or the end of this one
+            jobs = await self._store.claim_suspect(self._queues, self._kinds)
+            self._on_trial.update((job.id, job.lease) for job in jobs)
+        if len(jobs) < room:
+            jobs += await self._store.claim(self._queues, self._kinds, room - len(jobs))
+        return jobs
+
+    async def _release_unknown(self) -> None:
+        released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
+        self._unsure = False
+        if released:
+            log.info("jobs of a claim that broke off were released", count=released)
+
+    def _start(self, job: ClaimedJob) -> None:
+        if self._stopping:
+            self._give_back(job)
+            return
+        kind = self._kinds[job.kind]
+        ctx = JobContext(job, self._store, self._database, self._settings, self._recorder)
+        run = Run(job, kind, ctx)
+        metrics = of_kind(job.kind)
+        metrics.started.inc()
+        metrics.wait.observe(max(0.0, (job.started_at - job.run_at).total_seconds()))
+        self._running[job.id, job.lease] = run
+        run.task = asyncio.create_task(self._attend(run))
+
+    def _give_back(self, job: ClaimedJob) -> None:
+        self._frees[job.id, job.lease] = job.queue
+        self._recorder.put(Release(job.id, job.lease), job.kind)
+
+    async def _attend(self, run: Run) -> None:
+        began, job = monotonic(), run.job
+        try:
+            outcome = await run.execute()
+        finally:
+            # From here on nothing is awaited: a run that has ended is known to have ended.
+            del self._running[job.id, job.lease]
+        seconds = monotonic() - began
+        result = _result(outcome, run)
+        metrics = of_kind(job.kind)
+        metrics.run.observe(seconds, exemplar())
+        metrics.finished[result].inc()
+        log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
+        end_job(run.span, outcome=result, error=_error_type(outcome))
+        if job.kind in self._limited or isinstance(outcome, Release):
+            self._frees[job.id, job.lease] = job.queue
+        if outcome is not None:
+            succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
+            self._recorder.put(outcome, job.kind, run.ctx.follow_ups if succeeded else None)
+        else:
+            self._ended([(job.id, job.lease)])
+        if self._more:
+            self._wake.set()
+        self._changed.set()
+
+    def _written(self, outcomes: Sequence[Outcome]) -> None:
+        if self._more:
+            self._wake.set()  # there may have been too much to write to claim more
+        self._ended([(outcome.id, outcome.lease) for outcome in outcomes])
+
+    def _ended(self, keys: Sequence[RunKey]) -> None:
+        """What these runs have kept others from may begin now."""
+        if not self._on_trial.isdisjoint(keys):
+            self._on_trial.difference_update(keys)
+            self._suspects = True
+            self._wake.set()
+        if queues := {self._frees.pop(key) for key in keys if key in self._frees}:
+            self._freed(queues)
+
+    def _freed(self, queues: set[str]) -> None:
+        """Jobs in these queues may have become free for others."""
+        self._wake.set()
+        self._doorbell.ring(queues)
+
+    # --- hearing of things ---
+
+    async def _listen(self) -> None:
+        async for queues, cancelled in self._doorbell.listen():
+            if not queues or not queues.isdisjoint(self._queues):
+                self._wake.set()
+            # Two empty sets: nobody knows what was rung before.
+            unknown = not queues and not cancelled
+            if mine := [run.job.id for run in self._running.values() if unknown or run.job.id in cancelled]:
+                try:
+                    self._cancel(await self._store.cancelled_among(mine))
+                except DatabaseUnavailableError:
+                    log.debug("a cancellation waits for the next heartbeat")
+
+    def _cancel(self, ids: Collection[UUID]) -> None:
+        for run in self._running.values():
+            if run.job.id in ids:
+                run.request_cancel()
+
+    def _lose(self) -> None:
+        if not self.lost.is_set():
+            log.error("the session is lost: what runs is cancelled", running=len(self._running))
+            self.lost.set()
+
+    def _lost_one(self, key: RunKey) -> None:
+        # One that completes may hold the row, or have removed it just now: it finds out by itself.
+        if (run := self._running.get(key)) and not run.ctx.completing:
+            log.warning("a lease is lost: the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
+            run.interrupt(Interruption.LOST)
+
+    # --- housekeeping ---
+
+    async def _sweep(self) -> None:
+        found = await self._store.sweep(self._queues, list(self._kinds))
+        self._suspects = found.suspects
+        if found.lost:
+            await self._reap()
+        if found.work or found.suspects:
+            self._wake.set()
+
+    async def _reap(self) -> None:
+        with HOUSEKEEPING.labels("reap").time():
+            reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
+        for job in reaped:
+            of_kind(job.kind if job.kind in self._kinds else UNKNOWN_KIND).reaped[job.fate].inc()
+            log.warning(
+                "a job was taken away from its run",
+                job_id=str(job.id),
+                kind=job.kind,
+                why="hung" if job.hung else "worker lost",
+                fate=job.fate,
+            )
+        if reaped:
+            self._freed({job.queue for job in reaped})
+
+    async def _prune(self) -> None:
+        await self._reap()  # which forgets workers that were lost long ago
+        day = 86_400
+        for state, days in (
+            (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
+            (State.CANCELLED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
+            (State.DISCARDED, self._settings.JOBS_KEEP_DISCARDED_DAYS),
+        ):
+            while await self._store.prune(state, days * day) == PRUNE_ROWS:
+                log.debug("records of ended jobs are deleted", state=state)
+
+    # --- the end ---
+
+    async def _drain(self, claiming: asyncio.Task[None], heartbeat: Heartbeat, hurry: asyncio.Event) -> None:
+        """Stop claiming, let runs end within the grace, then give back what still runs."""
+        deadline = monotonic() + max(0.0, self._settings.JOBS_SHUTDOWN_GRACE - SHUTDOWN_MARGIN)
+        self._stopping = True
+        self._wake.set()
+        log.info("stopping", running=len(self._running))
+        try:
+            await self._store.mark_stopping()
+        except DatabaseUnavailableError:
+            log.warning("the database is away", step="stop")
+        await claiming  # what a claim in flight brings is released
+        hurrying = asyncio.create_task(hurry.wait())
+        losing = asyncio.create_task(self.lost.wait())
+        while self._running and not hurry.is_set() and not self.lost.is_set() and (left := deadline - monotonic()) > 0:
+            self._changed.clear()
+            change = asyncio.create_task(self._changed.wait())
+            await asyncio.wait({change, hurrying, losing}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
+        hurrying.cancel()
+        losing.cancel()
+        if self.lost.is_set():
+            return
+        interrupted = list(self._running.values())
+        for run in interrupted:
+            run.interrupt(Interruption.SHUTDOWN)
+        if interrupted:
+            await asyncio.wait([run.task for run in interrupted], timeout=CLEANUP_SECONDS)
+            log.info("released", count=len(interrupted))
+        for run in interrupted:
+            if not run.task.done():  # it does not listen; whatever it still does comes too late
+                self._give_back(run.job)
+        try:
+            async with asyncio.timeout(SHUTDOWN_MARGIN - CLEANUP_SECONDS):
+                await self._recorder.drained()
+                await heartbeat.stop()
+                await self._store.close_session()
+                await self._doorbell.aclose()
+        except (TimeoutError, DatabaseUnavailableError):
+            log.warning("the end could not be written: others find out when this session expires")
+
+
+def _error_type(outcome: Outcome | None) -> str | None:
+    """What a run has failed with, in one word: a trace has no place for messages, which may quote anything."""
+    entry = None if outcome is None or isinstance(outcome, Release) else outcome.error
+    if entry is None:
+        return None
+    return entry["outcome"] if entry["outcome"] != "error" else entry["detail"].partition(":")[0]
+
+
+def _result(outcome: Outcome | None, run: Run) -> str:
+    match outcome:
+        case Finish():
+            return outcome.state.value
+        case Release():
+            return "released"
+        case None:
+            return "succeeded" if run.ctx.completed else "lost"
+        case _:
+            return "retryable"

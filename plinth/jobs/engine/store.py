@@ -1,0 +1,295 @@
+"""The engine's statements, run in the name of one worker session."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.database.engine import Database
+from plinth.jobs.engine.sql import (
+    CANCELLED_AMONG,
+    CLAIM,
+    CLAIM_SUSPECT,
+    CLOSE_SESSION,
+    FINISH,
+    FINISH_HERE,
+    HELD,
+    LIMIT_LOCK,
+    OPEN_SESSION,
+    PROGRESS,
+    PRUNE,
+    REAP,
+    RELEASE,
+    RETRY,
+    RUNNING_OF_KIND,
+    STOP_SESSION,
+    SUSPECT_RUNS,
+    SWEEP,
+    TRY_LIMIT_LOCK,
+    TRY_SUSPECT_LOCK,
+    UNKNOWN_RUNS,
+    WAITING_KINDS,
+)
+from plinth.jobs.kinds import JobKind
+from plinth.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error_entry
+
+__all__ = ["ClaimedJob", "Reaped", "Store", "Sweep"]
+
+# A hung run's worker cancels it at its time limit. Only if that does not help is the job taken away from it.
+DEADLINE_MARGIN = timedelta(seconds=15)
+# Lost workers are shown to operators for so long.
+KEEP_LOST_SESSIONS = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt.
+
+    `trace_context` is where it was enqueued, as W3C headers; `untried`: no run of it has failed or been lost.
+    """
+
+    id: UUID
+    lease: int
+    kind: str
+    queue: str
+    priority: int
+    owner: str | None
+    payload: str
+    attempt: int
+    max_attempts: int
+    run_at: datetime
+    started_at: datetime
+    trace_context: dict[str, str] | None = None
+    untried: bool = True
+
+
+class Sweep(NamedTuple):
+    """Whether there may be `work` for a worker, `suspects` among the jobs it could run, and `lost` runs to reap."""
+
+    work: bool
+    suspects: bool
+    lost: bool
+
+
+class Reaped(NamedTuple):
+    """A run that was taken away. `fate` is the job's new state; `hung`: its worker lives, but it did not end."""
+
+    id: UUID
+    kind: str
+    queue: str
+    fate: str
+    hung: bool
+
+
+class Store:
+    """The engine's statements, for one worker session."""
+
+    def __init__(self, database: Database, session_id: UUID) -> None:
+        self.database = database
+        self.session_id = session_id
+
+    @staticmethod
+    async def open_session(
+        database: Database,
+        *,
+        name: str,
+        version: str,
+        queues: Sequence[str],
+        kinds: Sequence[str],
+        concurrency: int,
+        expire_after: float,
+    ) -> "Store":
+        """Begin a life of a worker; it has to be renewed within `expire_after` seconds, again and again."""
+        async with database.connection() as connection:
+            session_id: UUID = await connection.fetchval(
+                OPEN_SESSION, name, version, queues, kinds, concurrency, timedelta(seconds=expire_after)
+            )
+        return Store(database, session_id)
+
+    async def claim(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int) -> list[ClaimedJob]:
+        """Take up to `limit` jobs of these kinds, the first in line."""
+        limited = [name for name, kind in kinds.items() if kind.max_running is not None]
+        rooms = {name: limit for name in kinds if name not in limited}
+        async with self.database.connection() as connection:
+            waiting = await connection.fetch(WAITING_KINDS, queues, limited) if limited else []
+            if not waiting:
+                return await self._claim(connection, queues, rooms, kinds, limit)
+            async with connection.transaction():
+                rooms |= await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
+                return await self._claim(connection, queues, rooms, kinds, limit)
+
+    async def claim_suspect(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]]) -> list[ClaimedJob]:
+        """Take the first suspect in line, unless one is running anywhere: see `CLAIM_SUSPECT`."""
+        async with self.database.connection() as connection, connection.transaction():
+            if not await connection.fetchval(TRY_SUSPECT_LOCK) or await connection.fetchval(SUSPECT_RUNS):
+                return []
+            rooms = {name: 1 for name, kind in kinds.items() if kind.max_running is None}
+            rooms |= await self._rooms(connection, {n: kind for n, kind in kinds.items() if n not in rooms})
+            return await self._claim(connection, queues, rooms, kinds, 1, statement=CLAIM_SUSPECT)
+
+    async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
+        """How many more of each kind may run. Who counts has to be alone until its claim has committed: a kind that
+        another worker is counting is left to that worker."""
+        rooms: dict[str, int] = {}
+        for name, kind in kinds.items():
+            if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
+                rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
+        return rooms
+
+    async def _claim(
+        self,
+        connection: asyncpg.Connection,
+        queues: Sequence[str],
+        rooms: Mapping[str, int],
+        kinds: Mapping[str, JobKind[Any]],
+        limit: int,
+        *,
+        statement: str = CLAIM,
+    ) -> list[ClaimedJob]:
+        if not any(rooms.values()):
+            return []
+        limits = json.dumps({name: kinds[name].time_limit for name in rooms})
+        rows = await connection.fetch(
+            statement, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits
+        )
+        jobs = [ClaimedJob(*row) for row in rows]
+        if len(jobs) > 1:  # RETURNING has an order of its own
+            jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))
+        return jobs
+
+    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Sweep:
+        """Make what is due available, and look whether there is something to claim."""
+        async with self.database.connection() as connection:
+            row = await connection.fetchrow(SWEEP, queues, kinds, DEADLINE_MARGIN)
+        assert row is not None
+        return Sweep(*row)
+
+    async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+        """End jobs. Returns those that were this session's to end and that nobody else had locked: see `held`."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(FINISH, *self._finish_arguments(outcomes))
+        return {row[0] for row in rows}
+
+    async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
+        """End a job in the session's transaction; whether it was this session's to end."""
+        connection = await session.connection()
+        result = await connection.exec_driver_sql(FINISH_HERE, self._finish_arguments([outcome]))
+        return result.first() is not None
+
+    def _finish_arguments(self, outcomes: Sequence[Finish]) -> tuple[Any, ...]:
+        return (
+            [outcome.id for outcome in outcomes],
+            [outcome.lease for outcome in outcomes],
+            self.session_id,
+            [outcome.state.value for outcome in outcomes],
+            [_json(outcome.error) for outcome in outcomes],
+        )
+
+    async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
+        """Put failed jobs back for another attempt; those whose cancellation was asked for end as cancelled."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                RETRY,
+                [outcome.id for outcome in outcomes],
+                [outcome.lease for outcome in outcomes],
+                self.session_id,
+                [outcome.delay for outcome in outcomes],
+                [_json(outcome.error) for outcome in outcomes],
+            )
+        done = {row[0] for row in rows}
+        rest = [Finish(o.id, o.lease, State.CANCELLED, o.error) for o in outcomes if o.id not in done]
+        return done | await self.finish(rest) if rest else done
+
+    async def release(self, runs: Sequence[Release]) -> set[UUID]:
+        """Give runs back without spending an attempt; those whose cancellation was asked for end as cancelled."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                RELEASE, [run.id for run in runs], [run.lease for run in runs], self.session_id
+            )
+        done = {row[0] for row in rows}
+        rest = [Finish(run.id, run.lease, State.CANCELLED) for run in runs if run.id not in done]
+        return done | await self.finish(rest) if rest else done
+
+    async def release_unknown(self, known: Sequence[tuple[UUID, int]]) -> int:
+        """Give back what runs in this session's name without being known to it; how many there were.
+
+        When the connection breaks during a claim, nobody can tell whether it took effect.
+        """
+        ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(UNKNOWN_RUNS, self.session_id, ids, leases)
+        return len(await self.release([Release(*row) for row in rows])) if rows else 0
+
+    async def held(self, runs: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+        """Of these runs (id, lease), those whose job still is theirs: a write that missed it has to be tried again."""
+        ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
+        async with self.database.connection() as connection:
+            return {(row[0], row[1]) for row in await connection.fetch(HELD, ids, leases, self.session_id)}
+
+    async def write_progress_in(
+        self, session: AsyncSession, progress: tuple[UUID, int, int, int | None, str | None]
+    ) -> None:
+        """Write one run's progress in the session's transaction."""
+        job_id, lease, *words = progress
+        arguments = ([job_id], [lease], self.session_id, *([word] for word in words))
+        await (await session.connection()).exec_driver_sql(PROGRESS, arguments)
+
+    async def write_progress(
+        self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]
+    ) -> set[tuple[UUID, int]]:
+        """Write (id, lease, done, total, message) of runs. Returns (id, lease) of those that still are ours."""
+        ids, leases, done, totals, messages = (list(column) for column in zip(*progress, strict=True))
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(PROGRESS, ids, leases, self.session_id, done, totals, messages)
+        return {(row[0], row[1]) for row in rows}
+
+    async def cancelled_among(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Of these runs of this session, those whose cancellation was asked for."""
+        async with self.database.connection() as connection:
+            return {row[0] for row in await connection.fetch(CANCELLED_AMONG, ids, self.session_id)}
+
+    async def reap(self, *, max_crashes: int) -> list[Reaped]:
+        """Take jobs away from lost workers and from runs that hang. One reaper at a time; others do nothing."""
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                REAP,
+                max_crashes,
+                _json(_HUNG),
+                _json(_CRASH),
+                DEADLINE_MARGIN,
+                _json(_POISON),
+                KEEP_LOST_SESSIONS,
+            )
+        return [Reaped(*row) for row in rows]
+
+    async def prune(self, state: State, older_than: float) -> int:
+        """Delete records of jobs that ended in `state` more than so many seconds ago, some at a time; how many."""
+        async with self.database.connection() as connection:
+            status = await connection.execute(PRUNE, state.value, timedelta(seconds=older_than))
+        return int(status.rpartition(" ")[2])
+
+    async def mark_stopping(self) -> None:
+        """Tell operators that this worker claims nothing more."""
+        async with self.database.connection() as connection:
+            await connection.execute(STOP_SESSION, self.session_id)
+
+    async def close_session(self) -> None:
+        """End this life of the worker. What still runs in its name is for the reaper."""
+        async with self.database.connection() as connection:
+            await connection.execute(CLOSE_SESSION, self.session_id)
+
+
+_HUNG = error_entry("timeout", run=0, attempt=0, error="The attempt did not end at its time limit.")
+_CRASH = error_entry("crash", run=0, attempt=0, error="The worker that ran it was lost.")
+_POISON = error_entry(
+    "crash", run=0, attempt=0, error="Discarded as poison: too many of the workers that ran it were lost."
+)
+
+
+def _json(error: ErrorEntry | None) -> str | None:
+    return None if error is None else json.dumps(error)

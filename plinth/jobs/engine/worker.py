@@ -1,0 +1,211 @@
+"""The worker: a process that runs jobs until it is told to stop."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import structlog
+
+from app import __version__
+from plinth.database.engine import Database, DatabaseUnavailableError, bind_default_database
+from plinth.health.loop_watch import LoopWatch
+from plinth.health.probe_server import ProbeServer
+from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
+from plinth.jobs.engine.fleet_metrics import Figures
+from plinth.jobs.engine.session import Session
+from plinth.jobs.engine.store import Store
+from plinth.jobs.kinds import JobKind, kinds
+from plinth.redis.client import close_redis, init_redis
+from plinth.settings.base import Settings
+from plinth.telemetry import tracing
+from plinth.telemetry.metrics import DEPENDENCY_UP, LOOP_LAG, Labels
+
+__all__ = ["Worker", "run_worker"]
+
+log = structlog.get_logger("plinth.jobs.engine.worker")
+
+AWAY_SECONDS = 1.0
+LEAVE_SECONDS, LEAVE_LOOKS = 1.0, 20
+THREADS = "handlers"  # the names of the threads that `asyncio.to_thread` runs things in
+
+# Handlers may take longer over a statement, and wait longer for a connection, than a request may.
+HANDLER_LIMITS = {"DB_STATEMENT_TIMEOUT": 60.0, "DB_POOL_TIMEOUT": 30.0, "DB_CONNECT_TIMEOUT": 5.0}
+# The engine's own statements take milliseconds. Three at once: a claim, a batch of outcomes, the housekeeping.
+ENGINE_LIMITS = {
+    "DB_POOL_SIZE": 3,
+    "DB_MAX_OVERFLOW": 0,
+    "DB_STATEMENT_TIMEOUT": 10.0,
+    "DB_POOL_TIMEOUT": 10.0,
+    "DB_CONNECT_TIMEOUT": 2.0,
+}
+# A connection keeps a plan until the next VACUUM or ANALYZE. One made while the queue was empty would read the whole of
+# a burst that comes then, for each run of a batch anew. There is an index for all that the engine asks of large tables.
+ENGINE_PLANNING = {"enable_seqscan": "off"}
+
+
+def engine_database(settings: Settings, session_info: Mapping[str, Any] | None = None) -> Database:
+    """The engine's own connections, which no handler gets."""
+    return Database(
+        settings.model_copy(update=ENGINE_LIMITS),
+        session_info=session_info,
+        pool_name="engine",
+        server_settings=ENGINE_PLANNING,
+    )
+
+
+class Worker:
+    """Runs every kind of job that this process has registered. `run` it in an event loop of its own.
+
+    Opens `DB_POOL_SIZE` connections for handlers, up to three for the engine and one for the heartbeat.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        registered: Mapping[str, JobKind[Any]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._queues = list(dict.fromkeys(queues or settings.JOBS_QUEUES))
+        self._concurrency = concurrency or settings.JOBS_CONCURRENCY
+        self._kinds = dict(kinds() if registered is None else registered)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._session: Session | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has a session, so that it can take jobs: it has none while the database is away."""
+        session = self._session
+        return session is not None and not session.lost.is_set()
+
+    def _dependencies(self, doorbell: Doorbell | None) -> list[tuple[Labels, float]]:
+        session = self._session
+        found: list[tuple[Labels, float]] = [(("database",), session is not None and session.in_touch)]
+        if doorbell is not None:
+            found.append((("redis",), doorbell.heard))
+        return found
+
+    def stop(self) -> None:
+        """Claim no more, let runs end within the grace, then leave. The second call gives back what runs at once."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        settings = self._settings
+        async with AsyncExitStack() as closing:
+            await closing.enter_async_context(tracing.running(settings, "worker"))
+            redis = init_redis(settings)
+            closing.push_async_callback(close_redis, redis)
+            doorbell = doorbell_for(settings, redis)
+            info = {DOORBELL: doorbell}
+            database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info, pool_name="main")
+            closing.push_async_callback(database.aclose)
+            closing.enter_context(bind_default_database(database))
+            engine = engine_database(settings, info)
+            closing.push_async_callback(engine.aclose)
+            figures = Figures(engine, settings)
+            figures.start()
+            closing.push_async_callback(figures.stop)
+            closing.enter_context(DEPENDENCY_UP.by(partial(self._dependencies, None if redis is None else doorbell)))
+            log.info(
+                "worker started",
+                queues=self._queues,
+                concurrency=self._concurrency,
+                kinds=sorted(self._kinds),
+                version=__version__,
+            )
+            while not self._stop.is_set():
+                store = await self._open_session(engine)
+                if store is None:
+                    break
+                self._session = Session(
+                    store,
+                    settings,
+                    database=database,
+                    doorbell=doorbell,
+                    kinds=self._kinds,
+                    queues=self._queues,
+                    concurrency=self._concurrency,
+                )
+                await self._session.serve(self._stop, self._hurry)
+        log.info("worker stopped")
+
+    async def _open_session(self, engine: Database) -> Store | None:
+        away = False
+        while not self._stop.is_set():
+            try:
+                return await Store.open_session(
+                    engine,
+                    name=f"{socket.gethostname()}:{os.getpid()}",
+                    version=__version__,
+                    queues=self._queues,
+                    kinds=sorted(self._kinds),
+                    concurrency=self._concurrency,
+                    expire_after=self._settings.JOBS_SESSION_TIMEOUT,
+                )
+            except DatabaseUnavailableError:
+                if not away:
+                    log.warning("waiting for the database")
+                away = True
+                try:
+                    async with asyncio.timeout(AWAY_SECONDS):
+                        await self._stop.wait()
+                except TimeoutError:
+                    pass
+        return None
+
+
+async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concurrency: int | None, host: str) -> None:
+    """A worker as a process of its own: with signals, and with probes and metrics on `host`:METRICS_PORT.
+
+    Raises:
+        ProbeServerError: the port is taken.
+        asyncpg.UndefinedTableError: the database has not been migrated.
+    """
+    worker = Worker(settings, queues=queues, concurrency=concurrency)
+    loop = asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(thread_name_prefix=THREADS)
+    loop.set_default_executor(threads)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, worker.stop)
+    watch = LoopWatch()
+    watch.start()
+    probes = ProbeServer(host, settings.METRICS_PORT, alive=lambda: watch.alive, ready=lambda: worker.ready)
+    probes.start()
+    try:
+        with LOOP_LAG.by(lambda: [((), watch.lag)]):
+            await worker.run()
+    finally:
+        probes.stop()
+        watch.stop()
+    await _leave(threads)
+
+
+async def _leave(threads: ThreadPoolExecutor) -> None:
+    """End the process here and now if a handler does not end, in the loop or in a thread.
+
+    Its job has been given back, and whatever it still writes is fenced off; but the loop and the interpreter would wait
+    for it, and Kubernetes for the pod.
+    """
+    threads.shutdown(wait=False, cancel_futures=True)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    for _ in range(LEAVE_LOOKS):
+        stuck = sum(not task.done() for task in tasks)
+        stuck += sum(thread.name.startswith(THREADS) for thread in threading.enumerate())
+        if not stuck:
+            return
+        await asyncio.sleep(LEAVE_SECONDS / LEAVE_LOOKS)
+    log.error("handlers that do not end are left behind; their jobs were given back", count=stuck)
+    os._exit(1)

@@ -1,0 +1,54 @@
+"""What one process counts of jobs. Labels are kinds and outcomes: sets that the code bounds."""
+
+from functools import cache
+from typing import NamedTuple
+
+from prometheus_client import Counter, Histogram
+
+from plinth.telemetry.metrics import Observed
+
+__all__ = ["ENQUEUED", "HEARTBEAT_LAG", "HOUSEKEEPING", "LEASES_LOST", "UNKNOWN_KIND", "KindMetrics", "of_kind"]
+
+UNKNOWN_KIND = "unknown"  # whatever this process has not registered
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+ENQUEUED = Counter("plinth_jobs_enqueued", "Jobs that were enqueued, counted once that has committed.", ["kind"])
+_STARTED = Counter("plinth_jobs_started", "Runs that were started.", ["kind"])
+_FINISHED = Counter("plinth_jobs_finished", "Runs that ended, by outcome.", ["kind", "outcome"])
+_WAIT = Histogram("plinth_job_wait_seconds", "From the time a job was due to its start.", ["kind"], buckets=_SECONDS)
+_RUN = Histogram("plinth_job_run_seconds", "From the start of a run to its end.", ["kind"], buckets=_SECONDS)
+LEASES_LOST = Counter("plinth_job_leases_lost", "Runs whose outcome came too late: the job had been taken away.")
+_REAPED = Counter("plinth_jobs_reaped", "Runs taken away from lost workers and hung handlers.", ["kind", "fate"])
+HEARTBEAT_LAG = Observed("plinth_worker_heartbeat_lag_seconds", "Time since the worker's session was last renewed.")
+HOUSEKEEPING = Histogram(
+    "plinth_job_housekeeping_seconds",
+    "How long a step took that a worker repeats for all: sweep, reap, prune, schedules.",
+    ["task"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+class KindMetrics(NamedTuple):
+    """The children of one kind: looking them up costs more than counting."""
+
+    started: Counter
+    wait: Histogram
+    run: Histogram
+    finished: dict[str, Counter]
+    reaped: dict[str, Counter]
+
+
+@cache
+def of_kind(kind: str) -> KindMetrics:
+    """The metrics of a registered kind, or of all others under UNKNOWN_KIND.
+
+    They show from here on, at 0: Prometheus sees no increase in a series that begins at 1.
+    """
+    outcomes = ("succeeded", "retryable", "discarded", "cancelled", "released", "lost")
+    return KindMetrics(
+        _STARTED.labels(kind),
+        _WAIT.labels(kind),
+        _RUN.labels(kind),
+        {outcome: _FINISHED.labels(kind, outcome) for outcome in outcomes},
+        {fate: _REAPED.labels(kind, fate) for fate in ("available", "cancelled", "discarded")},
+    )

@@ -1,0 +1,161 @@
+"""Durable jobs: the hot table, the history, and what workers and operators say of them.
+
+`job` holds what is still to be done, so it stays small whatever has been done before; a job that has ended moves to
+`job_history` in the statement that ends it. Jobs are written by the statements of `plinth.jobs` alone.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, BigInteger, Index, SmallInteger, String, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+from plinth.database.tables import UtcDateTime
+from plinth.database.uuid7 import uuid7
+
+# SQLite, which serves only unit tests, has neither.
+_Json: Any = JSONB().with_variant(JSON(), "sqlite")
+_Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
+
+_OWNED = text("owner IS NOT NULL")
+_LINE = ("queue", "kind", "priority", "run_at", "id")
+
+# Every row of the hot table is written two or three times and then deleted. Room in each page keeps new versions near,
+# and dead ones are cleared away by count: a share of the table would wait for too many of them.
+HOT_TABLE = {
+    "fillfactor": 70,
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 2000,
+    "autovacuum_vacuum_cost_delay": 0,
+    "autovacuum_analyze_scale_factor": 0,
+    "autovacuum_analyze_threshold": 5000,
+}
+
+
+class _JobColumns(SQLModel):
+    """What a job and its record in the history have in common, in this order."""
+
+    id: UUID = Field(default=None, primary_key=True, sa_column_kwargs={"server_default": uuid7()})
+    kind: str = Field(sa_type=String(100))
+    queue: str = Field(sa_type=String(100))
+    priority: int = Field(sa_type=SmallInteger)
+    # What it was made for: a principal's subject, or nobody.
+    owner: str | None = Field(default=None, nullable=True, sa_type=String(255))
+    payload: dict[str, Any] = Field(sa_type=_Json)
+    unique_key: str | None = Field(default=None, nullable=True, sa_type=String(255))
+    max_attempts: int = Field(sa_type=SmallInteger)
+    # Attempts that were spent: a run that its worker gave back, or died of, does not count.
+    attempt: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
+    crash_count: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
+    # Counts the runs, and fences every write: who comes with an older number has been replaced.
+    run_lease: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
+    created_at: datetime = Field(
+        default=None, nullable=False, sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()}
+    )
+    run_at: datetime = Field(sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    progress_done: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
+    progress_total: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
+    progress_message: str | None = Field(default=None, nullable=True, sa_type=Text)
+    # How each run that failed has failed, the oldest first. See `plinth.jobs.outcome.ErrorEntry`.
+    errors: list[Any] = Field(default_factory=list, sa_type=_Json, sa_column_kwargs={"server_default": "[]"})
+    # Where it was enqueued, as W3C Trace Context has it: `traceparent`, and `tracestate` if there was one.
+    trace_context: dict[str, str] | None = Field(default=None, nullable=True, sa_type=_Json)
+
+
+class Job(_JobColumns, table=True):
+    """A job that is still to be done, or being done."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        # The claim's: for each queue and kind of a worker, the first in line. Suspects stand in a line of their own.
+        Index("ix_job_claim", *_LINE, postgresql_where=text("state = 'available' AND crash_count < 2")),
+        Index("ix_job_suspect", *_LINE, postgresql_where=text("state = 'available' AND crash_count >= 2")),
+        Index("ix_job_waiting", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")),
+        Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
+        Index(
+            "uq_job_kind_unique_key",
+            "kind",
+            "unique_key",
+            unique=True,
+            postgresql_where=text("unique_key IS NOT NULL"),
+        ),
+        Index("ix_job_owner_id", "owner", "id", postgresql_where=_OWNED),
+        {"postgresql_with": HOT_TABLE},
+    )
+
+    state: str = Field(sa_type=String(20))
+    # The worker's. No foreign key: that would lock the worker's row for each of its jobs.
+    session_id: UUID | None = Field(default=None, nullable=True)
+    # When a run counts as hung, whatever its worker says.
+    deadline_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    cancel_requested_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+
+
+class JobHistory(_JobColumns, table=True):
+    """A job that has ended. Discarded ones are the dead letters; `retry` brings them back."""
+
+    __tablename__ = "job_history"
+    __table_args__ = (
+        Index("ix_job_history_state_finished_at", "state", "finished_at"),
+        Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
+        Index("ix_job_history_kind_id", "kind", "id"),
+        # Rows come at the end and go at the beginning: clear away early what was pruned.
+        {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05}},
+    )
+
+    state: str = Field(sa_type=String(20))
+    finished_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class WorkerSession(SQLModel, table=True):
+    """One life of a worker process, alive until `expires_at`, which its heartbeat moves on."""
+
+    __tablename__ = "worker_session"
+
+    id: UUID = Field(default=None, primary_key=True, sa_column_kwargs={"server_default": uuid7()})
+    name: str = Field(sa_type=String(255))
+    version: str = Field(sa_type=String(100))
+    queues: list[str] = Field(sa_type=_Names)
+    kinds: list[str] = Field(sa_type=_Names)
+    concurrency: int
+    started_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    renewed_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    stopping: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+
+
+class JobQueue(SQLModel, table=True):
+    """A queue that an operator has paused. One that nobody has spoken of has no row and is served."""
+
+    __tablename__ = "job_queue"
+
+    name: str = Field(primary_key=True, sa_type=String(100))
+    paused_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+
+
+class JobSchedule(SQLModel, table=True):
+    """A schedule as the code declares it, and how far it has come."""
+
+    __tablename__ = "job_schedule"
+
+    name: str = Field(primary_key=True, sa_type=String(100))
+    kind: str = Field(sa_type=String(100))
+    cron: str = Field(sa_type=String(100))
+    timezone: str = Field(sa_type=String(100))
+    # The last slot that was turned into a job or passed over. A slot is taken by moving it on.
+    last_slot: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    paused_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+
+
+class Duty(SQLModel, table=True):
+    """What one process of the fleet does for all, for as long as it renews `expires_at`."""
+
+    __tablename__ = "duty"
+
+    name: str = Field(primary_key=True, sa_type=String(100))
+    holder: UUID
+    expires_at: datetime = Field(sa_type=UtcDateTime)

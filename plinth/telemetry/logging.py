@@ -1,0 +1,153 @@
+"""One form for every log line: JSON for machines, aligned columns for people.
+
+Our own code logs through `structlog.get_logger()`. The standard library's loggers (uvicorn, SQLAlchemy, Alembic)
+end in the same place and look the same; so do warnings, and exceptions that nobody catches. The level can be changed
+while the process runs.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import MutableMapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from plinth.settings.base import Settings
+from plinth.telemetry.access_log import render_json, write_to
+from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask
+
+__all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]
+
+log = structlog.get_logger("plinth.telemetry.logging")
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+# uvicorn's own access lines would say what RequestContextMiddleware says better. The others complain, in the caller's
+# words, of each `tracestate` that is not well formed, and of each attribute that a limit cuts as it was meant to.
+_SILENCED = ("uvicorn.access", "opentelemetry.trace.span", "opentelemetry.attributes")
+
+# SQLAlchemy keeps its own loggers at this level, but logs what our pool does under the pool's name.
+_WARNINGS_ONLY = ("plinth.database.pool",)
+
+
+class _Logger(structlog.BoundLoggerBase):
+    """What every logger is. Has the methods of structlog's own class for the level in force: below it they do nothing.
+
+    structlog makes a class for each level and keeps the loggers it has made; this way those change with the level.
+    """
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Of the standard library's loggers."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        """Say that a line does not fit its arguments, which may be secret: they would be printed as they are."""
+        error = type(sys.exception()).__qualname__
+        try:
+            template = str(record.msg)
+        except Exception:  # noqa: BLE001 - what is no text may not become one either
+            template = type(record.msg).__qualname__
+        place = f"{record.pathname}:{record.lineno}"
+        with suppress(Exception):  # it may be the stream that fails
+            log.error("a line could not be written", logger=record.name, template=template, place=place, error=error)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send all logging of this process to stderr in the settings' level and form."""
+    as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
+    # Plain tracebacks: the pretty ones show what variables hold, secrets included, and take seconds.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    processors: list[structlog.typing.Processor] = (
+        [render_json]
+        if as_json
+        else [
+            add_ids,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            format_exception,
+            mask,
+            escape,
+            console,
+        ]
+    )
+    write_to(structlog.BytesLogger(sys.stderr.buffer).msg if as_json else None, processors)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=_Logger,
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
+        if as_json
+        else structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), drop_colours],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_render_json_text] if as_json else processors),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # Who has set one of his own, a reporter of errors perhaps, knows better.
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_a_thread
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _log_unraisable
+    set_log_level(settings.LOG_LEVEL)
+    for name in _SILENCED:
+        logging.getLogger(name).disabled = True
+    for name in _WARNINGS_ONLY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_a_thread(found: threading.ExceptHookArgs) -> None:
+    if not issubclass(found.exc_type, SystemExit):
+        thread = found.thread.name if found.thread else None
+        error = (found.exc_type, found.exc_value, found.exc_traceback)
+        log.critical("uncaught exception", thread=thread, exc_info=error)
+
+
+def _log_unraisable(found: "sys.UnraisableHookArgs") -> None:
+    error = (found.exc_type, found.exc_value, found.exc_traceback)
+    log.error("uncaught exception", place=found.err_msg or type(found.object).__qualname__, exc_info=error)
+
+
+def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    return render_json(logger, method, event).decode()
+
+
+def log_level() -> str:
+    """The level in force."""
+    return logging.getLevelName(logging.getLogger().level)
+
+
+def set_log_level(level: str) -> None:
+    """Write lines of this level and above from now on, ours and those of others. From any thread.
+
+    Raises:
+        ValueError: it is none of `LEVELS`.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"expected {', '.join(LEVELS)}")
+    number = logging.getLevelNamesMapping()[level]
+    for name, method in vars(structlog.make_filtering_bound_logger(number)).items():
+        if not name.startswith("__"):
+            setattr(_Logger, name, method)
+    logging.getLogger().setLevel(number)

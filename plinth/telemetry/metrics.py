@@ -1,0 +1,195 @@
+"""What every part counts with, and how it is shown: Prometheus's formats, on the second port.
+
+Each metric is defined where it is counted, with the names of OpenTelemetry's conventions where they have one. Labels
+are bounded by the code: never a path, a caller, an id or the text of an error. `docs/metrics.md` lists them all.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from opentelemetry.trace import format_trace_id, get_current_span
+from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+
+import app
+from plinth.telemetry.histogram import Family, Histogram, render
+
+__all__ = [
+    "BUILD_INFO",
+    "DEPENDENCY_UP",
+    "LOOP_LAG",
+    "Labels",
+    "Observed",
+    "db_error",
+    "db_operation",
+    "exemplar",
+    "expose",
+    "exposition",
+]
+
+# Another series for each counter and histogram, which nobody asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Labels = tuple[str, ...]
+Source = Callable[[], Iterable[tuple[Labels, float]]]
+
+
+class Observed:
+    """A gauge whose values are asked for when it is scraped, by a thread, of whatever is alive then.
+
+    A source is a function without arguments that gives pairs of label values and a value; it must not wait. Of several
+    that give the same labels, as in a process with two applications, `merge` makes one: the largest, if not told else.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Labels = (),
+        merge: Callable[[float, float], float] = max,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._merge = merge
+        self._sources: list[Source] = []
+        REGISTRY.register(self)
+
+    @contextmanager
+    def by(self, source: Source) -> Iterator[None]:
+        """While the block runs, `source` is asked too."""
+        self.add(source)
+        try:
+            yield
+        finally:
+            self.remove(source)
+
+    def add(self, source: Source) -> None:
+        """Ask `source` from now on."""
+        self._sources.append(source)
+
+    def remove(self, source: Source) -> None:
+        """Ask it no longer. Again: nothing happens."""
+        if source in self._sources:
+            self._sources.remove(source)
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """For the registry: the names, without asking anybody."""
+        return [GaugeMetricFamily(self._name, self._documentation, labels=self._labels)]
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """For the registry: the values."""
+        found: dict[Labels, float] = {}
+        for source in self._sources.copy():
+            for labels, value in source():
+                found[labels] = self._merge(found[labels], value) if labels in found else value
+        (family,) = self.describe()
+        for labels, value in found.items():
+            family.add_metric(labels, value)
+        return [family]
+
+
+def exemplar() -> dict[str, str] | None:
+    """The trace that an observation belongs to, if it is recorded here: one that is not, nobody would find."""
+    span = get_current_span()
+    return {"trace_id": format_trace_id(span.get_span_context().trace_id)} if span.is_recording() else None
+
+
+# --- the process ---
+
+BUILD_INFO = Gauge("plinth_build_info", "Which build this is; always 1.", ["version", "revision", "python_version"])
+
+
+def _revision() -> str:
+    """The commit that the image was made of, which the image's build writes beside the code."""
+    try:
+        return Path(app.__file__).with_name("REVISION").read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+BUILD_INFO.labels(app.__version__, _revision(), platform.python_version()).set(1)
+
+LOOP_LAG = Observed(
+    "plinth_event_loop_lag_seconds",
+    "How late the event loop is: by how much its last tick was, or the next one is already. Grows while it is stuck.",
+)
+
+# --- databases: PostgreSQL and Redis ---
+
+DEPENDENCY_UP = Observed(
+    "plinth_dependency_up", "Whether what this process needs was there when it was last asked.", ("dependency",), min
+)
+
+_DURATION = Family(
+    "db_client_operation_duration_seconds",
+    "From the sending of a statement or command to its answer, failures included. BEGIN, COMMIT and ROLLBACK too.",
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+_OPERATIONS = {
+    "postgresql": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "BEGIN", "COMMIT", "ROLLBACK"}),
+    "redis": frozenset({"EVALSHA", "EVAL", "SCRIPT", "PUBLISH", "PING", "GET", "SET", "DEL", "EXPIRE", "TTL"}),
+}
+_operations: dict[tuple[str, str], Histogram] = {}
+_ERRORS = Counter(
+    "plinth_db_errors",
+    "Statements, commands and connections that failed: the server was away, it took too long, or it refused. What a "
+    "constraint refuses does not count.",
+    ["db_system_name", "kind"],
+)
+
+
+@lru_cache(maxsize=1024)
+def db_operation(system: str, statement: str) -> Histogram:
+    """Where an event loop counts the time that a statement or command took, by its first word.
+
+    Cached: most come again.
+    """
+    words = statement.split(maxsplit=1)
+    name = words[0].upper().rstrip(";") if words else ""
+    if name not in _OPERATIONS[system]:
+        name = "OTHER"
+    found = _operations.get((system, name))
+    if found is None:
+        found = Histogram(_DURATION, f'db_system_name="{system}",db_operation_name="{name}"')
+        _operations[system, name] = found
+    return found
+
+
+def db_error(system: str, kind: str) -> None:
+    """Count a failure; `kind` is `unavailable`, `timeout` or `other`."""
+    _ERRORS.labels(system, kind).inc()
+
+
+# --- showing them ---
+
+# Of these there are too many for the client library, or they are counted too often: it takes five times as long.
+_renderers: list[Callable[[bool], str]] = []
+
+
+def expose(renderer: Callable[[bool], str]) -> None:
+    """Have text of its own shown with everything else. `renderer` is asked whether for OpenMetrics, and may be asked by
+    any thread."""
+    _renderers.append(renderer)
+
+
+expose(lambda openmetrics: render(_DURATION, _operations.copy().values(), openmetrics))
+
+
+def exposition(accept: str) -> tuple[str, bytes]:
+    """All metrics of this process, and their content type: OpenMetrics, with exemplars, where `accept` asks for it."""
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encode, content_type = choose_encoder("")
+    content = encode(REGISTRY)
+    openmetrics = content_type.startswith("application/openmetrics-text")
+    own = "".join(renderer(openmetrics) for renderer in _renderers).encode()
+    if openmetrics:
+        end = b"# EOF\n"
+        return content_type, content.removesuffix(end) + own + end
+    return content_type, content + own

@@ -1,0 +1,219 @@
+"""The kinds of jobs that the fault tests run. What a job does to the world is a row in `ledger`.
+
+`run_log` gets a row at the start of each run, committed at once: it tells how often a job really ran. Neither table
+has a constraint, so an effect that is taken twice is there to be counted.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.jobs import JobContext, RetryPolicy, job
+
+__all__ = [
+    "TABLES",
+    "Effect",
+    "Killer",
+    "Nothing",
+    "Trouble",
+    "Work",
+    "blocking",
+    "effect",
+    "fails",
+    "hangs",
+    "in_a_thread",
+    "killer",
+    "limited",
+    "plain",
+    "slot",
+    "stubborn",
+    "times_out",
+]
+
+TABLES = """
+CREATE TABLE ledger (job_id uuid NOT NULL, run bigint NOT NULL, worker int NOT NULL, at timestamptz NOT NULL);
+CREATE TABLE run_log (job_id uuid NOT NULL, run bigint NOT NULL, worker int NOT NULL, at timestamptz NOT NULL);
+CREATE TABLE slot_log (from_slot timestamptz, to_slot timestamptz, at timestamptz);
+CREATE FUNCTION log_slot() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO slot_log VALUES (OLD.last_slot, NEW.last_slot, now()); RETURN NULL; END $$;
+CREATE TRIGGER log_slot AFTER UPDATE OF last_slot ON job_schedule FOR EACH ROW EXECUTE FUNCTION log_slot();
+"""
+_BOOK = "INSERT INTO ledger VALUES ($1, $2, $3, clock_timestamp())"
+_LOG = "INSERT INTO run_log VALUES ($1, $2, $3, clock_timestamp())"
+
+# While the database is away every attempt fails: such jobs come back soon, and do not run out of attempts.
+SOON = RetryPolicy(max_attempts=1000, base=0.1, ceiling=0.3)
+
+
+class Nothing(BaseModel):
+    """No payload."""
+
+
+class Work(BaseModel):
+    """So many seconds of it."""
+
+    seconds: float = 0.0
+
+
+class Effect(Work):
+    """`subject`: the job whose effect it is, if not its own; `run`: which run of that job."""
+
+    subject: UUID | None = None
+    run: int | None = None
+
+
+class Killer(BaseModel):
+    """Its first `runs` runs kill their worker, at a certain moment."""
+
+    runs: int = 1
+    moment: Literal["start", "before commit", "after commit"] = "start"
+
+
+class Trouble(BaseModel):
+    """Its first `attempts` attempts are in trouble, for so many seconds."""
+
+    attempts: int = 1
+    seconds: float = 0.0
+
+
+async def log_run(ctx: JobContext) -> None:
+    """Tell that a run has begun."""
+    async with ctx.database.connection() as connection:
+        await connection.execute(_LOG, ctx.id, ctx.run, os.getpid())
+
+
+async def book(session: AsyncSession, job_id: UUID, run: int) -> None:
+    """Take effect, in the session's transaction."""
+    connection = await session.connection()
+    await connection.exec_driver_sql(_BOOK, (job_id, run, os.getpid()))
+
+
+async def book_and_complete(ctx: JobContext) -> None:
+    """Take effect and complete, in one transaction."""
+    async with ctx.session() as session:
+        await book(session, ctx.id, ctx.run)
+        await ctx.complete(session)
+
+
+async def sleep_and_complete(ctx: JobContext, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await book_and_complete(ctx)
+
+
+@job("faults.effect", retry=SOON)
+async def effect(ctx: JobContext, payload: Effect) -> None:
+    """Works, then takes effect and completes in one transaction."""
+    await log_run(ctx)
+    await asyncio.sleep(payload.seconds)
+    async with ctx.session() as session:
+        await book(session, payload.subject or ctx.id, payload.run or ctx.run)
+        await ctx.complete(session)
+
+
+@job("faults.plain", retry=SOON)
+async def plain(ctx: JobContext, payload: Work) -> None:
+    """Works and just returns. Its effect is a job that follows, which the engine enqueues as it completes this one."""
+    await log_run(ctx)
+    await asyncio.sleep(payload.seconds)
+    ctx.enqueue(effect, Effect(subject=ctx.id, run=ctx.run))
+
+
+@job("faults.stubborn", retry=SOON)
+async def stubborn(ctx: JobContext, payload: Work) -> None:
+    """Like `effect`, but when it is cancelled it goes on to its end."""
+    await log_run(ctx)
+    work = asyncio.create_task(sleep_and_complete(ctx, payload.seconds))
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            continue
+    await work
+
+
+@job("faults.in-a-thread", retry=SOON)
+async def in_a_thread(ctx: JobContext, payload: Work) -> None:
+    """Works in a thread, which nobody can cancel."""
+    await log_run(ctx)
+    await asyncio.to_thread(time.sleep, payload.seconds)
+    await book_and_complete(ctx)
+
+
+@job("faults.blocking")
+async def blocking(ctx: JobContext, payload: Work) -> None:
+    """Stops the event loop for its time."""
+    await log_run(ctx)
+    time.sleep(payload.seconds)  # noqa: ASYNC251 - that is the fault
+    await book_and_complete(ctx)
+
+
+@job("faults.killer")
+async def killer(ctx: JobContext, payload: Killer) -> None:
+    """Kills its worker."""
+    await log_run(ctx)
+    deadly = ctx.run <= payload.runs
+    if deadly and payload.moment == "start":
+        _die()
+    async with ctx.session() as session:
+        await book(session, ctx.id, ctx.run)
+        await ctx.complete(session)
+        if deadly and payload.moment == "before commit":
+            _die()
+    if deadly:
+        _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("faults.times-out", time_limit=0.5, retry=SOON)
+async def times_out(ctx: JobContext, payload: Trouble) -> None:
+    """Its first attempts take longer than they may."""
+    await log_run(ctx)
+    if ctx.attempt <= payload.attempts:
+        await asyncio.sleep(payload.seconds)
+    await book_and_complete(ctx)
+
+
+@job("faults.hangs", time_limit=0.5, retry=SOON)
+async def hangs(ctx: JobContext, payload: Trouble) -> None:
+    """Its first attempts take longer than they may, do not listen when they are cancelled, and speak of progress."""
+    await log_run(ctx)
+    end = time.monotonic() + (payload.seconds if ctx.attempt <= payload.attempts else 0)
+    while time.monotonic() < end:
+        ctx.progress(1, message=f"run {ctx.run}")
+        try:
+            await asyncio.sleep(0.1)
+        except asyncio.CancelledError:
+            continue
+    await book_and_complete(ctx)
+
+
+@job("faults.fails", retry=RetryPolicy(base=1.0, ceiling=1.0))
+async def fails(ctx: JobContext, payload: Trouble) -> None:
+    """Its first attempts raise."""
+    await log_run(ctx)
+    if ctx.attempt <= payload.attempts:
+        raise RuntimeError("as it was asked to")
+    await book_and_complete(ctx)
+
+
+@job("faults.limited", max_running=3, retry=SOON)
+async def limited(ctx: JobContext, payload: Work) -> None:
+    """At most three at once, in the whole fleet."""
+    await log_run(ctx)
+    await sleep_and_complete(ctx, payload.seconds)
+
+
+@job("faults.slot", retry=SOON)
+async def slot(ctx: JobContext, payload: Nothing) -> None:
+    """What a schedule enqueues."""
+    await log_run(ctx)
+    await book_and_complete(ctx)

@@ -1,0 +1,105 @@
+"""What else is promised: limits, keys, time limits, and what a rollback leaves."""
+
+import asyncio
+import random
+from itertools import count
+from uuid import UUID
+
+import pytest
+
+from plinth.jobs import EnqueuedJob, enqueue, enqueue_many
+from tests.plinth.faults.fleet import Fleet
+from tests.plinth.faults.kinds import Effect, Trouble, Work, effect, limited, times_out
+
+# For each run its begin and its end, of one kind.
+SPANS = """
+SELECT run_log.at AS began, ledger.at AS ended, job_history.unique_key FROM ledger
+JOIN run_log USING (job_id, run) JOIN job_history ON job_history.id = ledger.job_id WHERE job_history.kind = $1
+"""
+
+
+def most_at_once(spans: list[tuple[object, object]]) -> int:
+    """How many of these spans of time overlap, at most."""
+    # An end before a beginning at the same time: spans that touch do not overlap.
+    moments = sorted([(began, 1) for began, _ in spans] + [(ended, -1) for _, ended in spans])
+    running = most = 0
+    for _, step in moments:
+        running += step
+        most = max(most, running)
+    return most
+
+
+def test_overlaps_are_counted() -> None:
+    assert most_at_once([]) == 0
+    assert most_at_once([(0, 2), (2, 4), (4, 5)]) == 1
+    assert most_at_once([(0, 3), (1, 2), (2, 4), (2, 3)]) == 3
+
+
+async def test_a_rollback_leaves_nothing(fleet: Fleet) -> None:
+    await fleet.start(1)
+
+    async def enqueue_and_fail() -> None:
+        async with fleet.database.session() as session:
+            await enqueue_many(session, effect, [Effect()] * 100)
+            raise LookupError
+
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            await enqueue_and_fail()
+    accepted = await fleet.enqueue(effect, Effect())
+    figures = await fleet.audit("enqueued and rolled back", accepted)
+    assert figures.runs == 1
+
+
+@pytest.mark.slow
+async def test_a_limit_of_the_whole_fleet(fleet: Fleet) -> None:
+    """Through rings, polls and a restart, never more than three at once, and three whenever there are so many."""
+    first, *_ = await fleet.start(3, JOBS_CONCURRENCY=10)
+    accepted: list[UUID] = []
+    for _ in range(10):
+        accepted += await fleet.enqueue(limited, *(Work(seconds=random.uniform(0.01, 0.05)) for _ in range(10)))
+    accepted += await fleet.enqueue(effect, *[Effect(seconds=0.01)] * 50)
+    await fleet.running(1)
+    await fleet.stop(first)
+    await fleet.start(1, JOBS_CONCURRENCY=10)
+    await fleet.audit("a kind with a limit of three", accepted)
+    spans = [(row["began"], row["ended"]) for row in await fleet.fetch(SPANS, limited.name)]
+    assert len(spans) == 100
+    assert most_at_once(spans) == 3
+
+
+async def test_unique_keys(fleet: Fleet) -> None:
+    """Many enqueue the same few keys while workers run what is enqueued: of each key one job lives at a time."""
+    await fleet.start(2)
+    answers: list[EnqueuedJob] = []
+    rounds = count()
+
+    async def insist() -> None:
+        while next(rounds) < 300:
+            keys = random.sample([f"key-{number}" for number in range(5)], k=3)
+            async with fleet.database.session() as session:
+                if random.random() < 0.5:
+                    jobs = await enqueue_many(session, effect, [Effect(seconds=0.01)] * len(keys), unique_keys=keys)
+                else:
+                    jobs = [await enqueue(session, effect, Effect(seconds=0.01), unique_key=keys[0])]
+            answers.extend(jobs)
+
+    await asyncio.gather(*(insist() for _ in range(6)))
+    created = [job.id for job in answers if job.created]
+    await fleet.audit("six clients, five unique keys", created, note=f"{len(answers)} asked for")
+    assert {job.id for job in answers} == set(created), "an answer names a job that nobody has made"
+    assert len(created) < len(answers)
+    spans = await fleet.fetch(SPANS, effect.name)
+    for key in {row["unique_key"] for row in spans}:
+        assert most_at_once([(row["began"], row["ended"]) for row in spans if row["unique_key"] == key]) == 1
+
+
+@pytest.mark.slow
+async def test_an_attempt_that_times_out_is_tried_again(fleet: Fleet) -> None:
+    await fleet.start(2)
+    accepted = await fleet.enqueue(times_out, *[Trouble(attempts=2, seconds=3600)] * 20)
+    figures = await fleet.audit("two attempts time out", accepted)
+    assert figures.runs == 3 * len(accepted)
+    for ended in await fleet.ended_jobs(accepted):
+        assert (ended["attempt"], ended["crash_count"]) == (3, 0)
+        assert [error["outcome"] for error in ended["errors"]] == ["timeout", "timeout"]

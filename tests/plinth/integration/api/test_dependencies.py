@@ -1,0 +1,131 @@
+"""Who hears of success can rely on it: what a request changed is committed before its response is sent.
+
+On a real server with real sockets: a client in the same process would hide the order of things.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from sqlalchemy import column, insert, table
+from sqlmodel.ext.asyncio.session import AsyncSession
+from structlog.testing import capture_logs
+
+from app.core.db import get_session
+from app.main import create_app
+from plinth.api.dependencies import SessionDep
+from plinth.database.engine import Database
+from plinth.http.error_handlers import install_exception_handlers
+from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from tests.support.api import item, problem, serving, settings_with, signed_in
+
+# The commit of a note takes its time, or fails.
+NOTES = """
+CREATE TABLE note (text text);
+CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_sleep(0.2);
+    IF NEW.text = 'broken' THEN RAISE 'broken'; END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON note
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit();
+CREATE FUNCTION at_commit_of_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_sleep(0.1);
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE ON item
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit_of_item();
+"""
+
+
+def notes_app(database_url: str) -> FastAPI:
+    """The smallest service with a session: one endpoint depends on it as ours do, one as FastAPI would have it."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        database = Database(settings_with(DATABASE_URL=database_url))
+        yield {"database": database}
+        await database.aclose()
+
+    app = FastAPI(lifespan=lifespan)
+    app.add_middleware(UnhandledErrorMiddleware)
+    app.add_middleware(RequestContextMiddleware)
+    install_exception_handlers(app)
+
+    async def add(session: AsyncSession, note: str) -> dict[str, str]:
+        await session.exec(insert(table("note", column("text"))).values(text=note))
+        return {"noted": note}
+
+    @app.post("/ours/{note}")
+    async def ours(note: str, session: SessionDep) -> dict[str, str]:
+        return await add(session, note)
+
+    @app.post("/default/{note}")
+    async def default(note: str, session: Annotated[AsyncSession, Depends(get_session)]) -> dict[str, str]:
+        return await add(session, note)
+
+    return app
+
+
+@pytest.fixture
+async def another(fresh_database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Another connection to the database, in which commits take their time."""
+    connection = await asyncpg.connect(fresh_database_url)
+    await connection.execute(NOTES)
+    yield connection
+    await connection.close()
+
+
+class TestSessionDep:
+    @pytest.fixture
+    def url(self, fresh_database_url: str, another: asyncpg.Connection) -> Iterator[str]:
+        with capture_logs(), serving(notes_app(fresh_database_url)) as url:
+            yield url
+
+    async def test_who_reads_success_finds_the_row(self, url: str, another: asyncpg.Connection) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            response = await client.post("/ours/lamp")
+            rows = await another.fetchval("SELECT count(*) FROM note")
+
+        assert (response.status_code, rows) == (200, 1)
+
+    async def test_who_changed_nothing_hears_of_no_success(self, url: str, another: asyncpg.Connection) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            problem(await client.post("/ours/broken"), 500, "internal_error")
+
+        assert await another.fetchval("SELECT count(*) FROM note") == 0
+
+    async def test_with_the_framework_s_own_scope_both_would_be_wrong(
+        self, url: str, another: asyncpg.Connection
+    ) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            early = await client.post("/default/lamp")
+            rows = await another.fetchval("SELECT count(*) FROM note")
+            failed = await client.post("/default/broken")
+
+        assert (early.status_code, rows) == (200, 0)
+        assert failed.status_code == 200
+
+
+class TestItems:
+    async def test_each_change_is_there_when_its_response_is(
+        self, fresh_database_url: str, another: asyncpg.Connection
+    ) -> None:
+        settings = settings_with(DATABASE_URL=fresh_database_url)
+        state = "SELECT version || ' ' || (deleted_at IS NULL) FROM item"
+        with serving(create_app(settings)) as url:
+            async with httpx.AsyncClient(base_url=f"{url}/api/v1", headers=signed_in(settings)) as client:
+                created = await client.post("/items", json=item(), headers={"Idempotency-Key": "x"})
+                assert (created.status_code, await another.fetchval(state)) == (201, "1 true")
+                path = f"/items/{created.json()['id']}"
+
+                changed = await client.patch(path, json={"name": "new"}, headers={"If-Match": "*"})
+                assert (changed.status_code, await another.fetchval(state)) == (200, "2 true")
+
+                deleted = await client.delete(path)
+                assert (deleted.status_code, await another.fetchval(state)) == (204, "3 false")

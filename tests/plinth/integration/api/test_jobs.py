@@ -1,0 +1,297 @@
+"""Jobs, as their owners and as operators see them."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from plinth.api.schemas import JobRead, JobSummary, OperatorJobRead
+from plinth.database.engine import Database
+from plinth.http.schemas import Page
+from plinth.identity import sign_local_token
+from plinth.jobs import JobContext, State, enqueue, job
+from plinth.jobs.engine.store import Store
+from plinth.jobs.outcome import Finish, error_entry
+from plinth.settings.base import Settings
+from tests.plinth.integration.jobs.conftest import Number, open_store, until, working
+from tests.support.api import problem, settings_with
+
+
+@job("test.api.jobs")
+async def task(ctx: JobContext, payload: Number) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def settings(database_url: str, redis_url: str) -> Settings:
+    return settings_with(
+        DATABASE_URL=database_url,
+        REDIS_URL=redis_url,
+        PROJECT_NAME="jobs-api",
+        OPERATOR_ROLE="operator",
+        OPERATOR_SCOPE="jobs:operate",
+        METRICS_PORT=0,
+        JOBS_POLL_INTERVAL=3600,  # only the doorbell can explain that something runs
+        JOBS_SHUTDOWN_GRACE=6,
+    )
+
+
+@pytest.fixture
+def operator(settings: Settings) -> dict[str, str]:
+    token = sign_local_token(settings, subject="olga", ttl=600, roles=["operator"])
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Database]:
+    engine = Database(settings)
+    yield engine
+    await engine.aclose()
+
+
+@pytest.fixture
+async def store(engine: Database) -> Store:
+    return await open_store(engine)
+
+
+async def add(engine: Database, owner: str | None = "alice", **options: Any) -> UUID:
+    async with engine.session() as session:
+        return (await enqueue(session, task, Number(n=1), owner=owner, **options)).id
+
+
+async def run(store: Store, state: State | None = None) -> None:
+    """Claim the first in line, and end it if `state` says how."""
+    (claimed,) = await store.claim(["default"], {task.name: task}, 1)
+    if state is not None:
+        error = error_entry("error", run=claimed.lease, attempt=claimed.attempt, exception=ValueError("hunter2"))
+        await store.finish([Finish(claimed.id, claimed.lease, state, None if state is State.SUCCEEDED else error)])
+
+
+async def ids(api: httpx.AsyncClient, query: str = "", **options: Any) -> list[UUID]:
+    response = await api.get(f"/jobs{query}", **options)
+    assert response.status_code == 200, response.text
+    return [job.id for job in Page[JobSummary].model_validate_json(response.content).items]
+
+
+class TestList:
+    async def test_ones_own_the_newest_first(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+        first = await add(engine)
+        await run(store, State.DISCARDED)
+        second = await add(engine, delay=60)
+        await add(engine, "bob")
+        await add(engine, None)
+
+        assert await ids(api) == [second, first]
+        shown = (await api.get("/jobs")).json()["items"]
+        assert [(one["state"], one["error"]) for one in shown] == [("scheduled", None), ("discarded", "ValueError")]
+        assert "hunter2" not in (await api.get("/jobs")).text
+
+    async def test_operators_see_everybodys(
+        self, service: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        made = [await add(engine, owner) for owner in ("alice", "bob", None)]
+
+        assert await ids(service, headers=operator) == made[::-1]
+        assert await ids(service, "?owner=bob", headers=operator) == [made[1]]
+
+    async def test_others_see_nobody_elses(self, api: httpx.AsyncClient, engine: Database) -> None:
+        mine = await add(engine)
+        await add(engine, "bob")
+
+        problem(await api.get("/jobs?owner=bob"), 403, "forbidden")
+        assert await ids(api, "?owner=alice") == [mine]
+
+    async def test_filters(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+        discarded = await add(engine)
+        await run(store, State.DISCARDED)
+        scheduled = await add(engine, delay=60, queue="side")
+        available = await add(engine)
+
+        assert await ids(api, "?state=discarded") == [discarded]
+        assert await ids(api, "?state=discarded&state=available") == [available, discarded]
+        assert await ids(api, "?queue=side") == [scheduled]
+        assert await ids(api, "?kind=test.api.jobs&queue=default") == [available, discarded]
+        assert await ids(api, "?kind=test.api.other") == []
+
+    async def test_page_by_page(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+        made = []
+        for _ in range(3):
+            made += [await add(engine, priority=9), await add(engine)]
+            await run(store, State.SUCCEEDED)
+
+        response = await api.get("/jobs?limit=2&state=available&state=succeeded&kind=test.api.jobs")
+        found: list[str] = []
+        while True:
+            assert len(response.json()["items"]) == 2
+            found += [one["id"] for one in response.json()["items"]]
+            if (cursor := response.json()["next_cursor"]) is None:
+                break
+            link = response.headers["link"]
+            address = link.removeprefix("<").removesuffix('>; rel="next"')
+            query = parse_qs(urlsplit(address).query)
+            assert query["cursor"] == [cursor]
+            assert query["state"] == ["available", "succeeded"]
+            response = await api.get(f"http://service.test{address}")
+        assert found == [str(job_id) for job_id in made[::-1]]
+        assert "link" not in response.headers
+
+    async def test_a_cursor_is_good_for_its_list_alone(
+        self, api: httpx.AsyncClient, engine: Database, bob: dict[str, str], operator: dict[str, str]
+    ) -> None:
+        await add(engine)
+        await add(engine)
+        cursor = (await api.get("/jobs?limit=1")).json()["next_cursor"]
+
+        for query, headers in (("&state=available", {}), ("&queue=default", {}), ("", bob), ("", operator)):
+            problem(await api.get(f"/jobs?cursor={cursor}{query}", headers=headers), 422)
+
+    @pytest.mark.parametrize("query", ["?state=lost", "?limit=0", "?kind=a%20b", "?owner=", "?nonsense=1", "?cursor=x"])
+    async def test_what_makes_no_sense_is_refused(self, api: httpx.AsyncClient, query: str) -> None:
+        problem(await api.get(f"/jobs{query}"), 422, "validation_error")
+
+
+class TestRead:
+    async def test_an_owner_sees_what_concerns_them(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
+        job_id = await add(engine, unique_key="secret-key")
+        await run(store, State.DISCARDED)
+
+        response = await api.get(f"/jobs/{job_id}")
+
+        seen = JobRead.model_validate_json(response.content)
+        assert (seen.id, seen.state, seen.attempt, seen.owner) == (job_id, State.DISCARDED, 1, "alice")
+        assert [(error.run, error.attempt, error.outcome, error.error) for error in seen.errors] == [
+            (1, 1, "error", "ValueError")
+        ]
+        assert set(response.json()) == set(JobRead.model_fields)
+        assert set(response.json()["errors"][0]) == {"at", "run", "attempt", "outcome", "error"}
+        assert "secret-key" not in response.text
+
+    async def test_an_operator_sees_all(
+        self, service: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
+    ) -> None:
+        job_id = await add(engine, unique_key="k")
+        await run(store, State.DISCARDED)
+
+        response = await service.get(f"/jobs/{job_id}", headers=operator)
+
+        seen = OperatorJobRead.model_validate_json(response.content)
+        assert set(response.json()) == set(OperatorJobRead.model_fields)
+        assert (seen.payload, seen.unique_key, seen.worker) == ({"n": 1}, "k", None)
+        assert (seen.errors[0].detail, seen.errors[0].traceback[:10]) == ("ValueError: hunter2", "ValueError")
+
+    async def test_the_worker_and_the_progress_of_a_run(
+        self, service: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
+    ) -> None:
+        job_id = await add(engine)
+        await run(store)
+        await store.write_progress([(job_id, 1, 3, None, "reading")])
+
+        shown = (await service.get(f"/jobs/{job_id}", headers=operator)).json()
+
+        assert (shown["worker"], shown["state"]) == ("test", "running")
+        assert shown["progress"] == {"done": 3, "total": None, "message": "reading"}
+
+    async def test_a_scope_makes_an_operator_as_well(
+        self, service: httpx.AsyncClient, engine: Database, settings: Settings
+    ) -> None:
+        job_id = await add(engine)
+        for scopes, roles, status in (
+            (["jobs:operate"], [], 200),
+            (["operator"], ["jobs:operate"], 404),
+            ([], ["None", ""], 404),
+        ):
+            token = sign_local_token(settings, subject="olga", ttl=600, scopes=scopes, roles=roles)
+            response = await service.get(f"/jobs/{job_id}", headers={"Authorization": f"Bearer {token}"})
+            assert response.status_code == status
+
+    @pytest.mark.parametrize("verb", ["", "/events", "/cancel", "/retry"])
+    async def test_of_other_peoples_jobs_nothing_is_known(
+        self, api: httpx.AsyncClient, service: httpx.AsyncClient, engine: Database, bob: dict[str, str], verb: str
+    ) -> None:
+        method = "POST" if verb in ("/cancel", "/retry") else "GET"
+        theirs, nowhere = await add(engine), uuid4()
+
+        answers = [await api.request(method, f"/jobs/{one}{verb}", headers=bob) for one in (theirs, nowhere)]
+
+        first, second = [problem(answer, 404, "not_found") for answer in answers]
+        assert first | {"request_id": ""} == second | {"request_id": ""}
+        assert await ids(api) == [theirs]
+
+    async def test_nobody_in_particular_sees_nothing(self, service: httpx.AsyncClient, engine: Database) -> None:
+        job_id = await add(engine)
+        for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/events"):
+            problem(await service.get(path), 401)
+
+
+class TestCancel:
+    async def test_what_waits_has_ended(self, api: httpx.AsyncClient, engine: Database) -> None:
+        job_id = await add(engine)
+
+        first, second = [await api.post(f"/jobs/{job_id}/cancel") for _ in range(2)]
+
+        assert (first.status_code, first.json()["state"]) == (200, "cancelled")
+        assert (second.status_code, second.json()) == (200, first.json())
+
+    async def test_what_runs_will_end(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+        job_id = await add(engine)
+        await run(store)
+
+        response = await api.post(f"/jobs/{job_id}/cancel")
+
+        assert (response.status_code, response.json()["state"]) == (202, "running")
+        assert JobRead.model_validate_json(response.content).cancel_requested_at is not None
+
+    async def test_what_has_ended_otherwise_cannot_be_cancelled(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
+        job_id = await add(engine)
+        await run(store, State.SUCCEEDED)
+
+        problem(await api.post(f"/jobs/{job_id}/cancel"), 409, "job_ended")
+
+    async def test_an_operator_may_cancel_everybodys(
+        self, service: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        job_id = await add(engine)
+
+        response = await service.post(f"/jobs/{job_id}/cancel", headers=operator)
+
+        assert OperatorJobRead.model_validate_json(response.content).state is State.CANCELLED
+
+
+class TestRetry:
+    async def test_a_worker_hears_of_it_at_once(
+        self, api: httpx.AsyncClient, settings: Settings, engine: Database, store: Store
+    ) -> None:
+        job_id = await add(engine)
+        await run(store, State.DISCARDED)
+
+        async def succeeded() -> bool:
+            return bool((await api.get(f"/jobs/{job_id}")).json()["state"] == "succeeded")
+
+        async def heard() -> bool:
+            # The worker listens once it has run what it found by looking.
+            return bool((await api.get(f"/jobs/{warm}")).json()["state"] == "succeeded")
+
+        warm = await add(engine)
+        async with working(settings, task):
+            await until(heard)
+            response = await api.post(f"/jobs/{job_id}/retry")
+            assert (response.status_code, response.json()["attempt"]) == (200, 0)
+            await until(succeeded)
+
+    async def test_only_what_has_failed(self, api: httpx.AsyncClient, engine: Database) -> None:
+        problem(await api.post(f"/jobs/{await add(engine)}/retry"), 409, "job_not_failed")
+
+    async def test_its_unique_key_is_taken(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+        job_id = await add(engine, unique_key="k")
+        await run(store, State.DISCARDED)
+        await add(engine, unique_key="k")
+
+        problem(await api.post(f"/jobs/{job_id}/retry"), 409, "unique_key_taken")
+        assert (await api.get(f"/jobs/{job_id}")).json()["state"] == "discarded"

@@ -1,0 +1,114 @@
+"""Who the service takes a caller for."""
+
+import httpx
+import pytest
+
+from app.main import create_app
+from plinth.identity import sign_local_token
+from plinth.settings.base import Settings
+from tests.support.api import client_of, problem, settings_with, signed_in
+from tests.support.identity_provider import IdentityProvider
+
+
+class TestMe:
+    async def test_says_what_the_token_says(self, service: httpx.AsyncClient, settings: Settings) -> None:
+        token = sign_local_token(settings, subject="alice", ttl=600, scopes=["b", "a"], roles=["admin"])
+
+        response = await service.get("/me", headers={"Authorization": f"Bearer {token}"})
+
+        me = response.json()
+        assert me.pop("expires_at").endswith("Z")
+        assert me == {
+            "subject": "alice",
+            "issuer": settings.issuer,
+            "scopes": ["a", "b"],
+            "roles": ["admin"],
+        }
+
+    @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer   "])
+    async def test_the_scheme_is_read_as_http_has_it(
+        self, service: httpx.AsyncClient, alice: dict[str, str], scheme: str
+    ) -> None:
+        token = alice["Authorization"].removeprefix("Bearer ")
+
+        response = await service.get("/me", headers={"Authorization": f"{scheme} {token}"})
+
+        assert response.status_code == 200
+
+    async def test_a_verdict_reached_before_is_as_good_as_the_first(
+        self, service: httpx.AsyncClient, alice: dict[str, str]
+    ) -> None:
+        first, second = [await service.get("/me", headers=alice) for _ in range(2)]
+
+        assert first.json() == second.json()
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", "Basic YWxpY2U6cHc=", "Token abc", "alice"])
+    async def test_without_a_bearer_token_are_asked_for_one(
+        self, service: httpx.AsyncClient, authorization: str
+    ) -> None:
+        response = await service.get("/me", headers={"Authorization": authorization})
+
+        problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize("token", ["abc", "a.b.c", "é", "\xff\xfe", "x" * 20_000, "a b c"])
+    async def test_with_a_bad_token_are_told_that_it_is_bad_and_not_why(
+        self, service: httpx.AsyncClient, token: str
+    ) -> None:
+        response = await service.get("/me", headers={b"Authorization": f"Bearer {token}".encode()})
+
+        body = problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+        assert body["detail"] == "The token does not hold."
+
+    async def test_with_another_service_s_token_stay_strangers(self, service: httpx.AsyncClient) -> None:
+        another = settings_with(SECRET_KEY="another secret of quite some length")
+
+        problem(await service.get("/me", headers=signed_in(another)), 401)
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/me"),
+            ("GET", "/items"),
+            ("POST", "/items"),
+            ("GET", "/items/00000000-0000-0000-0000-000000000000"),
+            ("PATCH", "/items/00000000-0000-0000-0000-000000000000"),
+            ("DELETE", "/items/00000000-0000-0000-0000-000000000000"),
+        ],
+    )
+    async def test_get_no_further_anywhere(self, service: httpx.AsyncClient, method: str, path: str) -> None:
+        problem(await service.request(method, path), 401)
+
+
+def trusting(provider: IdentityProvider, database_url: str) -> Settings:
+    return settings_with(
+        DATABASE_URL=database_url,
+        AUTH_PROVIDER="custom",
+        OIDC_ISSUER=provider.issuer,
+        OIDC_AUDIENCE="plinth",
+        RATE_LIMIT_ANONYMOUS="1/minute",
+    )
+
+
+class TestProvider:
+    async def test_that_is_away_makes_nobody_a_stranger(self, database_url: str) -> None:
+        with IdentityProvider() as provider:
+            settings = trusting(provider, database_url)
+            caller = {"Authorization": f"Bearer {provider.token()}"}
+            provider.down()
+            async with client_of(create_app(settings)) as client:
+                for _ in range(3):
+                    response = await client.get("/me", headers=caller)
+                    problem(response, 503, "identity_provider_unavailable")
+                    assert response.headers["retry-after"] == "5"
+
+    async def test_that_is_there_is_believed(self, database_url: str) -> None:
+        with IdentityProvider() as provider:
+            settings = trusting(provider, database_url)
+            async with client_of(create_app(settings)) as client:
+                response = await client.get("/me", headers={"Authorization": f"Bearer {provider.token()}"})
+
+            assert response.json()["issuer"] == provider.issuer

@@ -1,0 +1,570 @@
+"""`plinth jobs`, `schedules` and `workers` against a real database, as people and programs see them."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+import redis
+from click.testing import Result
+from pydantic import BaseModel, ConfigDict, Field
+
+import app.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
+from plinth.jobs import JobContext, job, schedule
+from plinth.jobs.admin.jobs import JobView
+from plinth.jobs.admin.queues import QueueFigures, ScheduleView, WorkerView
+from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
+from plinth.jobs.outcome import error_entry
+from tests.support.api import NOBODY_SERVES
+from tests.support.cli import Run, command_line
+
+ALL_COMMANDS = [
+    ("jobs", "list"),
+    ("jobs", "show", str(UUID(int=7))),
+    ("jobs", "cancel", str(UUID(int=7))),
+    ("jobs", "retry", str(UUID(int=7))),
+    ("jobs", "retry", "--limit", "1"),
+    ("jobs", "stats"),
+    ("jobs", "pause", "mail"),
+    ("jobs", "resume", "mail"),
+    ("jobs", "enqueue", "greet", '{"name": "Ann"}'),
+    ("schedules", "list"),
+    ("schedules", "run", "nightly"),
+    ("schedules", "pause", "nightly"),
+    ("schedules", "resume", "nightly"),
+    ("workers",),
+]
+
+Sql = Callable[..., list[Any]]
+
+
+class Card(BaseModel):
+    form: Literal["card"]
+
+
+class Song(BaseModel):
+    form: Literal["song"]
+
+
+class Greeting(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=10)
+    times: list[int] = []
+    reply_to: UUID | None = None
+    how: Annotated[Card | Song, Field(discriminator="form")] = Card(form="card")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kind, one schedule."""
+    monkeypatch.setattr("plinth.jobs.kinds._kinds", {})
+    monkeypatch.setattr("plinth.jobs.schedules._schedules", {})
+
+    @job("greet", queue="mail", priority=3)
+    async def greet(ctx: JobContext, payload: Greeting) -> None:
+        raise NotImplementedError
+
+    schedule(greet, Greeting(name="Night"), cron="30 2 * * *", name="nightly")
+
+
+@pytest.fixture
+def run(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Run]:
+    with command_line(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url) as run:
+        yield run
+
+
+@pytest.fixture
+def sql(database_url: str) -> Sql:
+    def execute(statement: str, *arguments: Any) -> list[Any]:
+        async def fetch() -> list[Any]:
+            connection = await asyncpg.connect(database_url)
+            try:
+                return await connection.fetch(statement, *arguments)
+            finally:
+                await connection.close()
+
+        return asyncio.run(fetch())
+
+    return execute
+
+
+@pytest.fixture
+def greet(run: Run) -> Callable[..., str]:
+    """Enqueue a job; returns its id."""
+
+    def enqueue(name: str = "Ann", *options: str) -> str:
+        result = run("jobs", "enqueue", "greet", json.dumps({"name": name}), *options)
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    return enqueue
+
+
+@pytest.fixture
+def end(sql: Sql) -> Callable[..., None]:
+    """End a job in a state, some hours ago, with the error of an exception."""
+
+    def end(job_id: str, state: str = "discarded", *, hours: float = 0) -> None:
+        try:
+            raise ConnectionError("the door\x1b[31m is closed")
+        except ConnectionError as error:
+            entry = error_entry("error", run=1, attempt=1, exception=error)
+        sql(
+            "WITH ended AS (DELETE FROM job WHERE id = $1 RETURNING *) "
+            f"INSERT INTO job_history ({HISTORY_COLUMNS}) SELECT {COMMON_COLUMNS}, 1, $3, $2, now() - $4::interval "
+            "FROM ended",
+            UUID(job_id),
+            state,
+            json.dumps([{**entry, "at": "2030-01-31T08:00:00.12+00:00"}]),
+            timedelta(hours=hours),
+        )
+
+    return end
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    """What a command has printed for programs."""
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def table(result: Result) -> list[list[str]]:
+    """What a command has printed for people."""
+    assert result.exit_code == 0, result.output
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def fields(view: type) -> set[str]:
+    return set(view.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+class TestEnqueue:
+    def test_it_prints_the_id(self, run: Run, sql: Sql) -> None:
+        result = run("jobs", "enqueue", "greet", '{"name": "Ann"}')
+        assert (result.exit_code, result.stderr) == (0, "")
+        (row,) = sql("SELECT * FROM job")
+        assert result.stdout == f"{row['id']}\n"
+        assert (row["kind"], row["queue"], row["priority"], row["state"]) == ("greet", "mail", 3, "available")
+        assert json.loads(row["payload"]) == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
+
+    def test_for_programs(self, run: Run, sql: Sql) -> None:
+        (made,) = lines(run("jobs", "enqueue", "greet", '{"name": "Ann"}', "--json"))
+        assert made == {"id": str(sql("SELECT id FROM job")[0]["id"]), "created": True}
+
+    def test_every_option_reaches_the_job(self, greet: Callable[..., str], sql: Sql) -> None:
+        greet("Ann", "--queue", "slow", "--priority", "-7", "--delay", "2h", "--unique-key", "k", "--owner", "alice")
+        (row,) = sql("SELECT *, run_at - created_at AS delay FROM job")
+        assert (row["queue"], row["priority"], row["unique_key"], row["owner"]) == ("slow", -7, "k", "alice")
+        assert (row["state"], row["delay"]) == ("scheduled", timedelta(hours=2))
+
+    def test_a_unique_key_that_is_taken_answers_with_the_job_that_has_it(
+        self, run: Run, greet: Callable[..., str]
+    ) -> None:
+        first = greet("Ann", "--unique-key", "k")
+        second = run("jobs", "enqueue", "greet", '{"name": "Bob"}', "--unique-key", "k")
+        assert (second.exit_code, second.stdout) == (0, f"{first}\n")
+        assert "no other was made" in second.stderr
+        (third,) = lines(run("jobs", "enqueue", "greet", '{"name": "Bob"}', "--unique-key", "k", "--json"))
+        assert third == {"id": first, "created": False}
+
+    def test_the_doorbell_is_rung_before_it_returns(self, greet: Callable[..., str], redis_url: str) -> None:
+        with redis.Redis.from_url(redis_url) as client, client.pubsub() as subscription:
+            subscription.subscribe("Plinth:jobs")
+            assert subscription.get_message(timeout=10)
+            greet()
+            message = subscription.get_message(timeout=10)
+            assert message
+            assert json.loads(message["data"]) == {"queues": ["mail"], "cancelled": []}
+
+    def test_without_redis_it_works(self, run: Run, sql: Sql) -> None:
+        result = run("jobs", "enqueue", "greet", '{"name": "Ann"}', REDIS_URL="redis://127.0.0.1:1/0")
+        assert result.exit_code == 0, result.output
+        assert sql("SELECT FROM job")
+
+    @pytest.mark.parametrize(
+        ("payload", "complaints"),
+        [
+            ("{}", ["  name: Field required"]),
+            (
+                '{"name": "s3cret-s3cret", "times": [1, "x"], "reply_to": "s3cret", "how": {"form": "s3cret"}, "y": 1}',
+                [
+                    "  name: String should have at most 10 characters",
+                    "  times.1: Input should be a valid integer, unable to parse string as an integer",
+                    "  reply_to: Input should be a valid UUID",
+                    "  how: Input should have one of the tags 'card', 'song'",
+                    "  y: Extra inputs are not permitted",
+                ],
+            ),
+            ("s3cret", ["  the whole: Invalid JSON: expected value at line 1 column 1"]),
+            ('["s3cret"]', ["  the whole: Input should be an object"]),
+        ],
+    )
+    def test_a_payload_that_does_not_fit(self, run: Run, sql: Sql, payload: str, complaints: list[str]) -> None:
+        result = run("jobs", "enqueue", "greet", payload)
+        assert result.exit_code == 2
+        told = result.stderr.splitlines()
+        start = told.index("Error: Invalid value for JSON: it does not fit greet.")
+        assert told[start + 1 :] == complaints
+        assert "s3cret" not in result.output
+        assert not sql("SELECT FROM job")
+
+    def test_a_long_list_of_complaints_is_cut(self, run: Run) -> None:
+        result = run("jobs", "enqueue", "greet", json.dumps({"name": "Ann", "times": ["x"] * 25}))
+        assert result.exit_code == 2
+        assert result.stderr.endswith("  and 5 more\n")
+
+    def test_an_unknown_kind(self, run: Run) -> None:
+        result = run("jobs", "enqueue", "gret", "{}")
+        assert result.exit_code == 2
+        assert result.stderr.endswith(
+            "Error: Invalid value for KIND: There is no kind of job 'gret'. Known are: greet.\n"
+        )
+
+    @pytest.mark.parametrize(
+        "option", [("--owner", ""), ("--unique-key", "k" * 256), ("--delay", "-1s"), ("--delay", "4000d")]
+    )
+    def test_an_option_that_makes_no_sense(self, run: Run, sql: Sql, option: tuple[str, str]) -> None:
+        result = run("jobs", "enqueue", "greet", '{"name": "Ann"}', *option)
+        assert result.exit_code == 2, result.output
+        assert not sql("SELECT FROM job")
+
+
+class TestList:
+    def test_the_newest_come_first(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+        first, second = greet("Ann", "--owner", "alice\x1b"), greet("Bob")
+        end(second)
+        head, *rows = table(run("jobs", "list"))
+        assert head == ["ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST", "ERROR"]
+        assert [row[0] for row in rows] == [second, first]
+        assert rows[0][1:5] == ["greet", "mail", "discarded", "1/10"]
+        assert rows[0][6:] == ["-", "ConnectionError"]
+        assert rows[1][3] == "available"
+        assert rows[1][6] == r"alice\x1b", "a terminal would obey it"
+
+    def test_for_programs(self, run: Run, greet: Callable[..., str]) -> None:
+        made = [greet(), greet()]
+        found = lines(run("jobs", "list", "--json"))
+        assert [job["id"] for job in found] == made[::-1]
+        assert set(found[0]) == fields(JobView)
+        assert found[0]["payload"] == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
+
+    def test_nothing(self, run: Run) -> None:
+        result = run("jobs", "list")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "There are no such jobs.\n")
+        result = run("jobs", "list", "--json")
+        assert (result.exit_code, result.output) == (0, "")
+
+    def test_filters(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+        here, later, elsewhere, gone = (
+            greet(),
+            greet("Ann", "--delay", "1h"),
+            greet("Ann", "--queue", "slow", "--owner", "alice"),
+            greet(),
+        )
+        end(gone)
+
+        def found(*options: str) -> set[str]:
+            return {job["id"] for job in lines(run("jobs", "list", "--json", *options))}
+
+        assert found("--state", "available") == {here, elsewhere}
+        assert found("--state", "scheduled", "--state", "discarded") == {later, gone}
+        assert found("--queue", "slow") == {elsewhere}
+        assert found("--owner", "alice") == {elsewhere}
+        assert found("--kind", "greet") == {here, later, elsewhere, gone}
+        assert found("--kind", "greeting") == set()
+        assert found("--before", later) == {here}
+
+    def test_the_way_to_the_next_page_is_told(self, run: Run, greet: Callable[..., str]) -> None:
+        made = [greet("Ann", "--owner", "Ann B") for _ in range(5)][::-1]
+        options = ("--state", "available", "--owner", "Ann B", "--limit", "2")
+        seen: list[str] = []
+        command = ["jobs", "list", *options, "--json"]
+        while True:
+            result = run(*command)
+            seen += [job["id"] for job in lines(result)]
+            if not result.stderr:
+                break
+            more = "More: plinth jobs list --state available --owner 'Ann B' --before {} --limit 2 --json\n"
+            assert result.stderr == more.format(seen[-1])
+            command = ["jobs", "list", *options, "--before", seen[-1], "--json"]
+        assert seen == made
+        assert run("jobs", "list", "--limit", "2").stderr == f"More: plinth jobs list --before {made[1]} --limit 2\n"
+
+
+class TestShow:
+    def test_all_that_is_known(self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql) -> None:
+        job_id = greet("Ann", "--owner", "alice", "--unique-key", "k")
+        progress = "progress_done = 3, progress_total = 9, progress_message = 'going', run_lease = 4"
+        sql(f"UPDATE job SET {progress}")
+        end(job_id)
+        result = run("jobs", "show", job_id)
+        assert result.exit_code == 0
+        shown = dict(line.split(maxsplit=1) for line in result.stdout.split("\n\n")[0].splitlines())
+        assert shown["Job"] == job_id
+        assert shown["State"] == "discarded"
+        assert shown["Owner"] == "alice"
+        assert shown["Unique"] == "key    k"
+        assert shown["Attempts"] == "1 of 10"
+        assert shown["Runs"] == "4"
+        assert shown["Progress"] == "3 of 9: going"
+        assert json.loads(shown["Payload"]) == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
+        assert {"Created", "Due", "Finished"} <= set(shown)
+        assert "Worker" not in shown
+        failure = result.stdout.split("\n\n")[1].splitlines()
+        assert failure[0] == "Run 1, attempt 1, 2030-01-31T08:00:00Z: error"
+        assert failure[1] == "  ConnectionError"
+        assert failure[2] == r"  ConnectionError: the door\x1b[31m is closed"
+        assert failure[3] == "  Traceback (most recent call last):"
+        assert any("raise ConnectionError" in line for line in failure)
+        assert "\x1b" not in result.stdout
+
+    def test_for_programs(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+        job_id = greet()
+        end(job_id)
+        (shown,) = lines(run("jobs", "show", job_id, "--json"))
+        assert set(shown) == fields(JobView)
+        assert shown["id"] == job_id
+        assert shown["errors"][0]["traceback"].startswith("Traceback")
+
+    def test_a_job_that_is_being_done(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+        job_id = greet()
+        work(sql, "pod-1:7", job_id)
+        (shown,) = lines(run("jobs", "show", job_id, "--json"))
+        assert (shown["state"], shown["worker"]) == ("running", "pod-1:7")
+        assert "Worker        pod-1:7\n" in run("jobs", "show", job_id).stdout
+
+    def test_an_unknown_id(self, run: Run) -> None:
+        result = run("jobs", "show", str(uuid4()))
+        assert (result.exit_code, result.output) == (1, "There is no such job.\n")
+
+
+class TestCancel:
+    def test_what_waits_ends_and_what_runs_is_told(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+        waiting, running = greet(), greet()
+        work(sql, "pod-1:7", running)
+        result = run("jobs", "cancel", waiting, running)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == f"{waiting}  cancelled\n{running}  running, its worker is told to cancel it\n"
+        assert [row["state"] for row in sql("SELECT state FROM job_history")] == ["cancelled"]
+        assert sql("SELECT FROM job WHERE cancel_requested_at IS NOT NULL")
+
+    def test_for_programs(self, run: Run, greet: Callable[..., str]) -> None:
+        made = [greet(), greet()]
+        cancelled = lines(run("jobs", "cancel", *made, "--json"))
+        assert [(job["id"], job["state"]) for job in cancelled] == [(made[0], "cancelled"), (made[1], "cancelled")]
+
+    def test_one_that_cannot_be_cancelled_keeps_no_other_from_it(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
+        over, waiting, unknown = greet(), greet(), str(uuid4())
+        end(over)
+        result = run("jobs", "cancel", over, unknown, waiting)
+        assert result.exit_code == 1
+        assert result.stdout == f"{waiting}  cancelled\n"
+        assert result.stderr == (f"{over}: The job has ended: it is discarded.\n{unknown}: There is no such job.\n")
+
+
+class TestRetry:
+    def test_by_id(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+        discarded, cancelled = greet(), greet()
+        end(discarded)
+        end(cancelled, "cancelled")
+        result = run("jobs", "retry", discarded, cancelled)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == f"{discarded}  available\n{cancelled}  available\n"
+
+    def test_by_id_for_programs(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+        job_id = greet()
+        end(job_id)
+        (retried,) = lines(run("jobs", "retry", job_id, "--json"))
+        assert (retried["id"], retried["state"]) == (job_id, "available")
+
+    def test_what_cannot_be_retried_is_told(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
+        waiting, doubled, unknown = greet(), greet("Ann", "--unique-key", "k"), str(uuid4())
+        end(doubled)
+        greet("Ann", "--unique-key", "k")
+        result = run("jobs", "retry", waiting, doubled, unknown)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.splitlines() == [
+            f"{waiting}: Only cancelled and discarded jobs can be retried: it is available.",
+            f"{doubled}: Another job with the same unique key is still to be done.",
+            f"{unknown}: There is no such job.",
+        ]
+
+    @pytest.fixture
+    def dead(self, greet: Callable[..., str], end: Callable[..., None]) -> dict[int, str]:
+        """Dead letters by the hours of their death."""
+        letters = {hours: greet() for hours in (1, 5, 30)}
+        for hours, job_id in letters.items():
+            end(job_id, hours=hours)
+        return letters
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (("--since", "2h"), {1}),
+            (("--until", "2h"), {5, 30}),
+            (("--since", "1d", "--until", "90m"), {5}),
+            (("--kind", "greet"), {1, 5, 30}),
+            (("--kind", "other"), set()),
+            (("--limit", "2"), {30, 5}),
+            (("--since", "0.5h"), set()),
+        ],
+    )
+    def test_in_bulk(
+        self, run: Run, sql: Sql, dead: dict[int, str], options: tuple[str, ...], expected: set[int]
+    ) -> None:
+        result = run("jobs", "retry", *options)
+        letters = "dead letter" if len(expected) == 1 else "dead letters"
+        assert (result.exit_code, result.stdout) == (0, f"{len(expected)} {letters} will be done again.\n")
+        assert ("there may be more" in result.stderr) == ("--limit" in options)
+        back = {str(row["id"]) for row in sql("SELECT id FROM job WHERE state = 'available'")}
+        assert back == {dead[hours] for hours in expected}
+
+    @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S+00:00"])
+    def test_times_are_understood_in_iso_form(self, run: Run, dead: dict[int, str], form: str) -> None:
+        since = (datetime.now(UTC) - timedelta(hours=6)).strftime(form)
+        (count,) = lines(run("jobs", "retry", "--since", since, "--dry-run", "--json"))
+        assert count["count"] == 2
+
+    def test_a_dry_run_changes_nothing(self, run: Run, sql: Sql, dead: dict[int, str]) -> None:
+        result = run("jobs", "retry", "--since", "6h", "--dry-run")
+        assert (result.exit_code, result.stdout) == (0, "2 dead letters would be done again.\n")
+        assert lines(run("jobs", "retry", "--since", "6h", "--dry-run", "--json")) == [{"count": 2, "dry_run": True}]
+        assert len(sql("SELECT FROM job_history")) == 3
+        assert lines(run("jobs", "retry", "--since", "6h", "--json")) == [{"count": 2, "dry_run": False}]
+        assert len(sql("SELECT FROM job_history")) == 1
+
+
+class TestQueues:
+    def test_figures(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+        greet(), greet("Ann", "--delay", "1h"), greet("Ann", "--queue", "slow")
+        sql("UPDATE job SET run_at = now() - interval '90 s' WHERE queue = 'slow'")
+        head, *rows = table(run("jobs", "stats"))
+        assert head == ["QUEUE", "PAUSED", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "OLDEST", "DUE"]
+        assert rows[0][:6] == ["mail", "no", "1", "0", "1", "0"]
+        assert rows[1][:6] == ["slow", "no", "1", "0", "0", "0"]
+        assert float(rows[1][6]) >= 90
+
+        mail, slow = lines(run("jobs", "stats", "--json"))
+        assert set(mail) == fields(QueueFigures)
+        assert (mail["name"], mail["available"], mail["scheduled"]) == ("mail", 1, 1)
+        assert slow["oldest_due_age"] >= 90
+
+    def test_nothing(self, run: Run) -> None:
+        assert run("jobs", "stats").output == "The queues are empty.\n"
+
+    def test_pause_and_resume(self, run: Run, sql: Sql) -> None:
+        result = run("jobs", "pause", "mail")
+        assert (result.exit_code, result.output) == (0, "mail is paused.\n")
+        assert [row["name"] for row in sql("SELECT name FROM job_queue")] == ["mail"]
+        assert table(run("jobs", "stats"))[1][:2] == ["mail", "yes"]
+        assert lines(run("jobs", "pause", "mail", "--json")) == [{"name": "mail", "paused": True}]
+        result = run("jobs", "resume", "mail")
+        assert (result.exit_code, result.output) == (0, "mail is served.\n")
+        assert lines(run("jobs", "resume", "mail", "--json")) == [{"name": "mail", "paused": False}]
+        assert not sql("SELECT FROM job_queue")
+
+
+class TestSchedules:
+    @pytest.fixture(autouse=True)
+    def declared(self, sql: Sql) -> None:
+        sql("INSERT INTO job_schedule (name, kind, cron, timezone) VALUES ('nightly', 'greet', '30 2 * * *', 'UTC')")
+
+    def test_list(self, run: Run) -> None:
+        head, row = table(run("schedules", "list"))
+        assert head == ["NAME", "KIND", "CRON", "TIMEZONE", "LAST", "SLOT", "NEXT", "SLOT", "PAUSED"]
+        assert row[:8] == ["nightly", "greet", "30", "2", "*", "*", "*", "UTC"]
+        assert row[9].endswith("T02:30:00Z")
+        assert row[10] == "-"
+        (for_programs,) = lines(run("schedules", "list", "--json"))
+        assert set(for_programs) == fields(ScheduleView)
+        assert for_programs["name"] == "nightly"
+
+    def test_nothing(self, run: Run, sql: Sql) -> None:
+        sql("DELETE FROM job_schedule")
+        assert run("schedules", "list").output == "No worker has declared a schedule.\n"
+
+    def test_run_prints_the_id_of_the_job(self, run: Run, sql: Sql) -> None:
+        result = run("schedules", "run", "nightly")
+        (row,) = sql("DELETE FROM job RETURNING *")
+        assert (result.exit_code, result.output) == (0, f"{row['id']}\n")
+        assert json.loads(row["payload"])["name"] == "Night"
+        (made,) = lines(run("schedules", "run", "nightly", "--json"))
+        assert made == {"id": str(sql("SELECT id FROM job")[0]["id"]), "created": True}
+
+    def test_pause_and_resume(self, run: Run, sql: Sql) -> None:
+        assert run("schedules", "pause", "nightly").output == "nightly is paused.\n"
+        assert sql("SELECT FROM job_schedule WHERE paused_at IS NOT NULL")
+        assert table(run("schedules", "list"))[1][9] == "-"
+        assert lines(run("schedules", "pause", "nightly", "--json")) == [{"name": "nightly", "paused": True}]
+        assert run("schedules", "resume", "nightly").output == "nightly is followed.\n"
+        assert lines(run("schedules", "resume", "nightly", "--json")) == [{"name": "nightly", "paused": False}]
+        assert not sql("SELECT FROM job_schedule WHERE paused_at IS NOT NULL")
+
+    @pytest.mark.parametrize("command", ["run", "pause", "resume"])
+    def test_an_unknown_one(self, run: Run, command: str) -> None:
+        result = run("schedules", command, "daily")
+        assert (result.exit_code, result.output) == (1, "There is no such schedule.\n")
+
+
+class TestWorkers:
+    def test_who_works(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+        work(sql, "pod-1:7", greet())
+        work(sql, "pod-2:7", expires="-1 minute")
+        head, *rows = table(run("workers"))
+        assert head == ["NAME", "STATUS", "VERSION", "QUEUES", "RUNNING", "STARTED", "RENEWED"]
+        assert [row[:6] for row in rows] == [
+            ["pod-1:7", "alive", "1.2.3", "mail,", "slow", "1/20"],
+            ["pod-2:7", "lost", "1.2.3", "mail,", "slow", "0/20"],
+        ]
+        first, _ = lines(run("workers", "--json"))
+        assert set(first) == fields(WorkerView)
+        assert (first["name"], first["kinds"]) == ("pod-1:7", ["greet"])
+
+    def test_nobody(self, run: Run) -> None:
+        assert run("workers").output == "No worker runs.\n"
+
+
+class TestNotPossible:
+    @pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
+    def test_the_database_is_away(self, run: Run, command: tuple[str, ...]) -> None:
+        result = run(*command, DATABASE_URL=NOBODY_SERVES)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == (
+            "The database does not answer (ConnectionRefusedError). "
+            "`plinth config check` shows where it is looked for.\n"
+        )
+
+    @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("schedules", "list")], ids=" ".join)
+    def test_the_database_is_empty(self, run: Run, empty_database_url: str, command: tuple[str, ...]) -> None:
+        result = run(*command, DATABASE_URL=empty_database_url)
+        assert (result.exit_code, result.output) == (
+            1,
+            "The database lacks tables or columns that this version needs: run `plinth migrate`.\n",
+        )
+
+
+def work(sql: Sql, name: str, job_id: str | None = None, *, expires: str = "1 minute") -> None:
+    """A worker's session, which does a job if one is named."""
+    (session,) = sql(
+        "INSERT INTO worker_session (name, version, queues, kinds, concurrency, expires_at) "
+        "VALUES ($1, '1.2.3', '{mail,slow}', '{greet}', 20, now() + $2::text::interval) RETURNING id",
+        name,
+        expires,
+    )
+    if job_id is not None:
+        sql(
+            "UPDATE job SET state = 'running', attempt = 1, run_lease = 1, session_id = $2, started_at = now() "
+            "WHERE id = $1",
+            UUID(job_id),
+            session["id"],
+        )

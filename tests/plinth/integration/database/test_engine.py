@@ -1,0 +1,226 @@
+"""Sessions, connections and the pool, on PostgreSQL."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.pool import NullPool
+from sqlmodel import select
+
+from app.business import items
+from app.core.db import AsyncSessionLocal, get_session_context, init_db
+from app.models.item import Item
+from plinth.database import engine as db
+from plinth.database.engine import WARM_CONNECTIONS, Database, DatabaseUnavailableError, bind_default_database, close_db
+from plinth.database.pool import FairQueuePool
+from tests.support.api import settings_with
+from tests.support.transaction_pooler import transaction_pooler
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=2, DB_MAX_OVERFLOW=0))
+    yield database
+    await database.aclose()
+
+
+async def names(database: Database) -> list[str]:
+    async with database.session() as session:
+        return [item.name for item in await session.exec(select(Item).order_by(Item.name))]
+
+
+class TestSession:
+    async def test_it_commits_at_the_end_of_the_block(self, database: Database) -> None:
+        async with database.session() as session:
+            session.add(Item(owner="alice", name="kept"))
+        assert await names(database) == ["kept"]
+
+    async def test_it_rolls_back_when_the_block_raises(self, database: Database) -> None:
+        async def fail() -> None:
+            async with database.session() as session:
+                session.add(Item(owner="alice", name="lost"))
+                await session.flush()
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await fail()
+        assert await names(database) == []
+
+    async def test_times_are_utc(self, database: Database) -> None:
+        async with database.session() as session:
+            session.add(item := Item(owner="alice", name="x"))
+            await session.flush()
+        assert item.created_at.utcoffset() is not None
+        assert not item.created_at.utcoffset()
+
+
+class TestConnection:
+    async def test_a_statement_on_it_commits_by_itself(self, database: Database) -> None:
+        async with database.connection() as connection:
+            await items.create_item(connection, "alice", name="hot", description=None, tags=[])
+            assert await names(database) == ["hot"]
+
+    async def test_an_error_of_the_statement_is_the_drivers_own(self, database: Database) -> None:
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with database.connection() as connection:
+                await connection.fetch("SELECT * FROM no_such_table")
+
+    async def test_after_such_an_error_the_connection_is_good(self, database: Database) -> None:
+        for _ in range(3):
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                async with database.connection() as connection:
+                    await connection.fetchval("SELECT 1 / 0")
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+
+    async def test_a_cancelled_task_leaves_no_connection_in_mid_statement(self, database: Database) -> None:
+        async def work() -> None:
+            async with database.connection() as connection:
+                await connection.fetchval("SELECT pg_sleep(1)")
+
+        for _ in range(4):
+            task = asyncio.create_task(work())
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        async with database.connection() as one, database.connection() as other:
+            assert [await one.fetchval("SELECT 1"), await other.fetchval("SELECT 2")] == [1, 2]
+
+
+class TestLimits:
+    async def test_a_slow_statement_is_ended_by_the_server(self, database_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_STATEMENT_TIMEOUT=0.1))
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.session() as session:
+                await session.exec(text("SELECT pg_sleep(5)"))  # type: ignore[call-overload]
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.connection() as connection:
+                await connection.fetchval("SELECT pg_sleep(5)")
+        await database.aclose()
+
+    async def test_who_waits_too_long_for_a_connection_is_told(self, database_url: str) -> None:
+        settings = settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0, DB_POOL_TIMEOUT=0.05)
+        database = Database(settings)
+        async with database.connection():
+            with pytest.raises(DatabaseUnavailableError):
+                async with database.connection():
+                    pass
+            with pytest.raises(DatabaseUnavailableError):
+                async with database.session() as session:
+                    await session.exec(text("SELECT 1"))  # type: ignore[call-overload]
+        await database.aclose()
+
+    async def test_a_server_that_is_not_there_is_unavailable(self, tmp_path: Path) -> None:
+        database = Database(settings_with(DATABASE_URL=f"postgresql://plinth@/plinth?host={tmp_path}"))
+        with pytest.raises(DatabaseUnavailableError):
+            await database.ping()
+        await database.aclose()
+
+
+class TestPools:
+    async def test_the_pool_is_fair(self, database: Database) -> None:
+        assert isinstance(database.engine.pool, FairQueuePool)
+
+    async def test_the_first_callers_find_connections(self, database_url: str) -> None:
+        """Those of a new pod, to which its share of the load comes all at once."""
+        for size, opened in ((10, WARM_CONNECTIONS), (2, 2)):
+            database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=size, DB_MAX_OVERFLOW=5))
+            await database.warm()
+            assert isinstance(database.engine.pool, FairQueuePool)
+            assert database.engine.pool.checkedin() == opened
+            await database.aclose()
+
+    async def test_a_database_that_is_away_is_left_to_them(self, tmp_path: Path) -> None:
+        database = Database(settings_with(DATABASE_URL=f"postgresql://plinth@/plinth?host={tmp_path}"))
+        await database.warm()
+        await database.aclose()
+
+    async def test_a_null_pool_keeps_nothing(self, database_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_USE_NULL_POOL=True))
+        assert isinstance(database.engine.pool, NullPool)
+        async with database.connection() as connection:
+            first = await connection.fetchval("SELECT pg_backend_pid()")
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT pg_backend_pid()") != first
+        await database.aclose()
+
+
+class TestTransactionPooler:
+    @pytest.fixture
+    async def pooled_url(self, database_url: str, tmp_path: Path) -> AsyncIterator[str]:
+        parts = urlsplit(database_url)
+        server = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
+        async with transaction_pooler(server, tmp_path) as folder:
+            yield f"postgresql://{parts.username}@{parts.path}?host={folder}"
+
+    async def test_without_the_mode_statements_get_lost_between_servers(self, pooled_url: str) -> None:
+        connection = await asyncpg.connect(pooled_url)
+        with contextlib.suppress(asyncpg.InvalidSQLStatementNameError):
+            await connection.fetchval("SELECT $1::int", 1)
+        with pytest.raises(asyncpg.InvalidSQLStatementNameError):
+            await connection.fetchval("SELECT $1::int", 1)
+        connection.terminate()
+
+    async def test_with_the_mode_everything_works(self, pooled_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=pooled_url, DB_TRANSACTION_POOLER=True))
+
+        async def one_life(number: int) -> None:
+            async with database.connection() as connection:
+                made = await items.create_item(connection, "alice", name=f"{number}", description=None, tags=[])
+            async with database.session() as session:
+                await items.update_item(session, "alice", made["id"], {"name": "changed"}, if_version=None)
+            async with database.connection() as connection:
+                assert (await items.get_item(connection, "alice", made["id"]))["name"] == "changed"
+
+        await asyncio.gather(*(one_life(number) for number in range(30)))
+        async with database.session() as session:
+            named = await session.exec(text("SELECT name FROM pg_prepared_statements"))  # type: ignore[call-overload]
+            assert named.all() == []
+        await database.aclose()
+
+
+class TestOutsideOfRequests:
+    async def test_without_an_application_the_settings_decide(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(db, "get_settings", lambda: settings_with(DATABASE_URL=database_url))
+        async with get_session_context() as session:
+            session.add(Item(owner="alice", name="from a script"))
+        async with AsyncSessionLocal() as session:
+            assert [item.name for item in await session.exec(select(Item))] == ["from a script"]
+        await close_db()
+
+    async def test_with_an_application_its_database_is_meant(self, database: Database) -> None:
+        with bind_default_database(database):
+            async with get_session_context() as session:
+                assert session.bind is database.engine
+
+    async def test_init_db_makes_the_tables(self, empty_database_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=empty_database_url))
+        await init_db(database)
+        async with database.session() as session:
+            session.add(item := Item(owner="alice", name="x"))
+            await session.flush()
+            assert item.id.version == 7
+        await database.aclose()
+
+
+class TestIds:
+    async def test_they_are_of_version_7_and_sort_by_time(self, database: Database) -> None:
+        async with database.connection() as connection:
+            made = [await connection.fetchval("SELECT uuid7()") for _ in range(100)]
+            age = await connection.fetchval(
+                "SELECT extract(epoch FROM clock_timestamp()) * 1000 - ('x' || left(replace($1::text, '-', ''), 12))"
+                "::bit(48)::bigint",
+                str(made[-1]),
+            )
+        assert {(i.version, i.variant) for i in made} == {(7, "specified in RFC 4122")}
+        assert made == sorted(made)
+        assert len(set(made)) == len(made)
+        assert 0 <= age < 1000

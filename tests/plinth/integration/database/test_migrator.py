@@ -1,0 +1,210 @@
+"""Migrations as deployments run them."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+import pytest
+from alembic import command
+from sqlalchemy import Connection
+from structlog.testing import capture_logs
+
+from plinth.database import migrator as migrations
+from plinth.database.engine import Database
+from plinth.database.migrator import MigrationError, Migrator, wait_until_migrated
+from plinth.settings.base import Settings
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    events: list[str] = []
+    with capture_logs() as entries:
+        yield events
+    events.extend(entry["event"] for entry in entries)
+
+
+def migrator(url: str, **options: float) -> Migrator:
+    return Migrator(Settings.isolated(DATABASE_URL=url), **options)
+
+
+async def tables(url: str) -> set[str]:
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    await connection.close()
+    return {row["tablename"] for row in rows}
+
+
+async def execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(sql)
+    await connection.close()
+
+
+class TestUpgrade:
+    async def test_from_empty_to_head(self, empty_database_url: str) -> None:
+        assert await migrator(empty_database_url).pending() != []
+        await migrator(empty_database_url).upgrade()
+        assert {"item", "idempotency_record"} <= await tables(empty_database_url)
+        assert await migrator(empty_database_url).pending() == []
+
+    async def test_the_models_have_nothing_that_the_migrations_lack(self, fresh_database_url: str) -> None:
+        subject = migrator(fresh_database_url)
+
+        def check(connection: Connection) -> None:
+            subject._config.attributes["connection"] = connection
+            command.check(subject._config)  # raises when autogenerate would write anything
+
+        async with subject._connected() as connection:
+            await connection.run_sync(check)
+
+    async def test_down_to_nothing_and_up_again(self, fresh_database_url: str) -> None:
+        await migrator(fresh_database_url).downgrade("base")
+        assert await tables(fresh_database_url) == {"alembic_version"}
+        await migrator(fresh_database_url).upgrade()
+        assert "item" in await tables(fresh_database_url)
+
+    async def test_of_two_migrators_at_once_one_works_and_the_other_finds_it_done(
+        self, empty_database_url: str
+    ) -> None:
+        with capture_logs() as entries:
+            await asyncio.gather(*(migrator(empty_database_url).upgrade() for _ in range(3)))
+        applied = [entry["applied"] for entry in entries if entry["event"] == "migrated"]
+        assert sorted(map(len, applied))[:2] == [0, 0]
+        assert "item" in await tables(empty_database_url)
+
+
+class TestRollback:
+    async def test_a_database_ahead_of_this_code_is_a_success(self, fresh_database_url: str) -> None:
+        await execute(fresh_database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
+        with logged() as events:
+            await migrator(fresh_database_url).upgrade()
+        assert events == ["the database is ahead of this code; nothing to do"]
+        with logged():
+            assert await migrator(fresh_database_url).pending() == []
+
+
+class TestLocks:
+    async def test_a_lock_that_is_held_is_asked_for_again(
+        self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(migrations, "POLL_SECONDS", 0.05)
+        reader = await asyncpg.connect(fresh_database_url)
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT * FROM item")
+
+        with logged() as events:
+            running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
+            await asyncio.sleep(0.5)
+            # While it waits for the reader it holds nobody up: it lets go of its place in the line.
+            other = await asyncpg.connect(fresh_database_url)
+            assert await other.fetch("SELECT * FROM item", timeout=2) == []
+            await other.close()
+            await transaction.rollback()
+            await running
+        assert "a lock was not to be had" in events
+        assert events[-1] == "downgraded"
+        await reader.close()
+
+    async def test_no_request_fails_behind_a_migration_that_waits(self, fresh_database_url: str) -> None:
+        """An export holds a snapshot for seconds; requests have `DB_STATEMENT_TIMEOUT`, here the default."""
+        reader = await asyncpg.connect(fresh_database_url)
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT * FROM item")
+        database = Database(Settings.isolated(DATABASE_URL=fresh_database_url))
+        with logged() as events:
+            running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
+            for _ in range(40):
+                async with database.connection() as connection:
+                    await connection.fetch("SELECT * FROM item")
+                await asyncio.sleep(0.05)
+            await transaction.rollback()
+            await running
+        assert "a lock was not to be had" in events
+        await database.aclose()
+        await reader.close()
+
+    async def test_and_given_up_in_the_end_with_a_sentence(
+        self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
+        monkeypatch.setattr(migrations, "POLL_SECONDS", 0.01)
+        reader = await asyncpg.connect(fresh_database_url)
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.fetch("SELECT * FROM item")
+        with logged(), pytest.raises(MigrationError, match="a long transaction holds it"):
+            await migrator(fresh_database_url).downgrade("base")
+        await transaction.rollback()
+        await reader.close()
+        assert "item" in await tables(fresh_database_url)
+
+
+class TestWaiting:
+    async def test_for_the_database_has_a_limit(self, tmp_path: object) -> None:
+        with logged() as events, pytest.raises(MigrationError, match=r"did not answer within 0\.1 s"):
+            await migrator(f"postgresql://plinth@/plinth?host={tmp_path}", wait_seconds=0.1).upgrade()
+        assert events == ["waiting for the database"]
+
+    async def test_for_another_migrator_has_a_limit(self, fresh_database_url: str) -> None:
+        other = await asyncpg.connect(fresh_database_url)
+        await other.fetch(f"SELECT pg_advisory_lock({migrations.LOCK_KEY})")
+        with pytest.raises(MigrationError, match="Another migration did not finish within 0 s"):
+            await migrator(fresh_database_url, wait_seconds=0).upgrade()
+        await other.close()
+
+    def test_a_transaction_pooler_is_refused_with_the_way_out(self) -> None:
+        with pytest.raises(MigrationError, match="DB_TRANSACTION_POOLER=false"):
+            Migrator(Settings.isolated(DB_TRANSACTION_POOLER=True))
+
+
+class TestWaitUntilMigrated:
+    async def wait(self, url: str, seconds: float = 20, **values: object) -> list[str]:
+        with capture_logs() as entries:
+            await wait_until_migrated(Settings.isolated(DATABASE_URL=url, **values), timeout=seconds)
+        return [entry["because"] for entry in entries]
+
+    async def test_a_migrated_database_is_not_waited_for(self, fresh_database_url: str) -> None:
+        assert await self.wait(fresh_database_url, seconds=0) == []
+
+    async def test_nor_is_one_that_is_ahead_of_this_code(self, fresh_database_url: str) -> None:
+        await execute(fresh_database_url, "UPDATE alembic_version SET version_num = 'from_the_future'")
+        assert await self.wait(fresh_database_url, seconds=0) == []
+
+    async def test_it_goes_on_when_all_migrations_are_applied(
+        self, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(migrations, "POLL_SECONDS", 0.01)
+
+        async def heard(missing: list[str]) -> None:
+            line = {"event": "waiting", "because": f"The database lacks the migrations {', '.join(missing)}"}
+            for _ in range(2000):
+                if any(line.items() <= entry.items() for entry in entries):
+                    return
+                await asyncio.sleep(0.01)
+            raise AssertionError(entries)
+
+        first, *others = await migrator(empty_database_url).pending()
+        with capture_logs() as entries:
+            settings = Settings.isolated(DATABASE_URL=empty_database_url)
+            waiting = asyncio.create_task(wait_until_migrated(settings, timeout=60))
+            await heard([first, *others])
+            await migrator(empty_database_url).upgrade(first)
+            await heard(others)
+            assert not waiting.done()
+            await migrator(empty_database_url).upgrade()
+            await waiting
+        assert [entry["event"] for entry in entries].count("waiting") == 2, "a line for each change"
+
+    async def test_it_goes_through_a_transaction_pooler(self, fresh_database_url: str) -> None:
+        assert await self.wait(fresh_database_url, seconds=0, DB_TRANSACTION_POOLER=True) == []
+
+    async def test_a_database_that_is_away_has_a_limit(self, tmp_path: object) -> None:
+        with pytest.raises(MigrationError, match=r"does not answer \(FileNotFoundError\): so it has been for 0 s"):
+            await self.wait(f"postgresql://plinth@/plinth?host={tmp_path}", seconds=0)
+
+    async def test_so_have_missing_migrations(self, empty_database_url: str) -> None:
+        with pytest.raises(MigrationError, match="The database lacks the migrations "):
+            await self.wait(empty_database_url, seconds=0)

@@ -1,0 +1,89 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from plinth.embedded import redis as embedded
+from plinth.embedded.process import EmbeddedError
+from plinth.embedded.redis import Redis
+from tests.support.servers import scratch_folder
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "throw-away"], scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    with scratch_folder() as folder:
+        server = Redis(folder / "redis", log=folder / "log", durable=request.param)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def client(server: Redis) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url(), socket_timeout=5) as client:
+        yield client
+
+
+def test_only_its_owner_reaches_it(server: Redis) -> None:
+    assert server.process
+    sockets = Path(server.url().removeprefix("unix://")).parent
+    assert sockets.stat().st_mode & 0o777 == 0o700
+    assert psutil.Process(server.process.pid).net_connections("tcp") == []
+
+
+def test_databases_are_apart(server: Redis, client: redis.Redis) -> None:
+    with redis.Redis.from_url(server.url(15)) as other:
+        other.set("number", "15")
+        assert client.get("number") is None
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_restart_with_and_without_the_data(server: Redis, client: redis.Redis, keep: bool) -> None:
+    client.set("key", "value")
+    server.restart(keep=keep)
+    assert client.get("key") == (b"value" if keep else None)
+
+
+@pytest.mark.parametrize("server", [True], indirect=True, ids=["durable"])
+def test_durable_means_that_a_crash_costs_nothing(server: Redis, client: redis.Redis) -> None:
+    client.set("key", "value")
+    assert server.process
+    server.process.kill()
+    server.start()
+    assert client.get("key") == b"value"
+
+
+def test_a_paused_server_does_not_answer(server: Redis) -> None:
+    with redis.Redis.from_url(server.url(), socket_timeout=0.2) as client:
+        client.ping()
+        server.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        server.resume()
+        assert client.ping()
+
+
+def test_a_server_that_was_left_behind_is_ended_first(server: Redis) -> None:
+    left_behind = server.process
+    assert left_behind
+    server.start()
+    assert not left_behind.running
+
+
+def test_a_start_that_fails_quotes_the_log(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.stop()
+    with monkeypatch.context() as patched:
+        patched.setitem(embedded.SETTINGS, "no-such-setting", "1")
+        with pytest.raises(EmbeddedError, match=r"Redis ended with exit code 1[^$]*no-such-setting"):
+            server.start()
+    server.start()
+
+
+def test_a_platform_without_a_binary(server: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(embedded, "package_folder", lambda _: tmp_path)
+    with pytest.raises(EmbeddedError, match="has no server for this platform"):
+        server.restart(keep=True)
+    monkeypatch.undo()
+    server.start()

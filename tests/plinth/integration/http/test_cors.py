@@ -1,0 +1,126 @@
+"""Which pages of other origins may call the service from a browser."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from app.main import create_app
+from plinth.settings.base import Settings
+from tests.support.api import client_of, item, problem, signed_in
+
+FRIEND = "https://app.example.com"
+STRANGER = "https://evil.example.com"
+
+
+def preflight(
+    origin: str, method: str = "PATCH", headers: str = "authorization,content-type,if-match"
+) -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
+    }
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = settings.model_copy(update={"BACKEND_CORS_ORIGINS": (FRIEND, "http://localhost:3000")})
+    async with client_of(create_app(settings)) as client:
+        yield client
+
+
+class TestPreflight:
+    @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+    async def test_lets_a_friend_do_what_the_api_offers(self, service: httpx.AsyncClient, method: str) -> None:
+        response = await service.options("/items", headers=preflight(FRIEND, method))
+
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == FRIEND
+        assert response.headers["access-control-allow-credentials"] == "true"
+        assert method in response.headers["access-control-allow-methods"]
+        assert response.headers["x-request-id"]
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "Authorization",
+            "Content-Type",
+            "If-Match",
+            "If-None-Match",
+            "Idempotency-Key",
+            "Last-Event-ID",
+            "Range",
+            "If-Range",
+        ],
+    )
+    async def test_lets_a_friend_send_each_header_that_is_read(self, service: httpx.AsyncClient, header: str) -> None:
+        assert (await service.options("/items", headers=preflight(FRIEND, headers=header))).status_code == 200
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            preflight(STRANGER),
+            preflight("null"),
+            preflight(FRIEND + ".evil.example.com"),
+            preflight("http://app.example.com"),
+            preflight(FRIEND, method="TRACE"),
+            preflight(FRIEND, headers="x-whatever"),
+        ],
+    )
+    async def test_refuses_all_else_as_a_problem(self, service: httpx.AsyncClient, asked: dict[str, str]) -> None:
+        problem(await service.options("/items", headers=asked), 400, "cors_refused")
+
+    async def test_tells_a_stranger_no_origin(self, service: httpx.AsyncClient) -> None:
+        response = await service.options("/items", headers=preflight(STRANGER))
+
+        assert "access-control-allow-origin" not in response.headers
+
+
+class TestRequests:
+    async def test_of_a_friend_may_be_read(self, service: httpx.AsyncClient, alice: dict[str, str]) -> None:
+        response = await service.post("/items", json=item(), headers=alice | {"Origin": FRIEND})
+
+        assert response.headers["access-control-allow-origin"] == FRIEND
+        assert "Origin" in response.headers["vary"]
+        exposed = response.headers["access-control-expose-headers"]
+        for name in (
+            "Content-Disposition",
+            "Content-Range",
+            "ETag",
+            "Link",
+            "Location",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+        ):
+            assert name in exposed
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("GET", "/me", 401), ("GET", "/nowhere", 404), ("PUT", "/items", 405), ("POST", "/items", 413)],
+    )
+    async def test_of_a_friend_may_be_read_when_they_fail(
+        self, service: httpx.AsyncClient, method: str, path: str, status: int
+    ) -> None:
+        headers = {"Origin": FRIEND}
+        content = b"x" * 2_000_000 if status == 413 else None
+        response = await service.request(method, path, content=content, headers=headers)
+
+        problem(response, status)
+        assert response.headers["access-control-allow-origin"] == FRIEND
+
+    async def test_of_a_stranger_may_not(self, service: httpx.AsyncClient, alice: dict[str, str]) -> None:
+        response = await service.get("/me", headers=alice | {"Origin": STRANGER})
+
+        assert "access-control-allow-origin" not in response.headers
+
+
+class TestNoOrigins:
+    async def test_means_no_cors_at_all(self, settings: Settings) -> None:
+        async with client_of(create_app(settings), headers=signed_in(settings)) as client:
+            response = await client.get("/me", headers={"Origin": FRIEND})
+            asked = await client.options("/me", headers=preflight(FRIEND))
+
+        assert not any(name.startswith("access-control") for name in response.headers)
+        problem(asked, 405)

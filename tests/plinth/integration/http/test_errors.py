@@ -1,0 +1,260 @@
+"""Whatever goes wrong, wherever: a problem document with the request's id, and nothing of the inside."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from app.main import create_app
+from plinth.settings.base import Settings
+from tests.support.api import NOBODY_SERVES, client_of, item, problem, settings_with, signed_in
+
+SOME_ITEM = "/items/00000000-0000-0000-0000-000000000000"
+EVERY_OPERATION = [
+    ("GET", "/me", None),
+    ("GET", "/items", None),
+    ("POST", "/items", item()),
+    ("GET", SOME_ITEM, None),
+    ("PATCH", SOME_ITEM, {"name": "new"}),
+    ("DELETE", SOME_ITEM, None),
+]
+OPERATIONS_ON_THE_DATABASE = EVERY_OPERATION[1:]
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/nowhere",
+            "/items/",
+            "/items//",
+            "//items",
+            "/items/../../../etc/passwd",
+            "/items/..%2f..%2fetc%2fpasswd",
+            "/items/%2e%2e/%2e%2e/",
+            "/Items",
+            "/items%00",
+            "/items/a/b",
+            "/" + "x" * 30_000,
+            "/%0d%0aSet-Cookie:%20a=b",
+        ],
+    )
+    async def test_that_lead_nowhere_are_not_found(self, api: httpx.AsyncClient, path: str) -> None:
+        response = await api.get(httpx.URL("http://service.test/api/v1" + path))
+
+        problem(response, 404, "not_found")
+        assert "set-cookie" not in response.headers
+
+    @pytest.mark.parametrize(
+        ("path", "allowed"),
+        [
+            ("/items", "GET, POST"),
+            (SOME_ITEM, "DELETE, GET, PATCH"),
+            ("/me", "GET"),
+            ("/public/health", "GET"),
+            ("/public/health/ready", "GET"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "HEAD", "PROPFIND", "NONSENSE"])
+    async def test_take_the_methods_that_they_name(
+        self, api: httpx.AsyncClient, path: str, allowed: str, method: str
+    ) -> None:
+        response = await api.request(method, path)
+
+        assert response.headers["allow"] == allowed
+        if method != "HEAD":
+            problem(response, 405, "method_not_allowed")
+
+
+class TestBodies:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"{",
+            b'{"name": "x"} x',
+            b"name=x",
+            b"\xff\xfe",
+            b'{"name": "\xff"}',
+            b"[" * 100_000,
+            b'{"name": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+            b'{"name": ' + b"9" * 5000 + b"}",
+            b'{"name": "\\ud800"}',
+            b'{"name": "x", "\\ud800": 1}',
+            b'{"name": NaN}',
+            b'{"name": "x", "tags": [Infinity, -Infinity, 1e999]}',
+            b'{"name": "x", "tags": [' + b"0," * 200_000 + b"0]}",
+            b"{" + b",".join(b'"%d":1' % n for n in range(50_000)) + b"}",
+            b"null",
+            b"",
+            b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
+        ],
+    )
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/items"), ("PATCH", SOME_ITEM)])
+    async def test_that_are_no_item_are_refused(
+        self, api: httpx.AsyncClient, method: str, path: str, content: bytes
+    ) -> None:
+        headers = {"Content-Type": "application/json", "If-Match": "*"}
+
+        response = await api.request(method, path, content=content, headers=headers)
+
+        assert response.status_code in (400, 422), response.text
+        problem(response, response.status_code)
+        assert len(response.content) < 5000
+
+    @pytest.mark.parametrize(
+        "content_type",
+        ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "\xff", ";;=;"],
+    )
+    async def test_that_do_not_call_themselves_json_are_refused(
+        self, api: httpx.AsyncClient, content_type: str
+    ) -> None:
+        headers = {b"Content-Type": content_type.encode("latin-1")}
+
+        problem(await api.post("/items", content=b'{"name": "x"}', headers=headers), 422)
+
+
+LIMIT = 300
+
+
+@pytest.fixture(scope="module")
+async def small(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A service that takes no body of more than `LIMIT` bytes."""
+    limited = settings.model_copy(update={"MAX_BODY_BYTES": LIMIT})
+    async with client_of(create_app(limited), headers=signed_in(settings)) as client:
+        yield client
+
+
+class TestBodyLimit:
+    def body_of(self, size: int) -> bytes:
+        return b'{"name": "%s"}' % (b"x" * 20) + b" " * (size - 32)
+
+    async def in_chunks(self, content: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 100):
+            yield content[start : start + 100]
+
+    async def test_of_the_very_size_passes(self, small: httpx.AsyncClient) -> None:
+        headers = {"Content-Type": "application/json"}
+        for content in (self.body_of(LIMIT), self.in_chunks(self.body_of(LIMIT))):
+            assert (await small.post("/items", content=content, headers=headers)).status_code == 201
+
+    async def test_counts_what_is_announced(self, small: httpx.AsyncClient) -> None:
+        response = await small.post("/items", content=self.body_of(LIMIT + 1))
+
+        assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
+
+    async def test_counts_what_comes_unannounced(self, small: httpx.AsyncClient) -> None:
+        response = await small.post("/items", content=self.in_chunks(self.body_of(LIMIT + 1)))
+
+        assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
+
+    async def test_does_not_believe_what_is_announced(self, small: httpx.AsyncClient) -> None:
+        headers = {"Content-Length": "10"}
+        response = await small.post("/items", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
+
+        problem(response, 413)
+
+    async def test_holds_for_strangers_and_nowhere(self, small: httpx.AsyncClient) -> None:
+        content = self.body_of(LIMIT + 1)
+
+        problem(await small.post("/items", content=content, headers={"Authorization": ""}), 413)
+        problem(await small.post("/nowhere", content=content), 413)
+
+
+@pytest.fixture(scope="module")
+async def alone() -> AsyncIterator[httpx.AsyncClient]:
+    """A service whose database nobody serves."""
+    settings = settings_with(DATABASE_URL=NOBODY_SERVES)
+    async with client_of(create_app(settings), headers=signed_in(settings)) as client:
+        yield client
+
+
+class TestNoDatabase:
+    @pytest.mark.parametrize(("method", "path", "body"), OPERATIONS_ON_THE_DATABASE)
+    @pytest.mark.parametrize("headers", [{"If-Match": "*"}, {"If-Match": "*", "Idempotency-Key": "x"}])
+    async def test_means_try_again_in_a_moment(
+        self, alone: httpx.AsyncClient, method: str, path: str, body: object, headers: dict[str, str]
+    ) -> None:
+        with capture_logs():
+            response = await alone.request(method, path, json=body, headers=headers)
+
+        problem(response, 503, "database_unavailable")
+        assert response.headers["retry-after"] == "1"
+        assert not any(word in response.text for word in ("127.0.0.1", "s3cret", "plinth:", "Connect", "asyncpg"))
+
+    async def test_leaves_alone_who_does_not_need_it(self, alone: httpx.AsyncClient) -> None:
+        assert (await alone.get("/me")).status_code == 200
+        assert (await alone.get("/public/health")).status_code == 200
+
+
+class TestUnforeseen:
+    @pytest.fixture
+    async def broken(self, fresh_database_url: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A service on a database without its tables."""
+        connection = await asyncpg.connect(fresh_database_url)
+        await connection.execute("DROP TABLE item, idempotency_record")
+        await connection.close()
+        settings = settings_with(DATABASE_URL=fresh_database_url)
+        async with client_of(create_app(settings), headers=signed_in(settings)) as client:
+            yield client
+
+    async def test_says_nothing_and_is_logged_once_with_all_there_is(self, broken: httpx.AsyncClient) -> None:
+        for method, path, body in OPERATIONS_ON_THE_DATABASE:
+            with capture_logs() as logs:
+                response = await broken.request(method, path, json=body, headers={"If-Match": "*"})
+
+            said = problem(response, 500, "internal_error")
+            assert set(said) == {"type", "title", "status", "code", "request_id"}
+            (error,) = [line for line in logs if line["log_level"] == "error"]
+            assert error["exc_info"]
+            assert error["path"] == f"/api/v1{path}"
+
+    async def test_does_not_say_more_when_debugging(self, fresh_database_url: str) -> None:
+        connection = await asyncpg.connect(fresh_database_url)
+        await connection.execute("DROP TABLE item")
+        await connection.close()
+        settings = settings_with(DATABASE_URL=fresh_database_url, DEBUG=True)
+        with capture_logs():
+            async with client_of(create_app(settings), headers=signed_in(settings)) as client:
+                response = await client.get("/items", headers={"Accept": "text/html"})
+
+        problem(response, 500)
+
+
+class TestDescription:
+    """What the OpenAPI document says of errors."""
+
+    @pytest.fixture
+    def document(self, settings: Settings) -> dict[str, Any]:
+        return create_app(settings).openapi()
+
+    @pytest.fixture
+    def operations(self, document: dict[str, Any]) -> list[dict[str, Any]]:
+        return [operation for path in document["paths"].values() for operation in path.values()]
+
+    def test_is_that_they_are_problems(self, operations: list[dict[str, Any]]) -> None:
+        for operation in operations:
+            for status, response in operation["responses"].items():
+                if status >= "400" and (operation["operationId"], status) != (
+                    "ready_api_v1_public_health_ready_get",
+                    "503",
+                ):
+                    assert list(response["content"]) == ["application/problem+json"]
+                    schema = response["content"]["application/problem+json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/Problem"}
+
+    def test_is_complete(self, operations: list[dict[str, Any]]) -> None:
+        for operation in operations:
+            expected = {"500"}
+            if "security" in operation:
+                expected |= {"401", "429", "503"}
+            if "parameters" in operation:
+                expected |= {"422"}
+            if "requestBody" in operation:
+                expected |= {"400", "413", "422"}
+            assert expected <= set(operation["responses"])
+
+    def test_knows_nothing_of_the_framework_s_own_form(self, document: dict[str, Any]) -> None:
+        assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])

@@ -1,0 +1,360 @@
+"""What handlers, payloads and other people's transactions may do to a worker, and must not do to anybody's job."""
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field, SecretStr, field_validator
+from structlog.testing import capture_logs
+
+from plinth.database.engine import Database
+from plinth.jobs import JobContext, RetryPolicy, enqueue, enqueue_many, job
+from plinth.jobs import doorbell as doorbell_module
+from plinth.jobs.admin import jobs as control
+from plinth.settings.base import Settings
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
+from tests.support.metrics import metric
+
+ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Panic(BaseException):
+    """As extensions raise it."""
+
+
+class TestSlots:
+    @pytest.mark.parametrize("error", [Mute(), Panic()])
+    async def test_none_is_lost_to_an_exception(
+        self, settings: Settings, database: Database, jobs: Jobs, error: BaseException
+    ) -> None:
+        @job("test.bad", retry=ONE_ATTEMPT)
+        async def bad(ctx: JobContext, payload: Number) -> None:
+            raise error
+
+        with capture_logs():
+            await self.one_after_the_other(settings, database, jobs, bad, Number())
+
+    async def test_nor_to_a_validator_that_raises_something_else(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        broken = False
+
+        class Zone(BaseModel):
+            n: int = 0
+
+            @field_validator("n")
+            @classmethod
+            def check(cls, value: int) -> int:
+                if broken:
+                    raise KeyError(value)
+                return value
+
+        @job("test.zone", retry=ONE_ATTEMPT)
+        async def zone(ctx: JobContext, payload: Zone) -> None: ...
+
+        async with database.session() as session:
+            await enqueue(session, zone, Zone(n=1))
+        broken = True
+        with capture_logs():
+            await self.one_after_the_other(settings, database, jobs, zone, None)
+
+    async def one_after_the_other(
+        self, settings: Settings, database: Database, jobs: Jobs, bad: Any, payload: BaseModel | None
+    ) -> None:
+        @job("test.good", priority=1)
+        async def good(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            if payload is not None:
+                await enqueue(session, bad, payload)
+            await enqueue(session, good, Number())
+        async with working(settings, bad, good, concurrency=1):
+            rows = await until(lambda: self.both(jobs))
+        assert {row["kind"]: row["state"] for row in rows} == {bad.name: "discarded", "test.good": "succeeded"}
+
+    async def both(self, jobs: Jobs) -> list[Any] | None:
+        rows = await jobs.all("SELECT kind, state FROM job_history")
+        return rows if len(rows) == 2 else None
+
+
+class TestLimits:
+    async def test_max_running_holds_over_several_queues(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        running = most = 0
+
+        @job("test.limited", max_running=1)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.02)
+            running -= 1
+
+        async with database.session() as session:
+            for queue in ("a", "b", "c"):
+                await enqueue_many(session, limited, [Number()] * 3, queue=queue)
+        async with working(settings, limited, queues=["a", "b", "c", "a"]):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 8"))
+        assert most == 1
+
+    async def test_priorities_hold_between_kinds_with_a_limit_and_without(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        order: list[str] = []
+
+        @job("test.limited", max_running=100, priority=100)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            order.append("limited")
+
+        @job("test.urgent", priority=-100)
+        async def urgent(ctx: JobContext, payload: Number) -> None:
+            order.append("urgent")
+
+        async with database.session() as session:
+            await enqueue_many(session, limited, [Number()] * 5)
+            await enqueue(session, urgent, Number())
+        async with working(settings, limited, urgent, concurrency=1):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
+        assert order[0] == "urgent"
+
+    async def test_a_suspect_does_not_wait_for_a_quiet_moment(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        order: list[int] = []
+
+        @job("test.steady")
+        async def steady(ctx: JobContext, payload: Number) -> None:
+            order.append(payload.n)
+            await asyncio.sleep(0.02)
+
+        async with database.session() as session:
+            await enqueue_many(session, steady, [Number(n=n) for n in range(100)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE payload = '{\"n\": 50}'")
+        async with working(settings, steady, concurrency=1):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 99"))
+        assert order.index(50) < 50
+
+
+class TestLockedRows:
+    async def test_one_holds_up_nobody_else(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        """Somebody's open transaction has enqueued a job with the unique key of one that is just ending."""
+        go_on = asyncio.Event()
+
+        @job("test.held")
+        async def held(ctx: JobContext, payload: Number) -> None:
+            await go_on.wait()
+
+        @job("test.other")
+        async def other(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            first = await enqueue(session, held, Number(), unique_key="u")
+        async with working(settings, held, other):
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            async with database.session() as session:
+                assert not (await enqueue(session, held, Number(), unique_key="u")).created
+                go_on.set()
+                await asyncio.sleep(0.1)
+                async with database.session() as another:
+                    second = await enqueue(another, other, Number())
+                assert (await jobs.end_of(second.id))["state"] == "succeeded"
+                assert await jobs.state(first.id) == "running"
+            assert (await jobs.end_of(first.id))["state"] == "succeeded"
+
+    async def test_follow_ups_that_clash_are_tried_again(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """Two jobs, each with a unique key, each enqueueing the other: their completions deadlock."""
+        both = asyncio.Barrier(2)
+
+        @job("test.sink")
+        async def sink(ctx: JobContext, payload: Number) -> None: ...
+
+        @job("test.ping")
+        async def ping(ctx: JobContext, payload: Number) -> None:
+            for _ in range(150):  # a wide window
+                ctx.enqueue(sink, Number(), queue="nobody")
+            ctx.enqueue(ping, Number(n=1 - payload.n), queue="nobody", unique_key=str(1 - payload.n))
+            await both.wait()
+
+        async with database.session() as session:
+            await enqueue_many(session, ping, [Number(n=0), Number(n=1)], unique_keys=["0", "1"])
+        async with working(settings, ping, concurrency=1), working(settings, ping, concurrency=1):
+            await until(lambda: jobs.all("SELECT FROM job_history WHERE state = 'succeeded' OFFSET 1"))
+
+    async def test_follow_ups_that_cannot_be_make_a_dead_letter_that_says_so(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from plinth.jobs.enqueue import Insertion
+
+        async def execute(self: Insertion, session: Any) -> Any:
+            raise ValueError("never")
+
+        @job("test.leads")
+        async def leads(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue(leads, Number())
+
+        async with database.session() as session:
+            made = await enqueue(session, leads, Number())
+        monkeypatch.setattr(Insertion, "execute", execute)
+        with capture_logs():
+            async with working(settings, leads):
+                row = await jobs.end_of(made.id)
+        assert row["state"] == "discarded"
+        assert row["errors"][-1]["error"] == "What came of this run could not be written."
+        assert row["errors"][-1]["detail"] == "ValueError: never"
+        # The run has succeeded; the alert on what is given up has to hear of the job.
+        assert metric("plinth_jobs_finished_total", kind="test.leads", outcome="succeeded") == 1
+        assert metric("plinth_jobs_finished_total", kind="test.leads", outcome="discarded") == 1
+
+
+class TestTransactions:
+    async def test_a_job_does_not_complete_with_a_savepoint(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.nested", retry=ONE_ATTEMPT)
+        async def nested(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session, session.begin_nested():
+                await ctx.complete(session)
+
+        async with database.session() as session:
+            made = await enqueue(session, nested, Number())
+        with capture_logs():
+            async with working(settings, nested):
+                row = await jobs.end_of(made.id)
+        assert row["state"] == "discarded"
+        assert row["errors"][0]["error"] == "RuntimeError"
+
+    async def test_a_completion_that_was_rolled_back_is_none_whatever_commits_next(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        completed: list[bool] = []
+
+        @job("test.undone")
+        async def undone(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+                await session.rollback()
+            completed.append(ctx.completed)
+
+        async with database.session() as session:
+            made = await enqueue(session, undone, Number())
+        async with working(settings, undone):
+            row = await jobs.end_of(made.id)
+        assert completed == [False]
+        assert row["state"] == "succeeded"  # by the engine, when the handler returned
+
+    async def test_savepoints_neither_ring_nor_silence_the_doorbell(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @job("test.rings")
+        async def rings(ctx: JobContext, payload: Number) -> None: ...
+
+        rung: list[set[str]] = []
+        monkeypatch.setattr(doorbell_module.Doorbell, "ring", lambda self, queues, **_: rung.append(set(queues)))
+        async with database.session() as session:
+            async with session.begin_nested():
+                await enqueue(session, rings, Number())
+            assert rung == []
+            undone = await session.begin_nested()
+            await undone.rollback()
+        assert rung == [{"default"}]
+
+
+class TestCancel:
+    async def test_one_whose_claim_broke_off_does_not_come_back(self, database: Database, jobs: Jobs) -> None:
+        @job("test.unseen")
+        async def unseen(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            made = await enqueue(session, unseen, Number())
+        store = await open_store(database)
+        await store.claim(["default"], {"test.unseen": unseen}, 1)  # and its answer is lost
+        async with database.session() as session:
+            await control.request_cancel(session, made.id)
+        await store.release_unknown([])
+        assert (await jobs.ended(made.id))["state"] == "cancelled"
+
+
+class TestPayloads:
+    async def test_what_does_not_come_back_from_json_is_refused(self, database: Database) -> None:
+        class Secret(BaseModel):
+            password: SecretStr
+
+        class Infinite(BaseModel):
+            x: float
+
+        class Hidden(BaseModel):
+            n: int = Field(default=0, exclude=True)
+
+        @job("test.secret")
+        async def secret(ctx: JobContext, payload: Secret) -> None: ...
+
+        @job("test.infinite")
+        async def infinite(ctx: JobContext, payload: Infinite) -> None: ...
+
+        @job("test.hidden")
+        async def hidden(ctx: JobContext, payload: Hidden) -> None: ...
+
+        payloads: list[tuple[Any, BaseModel]] = [
+            (secret, Secret(password=SecretStr("hunter2"))),
+            (infinite, Infinite(x=math.inf)),
+            (hidden, Hidden(n=1)),
+        ]
+        async with database.session() as session:
+            for kind, payload in payloads:
+                with pytest.raises(ValueError, match="does not come back from JSON"):
+                    await enqueue(session, kind, payload)
+
+    @pytest.mark.parametrize("time_limit", [math.inf, math.nan, 40 * 86_400])
+    def test_a_time_limit_is_finite(self, time_limit: float) -> None:
+        async def handler(ctx: JobContext, payload: Number) -> None: ...
+
+        with pytest.raises(ValueError, match="out of range"):
+            job("test.endless", time_limit=time_limit)(handler)
+
+
+class TestProgress:
+    async def test_a_word_that_cannot_be_stored_as_it_is_disturbs_nobody(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.speaks", retry=ONE_ATTEMPT)
+        async def speaks(ctx: JobContext, payload: Number) -> None:
+            ctx.progress(1, message="a\0b\ud800" * 1000)
+
+        @job("test.errs", retry=ONE_ATTEMPT)
+        async def errs(ctx: JobContext, payload: Number) -> None:
+            ctx.progress(2**63)
+
+        async with database.session() as session:
+            spoken = await enqueue(session, speaks, Number())
+            wrong = await enqueue(session, errs, Number())
+        with capture_logs():
+            async with working(settings, speaks, errs):
+                row = await jobs.end_of(spoken.id)
+                assert (await jobs.end_of(wrong.id))["errors"][0]["error"] == "ValueError"
+        assert row["progress_done"] == 1
+        assert row["progress_message"].startswith("a\\0b\\ud800")
+        assert len(row["progress_message"]) == 1000
+
+
+class TestPoison:
+    async def test_stays_suspect_whoever_brings_it_back(self, database: Database, jobs: Jobs) -> None:
+        @job("test.poison")
+        async def poison(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            made = await enqueue(session, poison, Number(), owner="mallory")
+        await jobs.all("UPDATE job SET crash_count = 4, state = 'running', attempt = 1")  # of no session at all
+        (reaped,) = await (await open_store(database)).reap(max_crashes=5)
+        assert reaped.fate == "discarded"
+        async with database.session() as session:
+            back = await control.retry_job(session, made.id, owner="mallory")
+        assert back.crash_count == 2

@@ -1,0 +1,226 @@
+"""Enqueueing: in the caller's transaction, in one round trip, once for a unique key."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import event
+
+from plinth.database.engine import Database
+from plinth.jobs import JobContext, RetryPolicy, UnknownKindError, enqueue, enqueue_many, job
+from plinth.jobs.kinds import JobKind
+from plinth.settings.base import Settings
+from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
+
+
+@pytest.fixture
+def noop() -> JobKind[Number]:
+    @job("test.noop", queue="side", priority=3, retry=RetryPolicy(max_attempts=4))
+    async def noop(ctx: JobContext, payload: Number) -> None:
+        pass
+
+    return noop
+
+
+class TestEnqueue:
+    async def test_the_row_is_what_the_kind_says(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        async with database.session() as session:
+            made = await enqueue(session, "test.noop", Number(n=7), owner="alice")
+        row = await jobs.live(made.id)
+        assert made.created
+        assert row["payload"] == {"n": 7}
+        assert (row["kind"], row["queue"], row["priority"]) == ("test.noop", "side", 3)
+        assert (row["state"], row["owner"], row["max_attempts"], row["attempt"]) == ("available", "alice", 4, 0)
+
+    async def test_the_caller_may_choose_otherwise(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        at = datetime(2040, 1, 1, tzinfo=UTC)
+        async with database.session() as session:
+            made = await enqueue(session, noop, Number(), queue="fast", priority=-1, run_at=at)
+        row = await jobs.live(made.id)
+        assert (row["queue"], row["priority"], row["run_at"], row["state"]) == ("fast", -1, at, "scheduled")
+
+    async def test_a_delay_counts_from_the_databases_now(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with database.session() as session:
+            made = await enqueue(session, noop, Number(), delay=3600)
+        row = await jobs.one("SELECT run_at - created_at AS delay, state FROM job WHERE id = $1", made.id)
+        assert (row["delay"], row["state"]) == (timedelta(hours=1), "scheduled")
+
+    async def test_what_is_rolled_back_never_was(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        async def enqueue_and_fail() -> None:
+            async with database.session() as session:
+                await enqueue(session, noop, Number())
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await enqueue_and_fail()
+        assert await jobs.all("SELECT FROM job") == []
+
+    async def test_it_costs_one_round_trip(self, database: Database, noop: JobKind[Number]) -> None:
+        statements: list[str] = []
+
+        def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            statements.append(statement)
+
+        event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+        async with database.session() as session:
+            await enqueue(session, noop, Number())
+            await enqueue_many(session, noop, [Number(n=n) for n in range(1000)])
+        assert len(statements) == 2
+
+
+class TestRefusals:
+    async def test_a_kind_that_nobody_registered(self, database: Database) -> None:
+        async with database.session() as session:
+            with pytest.raises(UnknownKindError, match=r"no kind of job 'test\.nope'"):
+                await enqueue(session, "test.nope", Number())
+
+    async def test_a_payload_of_another_model(self, database: Database, noop: JobKind[Number]) -> None:
+        class Other(BaseModel):
+            n: int
+
+        async with database.session() as session:
+            with pytest.raises(TypeError, match=r"test\.noop takes a Number, not a Other"):
+                await enqueue(session, noop, Other(n=1))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"run_at": datetime(2040, 1, 1)},  # noqa: DTZ001 - that is the mistake
+            {"owner": "a\0b"},
+            {"owner": "a" * 256},
+            {"unique_key": ""},
+            {"queue": "no spaces"},
+            {"priority": 40_000},
+        ],
+    )
+    async def test_options_that_make_no_sense(
+        self, database: Database, noop: JobKind[Number], options: dict[str, Any]
+    ) -> None:
+        async with database.session() as session:
+            with pytest.raises(ValueError):  # noqa: PT011 - each has its own sentence
+                await enqueue(session, noop, Number(), **options)
+
+    async def test_a_nul_in_the_payload(self, database: Database) -> None:
+        class Text(BaseModel):
+            text: str
+
+        @job("test.text")
+        async def text(ctx: JobContext, payload: Text) -> None:
+            pass
+
+        async with database.session() as session:
+            with pytest.raises(ValueError, match="NUL"):
+                await enqueue(session, text, Text(text="a\0b"))
+            # A backslash before u0000 is another text, and a fine one.
+            await enqueue(session, text, Text(text=r"a\u0000b"))
+
+
+class TestUniqueKeys:
+    async def test_the_second_is_answered_with_the_first(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with database.session() as session:
+            first = await enqueue(session, noop, Number(n=1), unique_key="k")
+        async with database.session() as session:
+            second = await enqueue(session, noop, Number(n=2), unique_key="k")
+        assert first.created
+        assert not second.created
+        assert first.id == second.id
+        assert (await jobs.one("SELECT payload FROM job"))["payload"] == {"n": 1}
+
+    async def test_two_at_once_make_one(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        async def one() -> Any:
+            async with database.session() as session:
+                return await enqueue(session, noop, Number(), unique_key="k")
+
+        made = await asyncio.gather(*(one() for _ in range(8)))
+        assert sum(answer.created for answer in made) == 1
+        assert len({answer.id for answer in made}) == 1
+        assert len(await jobs.all("SELECT FROM job")) == 1
+
+    async def test_in_a_batch_the_first_of_a_key_counts(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with database.session() as session:
+            keys = ["b", "a", "b", "c"]
+            made = await enqueue_many(session, noop, [Number(n=n) for n in range(4)], unique_keys=keys)
+        assert [answer.created for answer in made] == [True, True, False, True]
+        assert made[0].id == made[2].id
+        rows = await jobs.all("SELECT id, payload, unique_key FROM job")
+        assert {row["unique_key"]: row["payload"]["n"] for row in rows} == {"b": 0, "a": 1, "c": 3}
+        assert {row["unique_key"]: row["id"] for row in rows} == {key: answer.id for key, answer in zip(keys, made)}  # noqa: B905
+
+    async def test_the_key_is_free_again_when_the_job_has_ended(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with database.session() as session:
+            first = await enqueue(session, noop, Number(), unique_key="k")
+        async with working(settings, noop, queues=["side"]):
+            await jobs.end_of(first.id)
+        async with database.session() as session:
+            second = await enqueue(session, noop, Number(), unique_key="k")
+        assert second.created
+
+    async def test_of_another_kind_it_is_another_key(self, database: Database, noop: JobKind[Number]) -> None:
+        @job("test.other")
+        async def other(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        async with database.session() as session:
+            await enqueue(session, noop, Number(), unique_key="k")
+            assert (await enqueue(session, other, Number(), unique_key="k")).created
+
+
+class TestDoorbell:
+    """With a poll so rare that only the doorbell can explain that a job runs."""
+
+    @pytest.fixture
+    def deaf(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"JOBS_POLL_INTERVAL": 3600.0})
+
+    async def test_it_rings_after_the_commit(
+        self, deaf: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with working(deaf, noop, queues=["side"]):
+            await until(lambda: jobs.all("SELECT FROM worker_session"))
+            async with database.session() as session:
+                warm = await enqueue(session, noop, Number())
+            await jobs.end_of(warm.id)
+            for _ in range(3):
+                async with database.session() as session:
+                    made = await enqueue(session, noop, Number())
+                    await asyncio.sleep(0.05)  # a ring before the commit would find nothing, and be the last
+                await jobs.end_of(made.id)
+
+    async def test_garbage_on_the_channel_is_passed_over(
+        self, deaf: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], redis: Any
+    ) -> None:
+        channel = f"{deaf.PROJECT_NAME}:jobs"
+        async with working(deaf, noop, queues=["side"]):
+            await until(lambda: redis.pubsub_numsub(channel))
+            for garbage in (
+                b"\xff",
+                b"{}",
+                b"[]",
+                b'{"queues": 1, "cancelled": []}',
+                b'{"queues": [], "cancelled": ["x"]}',
+            ):
+                await redis.publish(channel, garbage)
+            async with database.session() as session:
+                made = await enqueue(session, noop, Number())
+            await jobs.end_of(made.id)
+
+    async def test_without_redis_the_poll_finds_the_job(
+        self, settings: Settings, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        alone = settings.model_copy(update={"REDIS_URL": None})
+        database = Database(alone)
+        async with working(alone, noop, queues=["side"]):
+            async with database.session() as session:
+                made = await enqueue(session, noop, Number())
+            await jobs.end_of(made.id)
+        await database.aclose()

@@ -1,0 +1,428 @@
+"""The reaper, the sweep, retention, and what the planner makes of the statements."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from plinth.database.engine import Database
+from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
+from plinth.jobs.engine import session as session_module
+from plinth.jobs.engine import store as store_module
+from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
+from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
+from plinth.jobs.engine.worker import engine_database
+from plinth.jobs.outcome import Finish, Retry, State, error_entry
+from plinth.settings.base import Settings
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
+
+
+@pytest.fixture
+def noop() -> JobKind[Number]:
+    @job("test.noop", retry=RetryPolicy(max_attempts=2))
+    async def noop(ctx: JobContext, payload: Number) -> None:
+        pass
+
+    return noop
+
+
+async def claim_one(database: Database, store: Store, kind: JobKind[Any]) -> Any:
+    async with database.session() as session:
+        await enqueue(session, kind, Number())
+    (claimed,) = await store.claim(["default"], {kind.name: kind}, 1)
+    return claimed
+
+
+async def expire(jobs: Jobs, store: Store) -> None:
+    """What happens when the heart of a worker stops."""
+    await jobs.all("UPDATE worker_session SET expires_at = now() - interval '1 second' WHERE id = $1", store.session_id)
+
+
+class TestReaper:
+    @pytest.fixture
+    async def dead(self, database: Database) -> Store:
+        """The session of a worker that is to be lost."""
+        return await open_store(database)
+
+    @pytest.fixture
+    async def reaper(self, database: Database) -> Store:
+        return await open_store(database)
+
+    async def test_a_lost_workers_job_is_free_again_and_no_attempt_is_spent(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await expire(jobs, dead)
+        (reaped,) = await reaper.reap(max_crashes=5)
+        assert (reaped.id, reaped.fate, reaped.hung) == (claimed.id, "available", False)
+        row = await jobs.live(claimed.id)
+        assert (row["state"], row["attempt"], row["crash_count"], row["session_id"]) == ("available", 0, 1, None)
+        assert (row["errors"][0]["outcome"], row["errors"][0]["run"]) == ("crash", claimed.lease)
+        # The worker that was thought dead comes back, and is too late.
+        assert await dead.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED)]) == set()
+
+    async def test_a_session_that_was_deleted_is_lost_as_well(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await expire(jobs, dead)
+        await dead.close_session()
+        assert [job.id for job in await reaper.reap(max_crashes=5)] == [claimed.id]
+
+    async def test_the_living_are_left_alone(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, reaper, noop)
+        assert await reaper.reap(max_crashes=1) == []
+        assert await jobs.state(claimed.id) == "running"
+
+    async def test_of_many_at_once_one_takes_each(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store
+    ) -> None:
+        async with database.session() as session:
+            await enqueue_many(session, noop, [Number(n=n) for n in range(300)])
+        await dead.claim(["default"], {noop.name: noop}, 300)
+        await expire(jobs, dead)
+        assert await dead.claim(["default"], {noop.name: noop}, 300) == []
+        reapers = [await open_store(database) for _ in range(6)]
+        answers = await asyncio.gather(*(reaper.reap(max_crashes=5) for reaper in reapers))
+        ids = [job.id for answer in answers for job in answer]
+        assert len(ids) == len(set(ids)) == 300
+        assert (await jobs.one("SELECT min(crash_count), max(crash_count) FROM job"))[:] == (1, 1)
+
+    async def test_poison_is_discarded_and_says_so(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await expire(jobs, dead)
+        await jobs.all("UPDATE job SET crash_count = 2")
+        (reaped,) = await reaper.reap(max_crashes=3)
+        assert reaped.fate == "discarded"
+        row = await jobs.ended(claimed.id)
+        assert (row["state"], row["crash_count"]) == ("discarded", 3)
+        assert "poison" in row["errors"][-1]["error"]
+
+    async def test_a_cancelled_one_does_not_come_back(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await expire(jobs, dead)
+        await jobs.all("UPDATE job SET cancel_requested_at = now()")
+        (reaped,) = await reaper.reap(max_crashes=5)
+        assert reaped.fate == "cancelled"
+        assert (await jobs.ended(claimed.id))["state"] == "cancelled"
+
+    @pytest.mark.parametrize(("attempts", "fate"), [(0, "available"), (1, "discarded")])
+    async def test_a_run_past_its_deadline_is_taken_from_a_living_worker(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], reaper: Store, attempts: int, fate: str
+    ) -> None:
+        async with database.session() as session:
+            await enqueue(session, noop, Number())
+        await jobs.all("UPDATE job SET attempt = $1", attempts)
+        (claimed,) = await reaper.claim(["default"], {noop.name: noop}, 1)
+        await jobs.all("UPDATE job SET deadline_at = now() - $1::interval + interval '1 minute'", DEADLINE_MARGIN)
+        assert await reaper.reap(max_crashes=5) == []
+        await jobs.all("UPDATE job SET deadline_at = now() - $1::interval - interval '1 second'", DEADLINE_MARGIN)
+        (reaped,) = await reaper.reap(max_crashes=5)
+        assert (reaped.fate, reaped.hung) == (fate, True)
+        row = await jobs.live(claimed.id) or await jobs.ended(claimed.id)
+        assert (row["attempt"], row["crash_count"]) == (attempts + 1, 0)  # an attempt, and not a crash
+        assert row["errors"][0]["outcome"] == "timeout"
+
+    async def test_lost_sessions_are_forgotten_in_the_end(
+        self, database: Database, jobs: Jobs, dead: Store, reaper: Store
+    ) -> None:
+        await reaper.reap(max_crashes=5)
+        assert len(await jobs.all("SELECT FROM worker_session")) == 2
+        await jobs.all(
+            "UPDATE worker_session SET expires_at = now() - interval '2 hours' WHERE id = $1", dead.session_id
+        )
+        await reaper.reap(max_crashes=5)
+        assert [row["id"] for row in await jobs.all("SELECT id FROM worker_session")] == [reaper.session_id]
+
+
+class TestSuspects:
+    """Jobs that two lost workers were running."""
+
+    @pytest.fixture
+    async def suspects(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        async with database.session() as session:
+            await enqueue_many(session, noop, [Number(n=n) for n in range(6)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE (payload ->> 'n')::int < 4")
+
+    async def test_one_runs_at_a_time_in_the_whole_fleet(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], suspects: None
+    ) -> None:
+        kinds = {noop.name: noop}
+        stores = [await open_store(database) for _ in range(4)]
+        assert await stores[0].sweep(["default"], [noop.name]) == (True, True, False)
+        assert len(await stores[0].claim(["default"], kinds, 10)) == 2  # the others
+        assert await stores[0].sweep(["default"], [noop.name]) == (False, True, False)
+        claimed = await asyncio.gather(*(store.claim_suspect(["default"], kinds) for store in stores))
+        (run,) = [run for some in claimed for run in some]
+        assert await stores[1].claim_suspect(["default"], kinds) == []
+        for store in stores:
+            await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
+        assert len(await stores[1].claim_suspect(["default"], kinds)) == 1
+
+    async def test_a_kinds_own_limit_holds_for_them_too(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        @job("test.limited", max_running=1)
+        async def limited(ctx: JobContext, payload: Number) -> None: ...
+
+        async with database.session() as session:
+            await enqueue_many(session, limited, [Number(n=0), Number(n=1)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE payload = '{\"n\": 1}'")
+        store = await open_store(database)
+        kinds = {limited.name: limited}
+        (run,) = await store.claim(["default"], kinds, 10)
+        assert await store.claim_suspect(["default"], kinds) == []
+        await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
+        assert len(await store.claim_suspect(["default"], kinds)) == 1
+
+    async def test_a_worker_gets_through_them(
+        self, settings: Settings, jobs: Jobs, noop: JobKind[Number], suspects: None
+    ) -> None:
+        async with working(settings, noop):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
+
+
+class TestRetention:
+    async def test_each_state_is_kept_for_its_time(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await jobs.all(
+            """
+            INSERT INTO job_history (kind, queue, priority, payload, max_attempts, run_at, state, finished_at)
+            SELECT 'test.noop', 'default', 0, '{}', 1, now(), state, now() - days * interval '1 day'
+            FROM unnest(ARRAY['succeeded', 'cancelled', 'discarded']) AS state, unnest(ARRAY[1, 8, 91]) AS days
+            """
+        )
+        # A batch at a time, and still all of them.
+        monkeypatch.setattr(session_module, "PRUNE_ROWS", 1)
+        monkeypatch.setattr(store_module, "PRUNE", PRUNE.replace("LIMIT 5000", "LIMIT 1"))
+
+        async def pruned() -> bool:
+            return len(await jobs.all("SELECT FROM job_history")) <= 4
+
+        async with working(settings, noop):
+            await until(pruned)
+        left = await jobs.all(
+            "SELECT state, extract(day FROM now() - finished_at)::int AS days FROM job_history ORDER BY state, days"
+        )
+        assert [(row["state"], row["days"]) for row in left] == [
+            ("cancelled", 1),
+            ("discarded", 1),
+            ("discarded", 8),
+            ("succeeded", 1),
+        ]
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
+
+
+class TestPlans:
+    """With statistics that know nothing of a table that has just been filled, as a burst leaves them."""
+
+    ROWS = 20_000
+
+    @pytest.fixture(params=[0, 2], ids=["vacuumed", "just emptied"])
+    async def store(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], request: pytest.FixtureRequest
+    ) -> Store:
+        """An ANALYZE found no row, and no page or two: of those the planner believes that they are empty still."""
+        await jobs.all("ALTER TABLE job SET (autovacuum_enabled = false)")
+        for relation in ("job", "pk_job", "ix_job_claim"):
+            await jobs.all(
+                "SELECT pg_restore_relation_stats('schemaname', 'public', 'relname', $1::text, 'relpages', $2::int, "
+                "'reltuples', 0::real)",
+                relation,
+                request.param,
+            )
+        store = await open_store(database)
+        await jobs.all(
+            """
+            INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state, session_id, run_lease)
+            SELECT CASE WHEN n % 2 = 0 THEN 'test.noop' ELSE 'test.unknown' END, 'default', 0, '{}', 1, now(),
+                CASE WHEN n % 4 < 2 THEN 'available' ELSE 'running' END, $1, 1
+            FROM generate_series(1, $2::int) AS n
+            """,
+            store.session_id,
+            self.ROWS,
+        )
+        return store
+
+    async def explain(self, jobs: Jobs, sql: str, *arguments: Any) -> list[dict[str, Any]]:
+        rows = await jobs.all(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments)
+        return nodes(rows[0][0][0]["Plan"])
+
+    @staticmethod
+    def job_scans(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [node for node in found if node.get("Relation Name") == "job" and "Scan" in node["Node Type"]]
+
+    async def test_a_claim_walks_its_own_line_alone(self, jobs: Jobs, store: Store, noop: JobKind[Number]) -> None:
+        limits = '{"test.noop": 60}'
+        found = await self.explain(jobs, CLAIM, ["default"], [noop.name], [100], 100, store.session_id, limits)
+        scans = self.job_scans(found)
+        assert "Seq Scan" not in {node["Node Type"] for node in scans}
+        assert {node["Index Name"] for node in found if "Index Name" in node} >= {"ix_job_claim", "pk_job"}
+        assert max(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 100
+
+    # What follows the ids, the leases and the session; how often each row is read: locked, then written.
+    @pytest.mark.parametrize(
+        ("statement", "words", "reads"),
+        [
+            pytest.param(FINISH, (["succeeded"] * 200, [None] * 200), 2, id="finish"),
+            pytest.param(RETRY, ([1.0] * 200, ["{}"] * 200), 2, id="retry"),
+            pytest.param(RELEASE, (), 2, id="release"),
+            pytest.param(PROGRESS, ([1] * 200, [2] * 200, ["half"] * 200), 2, id="progress"),
+            pytest.param(HELD, (), 1, id="held"),
+        ],
+    )
+    async def test_what_a_run_says_finds_its_row_by_id(
+        self, jobs: Jobs, store: Store, statement: str, words: tuple[list[Any], ...], reads: int
+    ) -> None:
+        ids: list[UUID] = [row[0] for row in await jobs.all("SELECT id FROM job WHERE state = 'running' LIMIT 200")]
+        found = await self.explain(jobs, statement, ids, [1] * 200, store.session_id, *words)
+        scans = self.job_scans(found)
+        assert "Seq Scan" not in {node["Node Type"] for node in scans}
+        assert {node["Index Name"] for node in found if "job" in node.get("Index Name", "")} == {"pk_job"}
+        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) == reads * 200
+
+    async def test_a_batch_of_outcomes_is_not_compared_row_by_row(self, database: Database, jobs: Jobs) -> None:
+        """With statistics of a moment when nothing ran: they say that no job has a session."""
+        await jobs.all("ALTER TABLE job SET (autovacuum_enabled = false)")
+        store = await open_store(database)
+        await jobs.all(
+            """
+            INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)
+            SELECT 'test.noop', 'default', 0, '{}', 1, now(), 'available' FROM generate_series(1, 1000)
+            """
+        )
+        await jobs.all("ANALYZE job")
+        rows = await jobs.all("UPDATE job SET state = 'running', session_id = $1 RETURNING id", store.session_id)
+        ids = [row["id"] for row in rows[:500]]
+        fence = (ids, [0] * 500, store.session_id)
+        found = await self.explain(jobs, FINISH, *fence, ["succeeded"] * 500, [None] * 500)
+        assert found[0]["Actual Rows"] == 500
+        assert max(node.get("Rows Removed by Join Filter", 0) for node in found) < 1000
+
+    async def test_a_plan_that_is_kept_reads_no_burst(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        """It was made while there was hardly a job, and is not made anew before the next VACUUM or ANALYZE."""
+        await jobs.all("ALTER TABLE job SET (autovacuum_enabled = false)")
+        await jobs.all("VACUUM ANALYZE job")
+        engine = engine_database(settings)
+        store = await open_store(engine)
+        entry = error_entry("failure", run=1, attempt=1)
+
+        async def work(count: int) -> None:
+            runs = await store.claim(["default"], {noop.name: noop}, count)
+            assert len(await store.held([(run.id, run.lease) for run in runs])) == count
+            half = count // 2
+            assert len(await store.retry([Retry(run.id, run.lease, 1000, entry) for run in runs[:half]])) == half
+            ended = await store.finish([Finish(run.id, run.lease, State.SUCCEEDED) for run in runs[half:]])
+            assert len(ended) == count - half
+
+        async def read_in_sequence() -> int:
+            async with engine.connection() as connection:
+                await connection.execute("SELECT pg_stat_force_next_flush()")
+                found = await connection.fetchval("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'job'")
+            return int(found)
+
+        for _ in range(10):  # from the sixth on a plan is kept
+            async with database.session() as session:
+                await enqueue_many(session, noop, [Number(), Number()])
+            await work(2)
+        async with database.session() as session:
+            await enqueue_many(session, noop, [Number(n=n) for n in range(2000)])
+        before = await read_in_sequence()
+        await work(200)
+        assert await read_in_sequence() - before < 2000
+        await engine.aclose()
+
+    async def test_the_engine_of_a_worker_plans_so_and_its_handlers_do_not(
+        self, settings: Settings, database: Database
+    ) -> None:
+        found: list[Any] = []
+
+        @job("test.planning")
+        async def planning(ctx: JobContext, payload: Number) -> None:
+            async with ctx._store.database.connection() as engine, ctx.session() as own:
+                show = "SHOW enable_seqscan"
+                found.extend([await engine.fetchval(show), await own.scalar(text(show))])
+
+        async with working(settings, planning):
+            async with database.session() as session:
+                await enqueue(session, planning, Number())
+            await until(lambda: asyncio.sleep(0, len(found) == 2))
+        assert found == ["off", "on"]
+
+    async def test_a_claim_does_not_walk_over_the_dead(
+        self, database: Database, jobs: Jobs, store: Store, noop: JobKind[Number]
+    ) -> None:
+        """What was claimed and finished leaves dead entries at the head of the index, until a vacuum."""
+        kinds = {noop.name: noop}
+        total = 0
+        while claimed := await store.claim(["default"], kinds, 500):
+            total += len(await store.finish([Finish(run.id, run.lease, State.SUCCEEDED) for run in claimed]))
+            if total >= 4500:
+                break
+
+        async def pages_of_a_claim() -> int:
+            rows = await jobs.all(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CLAIM}",
+                ["default"],
+                [noop.name],
+                [10],
+                10,
+                store.session_id,
+                '{"test.noop": 60}',
+            )
+            plan = rows[0][0][0]["Plan"]
+            return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+        # Who passes by marks them, unless a transaction has begun that is older than their end: of another test, which
+        # runs beside this one on the same server.
+        async def few() -> bool:
+            await asyncio.sleep(0.2)
+            return await pages_of_a_claim() < 400
+
+        await store.claim(["default"], kinds, 10)
+        await until(few)
+
+    async def test_the_hot_table_is_vacuumed_by_count(self, jobs: Jobs) -> None:
+        options = (await jobs.one("SELECT reloptions FROM pg_class WHERE oid = 'job'::regclass"))["reloptions"]
+        assert {"fillfactor=70", "autovacuum_vacuum_scale_factor=0", "autovacuum_vacuum_threshold=2000"} <= set(options)
+
+
+class TestSweep:
+    async def test_it_makes_available_what_is_due_and_says_whether_that_is_ours(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        store = await open_store(database)
+        async with database.session() as session:
+            tomorrow = datetime.now(UTC) + timedelta(days=1)
+            await enqueue(session, noop, Number(n=1), run_at=tomorrow)
+            await enqueue(session, noop, Number(n=2), run_at=tomorrow)
+        assert await store.sweep(["default"], ["test.noop"]) == (False, False, False)
+        await jobs.all("""UPDATE job SET run_at = now() WHERE payload = '{"n": 1}'""")
+        assert await store.sweep(["other"], ["test.noop"]) == (False, False, False)
+        assert await store.sweep(["default"], ["test.noop"]) == (True, False, False)
+        assert {row["state"] for row in await jobs.all("SELECT state FROM job")} == {"available", "scheduled"}
+
+    async def test_a_database_that_is_away_is_told_once(self, settings: Settings, noop: JobKind[Number]) -> None:
+        nobody = settings.model_copy(
+            update={"DATABASE_URL": type(settings.DATABASE_URL)("postgresql://p@127.0.0.1:1/p")}
+        )
+        with capture_logs() as entries:
+            async with working(nobody, noop):
+                await asyncio.sleep(0.3)
+        assert [entry["event"] for entry in entries].count("waiting for the database") == 1

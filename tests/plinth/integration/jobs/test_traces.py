@@ -1,0 +1,247 @@
+"""The trace of a job: stored with it, continued by its first run, linked to by later ones."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from opentelemetry import context as otel
+
+from plinth.database.engine import Database
+from plinth.jobs import Discard, JobContext, RetryPolicy, enqueue, job
+from plinth.jobs.admin.jobs import request_cancel, retry_job
+from plinth.jobs.admin.queues import retry_dead_letters
+from plinth.jobs.kinds import JobKind
+from plinth.settings.base import Settings
+from plinth.telemetry import tracing
+from tests.plinth.integration.jobs.conftest import Jobs, Number, working
+from tests.support.collector import Collector
+from tests.support.logs import logging_as
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CALLER = f"00-{TRACE}-{SPAN}-01"
+
+
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
+
+
+@pytest.fixture
+async def traced(settings: Settings, collector: Collector) -> AsyncIterator[Settings]:
+    """Settings of workers, while tracing is on."""
+    changes = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER_ARG": 1.0}
+    traced = settings.model_copy(update={**changes, "OTEL_BSP_SCHEDULE_DELAY": 10})
+    async with tracing.running(traced, "worker"):
+        yield traced
+
+
+@pytest.fixture
+def noop() -> JobKind[Number]:
+    @job("test.noop")
+    async def noop(ctx: JobContext, payload: Number) -> None:
+        ctx.log.info("at work")
+
+    return noop
+
+
+async def enqueue_in(database: Database, kind: JobKind[Any], caller: str | None) -> UUID:
+    """Enqueue as an endpoint would, for a caller with this `traceparent`; None: outside of any request."""
+    request = None
+    if caller is not None:
+        request = tracing.begin_request({"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None)
+    token = otel.attach(otel.Context() if request is None else request.within)
+    try:
+        async with database.session() as session:
+            return (await enqueue(session, kind, Number())).id
+    finally:
+        otel.detach(token)
+        if request is not None:
+            request.span.end()
+
+
+class TestStored:
+    async def test_is_nothing_outside_of_a_trace(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings
+    ) -> None:
+        row = await jobs.live(await enqueue_in(database, noop, None))
+        assert row["trace_context"] is None
+
+    async def test_is_the_caller_s_own_without_tracing(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], settings: Settings
+    ) -> None:
+        job_id = await enqueue_in(database, noop, CALLER)
+        assert (await jobs.live(job_id))["trace_context"] == {"traceparent": CALLER}
+        with logging_as(LOG_FORMAT="json") as log:
+            async with working(settings, noop):
+                await jobs.end_of(job_id)
+        lines = log.lines("at work") + log.lines("job")
+        assert [(line["trace_id"], line["job_id"], line["attempt"]) for line in lines] == [(TRACE, str(job_id), 1)] * 2
+
+    @pytest.mark.parametrize("end", ["cancelled", "succeeded"])
+    async def test_goes_into_the_history(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], settings: Settings, end: str
+    ) -> None:
+        job_id = await enqueue_in(database, noop, CALLER)
+        if end == "cancelled":
+            async with database.session() as session:
+                await request_cancel(session, job_id)
+        else:
+            async with working(settings, noop):
+                await jobs.end_of(job_id)
+        row = await jobs.ended(job_id)
+        assert (row["state"], row["trace_context"]) == (end, {"traceparent": CALLER})
+
+    @pytest.mark.parametrize("many", [False, True])
+    async def test_comes_back_from_the_dead_letters(
+        self, database: Database, jobs: Jobs, settings: Settings, many: bool
+    ) -> None:
+        @job("test.hopeless")
+        async def hopeless(ctx: JobContext, payload: Number) -> None:
+            raise Discard("no")
+
+        job_id = await enqueue_in(database, hopeless, CALLER)
+        async with working(settings, hopeless):
+            await jobs.end_of(job_id)
+        async with database.session() as session:
+            await (retry_dead_letters(session, kind="test.hopeless") if many else retry_job(session, job_id))
+        assert (await jobs.live(job_id))["trace_context"] == {"traceparent": CALLER}
+
+
+class TestRun:
+    async def test_is_part_of_the_trace_that_enqueued_it(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings, collector: Collector
+    ) -> None:
+        job_id = await enqueue_in(database, noop, CALLER)
+        with logging_as(LOG_FORMAT="json") as log:
+            async with working(traced, noop):
+                await jobs.end_of(job_id)
+
+        run, made = collector.one("job test.noop"), collector.one("enqueue test.noop")
+        (request,) = [span for span in collector.spans if span.kind == "SERVER"]
+        assert {run.trace_id, made.trace_id, request.trace_id} == {TRACE}
+        assert (request.parent_id, made.parent_id, run.parent_id) == (SPAN, request.span_id, made.span_id)
+        assert (made.kind, run.kind) == ("PRODUCER", "CONSUMER")
+        assert run.attributes == {
+            "messaging.system": "plinth",
+            "messaging.operation.name": "run",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": "default",
+            "messaging.message.id": str(job_id),
+            "plinth.job.kind": "test.noop",
+            "plinth.job.attempt": 1,
+            "plinth.job.run": 1,
+            "plinth.job.outcome": "succeeded",
+        }
+        for line in log.lines("at work") + log.lines("job"):
+            assert (line["trace_id"], line["span_id"]) == (TRACE, run.span_id)
+
+    async def test_of_an_unrecorded_request_is_not_recorded(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings, collector: Collector
+    ) -> None:
+        unrecorded = await enqueue_in(database, noop, f"{CALLER[:-1]}0")
+        recorded = await enqueue_in(database, noop, CALLER)
+        assert (await jobs.live(unrecorded))["trace_context"]["traceparent"].startswith(f"00-{TRACE}")
+        with logging_as(LOG_FORMAT="json") as log:
+            async with working(traced, noop):
+                await jobs.end_of(unrecorded)
+                await jobs.end_of(recorded)
+        assert collector.one("job test.noop").attributes["messaging.message.id"] == str(recorded)
+        assert [line["trace_id"] for line in log.lines("job")] == [TRACE, TRACE]
+
+    async def test_that_tries_again_is_a_trace_of_its_own_with_a_link(
+        self, database: Database, jobs: Jobs, traced: Settings, collector: Collector
+    ) -> None:
+        @job("test.flaky", retry=RetryPolicy(max_attempts=3, base=0.01))
+        async def flaky(ctx: JobContext, payload: Number) -> None:
+            if ctx.attempt < 3:
+                raise ValueError("hunter2")
+
+        job_id = await enqueue_in(database, flaky, CALLER)
+        async with working(traced, flaky):
+            await jobs.end_of(job_id)
+
+        first, *later = sorted(
+            collector.named("job test.flaky", 3), key=lambda span: int(span.attributes["plinth.job.attempt"])
+        )
+        made = collector.one("enqueue test.flaky")
+        assert (first.trace_id, first.parent_id, first.links) == (TRACE, made.span_id, [])
+        assert [(span.parent_id, span.links) for span in later] == [("", [(TRACE, made.span_id)])] * 2
+        assert len({span.trace_id for span in (first, *later)}) == 3
+        assert [span.attributes.get("error.type") for span in (first, *later)] == ["ValueError", "ValueError", None]
+        assert [span.attributes["plinth.job.outcome"] for span in (first, *later)] == [
+            "retryable",
+            "retryable",
+            "succeeded",
+        ]
+        assert "hunter2" not in repr(collector.spans)
+
+    async def test_that_came_back_from_the_dead_letters_has_a_link(
+        self, database: Database, jobs: Jobs, traced: Settings, collector: Collector
+    ) -> None:
+        @job("test.hopeless")
+        async def hopeless(ctx: JobContext, payload: Number) -> None:
+            raise Discard("no")
+
+        job_id = await enqueue_in(database, hopeless, CALLER)
+        async with working(traced, hopeless):
+            await jobs.end_of(job_id)
+            async with database.session() as session:
+                await retry_job(session, job_id)
+            runs = await asyncio.to_thread(collector.named, "job test.hopeless", 2)
+        assert [span.attributes["plinth.job.attempt"] for span in runs] == [1, 1]
+        assert sorted(len(span.links) for span in runs) == [0, 1]
+        assert {span.attributes["error.type"] for span in runs} == {"discard"}
+
+    @pytest.mark.parametrize("completes", [False, True])
+    async def test_takes_its_follow_ups_along(
+        self,
+        database: Database,
+        jobs: Jobs,
+        noop: JobKind[Number],
+        traced: Settings,
+        collector: Collector,
+        completes: bool,
+    ) -> None:
+        @job("test.parent")
+        async def parent(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue(noop, Number())
+            if completes:
+                async with ctx.session() as session:
+                    await ctx.complete(session)
+
+        job_id = await enqueue_in(database, parent, CALLER)
+        async with working(traced, parent, noop):
+            await jobs.end_of(job_id)
+            second = await asyncio.to_thread(collector.one, "job test.noop")
+        made, first = collector.one("enqueue test.noop"), collector.one("job test.parent")
+        assert (first.trace_id, made.trace_id, second.trace_id) == (TRACE, TRACE, TRACE)
+        assert (made.parent_id, second.parent_id) == (first.span_id, made.span_id)
+
+    async def test_has_its_statements_under_it_and_the_engine_s_are_nowhere(
+        self, jobs: Jobs, traced: Settings, collector: Collector
+    ) -> None:
+        @job("test.query")
+        async def query(ctx: JobContext, payload: Number) -> None:
+            async with ctx.database.connection() as connection:
+                await connection.fetchval("SELECT count(*) FROM job")
+
+        # Its own database: connections are traced if tracing was on when they were made.
+        database = Database(traced)
+        job_id = await enqueue_in(database, query, CALLER)
+        await database.aclose()
+        async with working(traced, query):
+            await jobs.end_of(job_id)
+            run = await asyncio.to_thread(collector.one, "job test.query")
+        under = [span for span in collector.spans if span.parent_id == run.span_id]
+        # SQLAlchemy looks a new server over.
+        assert [span.name for span in under if span.name not in ("BEGIN", "ROLLBACK")] == ["SELECT job"]
+        assert not [span for span in collector.spans if span.trace_id != TRACE]
+
+
+async def test_a_stored_carrier_is_plain_json(
+    database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings
+) -> None:
+    job_id = await enqueue_in(database, noop, CALLER)
+    row = await jobs.one("SELECT trace_context::text AS text FROM job WHERE id = $1", job_id)
+    assert list(json.loads(row["text"])) == ["traceparent"]

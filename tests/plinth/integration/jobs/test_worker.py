@@ -1,0 +1,772 @@
+"""What a worker does with jobs: order, limits, failures, cancellation, progress, completion."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+from structlog.testing import capture_logs
+
+from plinth.database.engine import Database
+from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue, enqueue_many, job
+from plinth.jobs.doorbell import Doorbell
+from plinth.jobs.engine import recorder as recorder_module
+from plinth.jobs.engine import run as run_module
+from plinth.jobs.outcome import Finish, State
+from plinth.settings.base import Settings
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
+
+AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)
+ONE_ATTEMPT = RetryPolicy(max_attempts=1)
+
+
+async def put(database: Database, kind: JobKind[Any], payload: BaseModel | None = None, **options: Any) -> UUID:
+    async with database.session() as session:
+        return (await enqueue(session, kind, payload or Number(), **options)).id
+
+
+async def request_cancel(jobs: Jobs, job_id: UUID) -> None:
+    """The flag alone, without the doorbell: the heartbeat has to find it."""
+    await jobs.all("UPDATE job SET cancel_requested_at = now() WHERE id = $1", job_id)
+
+
+class TestOrder:
+    async def test_by_priority_then_by_time_across_queues_and_kinds(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        order: list[int] = []
+
+        @job("test.a")
+        async def a(ctx: JobContext, payload: Number) -> None:
+            order.append(payload.n)
+
+        @job("test.b", queue="other")
+        async def b(ctx: JobContext, payload: Number) -> None:
+            order.append(payload.n)
+
+        await put(database, a, Number(n=4))
+        await put(database, b, Number(n=5))
+        await put(database, b, Number(n=3), priority=-1)
+        await put(database, a, Number(n=1), priority=-2)
+        await put(database, a, Number(n=2), priority=-2)
+        await put(database, a, Number(n=6), priority=1)
+        async with working(settings, a, b, queues=["default", "other"], concurrency=1):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
+        assert order == [1, 2, 3, 4, 5, 6]
+
+    async def test_only_the_queues_and_kinds_of_the_worker(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.known")
+        async def known(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        @job("test.new")
+        async def new(ctx: JobContext, payload: Number) -> None:
+            raise AssertionError
+
+        unknown = await put(database, new)
+        elsewhere = await put(database, known, queue="elsewhere")
+        mine = await put(database, known)
+        async with working(settings, known):
+            await jobs.end_of(mine)
+            await asyncio.sleep(0.3)
+        for untouched in (unknown, elsewhere):
+            row = await jobs.live(untouched)
+            assert (row["state"], row["attempt"], row["run_lease"]) == ("available", 0, 0)
+
+    async def test_not_before_its_time_and_then_soon(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.later")
+        async def later(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        early = await put(database, later, delay=0.3)
+        async with working(settings, later):
+            row = await jobs.end_of(early)
+        assert row["started_at"] >= row["run_at"]
+
+    async def test_a_paused_queue_waits(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.paused")
+        async def paused(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        await jobs.all("INSERT INTO job_queue (name) VALUES ('default')")
+        waiting = await put(database, paused)
+        other = await put(database, paused, queue="other")
+        async with working(settings, paused, queues=["default", "other"]):
+            await jobs.end_of(other)
+            await asyncio.sleep(0.3)
+            assert await jobs.state(waiting) == "available"
+            await jobs.all("DELETE FROM job_queue")
+            await jobs.end_of(waiting)
+
+    async def test_no_more_at_once_than_the_worker_has_slots(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        running, most = 0, 0
+
+        @job("test.slots")
+        async def slots(ctx: JobContext, payload: Number) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+        async with database.session() as session:
+            await enqueue_many(session, slots, [Number(n=n) for n in range(40)])
+        async with working(settings, slots, concurrency=4):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 39"))
+        assert most == 4
+
+    async def test_max_running_holds_for_all_workers_together(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        running, most = 0, 0
+
+        @job("test.limited", max_running=2)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+        async with database.session() as session:
+            await enqueue_many(session, limited, [Number(n=n) for n in range(40)])
+        async with working(settings, limited), working(settings, limited), working(settings, limited):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 39"))
+        assert most == 2
+
+
+class TestFailures:
+    async def test_an_error_is_tried_again_and_told(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        attempts: list[int] = []
+
+        @job("test.flaky", retry=AT_ONCE)
+        async def flaky(ctx: JobContext, payload: Number) -> None:
+            attempts.append(ctx.attempt)
+            if ctx.attempt < 3:
+                raise ValueError(f"secret\0 {ctx.attempt}")
+
+        flaky_id = await put(database, flaky)
+        with capture_logs():
+            async with working(settings, flaky):
+                row = await jobs.end_of(flaky_id)
+        assert attempts == [1, 2, 3]
+        assert (row["state"], row["attempt"], row["run_lease"]) == ("succeeded", 3, 3)
+        first, second = row["errors"]
+        assert (first["outcome"], first["attempt"], first["run"]) == ("error", 1, 1)
+        assert first["error"] == "ValueError"  # what the owner may read
+        assert first["detail"] == "ValueError: secret\\0 1"
+        assert 'raise ValueError(f"secret' in first["traceback"]
+        assert second["attempt"] == 2
+        assert first["at"] < second["at"]  # the database's time
+
+    async def test_the_last_attempt_makes_a_dead_letter(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.broken", retry=AT_ONCE)
+        async def broken(ctx: JobContext, payload: Number) -> None:
+            raise RuntimeError
+
+        broken_id = await put(database, broken)
+        with capture_logs():
+            async with working(settings, broken):
+                row = await jobs.end_of(broken_id)
+        assert (row["state"], row["attempt"], len(row["errors"])) == ("discarded", 3, 3)
+
+    @pytest.mark.parametrize(
+        "exception", [SystemExit(1), asyncio.CancelledError(), BaseExceptionGroup("x", [ValueError()])]
+    )
+    async def test_nothing_a_handler_raises_ends_the_worker(
+        self, settings: Settings, database: Database, jobs: Jobs, exception: BaseException
+    ) -> None:
+        @job("test.wild", retry=ONE_ATTEMPT)
+        async def wild(ctx: JobContext, payload: Number) -> None:
+            raise exception
+
+        @job("test.tame")
+        async def tame(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        with capture_logs():
+            async with working(settings, wild, tame):
+                assert (await jobs.end_of(await put(database, wild)))["state"] == "discarded"
+                assert (await jobs.end_of(await put(database, tame)))["state"] == "succeeded"
+
+    async def test_discard_is_for_good_and_its_words_are_the_owners(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.hopeless")
+        async def hopeless(ctx: JobContext, payload: Number) -> None:
+            raise Discard("There is no such account.")
+
+        with capture_logs():
+            async with working(settings, hopeless):
+                row = await jobs.end_of(await put(database, hopeless))
+        assert (row["state"], row["attempt"]) == ("discarded", 1)
+        assert row["errors"][0]["error"] == "There is no such account."
+
+    async def test_a_payload_that_no_longer_holds_is_discarded_and_not_quoted(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.strict")
+        async def strict(ctx: JobContext, payload: Number) -> None:
+            raise AssertionError
+
+        strict_id = await put(database, strict)
+        await jobs.all("""UPDATE job SET payload = '{"n": "hunter2"}'""")
+        with capture_logs() as entries:
+            async with working(settings, strict):
+                row = await jobs.end_of(strict_id)
+        assert row["state"] == "discarded"
+        assert row["errors"][0]["error"] == "The payload is no longer valid: n"
+        assert "hunter2" not in f"{row['errors']} {entries}"
+
+    async def test_a_timeout_is_a_failed_attempt(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.slow", time_limit=0.05, retry=AT_ONCE)
+        async def slow(ctx: JobContext, payload: Number) -> None:
+            if ctx.attempt == 1:
+                await asyncio.sleep(60)
+
+        with capture_logs():
+            async with working(settings, slow):
+                row = await jobs.end_of(await put(database, slow))
+        assert (row["state"], row["attempt"]) == ("succeeded", 2)
+        assert row["errors"][0]["outcome"] == "timeout"
+        assert row["errors"][0]["error"] == "The attempt took longer than 0.05 s."
+
+
+class TestCancel:
+    @pytest.fixture
+    def quick(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 2.0})  # a heartbeat each half second
+
+    async def test_a_handler_that_looks_ends_in_its_own_way(
+        self, quick: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        tidy = asyncio.Event()
+
+        @job("test.polite")
+        async def polite(ctx: JobContext, payload: Number) -> None:
+            try:
+                while True:
+                    await asyncio.sleep(0.01)
+                    ctx.raise_if_cancelled()
+            except JobCancelled:
+                tidy.set()
+                raise
+
+        polite_id = await put(database, polite)
+        async with working(quick, polite):
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            await request_cancel(jobs, polite_id)
+            row = await jobs.end_of(polite_id)
+        assert tidy.is_set()
+        assert (row["state"], row["errors"]) == ("cancelled", [])
+
+    async def test_one_that_does_not_is_cancelled_as_a_task(
+        self, quick: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_module, "CANCEL_GRACE", 0.05)
+
+        @job("test.deaf")
+        async def deaf(ctx: JobContext, payload: Number) -> None:
+            await asyncio.sleep(60)
+
+        deaf_id = await put(database, deaf)
+        async with working(quick, deaf):
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            await request_cancel(jobs, deaf_id)
+            assert (await jobs.end_of(deaf_id))["state"] == "cancelled"
+
+    async def test_a_failure_after_the_request_is_no_retry(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """Even when the worker has not heard of the request yet."""
+        go_on = asyncio.Event()
+
+        @job("test.fails", retry=AT_ONCE)
+        async def fails(ctx: JobContext, payload: Number) -> None:
+            await go_on.wait()
+            raise ValueError
+
+        fails_id = await put(database, fails)
+        with capture_logs():
+            async with working(settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 300.0}), fails):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await request_cancel(jobs, fails_id)
+                go_on.set()
+                row = await jobs.end_of(fails_id)
+        assert (row["state"], row["attempt"]) == ("cancelled", 1)
+
+    async def test_who_raises_it_unasked_has_failed(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.pretends", retry=ONE_ATTEMPT)
+        async def pretends(ctx: JobContext, payload: Number) -> None:
+            raise JobCancelled
+
+        with capture_logs():
+            async with working(settings, pretends):
+                assert (await jobs.end_of(await put(database, pretends)))["state"] == "discarded"
+
+
+class TestProgress:
+    async def test_it_is_seen_while_the_job_runs_and_kept_when_it_has_ended(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        go_on = asyncio.Event()
+
+        @job("test.tells")
+        async def tells(ctx: JobContext, payload: Number) -> None:
+            for n in range(100):
+                ctx.progress(n, 200, "counting")
+            await go_on.wait()
+            ctx.progress(200, 200, "done")
+
+        tells_id = await put(database, tells)
+        async with working(settings, tells):
+            row = await until(lambda: jobs.all("SELECT * FROM job WHERE progress_done IS NOT NULL"))
+            assert (row[0]["progress_done"], row[0]["progress_total"]) == (99, 200)
+            go_on.set()
+            row = await jobs.end_of(tells_id)
+        assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (200, 200, "done")
+
+    async def test_the_last_word_before_the_completion_is_kept_with_it(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.last-word")
+        async def last_word(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                ctx.progress(7, 7, "done")
+                await ctx.complete(session)
+
+        async with working(settings, last_word):
+            row = await jobs.end_of(await put(database, last_word))
+        assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (7, 7, "done")
+
+    async def test_progress_on_its_way_while_a_run_completes_does_not_disturb_it(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It waits for the row, and finds it gone."""
+        monkeypatch.setattr(recorder_module, "PROGRESS_SECONDS", 0.05)
+        ends: list[str] = []
+
+        @job("test.both")
+        async def both(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+                ctx.progress(1)
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
+            ends.append("undisturbed")
+
+        with capture_logs() as entries:
+            async with working(settings, both):
+                await jobs.end_of(await put(database, both))
+                await until(lambda: _is(lambda: ends))
+        assert "a lease is lost: the run is cancelled" not in [entry["event"] for entry in entries]
+
+    async def test_who_has_lost_the_lease_learns_it_from_the_answer(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        ended: list[type[BaseException]] = []
+
+        @job("test.stale")
+        async def stale(ctx: JobContext, payload: Number) -> None:
+            try:
+                while payload.n == 0:
+                    ctx.progress(1)
+                    await asyncio.sleep(0.01)
+            except asyncio.CancelledError as error:
+                ended.append(type(error))
+                raise
+
+        stale_id = await put(database, stale)
+        with capture_logs() as entries:
+            async with working(settings, stale):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await jobs.all(
+                    "UPDATE job SET run_lease = run_lease + 1, session_id = NULL, state = 'available',"
+                    """ payload = '{"n": 1}' WHERE id = $1""",
+                    stale_id,
+                )
+                assert (await jobs.end_of(stale_id))["run_lease"] == 3
+                await until(lambda: _is(lambda: ended))
+        assert ended == [asyncio.CancelledError]
+        assert "a lease is lost: the run is cancelled" in [entry["event"] for entry in entries]
+
+
+async def note_effect(session: AsyncSession, ctx: JobContext) -> None:
+    connection = await session.connection()
+    await connection.exec_driver_sql("INSERT INTO job_queue (name) VALUES ($1)", (f"effect-{ctx.id}-{ctx.run}",))
+
+
+class TestCompletion:
+    """`job_queue` serves as the ledger of effects: a name in it is an effect."""
+
+    async def test_effect_and_completion_commit_together(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.effect")
+        async def effect(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await note_effect(session, ctx)
+                await ctx.complete(session)
+            assert ctx.completed
+
+        row = None
+        async with working(settings, effect):
+            row = await jobs.end_of(await put(database, effect))
+        assert (row["state"], row["run_lease"]) == ("succeeded", 1)
+        assert len(await jobs.all("SELECT FROM job_queue")) == 1
+
+    async def test_a_transaction_that_rolls_back_completes_nothing(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.undone", retry=AT_ONCE)
+        async def undone(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await note_effect(session, ctx)
+                await ctx.complete(session)
+                if ctx.attempt < 3:
+                    raise ValueError
+
+        with capture_logs():
+            async with working(settings, undone):
+                row = await jobs.end_of(await put(database, undone))
+        assert (row["state"], row["attempt"]) == ("succeeded", 3)
+        assert len(await jobs.all("SELECT FROM job_queue")) == 1
+
+    async def test_who_lost_the_lease_leaves_no_effect(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        raised: list[type[BaseException]] = []
+        go_on = asyncio.Event()
+
+        @job("test.late")
+        async def late(ctx: JobContext, payload: Number) -> None:
+            if ctx.run == 1:
+                await go_on.wait()
+            try:
+                async with ctx.session() as session:
+                    await note_effect(session, ctx)
+                    await ctx.complete(session)
+            except LeaseLost as error:
+                raised.append(type(error))
+                raise
+
+        late_id = await put(database, late)
+        async with working(settings, late):
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            await jobs.all("UPDATE job SET run_lease = run_lease + 1, session_id = NULL, state = 'available'")
+            await jobs.end_of(late_id)
+            go_on.set()
+            await until(lambda: _is(lambda: raised))
+        assert len(await jobs.all("SELECT FROM job_queue")) == 1
+        assert (await jobs.ended(late_id))["run_lease"] == 3
+
+    @pytest.mark.parametrize("own_transaction", [True, False])
+    async def test_follow_ups_come_with_the_completion_and_not_without(
+        self, settings: Settings, database: Database, jobs: Jobs, own_transaction: bool
+    ) -> None:
+        @job("test.next")
+        async def following(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        @job("test.first", retry=AT_ONCE)
+        async def first(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue("test.next", Number(n=ctx.attempt), unique_key=f"after-{ctx.id}")
+            if ctx.attempt == 1:
+                raise ValueError
+            if own_transaction:
+                async with ctx.session() as session:
+                    await ctx.complete(session)
+
+        with capture_logs():
+            async with working(settings, first, following):
+                await jobs.end_of(await put(database, first, owner="alice"))
+                rows = await until(lambda: jobs.all("SELECT * FROM job_history WHERE kind = 'test.next'"))
+        assert [(row["payload"], row["owner"]) for row in rows] == [({"n": 2}, "alice")]
+
+    async def test_a_follow_up_that_cannot_be_is_the_handlers_error(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.mistaken", retry=ONE_ATTEMPT)
+        async def mistaken(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue("test.nobody", Number())
+
+        with capture_logs():
+            async with working(settings, mistaken):
+                row = await jobs.end_of(await put(database, mistaken))
+        assert row["errors"][0]["error"] == "UnknownKindError"
+
+    async def test_an_error_after_the_completion_changes_nothing(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.afterwards")
+        async def afterwards(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+            raise ValueError
+
+        with capture_logs() as entries:
+            async with working(settings, afterwards):
+                row = await jobs.end_of(await put(database, afterwards))
+        assert (row["state"], row["errors"]) == ("succeeded", [])
+        assert "a job failed after it had completed" in [entry["event"] for entry in entries]
+
+
+class TestShutdown:
+    async def test_what_runs_may_end(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.short")
+        async def short(ctx: JobContext, payload: Number) -> None:
+            await asyncio.sleep(0.3)
+
+        short_id = await put(database, short)
+        waiting_id = None
+        async with working(settings, short, concurrency=1) as worker:
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            waiting_id = await put(database, short)
+            worker.stop()
+            row = await jobs.end_of(short_id)
+        assert (row["state"], row["attempt"]) == ("succeeded", 1)
+        assert (await jobs.live(waiting_id))["run_lease"] == 0
+        assert await jobs.all("SELECT FROM worker_session") == []
+
+    async def test_the_second_call_gives_back_at_once_what_still_runs(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.long")
+        async def long(ctx: JobContext, payload: Number) -> None:
+            await asyncio.sleep(60)
+
+        long_id = await put(database, long)
+        async with working(settings, long):
+            await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+        row = await jobs.live(long_id)
+        assert (row["state"], row["attempt"], row["session_id"], row["errors"]) == ("available", 0, None, [])
+        assert row["run_lease"] == 2  # the run that was taken back can write nothing any more
+
+    async def test_a_handler_that_does_not_listen_is_given_back_too_and_fenced_off(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        go_on = asyncio.Event()
+        ended = asyncio.Event()
+
+        @job("test.stubborn")
+        async def stubborn(ctx: JobContext, payload: Number) -> None:
+            while not go_on.is_set():
+                try:
+                    await go_on.wait()
+                except asyncio.CancelledError:
+                    continue
+            ended.set()
+
+        stubborn_id = await put(database, stubborn)
+        with capture_logs():
+            async with working(settings, stubborn):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+            assert await jobs.state(stubborn_id) == "available"
+            go_on.set()
+            await ended.wait()
+            await asyncio.sleep(0.1)
+        assert await jobs.state(stubborn_id) == "available"
+
+    async def test_a_library_that_swallows_a_cancellation_does_not_keep_the_worker(
+        self, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As redis-py does when it is cancelled while it connects."""
+        swallowed: list[bool] = []
+
+        async def listen(self: Doorbell) -> AsyncIterator[Any]:
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    if swallowed:
+                        raise
+                    swallowed.append(True)
+                yield set(), set()
+
+        monkeypatch.setattr(Doorbell, "listen", listen)
+        async with asyncio.timeout(20):
+            async with working(settings):
+                await until(lambda: jobs.all("SELECT FROM worker_session"))
+        assert swallowed == [True]
+
+
+class TestSessions:
+    async def test_a_worker_whose_session_is_gone_stops_its_runs_and_opens_another(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        ends: list[str] = []
+
+        @job("test.steady")
+        async def steady(ctx: JobContext, payload: Number) -> None:
+            try:
+                await asyncio.sleep(60 if ctx.run == 1 else 0)
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+            ends.append("done")
+
+        steady_id = await put(database, steady)
+        with capture_logs() as entries:
+            async with working(settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 2.0}), steady):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await jobs.all("UPDATE worker_session SET expires_at = now() - interval '1 second'")
+                row = await jobs.end_of(steady_id)
+        assert sorted(ends) == ["cancelled", "done"]
+        assert (row["attempt"], row["crash_count"], row["errors"][0]["outcome"]) == (1, 1, "crash")
+        assert "the session is lost: what runs is cancelled" in [entry["event"] for entry in entries]
+
+    async def test_what_a_claim_took_unseen_is_given_back(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The connection broke after the claim had committed and before its answer came."""
+        from plinth.database.engine import DatabaseUnavailableError
+        from plinth.jobs.engine.store import Store
+
+        claim = Store.claim
+        broken: list[Any] = []
+
+        async def claim_and_break(self: Store, *arguments: Any) -> Any:
+            claimed = await claim(self, *arguments)
+            if claimed and not broken:
+                broken.append(claimed)
+                raise DatabaseUnavailableError
+            return claimed
+
+        monkeypatch.setattr(Store, "claim", claim_and_break)
+
+        @job("test.unseen")
+        async def unseen(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        unseen_id = await put(database, unseen)
+        with capture_logs() as entries:
+            async with working(settings, unseen):
+                row = await jobs.end_of(unseen_id)
+        assert (row["attempt"], row["crash_count"], row["run_lease"]) == (1, 0, 3)
+        assert "jobs of a claim that broke off were released" in [entry["event"] for entry in entries]
+
+    async def test_outcomes_wait_for_a_database_that_is_away(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from plinth.database.engine import DatabaseUnavailableError
+        from plinth.jobs.engine.store import Store
+
+        finish, failures = Store.finish, 3
+
+        async def sometimes(self: Store, outcomes: Any) -> Any:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                if failures == 1:  # this one commits, and its answer is lost
+                    await finish(self, outcomes)
+                raise DatabaseUnavailableError
+            return await finish(self, outcomes)
+
+        monkeypatch.setattr(Store, "finish", sometimes)
+        runs = 0
+
+        @job("test.patient")
+        async def patient(ctx: JobContext, payload: Number) -> None:
+            nonlocal runs
+            runs += 1
+
+        patient_id = await put(database, patient)
+        with capture_logs():
+            async with working(settings, patient):
+                await jobs.end_of(patient_id)
+                await until(lambda: _is(lambda: failures == 0))
+        assert runs == 1
+
+    async def test_it_says_who_it_is(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.listed")
+        async def listed(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        async with working(settings, listed, queues=["a", "b"], concurrency=7):
+            rows = await until(lambda: jobs.all("SELECT * FROM worker_session"))
+        row = rows[0]
+        assert (row["queues"], row["kinds"], row["concurrency"]) == (["a", "b"], ["test.listed"], 7)
+        assert row["name"].endswith(f":{os.getpid()}")
+
+
+async def _is(value: Callable[[], object]) -> bool:
+    return bool(value())
+
+
+class TestContext:
+    async def test_effect_keys_are_the_jobs_in_every_run(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        keys: list[tuple[str, ...]] = []
+
+        @job("test.keys", retry=AT_ONCE)
+        async def keyed(ctx: JobContext, payload: Number) -> None:
+            keys.append((ctx.effect_key(), ctx.effect_key("a", "b"), ctx.effect_key("ab"), ctx.effect_key("a", 1)))
+            if ctx.attempt == 1:
+                raise ValueError
+
+        with capture_logs():
+            async with working(settings, keyed):
+                await jobs.end_of(await put(database, keyed))
+                await jobs.end_of(await put(database, keyed))
+        first, again, other, _ = keys
+        assert first == again
+        assert len({*first, *other}) == 8
+
+    async def test_its_log_lines_say_which_job(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.speaks")
+        async def speaks(ctx: JobContext, payload: Number) -> None:
+            ctx.log.info("hello")
+
+        with capture_logs() as entries:
+            async with working(settings, speaks):
+                speaks_id = await put(database, speaks)
+                await jobs.end_of(speaks_id)
+        (line,) = [entry for entry in entries if entry["event"] == "hello"]
+        assert (line["job_id"], line["kind"], line["attempt"]) == (str(speaks_id), "test.speaks", 1)
+
+
+class TestFences:
+    """The statements themselves: nobody writes for a run that is not theirs."""
+
+    @pytest.fixture
+    async def claimed(self, database: Database) -> tuple[Any, Any]:
+        @job("test.fenced")
+        async def fenced(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        await put(database, fenced)
+        store = await open_store(database)
+        (claimed,) = await store.claim(["default"], {"test.fenced": fenced}, 10)
+        return store, claimed
+
+    async def test_another_session_writes_nothing(
+        self, database: Database, jobs: Jobs, claimed: tuple[Any, Any]
+    ) -> None:
+        _, run = claimed
+        stranger = await open_store(database)
+        assert await stranger.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == set()
+        assert await stranger.write_progress([(run.id, run.lease, 1, None, None)]) == set()
+        assert await jobs.state(run.id) == "running"
+
+    async def test_an_older_run_writes_nothing(self, database: Database, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
+        store, run = claimed
+        await jobs.all("UPDATE job SET run_lease = run_lease + 1")
+        assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == set()
+        assert await jobs.state(run.id) == "running"
+
+    async def test_the_right_one_does(self, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
+        store, run = claimed
+        assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == {run.id}
+        assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == set()
+        assert (await jobs.ended(run.id))["state"] == "succeeded"

@@ -1,0 +1,276 @@
+"""What is counted of the database, its pool, Redis and readiness."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis import exceptions
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlmodel import select
+
+from app.models.item import Item
+from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.observed_connection import MAX_STATEMENT
+from plinth.health.readiness import Readiness
+from plinth.http.rate_limit import RateLimiter
+from plinth.redis.client import close_redis, init_redis
+from plinth.telemetry.metrics import db_operation
+from tests.support.api import NOBODY_SERVES, settings_with
+from tests.support.metrics import metric, series
+
+OPERATIONS = "db_client_operation_duration_seconds_count"
+POOL = "test"
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    settings = settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=2, DB_MAX_OVERFLOW=1)
+    database = Database(settings, pool_name=POOL)
+    yield database
+    await database.aclose()
+
+
+def operations(name: str, system: str = "postgresql") -> float:
+    return metric(OPERATIONS, db_system_name=system, db_operation_name=name)
+
+
+def errors(kind: str, system: str = "postgresql") -> float:
+    return metric("plinth_db_errors_total", db_system_name=system, kind=kind)
+
+
+def pool(what: str, **labels: str) -> float:
+    return metric(f"db_client_connection_{what}", db_client_connection_pool_name=POOL, **labels)
+
+
+def used() -> tuple[float, float]:
+    """Connections in use, and idle."""
+    name = "db_client_connection_state"
+    return pool("count", **{name: "used"}), pool("count", **{name: "idle"})
+
+
+class TestStatements:
+    async def test_of_a_session_are_counted_once(self, database: Database) -> None:
+        async with database.session() as session:
+            await session.exec(select(Item))  # connected, with all that this takes
+        before = {name: operations(name) for name in ("SELECT", "INSERT", "UPDATE", "BEGIN", "COMMIT")}
+        async with database.session() as session:
+            session.add(item := Item(owner="alice", name="a"))
+            await session.flush()
+            item.name = "b"
+            await session.flush()
+            await session.exec(select(Item))
+        counted = {name: operations(name) - count for name, count in before.items()}
+        assert counted == {"SELECT": 1, "INSERT": 1, "UPDATE": 1, "BEGIN": 1, "COMMIT": 1}
+
+    async def test_of_a_bare_connection_are_counted_once(self, database: Database) -> None:
+        async with database.connection() as connection:
+            before = {name: operations(name) for name in ("SELECT", "INSERT", "WITH")}
+            await connection.fetch("SELECT 1")
+            await connection.fetchval("select 2")
+            await connection.execute("INSERT INTO job_queue (name) VALUES ($1)", "a")
+            await connection.fetchrow("WITH a AS (SELECT 1) SELECT * FROM a")
+        assert {name: operations(name) - count for name, count in before.items()} == {
+            "SELECT": 2,
+            "INSERT": 1,
+            "WITH": 1,
+        }
+
+    async def test_of_which_one_is_run_many_times_are_counted_once(self, database: Database) -> None:
+        rows = [{"owner": "alice", "name": name} for name in "abc"]
+        async with database.session() as session:
+            await session.exec(select(Item))
+            before = operations("INSERT")
+            await (await session.connection()).execute(insert(Item.__table__).inline(), rows)  # type: ignore[attr-defined]
+        assert operations("INSERT") == before + 1
+
+    async def test_that_fail_are_counted_too(self, database: Database) -> None:
+        async with database.connection() as connection:
+            await connection.execute("SELECT 1")
+        before = operations("SELECT"), errors("other")
+        with pytest.raises(ProgrammingError):
+            async with database.session() as session:
+                await (await session.connection()).exec_driver_sql("SELECT nothing")
+        assert (operations("SELECT"), errors("other")) == (before[0] + 1, before[1] + 1)
+
+    async def test_are_not_kept_at_their_full_length(self, database: Database) -> None:
+        """A bulk insert is another text for each number of rows."""
+        async with database.connection() as connection:
+            before = operations("SELECT"), db_operation.cache_info().misses
+            for number in range(5):
+                await connection.fetchval(f"SELECT 1 /* {'x' * MAX_STATEMENT} */ + {number}")
+        assert operations("SELECT") == before[0] + 5
+        assert db_operation.cache_info().misses == before[1] + 1
+
+    async def test_of_a_database_that_has_no_name_are_not(self, database_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url))
+        before = operations("SELECT")
+        await database.ping()
+        await database.aclose()
+        assert operations("SELECT") == before
+
+
+class TestErrors:
+    async def test_a_constraint_is_none(self, database: Database) -> None:
+        before = [errors(kind) for kind in ("unavailable", "timeout", "other")]
+        with pytest.raises(IntegrityError):
+            async with database.session() as session:
+                await (await session.connection()).exec_driver_sql("INSERT INTO job_queue VALUES ('a'), ('a')")
+        assert [errors(kind) for kind in ("unavailable", "timeout", "other")] == before
+
+    async def test_a_server_that_is_away(self) -> None:
+        database = Database(settings_with(DATABASE_URL=NOBODY_SERVES), pool_name=POOL)
+        before = errors("unavailable")
+        with pytest.raises(DatabaseUnavailableError):
+            await database.ping()
+        await database.aclose()
+        assert errors("unavailable") == before + 1
+
+    @pytest.mark.parametrize("bare", [True, False])
+    async def test_a_statement_that_takes_too_long(self, database_url: str, bare: bool) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_STATEMENT_TIMEOUT=0.1), pool_name=POOL)
+
+        async def sleep() -> None:
+            if bare:
+                async with database.connection() as connection:
+                    await connection.execute("SELECT pg_sleep(20)")
+            else:
+                async with database.session() as session:
+                    await (await session.connection()).exec_driver_sql("SELECT pg_sleep(20)")
+
+        before = errors("timeout")
+        with pytest.raises(DatabaseUnavailableError):
+            await sleep()
+        await database.aclose()
+        assert errors("timeout") == before + 1
+
+
+class TestPool:
+    async def test_its_connections_are_told_by_state(self, database: Database) -> None:
+        assert used() == (0, 0)
+        assert pool("max") == 3
+        async with database.connection(), database.connection():
+            assert used() == (2, 0)
+            async with database.connection():
+                assert used() == (3, 0)
+        assert used() == (0, 2)
+
+    async def test_who_waits_is_told_and_for_how_long(self, database: Database) -> None:
+        async def use() -> None:
+            async with database.connection():
+                pass
+
+        count, total = pool("wait_time_seconds_count"), pool("wait_time_seconds_sum")
+        async with database.connection(), database.connection(), database.connection():
+            waiting = asyncio.create_task(use())
+            while pool("pending_requests") != 1:  # noqa: ASYNC110 - it is the pool that changes
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+        await waiting
+        assert pool("pending_requests") == 0
+        assert pool("wait_time_seconds_count") == count + 4
+        assert pool("wait_time_seconds_sum") >= total + 0.05
+
+    async def test_a_wait_in_vain_is_counted(self, database_url: str) -> None:
+        settings = settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_POOL_TIMEOUT=0.05)
+        database = Database(settings, pool_name=POOL)
+        before = pool("timeouts_total"), errors("timeout")
+        async with database.connection():
+            with pytest.raises(DatabaseUnavailableError):
+                await database.ping()
+        await database.aclose()
+        assert (pool("timeouts_total"), errors("timeout")) == (before[0] + 1, before[1] + 1)
+
+    async def test_the_pools_of_two_applications_are_added_up(self, database: Database, database_url: str) -> None:
+        other = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=4), pool_name=POOL)
+        assert pool("max") == 7
+        await other.aclose()
+        assert pool("max") == 3
+
+    async def test_one_that_is_made_anew_is_counted_as_well(self, database: Database) -> None:
+        await database.engine.dispose()
+        before = pool("wait_time_seconds_count")
+        async with database.connection():
+            assert used() == (1, 0)
+        assert pool("wait_time_seconds_count") == before + 1
+
+    async def test_it_is_gone_with_its_database(self, database: Database) -> None:
+        await database.aclose()
+        shown = {name for name, labels in series() if ("db_client_connection_pool_name", POOL) in labels}
+        assert not shown & {f"db_client_connection_{what}" for what in ("count", "max", "pending_requests")}
+
+
+class TestRedis:
+    async def test_commands_are_counted_whoever_sends_them(self, redis_url: str) -> None:
+        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        assert redis is not None
+        before = {name: operations(name, "redis") for name in ("PING", "PUBLISH", "OTHER", "EVALSHA")}
+        await redis.ping()
+        await redis.publish("nowhere", "a")
+        await redis.flushdb()
+        limiter = RateLimiter("5/minute", redis, prefix="test")
+        await limiter.hit("a")
+        await close_redis(redis)
+        counted = {name: operations(name, "redis") - count for name, count in before.items()}
+        assert counted.pop("EVALSHA") >= 1
+        assert counted == {"PING": 1, "PUBLISH": 1, "OTHER": 1}
+
+    async def test_a_command_in_bytes_is_answered(self, redis_url: str) -> None:
+        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        assert redis is not None
+        before = operations("OTHER", "redis")
+        try:
+            assert await redis.execute_command(b"PING")  # type: ignore[no-untyped-call]
+        finally:
+            await close_redis(redis)
+        assert operations("OTHER", "redis") == before + 1
+
+    async def test_a_script_that_is_sent_anew_is_no_error(self, redis_url: str) -> None:
+        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        assert redis is not None
+        before = [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")]
+        await redis.script_flush()
+        await RateLimiter("5/minute", redis, prefix="test").hit("a")
+        await close_redis(redis)
+        assert [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")] == before
+
+    async def test_failures_are_counted_by_kind(self, redis_url: str) -> None:
+        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        away = init_redis(settings_with(REDIS_URL="redis://127.0.0.1:1"))
+        assert redis is not None
+        assert away is not None
+        before = errors("other", "redis"), errors("unavailable", "redis")
+        with pytest.raises(exceptions.ResponseError):
+            await redis.execute_command("NONSENSE")  # type: ignore[no-untyped-call]
+        with pytest.raises(exceptions.ConnectionError):
+            await away.ping()
+        await close_redis(redis)
+        await close_redis(away)
+        assert (errors("other", "redis"), errors("unavailable", "redis")) == (before[0] + 1, before[1] + 1)
+
+
+async def test_verdicts_of_limits_are_counted() -> None:
+    before = [metric("plinth_rate_limit_verdicts_total", verdict=verdict) for verdict in ("allowed", "limited")]
+    limiter = RateLimiter("2/minute", None, prefix="test")
+    for _ in range(5):
+        await limiter.hit("a")
+    after = [metric("plinth_rate_limit_verdicts_total", verdict=verdict) for verdict in ("allowed", "limited")]
+    assert after == [before[0] + 2, before[1] + 3]
+
+
+async def test_what_a_process_needs_is_told_while_it_is_watched() -> None:
+    async def away() -> None:
+        raise OSError
+
+    async def there() -> None:
+        pass
+
+    readiness = Readiness({"database": there, "redis": away}, ["database"])
+    await readiness.start()
+    try:
+        assert metric("plinth_dependency_up", dependency="database") == 1
+        assert metric("plinth_dependency_up", dependency="redis") == 0
+        assert ("plinth_dependency_up", frozenset({("dependency", "redis")})) in series()
+    finally:
+        await readiness.stop()
+    assert not [name for name, _ in series() if name == "plinth_dependency_up"]

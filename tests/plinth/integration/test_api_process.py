@@ -1,0 +1,192 @@
+"""`plinth api` as a process: its second port, how it drains, its complaints."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+
+import app
+from tests.support.api import NOBODY_SERVES, item, settings_with, signed_in
+from tests.support.processes import PATIENCE, Process, plinth
+from tests.support.servers import Servers, scratch_folder
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found: int = server.getsockname()[1]
+        return found
+
+
+@contextmanager
+def api(folder: Path, port: int, *options: str, **environment: str) -> Iterator[tuple[Process, str, str]]:
+    """A process that serves; the addresses of its API and of its second port."""
+    given = {"ENVIRONMENT": "test", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": "", **environment}
+    with plinth(folder, "api", "--port", str(port), *options, **given) as process:
+        process.heard("Uvicorn running on")
+        yield process, f"http://127.0.0.1:{port}/api/v1", process.heard("liveness and metrics")["address"]
+
+
+def drain(probes: str, answers: list[tuple[int, str, float]]) -> Thread:
+    """Ask for the drain as preStop does, in a thread; the answer and the seconds it took end up in `answers`."""
+
+    def ask() -> None:
+        started = time.monotonic()
+        answer = httpx.get(f"{probes}/drain", timeout=PATIENCE)
+        answers.append((answer.status_code, answer.text, time.monotonic() - started))
+
+    thread = Thread(target=ask)
+    thread.start()
+    return thread
+
+
+class TestSecondPort:
+    def test_it_tells_of_the_process(self, tmp_path: Path, port: int, database_url: str) -> None:
+        with api(tmp_path, port, DATABASE_URL=database_url) as (_, address, probes):
+            assert probes != address
+            with httpx.Client(base_url=probes) as client:
+                assert client.get("/livez").text == "alive\n"
+                assert client.get("/readyz").text == "ready\n"
+                assert "python_info" in client.get("/metrics").text
+
+    def test_readiness_is_that_of_the_main_port(self, tmp_path: Path, port: int, own_servers: Servers) -> None:
+        def turn(status: int) -> None:
+            for url in (f"{probes}/readyz", f"{address}/public/health/ready"):
+                deadline = time.monotonic() + PATIENCE
+                while httpx.get(url).status_code != status:
+                    assert time.monotonic() < deadline, "".join(process.lines)
+                    time.sleep(0.05)
+
+        with api(tmp_path, port, DATABASE_URL=own_servers.postgres.url()) as (process, address, probes):
+            turn(200)
+            own_servers.postgres.stop()
+            turn(503)
+            assert httpx.get(f"{probes}/livez").status_code == 200
+            own_servers.postgres.start()
+            turn(200)
+
+    def test_one_that_is_taken_is_told(self, tmp_path: Path, port: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            taken = str(busy.getsockname()[1])
+            with plinth(
+                tmp_path, "api", "--port", str(port), DATABASE_URL=NOBODY_SERVES, METRICS_PORT=taken
+            ) as refused:
+                code, lines = refused.end()
+        assert code == 1
+        assert len(lines) == 1, "".join(lines)
+        assert re.fullmatch(
+            rf"Liveness and metrics cannot be served on 127\.0\.0\.1:{taken}: .*[Aa]ddress already in use\n", lines[0]
+        )
+
+    def test_a_main_port_that_is_taken_is_told_too(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            taken = str(busy.getsockname()[1])
+            with plinth(tmp_path, "api", "--port", taken, DATABASE_URL=NOBODY_SERVES) as refused:
+                assert refused.end()[0] == 3
+                assert refused.said("[Errno", timeout=0), "".join(refused.lines)
+
+
+class TestDrain:
+    def test_clients_move_and_no_request_fails(self, tmp_path: Path, port: int, database_url: str) -> None:
+        headers = signed_in(settings_with())
+        with (
+            api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="1") as (process, address, probes),
+            httpx.Client(base_url=address, headers=headers) as kept,
+        ):
+            before = [kept.post("/items", json=item()) for _ in range(3)]
+            assert {response.status_code for response in before} == {201}
+            assert not any("connection" in response.headers for response in before)
+
+            answers: list[tuple[int, str, float]] = []
+            asking = drain(probes, answers)
+            served, closed = len(before), 0
+            while asking.is_alive() or not closed:
+                # The one that kept its connection, and one that comes anew, as long as the drain takes.
+                for response in (kept.post("/items", json=item()), httpx.get(f"{address}/items", headers=headers)):
+                    assert response.is_success, response.text
+                    closed += response.headers.get("connection") == "close"
+                served += 1
+            ((status, text, seconds),) = answers
+            assert (status, text) == (200, "drained\n")
+            assert seconds >= 1
+            response = kept.get("/public/health")
+            assert response.headers["connection"] == "close", "and so it stays"
+
+            process.process.send_signal(signal.SIGTERM)
+            assert process.end()[0] == 0
+        assert closed > 2
+        assert served > len(before)
+
+    def test_an_idle_connection_is_closed_by_its_next_response(
+        self, tmp_path: Path, port: int, database_url: str
+    ) -> None:
+        request = b"GET /api/v1/public/health HTTP/1.1\r\nHost: service.test\r\n\r\n"
+        with (
+            api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="0") as (_, _, probes),
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as idle,
+        ):
+            idle.sendall(request)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += idle.recv(65_536)
+            assert b"connection: close" not in answer
+            assert httpx.get(f"{probes}/drain").status_code == 200
+            idle.sendall(request)
+            answer = b""
+            while received := idle.recv(65_536):  # it ends: the server hangs up
+                answer += received
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"connection: close\r\n" in answer
+
+    def test_streams_end(self, tmp_path: Path, port: int, database_url: str) -> None:
+        headers = signed_in(settings_with())
+        with api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="0") as (_, address, probes):
+            # No worker runs, so there is nothing to come after the first event.
+            key = {"Idempotency-Key": "an-export"}
+            job = httpx.post(f"{address}/exports", headers=headers | key, json={"format": "csv"}).json()["job_id"]
+            with httpx.stream("GET", f"{address}/jobs/{job}/events", headers=headers, timeout=PATIENCE) as stream:
+                lines = stream.iter_lines()
+                while not next(lines).startswith("data:"):
+                    pass
+                assert httpx.get(f"{probes}/drain").status_code == 200
+                assert not any(lines), "there is more than its end"
+
+
+def test_with_reload_both_ports_serve_the_new_code(
+    port: int, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in os.environ:
+        if name.startswith("COV"):  # the copy is not what is to be covered
+            monkeypatch.delenv(name)
+    with scratch_folder() as folder:
+        # A copy: whoever changed the code of this tree would disturb other tests.
+        for name in ("app", "plinth"):
+            source = Path(app.__file__).parents[1] / name
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        with api(folder, port, "--reload", DATABASE_URL=database_url) as (process, address, probes):
+            # The port is there before the code is: who comes early waits.
+            assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == app.__version__
+            assert httpx.get(f"{probes}/readyz").status_code == 200
+            changed = folder / "app" / "__init__.py"
+            changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
+            deadline = time.monotonic() + PATIENCE
+            while not process.said("StatReload detected changes", timeout=0.5):
+                # A change that came before the first look at the files was not one: change it once more.
+                assert time.monotonic() < deadline, "".join(process.lines)
+                os.utime(changed)
+            process.heard("Finished server process")
+            # Meanwhile nobody is refused: who comes waits for the new code.
+            assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == "9.9.9"
+            moved = process.heard("liveness and metrics", nth=2)["address"]
+            assert httpx.get(f"{moved}/readyz").status_code == 200
+            process.process.terminate()
+            assert process.end()[0] == 0

@@ -1,0 +1,91 @@
+"""The metrics of the service as a whole: on a real server, and with several applications in one process."""
+
+from collections import Counter
+
+import httpx
+import pytest
+
+from app.main import create_app
+from plinth.settings.base import Settings
+from tests.support.api import client_of, item, serving, settings_with, signed_in
+from tests.support.metrics import OPENMETRICS, metric, samples, series
+
+REQUESTS = "http_server_request_duration_seconds_count"
+# What is there only while an application runs.
+PER_APPLICATION = {
+    "plinth_dependency_up",
+    "plinth_event_loop_lag_seconds",
+    "db_client_connection_count",
+    "db_client_connection_max",
+    "db_client_connection_pending_requests",
+    "plinth_workers_alive",
+}
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    return settings_with(DATABASE_URL=database_url, REDIS_URL=redis_url, MAX_BODY_BYTES=10_000)
+
+
+def requests() -> Counter[tuple[str, str, str]]:
+    keys = ("http_request_method", "http_route", "http_response_status_code")
+    found: Counter[tuple[str, str, str]] = Counter()
+    for sample in samples():
+        if sample.name == REQUESTS:
+            method, route, status = (sample.labels[key] for key in keys)
+            found[method, route, status] = int(sample.value)
+    return found
+
+
+def test_each_request_of_a_real_server_is_counted_once_under_its_route(settings: Settings) -> None:
+    before = requests()
+    with serving(create_app(settings)) as root, httpx.Client(base_url=f"{root}/api/v1") as client:
+        client.headers.update(signed_in(settings))
+        made = [client.post("/items", json=item()).json()["id"] for _ in range(3)]
+        for item_id in made:
+            client.get(f"/items/{item_id}")
+        client.get("/items/0195e0ca-0000-7000-8000-000000000000")
+        client.get("/items/nonsense")
+        client.put(f"/items/{made[0]}")
+        client.get("/me", headers={"Authorization": "Bearer nonsense"})
+        client.post("/items", content=b" " * 20_000)
+        client.get("/nowhere")
+        client.request("PROPFIND", "/items")
+        for path in ("/public/health", "/public/health/ready"):
+            client.get(path)
+    assert requests() - before == {
+        ("POST", "/api/v1/items", "201"): 3,
+        ("GET", "/api/v1/items/{item_id}", "200"): 3,
+        ("GET", "/api/v1/items/{item_id}", "404"): 1,
+        ("GET", "/api/v1/items/{item_id}", "422"): 1,
+        ("PUT", "/api/v1/items/{item_id}", "405"): 1,
+        ("GET", "/api/v1/me", "401"): 1,
+        ("POST", "unmatched", "413"): 1,
+        ("GET", "unmatched", "404"): 1,
+        ("_OTHER", "/api/v1/items", "405"): 1,
+    }
+    assert metric("http_server_active_requests") == 0
+
+
+async def test_two_applications_are_shown_as_one_and_leave_nothing(settings: Settings) -> None:
+    async with client_of(create_app(settings)), client_of(create_app(settings)) as client:
+        await client.get("/me", headers=signed_in(settings))
+        found = [(sample.name, frozenset(sample.labels.items())) for sample in samples(OPENMETRICS)]
+        assert len(found) == len(set(found))
+        shown = {name for name, _ in found}
+        assert PER_APPLICATION - {"plinth_workers_alive"} <= shown
+        assert metric("db_client_connection_max", db_client_connection_pool_name="main") == 2 * settings.DB_POOL_SIZE
+        assert metric("plinth_dependency_up", dependency="database") == 1
+    assert not {name for name, _ in series()} & PER_APPLICATION
+
+
+async def test_what_the_statements_of_a_request_took_is_counted(settings: Settings) -> None:
+    def updates() -> float:
+        name = "db_client_operation_duration_seconds_count"
+        return metric(name, db_system_name="postgresql", db_operation_name="UPDATE")
+
+    async with client_of(create_app(settings), headers=signed_in(settings)) as client:
+        made = (await client.post("/items", json=item())).json()["id"]
+        before = updates()
+        assert (await client.delete(f"/items/{made}", headers={"If-Match": '"1"'})).status_code == 204
+        assert updates() == before + 1

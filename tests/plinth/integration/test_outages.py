@@ -1,0 +1,157 @@
+"""The database and Redis go away and come back, under a real server. Limits are those of the README.
+
+Times are upper bounds of what users are promised, far above what it takes.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import httpx
+import pytest
+
+from plinth.settings.base import Settings
+from tests.support.api import item, problem, signed_in
+from tests.support.servers import Servers
+
+READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
+ANSWER_WITHIN = 2.0  # seconds for any request while the database is away
+
+
+@pytest.fixture(scope="module")
+def service(own_servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
+    """The service as `plinth api` runs it, in a process of its own and with the default time limits."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "DATABASE_URL": own_servers.postgres.url(),
+        "REDIS_URL": own_servers.redis.url(),
+        "RATE_LIMIT": "100000/minute",
+        "LOG_LEVEL": "CRITICAL",
+    }
+    with subprocess.Popen([sys.executable, "-m", "plinth.cli", "api", "--port", str(port)], env=environment) as process:
+        url = f"http://127.0.0.1:{port}/api/v1"
+        try:
+            wait_for(url, process)
+            yield url, signed_in(Settings.isolated(), "alice")
+        finally:
+            process.terminate()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        try:
+            if httpx.get(f"{url}/public/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise AssertionError("the service did not start")
+
+
+@pytest.fixture
+async def client(service: tuple[str, dict[str, str]]) -> AsyncIterator[httpx.AsyncClient]:
+    url, headers = service
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10) as client:
+        yield client
+
+
+async def becomes(client: httpx.AsyncClient, expected: Callable[[httpx.Response], bool]) -> None:
+    """Wait until readiness answers as expected, with health alive all the while."""
+    deadline = time.monotonic() + READY_WITHIN
+    while not expected(response := await client.get("/public/health/ready")):
+        assert time.monotonic() < deadline, response.text
+        assert (await client.get("/public/health")).status_code == 200
+        await asyncio.sleep(0.05)
+
+
+def is_(status: str) -> Callable[[httpx.Response], bool]:
+    code = 503 if status == "unavailable" else 200
+    return lambda response: response.status_code == code and response.json()["status"] == status
+
+
+async def burst(client: httpx.AsyncClient, of_each: int = 10) -> list[httpx.Response]:
+    """More requests than there are connections, reads and writes of both ways, each of them answered in time."""
+
+    async def timed(method: str, path: str, **options: object) -> httpx.Response:
+        started = time.monotonic()
+        response = await client.request(method, path, **options)  # type: ignore[arg-type]
+        assert time.monotonic() - started < ANSWER_WITHIN
+        return response
+
+    return await asyncio.gather(
+        *(timed("GET", "/items") for _ in range(of_each)),
+        *(timed("POST", "/items", json=item()) for _ in range(of_each)),
+        *(
+            timed("POST", "/items", json=item(), headers={"Idempotency-Key": f"{time.time_ns()}"})
+            for _ in range(of_each)
+        ),
+    )
+
+
+async def works(client: httpx.AsyncClient) -> None:
+    assert {response.status_code for response in await burst(client, of_each=5)} == {200, 201}
+
+
+@pytest.fixture(autouse=True)
+async def _healthy_before(client: httpx.AsyncClient, own_servers: Servers) -> None:
+    for server in (own_servers.postgres, own_servers.redis):
+        if server.process is None or not server.process.running:  # a test before this one broke off
+            server.start()
+    await becomes(client, is_("ready"))
+    await works(client)
+
+
+class TestDatabase:
+    async def test_stopped_and_started_again(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+        own_servers.postgres.stop("immediate")
+        for response in await burst(client):
+            assert "retry-after" in response.headers
+            problem(response, 503, "database_unavailable")
+        await becomes(client, is_("unavailable"))
+        own_servers.postgres.start()
+        await becomes(client, is_("ready"))
+        await works(client)
+
+    async def test_restarted_between_two_requests(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+        own_servers.postgres.restart("fast")
+        # Every pooled connection is dead by now, and nobody is made to find that out.
+        await works(client)
+
+    async def test_frozen_and_thawed(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+        own_servers.postgres.pause()
+        try:
+            for response in await burst(client):
+                problem(response, 503, "database_unavailable")
+            await becomes(client, is_("unavailable"))
+        finally:
+            own_servers.postgres.resume()
+        await becomes(client, is_("ready"))
+        await works(client)
+
+
+class TestRedis:
+    async def test_stopped_and_started_again(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+        own_servers.redis.stop()
+        await works(client)
+        await becomes(client, is_("degraded"))
+        await works(client)
+        own_servers.redis.start()
+        await becomes(client, is_("ready"))
+        await works(client)
+
+    async def test_frozen_it_costs_a_moment_once_and_not_every_request(
+        self, client: httpx.AsyncClient, own_servers: Servers
+    ) -> None:
+        own_servers.redis.pause()
+        try:
+            await works(client)
+            await becomes(client, is_("degraded"))
+        finally:
+            own_servers.redis.resume()
+        await becomes(client, is_("ready"))

@@ -1,0 +1,316 @@
+"""`plinth run` from outside: what it prints, what it leaves behind."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.servers import scratch_folder
+
+PATIENCE = 60.0  # seconds, for what takes three on an idle machine
+PLINTH = [sys.executable, "-m", "plinth.cli"]
+
+# Python runs a module of this name at its start: kinds of jobs for every process of a run, and for none of its code.
+KINDS = """
+import asyncio
+from pydantic import BaseModel
+from plinth.jobs import JobContext, job
+
+class Nothing(BaseModel):
+    pass
+
+@job("quick")
+async def quick(ctx: JobContext, payload: Nothing) -> None:
+    pass
+
+@job("endless", time_limit=10_000)
+async def endless(ctx: JobContext, payload: Nothing) -> None:
+    await asyncio.sleep(9_000)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """The working directory of the commands: no .env in it, and the data of all the runs of this module."""
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found: int = server.getsockname()[1]
+        return found
+
+
+@pytest.fixture
+def kinds(folder: Path) -> dict[str, str]:
+    """An environment in which there are the kinds quick and endless."""
+    place = folder / "kinds"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(KINDS)
+    return {"PYTHONPATH": str(place)}
+
+
+class Run:
+    """A `plinth run` that has said all it has to say, or has ended."""
+
+    def __init__(self, folder: Path, *options: str, env: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*PLINTH, "run", *options],
+            cwd=folder,
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a process group of its own, as in a terminal
+        )
+        assert self.process.stdout
+        self.said = ""
+        for line in self.process.stdout:
+            self.said += line
+            if line.startswith("  Stop "):
+                break
+        self.family = psutil.Process(self.process.pid).children(recursive=True) if self.running else []
+
+    @property
+    def running(self) -> bool:
+        return "  Stop " in self.said
+
+    def value(self, name: str) -> str:
+        """What stands behind a name in the summary."""
+        found = re.search(rf"^  {name} +(.*)$", self.said, re.MULTILINE)
+        assert found, self.said
+        return found[1]
+
+    def press_ctrl_c(self) -> None:
+        """As the terminal does it: the whole foreground group gets the signal."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end. Returns the exit code and the errors; fails if a process is left."""
+        said, errors = self.process.communicate(timeout=PATIENCE)
+        self.said += said
+        _, left = psutil.wait_procs(self.family, timeout=PATIENCE)
+        assert not left
+        return self.process.returncode, errors
+
+
+@contextmanager
+def run(folder: Path, *options: str, **env: str) -> Iterator[Run]:
+    run = Run(folder, *options, env=env)
+    try:
+        yield run
+    finally:
+        run.process.kill()
+        run.process.communicate()
+        for process in run.family:
+            if process.is_running():
+                process.kill()
+
+
+def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
+    with run(folder, "--port", str(port)) as first:
+        assert first.running, first.process.communicate()[1]
+        assert {"postgres", "valkey-server"} < {process.name() for process in first.family}
+
+        # What it prints is true.
+        with httpx.Client() as client:
+            assert client.get(first.value("Docs")).is_success
+            assert client.get(first.value("Health")).json()["status"] == "alive"
+            of_api, of_worker = first.value("Metrics").split(", of the worker ")
+            assert "http_server_request_duration_seconds_count{" in client.get(of_api).text
+            # It starts beside the API, and may be a moment later.
+            with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as patient:
+                assert 'plinth_jobs_finished_total{kind="' in patient.get(of_worker).text
+            me = f"http://127.0.0.1:{port}/api/v1/me"
+            headers = {"Authorization": f"Bearer {first.value('Token')}"}
+            assert client.get(me, headers=headers).json()["subject"] == "alice"
+            assert first.value("Try") == f"curl {me} -H 'Authorization: {headers['Authorization']}'"
+            created = client.post(f"http://127.0.0.1:{port}/api/v1/items", headers=headers, json={"name": "kept"})
+            assert created.status_code == 201
+        assert (first.value("Data"), first.value("Logs")) == (".plinth", ".plinth/logs")
+        sql = f'{first.value("SQL")} -Atc "SELECT name FROM item"'
+        assert subprocess.check_output(sql, shell=True, text=True) == "kept\n"
+
+        # A second copy is told about the first, whatever its port.
+        with run(folder, "--port", str(port + 1)) as second:
+            code, errors = second.end()
+        assert code == 1
+        assert errors == (
+            f"Plinth runs on the data in .plinth already: process {first.process.pid}, http://127.0.0.1:{port}. "
+            "Stop that one first, or keep other data with --data-dir.\n"
+        )
+
+        # Other commands find its servers.
+        beside = [*PLINTH, "with-servers", "--", "sh", "-c", 'echo "$DATABASE_URL $REDIS_URL"; exit 3']
+        done = subprocess.run(beside, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 3
+        assert done.stdout.split()[0] in first.value("SQL")
+        assert done.stdout.split()[1].startswith("unix://")
+
+        sockets = Path(done.stdout.split()[0].partition("host=")[2])
+        first.press_ctrl_c()
+        assert first.end()[0] == 0
+        assert first.said.endswith("\nStopping (Ctrl-C again to hurry).\nStopped.\n")
+        assert not sockets.exists()
+
+
+class TestWorker:
+    def test_it_works_beside_the_api_and_a_second_ctrl_c_hurries_it(
+        self, folder: Path, port: int, kinds: dict[str, str]
+    ) -> None:
+        # It would wait for what runs longer than this test does.
+        with run(folder, "--port", str(port), "--data-dir", "work", JOBS_SHUTDOWN_GRACE="1000", **kinds) as started:
+            assert started.running, started.process.communicate()[1]
+            sql = started.value("SQL")
+            env = {**os.environ, **kinds, "DATABASE_URL": sql.split('"')[1]}
+
+            def enqueue(kind: str) -> str:
+                command = [*PLINTH, "jobs", "enqueue", kind, "{}"]
+                return subprocess.check_output(command, cwd=folder, env=env, text=True).strip()
+
+            def wait_for(expected: str, query: str) -> None:
+                deadline = time.monotonic() + PATIENCE
+                while (found := subprocess.check_output(f'{sql} -Atc "{query}"', shell=True, text=True)) != expected:
+                    assert time.monotonic() < deadline, found
+                    time.sleep(0.05)
+
+            quick, endless = enqueue("quick"), enqueue("endless")
+            # By id: the service's own schedules enqueue jobs as well.
+            wait_for("succeeded\n", f"SELECT state FROM job_history WHERE id = '{quick}'")
+            wait_for("running\n", f"SELECT state FROM job WHERE id = '{endless}'")
+
+            # What it prints about jobs is true.
+            shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, text=True)
+            assert shown.splitlines()[1].split()[:4] == ["default", "no", "0", "1"]
+
+            started.press_ctrl_c()
+            wait_for("t\n", "SELECT stopping FROM worker_session")
+            started.press_ctrl_c()
+            code, errors = started.end()
+            assert code == 0
+            assert '"message":"released","count":1' in errors
+            assert '"message":"worker stopped"' in errors
+
+    def test_its_death_ends_the_run(
+        self, folder: Path, port: int, fresh_database_url: str, redis_url: str, kinds: dict[str, str]
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            probes = free.getsockname()[1]
+        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "METRICS_PORT": str(probes)}
+        with run(folder, "--port", str(port), "--data-dir", "given", **given, **kinds) as broken:
+            assert broken.running, broken.process.communicate()[1]
+            # METRICS_PORT is the worker's; the API takes another.
+            assert httpx.get(f"http://127.0.0.1:{probes}/livez").status_code == 200
+            assert broken.value("Metrics").endswith(f", of the worker http://127.0.0.1:{probes}/metrics")
+            worker = next(process for process in broken.family if "worker" in process.cmdline())
+            worker.kill()
+            code, errors = broken.end()
+        assert code == 1
+        assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
+
+    def test_a_port_of_its_own_is_used_and_missed(
+        self, folder: Path, port: int, fresh_database_url: str, redis_url: str
+    ) -> None:
+        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            taken = str(busy.getsockname()[1])
+            with run(folder, "--port", str(port), "--data-dir", "given", METRICS_PORT=taken, **given) as refused:
+                code, errors = refused.end()
+        assert code == 1
+        assert f"Liveness and metrics cannot be served on 127.0.0.1:{taken}" in errors
+        assert errors.endswith("The worker ended with exit code 1. What it said is above.\n")
+
+
+def test_a_killed_supervisor_takes_everything_along_and_a_killed_server_too(folder: Path, port: int) -> None:
+    with run(folder, "--port", str(port), "--reload") as killed:
+        assert killed.running, killed.process.communicate()[1]
+        killed.process.kill()
+        # The next one starts at once, while the children of the first may still be on their way out.
+        with run(folder, "--port", str(port)) as broken:
+            assert broken.running, broken.process.communicate()[1]
+            killed.end()
+            next(process for process in broken.family if process.name() == "postgres").kill()
+            code, errors = broken.end()
+    assert code == 1
+    assert "\nPostgreSQL 18 was ended by SIGKILL. The end of .plinth/logs/postgresql.log:\n" in errors
+
+
+def test_a_failed_migration_is_explained(folder: Path, port: int, fresh_database_url: str, redis_url: str) -> None:
+    given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "DB_TRANSACTION_POOLER": "true"}
+    with run(folder, "--port", str(port), "--data-dir", "given", **given) as failed:
+        code, errors = failed.end()
+    assert code == 1
+    assert errors.startswith("The migration ended with exit code 1. The end of given/logs/migrate.log:\n")
+    assert "DB_TRANSACTION_POOLER is on" in errors
+    # Nothing is started in the place of what is given.
+    assert {path.name for path in (folder / "given").iterdir()} == {"lock", "logs"}
+
+
+def test_a_busy_port_is_told_before_anything_starts(folder: Path) -> None:
+    """What an earlier run has left behind there is ended first, which the kernel does by itself on Linux only."""
+    data = folder / "untouched"
+    data.mkdir()
+    orphan = psutil.Popen(["sleep", "60"])
+    (data / "lock").write_text(json.dumps({"programs": {str(orphan.pid): orphan.create_time()}}))
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with run(folder, "--port", str(port), "--data-dir", "untouched") as refused:
+            code, errors = refused.end()
+    assert code == 1
+    assert errors.startswith(f"Port {port} on 127.0.0.1 is in use by another program. ")
+    assert errors.count("\n") == 1
+    assert not (data / "postgres").exists()
+    assert orphan.wait(PATIENCE) == -signal.SIGTERM
+
+
+def test_a_folder_that_cannot_be_written_is_told(folder: Path, port: int) -> None:
+    (folder / "file").touch()
+    with run(folder, "--port", str(port), "--data-dir", "file/data") as refused:
+        assert refused.end() == (
+            1,
+            "The data folder file/data cannot be written: not a directory. Choose another with --data-dir.\n",
+        )
+
+
+def test_a_wrong_setting_is_told_before_anything_starts(folder: Path, port: int) -> None:
+    with run(folder, "--port", str(port), "--data-dir", "untouched", DB_POOL_SIZE="none") as refused:
+        code, errors = refused.end()
+    assert code == 2
+    assert errors.startswith("The configuration cannot be used:\n  - DB_POOL_SIZE")
+
+
+class TestWithServers:
+    def test_the_servers_run_as_long_as_the_command(self, folder: Path) -> None:
+        script = 'echo "$DATABASE_URL"; kill -0 "$(head -1 alone/postgres/postmaster.pid)" && exit 7'
+        command = [*PLINTH, "with-servers", "--data-dir", "alone", "--", "sh", "-c", script]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (7, "")
+        assert done.stdout.startswith("postgresql://plinth@/plinth?host=")
+        assert not (folder / "alone" / "postgres" / "postmaster.pid").exists()
+
+    def test_ctrl_c_ends_the_command(self, folder: Path, fresh_database_url: str, redis_url: str) -> None:
+        env = {**os.environ, "DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        command = [*PLINTH, "with-servers", "--data-dir", "alone", "--", "sh", "-c", "trap '' INT; echo; sleep 60"]
+        with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdout
+            process.stdout.readline()
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+
+    def test_a_command_that_does_not_exist(self, folder: Path) -> None:
+        command = [*PLINTH, "with-servers", "--", "no-such-command"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "There is no command no-such-command.\n")

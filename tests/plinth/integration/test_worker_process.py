@@ -1,0 +1,114 @@
+"""`plinth worker` as a process: its port, its signals, its complaints."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import app
+from tests.support.api import NOBODY_SERVES
+from tests.support.processes import PATIENCE, Process, plinth
+from tests.support.servers import Servers, scratch_folder
+
+
+def worker(folder: Path, *options: str, **environment: str) -> AbstractContextManager[Process]:
+    return plinth(folder, "worker", *options, **environment)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_on_its_port_and_a_signal_ends_it(
+    tmp_path: Path, database_url: str, redis_url: str, signum: signal.Signals
+) -> None:
+    with worker(tmp_path, "--queues", "mail, default", DATABASE_URL=database_url, REDIS_URL=redis_url) as running:
+        address = running.heard("liveness and metrics")["address"]
+        assert running.heard("worker started")["queues"] == ["mail", "default"]
+        with httpx.Client(base_url=address) as client:
+            assert client.get("/livez").text == "alive\n"
+            assert client.get("/drain").status_code == 404, "SIGTERM is all that a worker needs"
+            assert "plinth_jobs_started_total" in client.get("/metrics").text
+        running.process.send_signal(signum)
+        code, _ = running.end()
+        assert code == 0
+        assert running.said("worker stopped")
+
+
+def test_without_the_database_it_lives_and_waits(tmp_path: Path) -> None:
+    with worker(tmp_path, DATABASE_URL=NOBODY_SERVES) as waiting:
+        waiting.heard("waiting for the database")
+        address = waiting.heard("liveness and metrics")["address"]
+        assert httpx.get(f"{address}/livez").status_code == 200
+        assert httpx.get(f"{address}/readyz").status_code == 503
+        waiting.process.terminate()
+        assert waiting.end()[0] == 0
+
+
+def test_it_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Servers) -> None:
+    def turns(status: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while httpx.get(f"{address}/readyz").status_code != status:
+            assert time.monotonic() < deadline, "".join(running.lines)
+            time.sleep(0.05)
+
+    with worker(tmp_path, DATABASE_URL=own_servers.postgres.url(), JOBS_SESSION_TIMEOUT="2") as running:
+        address = running.heard("liveness and metrics")["address"]
+        turns(200)
+        own_servers.postgres.stop()
+        turns(503)
+        assert httpx.get(f"{address}/livez").status_code == 200
+        own_servers.postgres.start()
+        turns(200)
+
+
+def test_a_database_without_tables_is_told(tmp_path: Path, empty_database_url: str) -> None:
+    with worker(tmp_path, DATABASE_URL=empty_database_url) as refused:
+        code, lines = refused.end()
+    assert code == 1
+    assert lines[-1] == ("The database lacks tables or columns that this version needs: run `plinth migrate`.\n"), (
+        "".join(lines)
+    )
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with worker(tmp_path, DATABASE_URL=NOBODY_SERVES, METRICS_PORT=str(port)) as refused:
+            code, lines = refused.end()
+    assert code == 1
+    assert len(lines) == 1, "".join(lines)
+    assert re.fullmatch(
+        rf"Liveness and metrics cannot be served on 127\.0\.0\.1:{port}: .*[Aa]ddress already in use\n", lines[0]
+    )
+
+
+def test_with_reload_new_code_takes_over(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("COV"):  # the copy is not what is to be covered
+            monkeypatch.delenv(name)
+    with scratch_folder() as folder:
+        # A copy: whoever changed the code of this tree would disturb other tests.
+        for name in ("app", "plinth"):
+            source = Path(app.__file__).parents[1] / name
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        with worker(folder, "--reload", DATABASE_URL=database_url) as running:
+            assert running.heard("worker started")["version"] == app.__version__
+            changed = folder / "app" / "__init__.py"
+            changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
+            deadline = time.monotonic() + PATIENCE
+            while not running.said("worker stopped", timeout=0.5):
+                # A change that came before the first look at the files was not one: change it once more.
+                assert time.monotonic() < deadline, "".join(running.lines)
+                os.utime(changed)
+            assert running.heard("worker started", nth=2)["version"] == "9.9.9"
+            family = psutil.Process(running.process.pid).children(recursive=True)
+            running.process.terminate()
+            assert running.end()[0] == 0
+            assert running.said("worker stopped", nth=2)
+            assert not psutil.wait_procs(family, timeout=PATIENCE)[1]

@@ -1,0 +1,77 @@
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from plinth.embedded.address import Address
+from plinth.embedded.process import EmbeddedError
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_free_port_passes(busy: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    Address("127.0.0.1", port).check()
+
+
+def test_a_free_address_is_one_with_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([8001, 8000, 8002, 8003])
+    monkeypatch.setattr(Address, "check", lambda address: next(drawn))
+    assert Address.free("127.0.0.1", but={8000, 8001}) == Address("127.0.0.1", 8002)
+
+
+def test_a_busy_port_is_named_with_a_way_out(busy: int) -> None:
+    with pytest.raises(EmbeddedError) as refused:
+        Address("127.0.0.1", busy).check()
+    assert str(refused.value) == (
+        f"Port {busy} on 127.0.0.1 is in use by another program. Stop that one, or choose another port: "
+        f"plinth run --port {busy + 1}, or make run PORT={busy + 1}."
+    )
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(EmbeddedError, match=r"^Nothing can listen on 192\.0\.2\.1, port 8000: .*address"):
+        Address("192.0.2.1", 8000).check()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("localhost", "http://localhost:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+    ],
+)
+def test_url_is_one_that_a_client_here_can_use(host: str, url: str) -> None:
+    assert Address(host, 8000).url == url
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/good" else 503)
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        pass
+
+
+def test_answers_means_200() -> None:
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        address = Address("0.0.0.0", server.server_port)
+        try:
+            assert address.answers("/good")
+            assert not address.answers("/bad")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert not address.answers("/good")

@@ -1,0 +1,176 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from plinth.embedded.process import Process, end_leftover, environment
+
+PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
+
+Starter = Callable[..., Process]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """Starts a Python program as a child that says `ready` before it goes on."""
+    started: list[Process] = []
+
+    def start(code: str, **options: object) -> Process:
+        code = f"import signal, subprocess, sys, time\n{code}"
+        log = tmp_path / f"{len(started)}.log"
+        process = Process("A child", [sys.executable, "-c", code], log=log, **options)  # type: ignore[arg-type]
+        started.append(process)
+        until(lambda: "ready" in process.last_lines() or not process.running)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+SLEEP = "print('ready', flush=True); time.sleep(60)"
+IGNORE = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
+PARENT = f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\nprint(child.pid); {SLEEP}"
+
+
+def test_stop_asks_before_it_kills(start: Starter) -> None:
+    process = start(f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); {SLEEP}")
+    process.stop()
+    assert process.exit_code == 7
+
+
+def test_a_child_that_does_not_listen_is_killed(start: Starter) -> None:
+    process = start(IGNORE, grace=0.1)
+    process.stop()
+    assert process.exit_code == -signal.SIGKILL
+
+
+def test_what_a_child_leaves_behind_is_killed(start: Starter) -> None:
+    process = start(PARENT)
+    grandchild = psutil.Process(int(process.last_lines().split()[0]))
+    process.stop()
+    until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_child_is_out_of_reach_of_the_terminal(start: Starter) -> None:
+    process = start(SLEEP)
+    assert os.getsid(process.pid) == process.pid != os.getsid(0)
+
+
+def test_a_child_gets_the_environment_that_it_is_given(start: Starter) -> None:
+    process = start("import os; print(sorted(os.environ))", env={"LC_ALL": "C"})
+    process.wait(PATIENCE)
+    assert process.last_lines().startswith("['LC_ALL'")
+    assert environment(PLINTH_TEST="1") == {**os.environ, "PLINTH_TEST": "1"}
+
+
+def test_a_child_gets_its_input(start: Starter) -> None:
+    process = start("print(sys.stdin.read())", stdin="told")
+    process.wait(PATIENCE)
+    assert process.last_lines().strip() == "told"
+
+
+def test_last_lines_are_those_of_this_start(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "0.log").write_text("of an earlier start\n")
+    process = start("print('one\\ntwo\\nthree')")
+    process.wait(PATIENCE)
+    assert process.last_lines(2) == "two\nthree"
+    assert "earlier" not in process.last_lines()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("print('no room', flush=True); sys.exit(3)", "A child ended with exit code 3. The end of {log}:\nno room"),
+        ("import os; os.kill(os.getpid(), signal.SIGSEGV)", "A child was ended by SIGSEGV. The end of {log}:\n"),
+        (SLEEP, "A child does not answer. The end of {log}:\nready"),
+    ],
+)
+def test_failure_says_what_happened(start: Starter, code: str, said: str) -> None:
+    process = start(code)
+    assert str(process.failure()) == said.format(log=process.log)
+
+
+def test_failure_points_at_the_terminal_where_there_is_no_log() -> None:
+    process = Process("A child", ["/bin/sh", "-c", "exit 4"])
+    process.wait(PATIENCE)
+    assert str(process.failure()) == "A child ended with exit code 4. What it said is above."
+
+
+def test_pause_freezes_the_descendants_too(start: Starter) -> None:
+    process = start(PARENT)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+    assert len(family) == 2
+    process.pause()
+    until(lambda: all(member.status() == psutil.STATUS_STOPPED for member in family))
+    process.resume()
+    until(lambda: all(member.status() != psutil.STATUS_STOPPED for member in family))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+class TestParentsDeath:
+    def test_it_ends_the_child(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        code = f"""
+import signal
+from pathlib import Path
+from plinth.embedded.process import Process
+process = Process("A child", ["/bin/sh", "-c", "echo ready; sleep 60"], log=Path({str(log)!r}))
+while not process.last_lines():
+    pass
+print(process.pid, flush=True)
+signal.raise_signal(signal.SIGKILL)
+"""
+        parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+        assert parent.returncode == -signal.SIGKILL
+        until(lambda: not psutil.pid_exists(int(parent.stdout)))
+
+    def test_a_child_that_comes_later_does_not_start(self, start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # whoever adopts an orphan has another number than its parent
+        process = start(SLEEP)
+        assert process.wait(PATIENCE)
+        assert process.last_lines() == ""
+
+
+def test_a_leftover_is_known_by_its_folder(start: Starter, tmp_path: Path) -> None:
+    heed = "signal.signal(signal.SIGTERM, lambda *_: (print('asked', flush=True), sys.exit()))"
+    process = start(f"import os; os.chdir({str(tmp_path)!r}); {heed}; {SLEEP}")
+    pid_file = tmp_path / "pid"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    pid_file.write_text(f"{process.pid}\nmore\n")
+    assert not end_leftover(pid_file, elsewhere, signal.SIGTERM)
+    assert process.running
+    process.pause()
+    assert end_leftover(pid_file, tmp_path, signal.SIGTERM)
+    assert process.exit_code == 0
+    assert process.last_lines() == "ready\nasked"
+    assert not end_leftover(pid_file, tmp_path, signal.SIGTERM)
+
+
+def test_a_leftover_that_does_not_listen_is_killed(start: Starter, tmp_path: Path) -> None:
+    process = start(f"import os; os.chdir({str(tmp_path)!r}); {IGNORE}")
+    (tmp_path / "pid").write_text(str(process.pid))
+    assert end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM, grace=0.1)
+    assert process.exit_code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("content", [None, "", "no number", "99999999"])
+def test_no_leftover(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "pid").write_text(content)
+    assert not end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM)

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+
+from plinth.embedded.servers import Servers
+from plinth.settings.base import Settings
+
+GIVEN = {
+    "DATABASE_URL": "postgresql://db.example/plinth",
+    "REDIS_URL": "redis://redis.example",
+    "UPSTASH_REDIS_URL": "https://name.upstash.io",
+    "UPSTASH_REDIS_TOKEN": "token",
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "embedded"),
+    [
+        ([], {"DATABASE_URL", "REDIS_URL"}),
+        (["DATABASE_URL"], {"REDIS_URL"}),
+        (["REDIS_URL"], {"DATABASE_URL"}),
+        (["UPSTASH_REDIS_URL", "UPSTASH_REDIS_TOKEN"], {"DATABASE_URL"}),
+        (["DATABASE_URL", "REDIS_URL"], set()),
+    ],
+)
+def test_what_is_given_is_not_embedded(tmp_path: Path, given: list[str], embedded: set[str]) -> None:
+    settings = Settings.isolated(**{name: GIVEN[name] for name in given})
+    with Servers(tmp_path, settings) as servers:
+        assert servers.addresses.keys() == embedded
+
+
+def test_it_says_where_the_data_really_are(tmp_path: Path) -> None:
+    with Servers(tmp_path, Settings.isolated()) as servers:
+        assert servers.data_folders == [tmp_path]
+        (tmp_path / "postgres").symlink_to("/var/lib/plinth/postgres-1/data")
+        assert servers.data_folders == [tmp_path, Path("/var/lib/plinth/postgres-1/data")]

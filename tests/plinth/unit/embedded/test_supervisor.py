@@ -1,0 +1,104 @@
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from plinth.embedded.process import EmbeddedError, Process
+from plinth.embedded.supervisor import StopRequested, Supervisor
+
+
+class Child(Process):
+    """A child that writes to a shared journal when it is asked to end."""
+
+    def __init__(self, name: str, journal: Path, *, deaf: bool = False) -> None:
+        code = f"""
+import signal, sys, time
+def note(signum, frame):
+    with open({str(journal)!r}, "a") as journal:
+        print({name!r}, signal.Signals(signum).name, file=journal)
+    if not {deaf} or signum == signal.SIGINT:
+        sys.exit()
+signal.signal(signal.SIGTERM, note)
+signal.signal(signal.SIGINT, note)
+open({str(journal)!r}, "a").close()
+print("ready", flush=True)
+time.sleep(60)
+"""
+        self.journal = journal
+        log = journal.with_name(f"{name}.log")
+        super().__init__(name, [sys.executable, "-c", code], log=log, hurry_signal=signal.SIGINT, grace=60.0)
+        while "ready" not in self.last_lines():
+            assert self.running
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def test_the_last_one_added_is_stopped_first(journal: Path) -> None:
+    with Supervisor() as supervisor:
+        children = [supervisor.add(Child(name, journal)) for name in ("database", "api")]
+    assert journal.read_text() == "api SIGTERM\ndatabase SIGTERM\n"
+    assert [child.exit_code for child in children] == [0, 0]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_sleep(signum: signal.Signals) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have ignored it, with nohup
+    try:
+        with Supervisor() as supervisor:
+            os.kill(os.getpid(), signum)
+            with pytest.raises(StopRequested):
+                supervisor.sleep(None)
+            with pytest.raises(StopRequested):
+                supervisor.sleep(None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Supervisor() as supervisor:
+            os.kill(os.getpid(), signal.SIGHUP)
+            supervisor.sleep(0.0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_handlers_are_put_back() -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+    with Supervisor():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)] == before
+
+
+def test_a_child_that_ends_is_named_and_the_others_are_stopped(journal: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.add(Child("database", journal))
+        supervisor.add(Child("api", journal)).send(signal.SIGKILL)
+        with pytest.raises(EmbeddedError, match="api was ended by SIGKILL"):
+            supervisor.watch()
+    assert journal.read_text() == "database SIGTERM\n"
+
+
+class Impatient(Child):
+    """A child whose user presses Ctrl-C again as soon as it has heard that it is to end."""
+
+    def send(self, signum: signal.Signals) -> None:
+        super().send(signum)
+        if signum is signal.SIGTERM:
+            while not self.journal.read_text():
+                assert self.running
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_signal_hurries_the_stop(journal: Path) -> None:
+    """Without it the child would have a minute."""
+    with Supervisor() as supervisor:
+        os.kill(os.getpid(), signal.SIGINT)
+        supervisor.add(Impatient("api", journal, deaf=True))
+    assert journal.read_text() == "api SIGTERM\napi SIGINT\n"

@@ -1,0 +1,101 @@
+"""A loop that does not turn is seen from outside."""
+
+import asyncio
+
+import pytest
+
+from plinth.health import loop_watch
+from plinth.health.loop_watch import STUCK_SECONDS, TICK_SECONDS, TOLD_SECONDS, LoopWatch
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(loop_watch, "monotonic", clock)
+    return clock
+
+
+class TestLoopWatch:
+    async def test_a_loop_that_does_not_turn_is_seen_from_outside(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        watch.start()
+        try:
+            assert watch.alive
+            # This test never gives the loop its turn.
+            clock.now += STUCK_SECONDS - 0.01
+            assert watch.alive
+            clock.now += 0.01
+            assert not watch.alive
+        finally:
+            watch.stop()
+
+    async def test_a_loop_that_turns_again_is_alive_again(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loop_watch, "TICK_SECONDS", 0.0)
+        watch = LoopWatch()
+        watch.start()
+        clock.now += STUCK_SECONDS
+        assert not watch.alive
+        await _turns()
+        assert watch.alive
+        watch.stop()
+        clock.now += STUCK_SECONDS
+        await _turns()
+        assert not watch.alive, "it goes on after its stop"
+
+
+class TestLag:
+    async def test_a_loop_in_time_has_none(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        clock.now += 60  # until there is a loop
+        watch.start()
+        try:
+            assert watch.lag == 0
+            clock.now += TICK_SECONDS
+            assert watch.lag == 0
+        finally:
+            watch.stop()
+
+    async def test_it_grows_while_the_loop_is_stuck(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        watch.start()
+        try:
+            for seconds in (1.0, 30.0, 600.0):
+                clock.now += seconds
+                assert watch.lag == pytest.approx(clock.now - 1000 - TICK_SECONDS)
+        finally:
+            watch.stop()
+
+    async def test_the_worst_is_told_for_long_enough_to_be_scraped(self, clock: Clock) -> None:
+        watch = LoopWatch()
+        watch.start()
+
+        def turn(after: float) -> float:
+            clock.now += after
+            watch.stop()
+            watch._tick()
+            return watch.lag
+
+        try:
+            assert turn(TICK_SECONDS + 3) == 3
+            assert turn(TICK_SECONDS + 1) == 3
+            later = [turn(TICK_SECONDS) for _ in range(round(2 * TOLD_SECONDS / TICK_SECONDS))]
+            told = later.count(3)
+            assert later == [3] * told + [0] * (len(later) - told)
+            assert TOLD_SECONDS <= (1 + told) * TICK_SECONDS < 2 * TOLD_SECONDS
+        finally:
+            watch.stop()
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)

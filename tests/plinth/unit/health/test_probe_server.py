@@ -1,0 +1,250 @@
+"""The second port: it answers when the event loop does not."""
+
+import io
+import json
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import monotonic, sleep
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+import plinth.jobs.metrics  # noqa: F401 - so that there is something to show
+from plinth.health.probe_server import ProbeServer, ProbeServerError, _log_level
+from plinth.telemetry.access_log import log_values
+from plinth.telemetry.log_records import Ids
+from plinth.telemetry.logging import log_level
+from tests.support.logs import logging_as
+
+HOST = "127.0.0.1"
+PATIENCE = 60.0  # seconds, for what takes none on an idle machine
+
+
+def yes() -> bool:
+    return True
+
+
+@contextmanager
+def probes(
+    alive: Callable[[], bool] = yes,
+    ready: Callable[[], bool] = yes,
+    drain: Callable[[], None] | None = None,
+    host: str = HOST,
+) -> Iterator[httpx.Client]:
+    server = ProbeServer(host, 0, alive=alive, ready=ready, drain=drain)
+    port = server.start()
+    try:
+        with httpx.Client(base_url=f"http://{f'[{host}]' if ':' in host else host}:{port}") as client:
+            yield client
+    finally:
+        server.stop()
+
+
+class TestProbeServer:
+    @pytest.mark.parametrize(("path", "yes", "no"), [("livez", "alive", "stuck"), ("readyz", "ready", "unavailable")])
+    def test_a_probe_says_what_it_is_told(self, path: str, yes: str, no: str) -> None:
+        verdicts = iter([True, False, True])
+
+        def never() -> bool:
+            raise AssertionError("it was asked for something else")
+
+        def told() -> bool:
+            return next(verdicts)
+
+        alive, ready = (told, never) if path == "livez" else (never, told)
+        with probes(alive, ready) as client:
+            answers = [client.get(f"/{path}") for _ in range(3)]
+        assert [(answer.status_code, answer.text) for answer in answers] == [
+            (200, f"{yes}\n"),
+            (503, f"{no}\n"),
+            (200, f"{yes}\n"),
+        ]
+
+    @pytest.mark.parametrize("path", ["/livez", "/metrics", "/nothing"])
+    def test_head_is_answered_without_a_body(self, path: str) -> None:
+        with probes() as client, socket.create_connection((client.base_url.host, client.base_url.port or 0)) as peer:
+            peer.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: peer.recv(65536), b"")).partition(b"\r\n\r\n")
+        assert b"Content-Length: " in head
+        assert body == b""
+
+    async def test_of_a_loop_that_is_stuck_the_last_lines_are_written_by_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may be killed next, with what it was to write itself."""
+        monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
+        with logging_as(LOG_FORMAT="json") as stderr, probes(alive=lambda: False) as client:
+            log_values("request", ("number",), (1,), Ids(), soon=True)
+            client.get("/livez")  # the loop stands still meanwhile
+            lines = [json.loads(line) for line in stderr.written().splitlines()]
+        assert [line["message"] for line in lines][-2:] == ["request", "the event loop is stuck"]
+
+    def test_drain_answers_when_it_is_done_and_probes_are_answered_meanwhile(self) -> None:
+        begun, done = threading.Event(), threading.Event()
+
+        def drain() -> None:
+            begun.set()
+            assert done.wait(PATIENCE)
+
+        with probes(drain=drain) as client, ThreadPoolExecutor() as threads:
+            draining = threads.submit(client.get, "/drain", timeout=PATIENCE)
+            assert begun.wait(PATIENCE)
+            assert client.get("/livez").status_code == 200
+            assert not draining.done()
+            done.set()
+            assert (draining.result().status_code, draining.result().text) == (200, "drained\n")
+
+    def test_without_a_drain_there_is_none(self) -> None:
+        with probes() as client:
+            assert client.get("/drain").status_code == 404
+
+    def test_it_speaks_ipv6_where_its_address_does(self) -> None:
+        with probes(host="::1") as client:
+            assert client.get("/livez").status_code == 200
+
+    def test_its_start_asks_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def ask(*args: object) -> str:
+            raise AssertionError(args)
+
+        for name in ("getfqdn", "gethostbyaddr", "gethostbyname"):
+            monkeypatch.setattr(socket, name, ask)
+        with probes() as client:
+            assert client.get("/livez").status_code == 200
+
+    def test_metrics_are_those_of_the_process(self) -> None:
+        with probes() as client:
+            answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert "# TYPE plinth_jobs_started_total counter" in answer.text
+
+    def test_metrics_come_in_the_form_that_is_asked_for(self) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert answer.text.endswith("# EOF\n")
+
+    @pytest.mark.parametrize(
+        "accept", ["application/openmetrics-text; version=new", "text/plain; version=x; escaping=y", ";,=", "*/*"]
+    )
+    def test_metrics_come_whatever_is_asked_for(self, accept: str) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept": accept})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+    @pytest.mark.parametrize(("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None)])
+    def test_metrics_are_compressed_for_those_who_take_it(self, accepted: str, coding: str | None) -> None:
+        with probes() as client:
+            answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
+        assert answer.headers.get("content-encoding") == coding
+        assert "# TYPE plinth_jobs_started_total counter" in answer.text
+        if coding is None:
+            assert int(answer.headers["content-length"]) == len(answer.content)
+
+    def test_the_level_of_the_log_is_told_and_set(self) -> None:
+        with logging_as(LOG_LEVEL="INFO", LOG_FORMAT="json") as log, probes() as client:
+            answers = [
+                client.get("/log-level"),
+                client.put("/log-level", content="debug\n"),
+                client.get("/log-level"),
+                client.put("/log-level", content="LOUD"),
+                client.put("/log-level"),
+                client.put("/log-level", content="E" * 1000),
+                client.post("/log-level", content="ERROR"),  # which a page in a browser could send
+                client.get("/log-level"),
+            ]
+            (line,) = log.lines("log level")
+        assert [(answer.status_code, answer.text.strip()) for answer in answers] == [
+            (200, "INFO"),
+            (200, "INFO DEBUG"),
+            (200, "DEBUG"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+            (200, "DEBUG"),
+            (200, "DEBUG"),
+        ]
+        assert (line["old"], line["new"]) == ("INFO", "DEBUG")
+
+    @pytest.mark.parametrize(
+        ("address", "local"),
+        [
+            ("127.0.0.1", True),
+            ("127.0.0.6", False),  # Istio's sidecar, for whoever it lets in
+            ("::1", True),
+            ("::ffff:127.0.0.1", True),
+            ("10.0.0.7", False),
+            ("::ffff:10.0.0.7", False),
+            ("fe80::1%eth0", False),
+            ("2001:db8::1", False),
+        ],
+    )
+    def test_the_level_is_set_from_this_machine_alone(self, address: str, local: bool) -> None:
+        with logging_as(LOG_LEVEL="INFO"):
+            environ = {
+                "REQUEST_METHOD": "PUT",
+                "REMOTE_ADDR": address,
+                "CONTENT_LENGTH": "5",
+                "wsgi.input": io.BytesIO(b"ERROR"),
+            }
+            assert _log_level(environ)[0] == ("200 OK" if local else "403 Forbidden")
+            assert log_level() == ("ERROR" if local else "INFO")
+
+    @pytest.mark.parametrize("path", ["/", "/livez/", "/metrics/x", "/docs"])
+    def test_nothing_else_is_there(self, path: str) -> None:
+        with probes() as client:
+            assert client.get(path).status_code == 404
+
+    def test_a_client_that_says_nothing_keeps_nobody_waiting(self) -> None:
+        with probes() as client:
+            at = urlsplit(str(client.base_url))
+            assert at.hostname
+            assert at.port
+            with socket.create_connection((at.hostname, at.port)):
+                assert client.get("/livez").status_code == 200
+
+    def test_a_client_that_breaks_off_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with logging_as(LOG_LEVEL="DEBUG", LOG_FORMAT="json") as log, probes() as client:
+            at = urlsplit(str(client.base_url))
+            assert at.hostname
+            assert at.port
+            with socket.create_connection((at.hostname, at.port)) as broken:
+                # Closed without a goodbye, as load balancers do that only look whether somebody listens.
+                broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                assert client.get("/livez").status_code == 200  # it has been accepted by then
+            deadline = monotonic() + PATIENCE
+            while not (lines := log.lines("a client was not answered")):
+                assert monotonic() < deadline
+                sleep(0.01)
+        assert "ConnectionResetError" in lines[0]["error"]
+        assert capfd.readouterr().err == ""
+
+    def test_what_fails_is_a_line_like_any_other(self, capfd: pytest.CaptureFixture[str]) -> None:
+        def fail() -> bool:
+            raise RuntimeError("hunter2")
+
+        with logging_as(LOG_FORMAT="json") as log, probes(alive=fail) as client:
+            assert client.get("/livez").status_code == 500
+        (line,) = log.lines("the second port has no answer")
+        assert line["path"] == "/livez"
+        assert "RuntimeError: hunter2" in line["exception"]
+        assert capfd.readouterr().err == ""
+
+    def test_a_port_that_is_taken_is_an_error(self) -> None:
+        with socket.create_server((HOST, 0)) as taken, pytest.raises(ProbeServerError, match="in use"):
+            ProbeServer(HOST, taken.getsockname()[1], alive=yes, ready=yes).start()
+
+    def test_the_port_is_free_again_after_the_stop(self) -> None:
+        first = ProbeServer(HOST, 0, alive=yes, ready=yes)
+        port = first.start()
+        first.stop()
+        second = ProbeServer(HOST, port, alive=yes, ready=yes)
+        assert second.start() == port
+        second.stop()

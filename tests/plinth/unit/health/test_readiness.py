@@ -1,0 +1,170 @@
+"""Readiness tells the last known truth, at once, and changes its mind neither hastily nor late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from plinth.health import readiness as module
+from plinth.health.readiness import FAILURES_BEFORE_DOWN, STALE_AFTER_SECONDS, Check, Readiness
+from tests.support.identity_provider import Clock
+
+
+class Component:
+    """Something to watch: it answers, fails or hangs."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.hangs = False
+        self.asked = 0
+
+    async def __call__(self) -> None:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+
+    async def is_asked(self, times: int) -> None:
+        """Wait until it has been asked so often again, and the answers have been seen."""
+        last = self.asked + times
+        async with asyncio.timeout(5):
+            while self.asked < last + 1:  # noqa: ASYNC110 - an event would say when it is asked, not when it answered
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of what is watched; between two checks no time goes by."""
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.01)
+    return clock
+
+
+@pytest.fixture
+def database() -> Component:
+    return Component()
+
+
+@pytest.fixture
+def redis() -> Component:
+    return Component()
+
+
+@asynccontextmanager
+async def watching(*required: str, **checks: Check) -> AsyncIterator[Readiness]:
+    readiness = Readiness(checks, required)
+    async with asyncio.timeout(5):
+        await readiness.start()
+    try:
+        yield readiness
+    finally:
+        await readiness.stop()
+
+
+def status_of(readiness: Readiness) -> str:
+    return readiness.status
+
+
+class TestStart:
+    async def test_finds_a_healthy_process_ready(self, clock: Clock, database: Component) -> None:
+        async with watching("database", database=database) as readiness:
+            assert status_of(readiness) == "ready"
+            assert readiness.components["database"].latency == 0
+
+    async def test_finds_what_is_away_at_once(self, clock: Clock, database: Component) -> None:
+        database.error = OSError()
+        async with watching("database", database=database) as readiness:
+            assert status_of(readiness) == "unavailable"
+            assert readiness.components["database"].latency is None
+
+    async def test_waits_for_no_answer_that_does_not_come(self, clock: Clock, database: Component) -> None:
+        database.hangs = True
+        async with watching("database", database=database) as readiness:
+            assert status_of(readiness) == "unavailable"
+
+    def test_before_it_nothing_is_known(self, database: Component) -> None:
+        assert Readiness({"database": database}, ["database"]).status == "unavailable"
+
+
+class TestChange:
+    async def test_takes_more_than_one_failure(self, clock: Clock, database: Component) -> None:
+        async with watching("database", database=database) as readiness:
+            for answers in ("no", "yes", "no", "yes", "no"):
+                database.error = OSError() if answers == "no" else None
+                await readiness._check("database")
+                assert status_of(readiness) == "ready"
+
+            await readiness._check("database")
+            assert status_of(readiness) == "unavailable"
+
+    async def test_is_seen_in_the_background(self, clock: Clock, database: Component) -> None:
+        async with watching("database", database=database) as readiness:
+            database.error = OSError()
+            await database.is_asked(FAILURES_BEFORE_DOWN)
+            assert status_of(readiness) == "unavailable"
+
+            database.error = None
+            await database.is_asked(1)
+            assert status_of(readiness) == "ready"
+
+    async def test_is_logged_once_each_way(self, clock: Clock, database: Component) -> None:
+        with capture_logs() as logs:
+            async with watching("database", database=database):
+                database.error = OSError("secret")
+                await database.is_asked(10)
+                database.error = None
+                await database.is_asked(10)
+
+        assert [line["event"] for line in logs] == ["component up", "component down", "component up"]
+        assert logs[1]["error"] == "OSError"
+        assert "secret" not in str(logs)
+
+
+class TestStatus:
+    async def test_depends_on_what_is_required_alone(self, clock: Clock, database: Component, redis: Component) -> None:
+        redis.error = OSError()
+        async with watching("database", database=database, redis=redis) as readiness:
+            assert status_of(readiness) == "degraded"
+        async with watching("database", "redis", database=database, redis=redis) as readiness:
+            assert status_of(readiness) == "unavailable"
+
+    async def test_misses_what_is_required_and_not_there(self, clock: Clock, database: Component) -> None:
+        async with watching("database", "redis", database=database) as readiness:
+            assert status_of(readiness) == "unavailable"
+            assert readiness.components["redis"].required
+
+    async def test_of_long_ago_says_nothing_any_more(
+        self, clock: Clock, database: Component, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "INTERVAL_SECONDS", 3600)
+        async with watching("database", database=database) as readiness:
+            clock.advance(STALE_AFTER_SECONDS - 0.1)
+            assert status_of(readiness) == "ready"
+            clock.advance(0.1)
+            assert status_of(readiness) == "unavailable"
+
+
+class TestWatching:
+    async def test_of_one_that_hangs_does_not_hide_another(
+        self, clock: Clock, database: Component, redis: Component
+    ) -> None:
+        async with watching("database", database=database, redis=redis) as readiness:
+            redis.hangs = True
+            database.error = OSError()
+            await database.is_asked(FAILURES_BEFORE_DOWN)
+
+            assert readiness.components["database"].status == "down"
+
+    async def test_ends_when_told_to_whatever_hangs(self, clock: Clock, database: Component) -> None:
+        async with watching("database", database=database):
+            database.hangs = True
+            await asyncio.sleep(0)
+            tasks = {task for task in asyncio.all_tasks() if task.get_name().startswith("readiness:")}
+            assert tasks
+
+        assert all(task.done() for task in tasks)

@@ -1,0 +1,408 @@
+"""What happens to every request on its way in and to every response on its way out."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from plinth.health.lifecycle import Lifecycle
+from plinth.http import request_context as middleware
+from plinth.http.body_limit import BodyLimitMiddleware, _BodyTooLargeError
+from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.security_headers import SecurityHeadersMiddleware
+from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from plinth.identity.rules import Principal
+from plinth.telemetry.log_records import request_id_var
+from plinth.telemetry.tracing import MAX_PATH
+from tests.support.api import problem
+from tests.support.logs import logging_as
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await Response("hello")(scope, receive, send)
+
+
+async def call(app: ASGIApp, method: str = "GET", path: str = "/", **options: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app, client=("203.0.113.7", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        return await client.request(method, path, **options)
+
+
+def failing(error: BaseException) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    return app
+
+
+class TestRequestId:
+    async def call(self, *ids: bytes) -> str:
+        with capture_logs():
+            response = await call(RequestContextMiddleware(hello), headers=[(b"X-Request-ID", i) for i in ids])
+        (request_id,) = response.headers.get_list("x-request-id")
+        return request_id
+
+    async def test_is_made_where_there_is_none(self) -> None:
+        first, second = await self.call(), await self.call()
+
+        assert len(first) == 32
+        assert first != second
+
+    @pytest.mark.parametrize("theirs", [b"a-b_c.123", b"8letters", b"x" * 128])
+    async def test_is_the_client_s_own_where_it_is_well_formed(self, theirs: bytes) -> None:
+        assert await self.call(theirs) == theirs.decode()
+
+    @pytest.mark.parametrize(
+        "theirs",
+        [
+            b"",
+            b"7letter",
+            b"x" * 129,
+            b"x" * 10_240,
+            b"with a space",
+            b"abcdefgh\r\nSet-Cookie: a=b",
+            b"abcdefgh\n",
+            b"abcdefgh\0",
+            b"\xff" * 10,
+            b"\xc3\xa9" * 10,
+            b"<script>alert(1)</script>",
+            b'"},{"level":"x',
+            b"%0d%0aabcdef",
+        ],
+    )
+    async def test_is_made_where_the_client_s_own_is_anything_else(self, theirs: bytes) -> None:
+        assert len(await self.call(theirs)) == 32
+
+    async def test_is_the_first_of_several(self) -> None:
+        assert await self.call(b"the-first", b"the-second") == "the-first"
+        assert len(await self.call(b"bad", b"the-second")) == 32
+
+    async def test_is_known_to_whoever_works_on_the_request_and_to_nobody_afterwards(self) -> None:
+        seen = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.extend([request_id_var.get(), scope["state"]["request_id"]])
+            await hello(scope, receive, send)
+
+        with capture_logs():
+            await call(RequestContextMiddleware(app), headers={"X-Request-ID": "a-request"})
+
+        assert seen == ["a-request", "a-request"]
+        assert request_id_var.get() is None
+
+
+class TestAccessLine:
+    async def test_says_what_was_asked_and_how_it_went(self) -> None:
+        with capture_logs() as logs:
+            await call(RequestContextMiddleware(hello), "POST", "/a%0ab?secret=1", content=b"abc")
+
+        (line,) = logs
+        assert line.pop("duration_ms") >= 0
+        assert line == {
+            "event": "request",
+            "log_level": "info",
+            "method": "POST",
+            "route": "unmatched",
+            "path": "/a\nb",
+            "status": 200,
+            "request_bytes": 3,
+            "response_bytes": 5,
+            "client": "203.0.113.7",
+        }
+
+    @pytest.mark.parametrize(("status", "slow", "at_once"), [(200, 9, False), (404, 9, True), (200, 0, True)])
+    async def test_of_what_went_well_may_wait(
+        self, monkeypatch: pytest.MonkeyPatch, status: int, slow: float, at_once: bool
+    ) -> None:
+        monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # another line would take it along
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response(status_code=status)(scope, receive, send)
+
+        with logging_as(LOG_FORMAT="json") as stderr:
+            await call(RequestContextMiddleware(app, slow_seconds=slow))
+            assert bool(stderr.written()) is at_once
+            assert stderr.lines("request")[0]["status"] == status
+
+    async def test_is_no_longer_than_callers_are_allowed_to_make_it(self) -> None:
+        with capture_logs() as logs:
+            await call(RequestContextMiddleware(hello), "GET", "/" + 2 * MAX_PATH * "a")
+
+        (line,) = logs
+        assert line["path"] == "/" + (MAX_PATH - 1) * "a"
+
+    async def test_says_how_much_came_and_went(self) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"abc"
+
+        with capture_logs() as logs:
+            await call(RequestContextMiddleware(hello))
+            await call(RequestContextMiddleware(hello), "POST", content=chunks())
+            await call(RequestContextMiddleware(hello), "POST", headers={"Content-Length": "-1"})
+
+        sizes = [(line["request_bytes"], line["response_bytes"]) for line in logs]
+        assert sizes == [(0, 5), (None, 5), (None, 5)]  # how long chunks will be, nobody has said
+
+    async def test_tells_callers_apart_without_naming_them(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if caller := scope["query_string"].decode():
+                scope["state"]["principal"] = Principal(caller, "", frozenset(), frozenset(), 0)
+            await hello(scope, receive, send)
+
+        with capture_logs() as logs:
+            for key in (b"one", b"another"):
+                for path in ("/?alice", "/?bob", "/?alice", "/"):
+                    await call(RequestContextMiddleware(app, hash_key=key), path=path)
+
+        alice, bob, alice_again, nobody, *others = [line.get("principal") for line in logs]
+        assert alice == alice_again
+        assert len({alice, bob, *others[:2]}) == 4
+        assert re.fullmatch("[0-9a-f]{16}", str(alice))
+        assert nobody is None
+
+    async def test_of_a_success_is_written_as_often_as_the_sample_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        dice = iter([0.1, 0.3, 0.24])
+        monkeypatch.setattr(middleware, "random", lambda: next(dice))
+
+        with capture_logs() as logs:
+            for path in ("/1", "/2", "/3"):
+                await call(RequestContextMiddleware(hello, access_sample=0.25), path=path)
+
+        assert [line["path"] for line in logs] == ["/1", "/3"]
+
+    async def test_of_failures_and_of_what_is_slow_is_always_written(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response(status_code=int(scope["query_string"]))(scope, receive, send)
+
+        with capture_logs() as logs:
+            for status in (200, 304, 404, 500):
+                await call(RequestContextMiddleware(app, access_sample=0), path=f"/?{status}")
+            await call(RequestContextMiddleware(app, access_sample=0, slow_seconds=0), path="/?201")
+
+        assert [line["status"] for line in logs] == [404, 500, 201]
+
+    async def test_is_left_out_for_probes_that_find_all_well(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response(status_code=503 if scope["query_string"] else 200)(scope, receive, send)
+
+        quiet = RequestContextMiddleware(app, quiet_paths=frozenset({"/health"}))
+        with capture_logs() as logs:
+            for path in ("/health", "/health?ill", "/healthy"):
+                await call(quiet, path=path)
+
+        assert [(line["path"], line["status"]) for line in logs] == [("/health", 503), ("/healthy", 200)]
+
+    async def test_is_written_when_there_was_no_answer(self) -> None:
+        with capture_logs() as logs, pytest.raises(RuntimeError):
+            await call(RequestContextMiddleware(failing(RuntimeError())))
+
+        with capture_logs() as cut_off, pytest.raises(asyncio.CancelledError):
+            await call(RequestContextMiddleware(failing(asyncio.CancelledError())))
+
+        assert logs[0]["status"] == 500
+        assert cut_off[0]["status"] == 499
+
+
+class TestResponseHeaders:
+    async def test_may_be_added_from_within(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"]["response_headers"].append((b"ratelimit", b"r=1"))
+            await hello(scope, receive, send)
+
+        with capture_logs():
+            response = await call(RequestContextMiddleware(app))
+
+        assert response.headers["ratelimit"] == "r=1"
+
+
+class TestDraining:
+    async def test_each_response_ends_its_connection_from_then_on(self) -> None:
+        lifecycle = Lifecycle(drain_seconds=0)
+        app = RequestContextMiddleware(hello, lifecycle=lifecycle)
+        with capture_logs():
+            before = await call(app)
+            lifecycle.drain()
+            after = [await call(app) for _ in range(2)]
+
+        assert "connection" not in before.headers
+        assert [response.headers.get_list("connection") for response in after] == [["close"], ["close"]]
+
+    async def test_so_does_one_whose_request_came_before(self) -> None:
+        lifecycle = Lifecycle(drain_seconds=0)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            lifecycle.drain()
+            await hello(scope, receive, send)
+
+        with capture_logs():
+            response = await call(RequestContextMiddleware(app, lifecycle=lifecycle))
+
+        assert response.headers["connection"] == "close"
+
+
+class TestUnhandledErrors:
+    async def test_are_answered_with_nothing_and_logged_with_everything(self) -> None:
+        app = RequestContextMiddleware(UnhandledErrorMiddleware(failing(RuntimeError("hunter2"))))
+        with capture_logs() as logs:
+            response = await call(app, path="/there")
+
+        body = problem(response, 500, "internal_error")
+        assert set(body) == {"type", "title", "status", "code", "request_id"}
+        error, access = logs
+        assert (error["log_level"], error["path"], error["exc_info"]) == ("error", "/there", True)
+        assert (access["event"], access["status"]) == ("request", 500)
+
+    async def test_amid_an_answer_end_it(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise RuntimeError
+
+        with capture_logs() as logs, pytest.raises(RuntimeError):
+            await call(RequestContextMiddleware(UnhandledErrorMiddleware(app)))
+
+        assert logs[0]["log_level"] == "error"
+
+
+class Endless:
+    """A body that goes on and on, but for a reader who would never stop; it counts how much of it was asked for."""
+
+    def __init__(self, chunk: bytes = b"x" * 10) -> None:
+        self.chunk = chunk
+        self.sent = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.sent < 10_000:
+            self.sent += len(self.chunk)
+            yield self.chunk
+
+
+class TestBodyLimit:
+    LIMIT = 100
+
+    async def call(
+        self, content: Any, method: str = "POST", headers: Any = None, app: ASGIApp | None = None
+    ) -> httpx.Response:
+        limited = BodyLimitMiddleware(app or self.echo_length, max_bytes=self.LIMIT)
+        with capture_logs():
+            return await call(RequestContextMiddleware(limited), method, content=content, headers=headers)
+
+    @staticmethod
+    async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
+        length, more = 0, True
+        while more:
+            message = await receive()
+            length += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await JSONResponse(length)(scope, receive, send)
+
+    async def test_lets_through_what_is_within_it(self) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(10):
+                yield b"x" * 10
+
+        assert (await self.call(b"")).json() == 0
+        assert (await self.call(b"x" * 100)).json() == 100
+        assert (await self.call(chunks())).json() == 100
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "NONSENSE"])
+    async def test_refuses_what_is_announced_to_be_beyond_it_unread(self, method: str) -> None:
+        body = Endless()
+
+        response = await self.call(body, method, {"Content-Length": "101"})
+
+        problem(response, 413, "payload_too_large")
+        assert response.headers["connection"] == "close"
+        assert body.sent == 0
+
+    @pytest.mark.parametrize(
+        "announced", [{}, {"Content-Length": "10"}, {"Content-Length": "x"}, {"Content-Length": ""}]
+    )
+    async def test_refuses_what_turns_out_to_be_beyond_it_and_reads_no_further(self, announced: dict[str, str]) -> None:
+        body = Endless()
+
+        response = await self.call(body, headers=announced)
+
+        problem(response, 413, "payload_too_large")
+        assert response.headers["connection"] == "close"
+        assert body.sent == self.LIMIT + 10
+
+    async def test_does_not_hinder_whoever_reads_no_body(self) -> None:
+        body = Endless()
+
+        assert (await self.call(body, app=hello)).text == "hello"
+        assert body.sent == 0
+
+    async def test_ends_an_answer_that_has_begun(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await self.echo_length(scope, receive, send)
+
+        with pytest.raises(_BodyTooLargeError):  # the server cuts the connection
+            await self.call(Endless(), app=app)
+
+
+class TestSecurityHeaders:
+    async def headers(self, path: str = "/", *, hsts: bool = False, given: Any = None) -> httpx.Headers:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response("hello", headers=given)(scope, receive, send)
+
+        secured = SecurityHeadersMiddleware(app, hsts=hsts, docs_paths=frozenset({"/docs"}))
+        return (await call(secured, path=path)).headers
+
+    async def test_tell_browsers_to_guess_frame_leak_and_keep_nothing(self) -> None:
+        headers = await self.headers()
+
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert headers["cache-control"] == "no-store"
+
+    async def test_ask_for_tls_where_there_is_some(self) -> None:
+        assert "strict-transport-security" not in await self.headers()
+        assert (await self.headers(hsts=True))["strict-transport-security"].startswith("max-age=31536000")
+
+    async def test_leave_what_the_endpoint_says(self) -> None:
+        headers = await self.headers(given={"Cache-Control": "private"})
+
+        assert headers.get_list("cache-control") == ["private"]
+
+    async def test_let_the_documentation_load_its_scripts(self) -> None:
+        headers = await self.headers("/docs")
+
+        assert "content-security-policy" not in headers
+        assert headers["x-frame-options"] == "DENY"
+
+
+class TestOtherScopes:
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            RequestContextMiddleware,
+            UnhandledErrorMiddleware,
+            lambda app: SecurityHeadersMiddleware(app, hsts=True),
+            lambda app: BodyLimitMiddleware(app, max_bytes=1),
+        ],
+    )
+    async def test_pass_untouched(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+        passed = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            passed.append((scope, receive, send))
+            raise RuntimeError
+
+        async def receive() -> Any: ...
+
+        async def send(message: Any) -> None: ...
+
+        scope = {"type": "websocket", "headers": []}
+        with pytest.raises(RuntimeError):
+            await wrap(app)(scope, receive, send)
+        assert passed[0][0] == {"type": "websocket", "headers": []}

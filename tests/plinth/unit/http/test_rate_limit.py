@@ -1,0 +1,247 @@
+"""Counting hits: exact where it has to be, cheap where it can be, and never in the way."""
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from plinth.http.rate_limit import LEASE_SHARE, REDIS_COOLDOWN_SECONDS, RateLimiter, Verdict
+from tests.support.identity_provider import Clock
+
+WINDOW = 60
+
+
+class SharedCounts:
+    """Stands in for the storage in Redis: counts for all limiters, a loop's turn later, or fails."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.counts: dict[str, tuple[int, float]] = {}
+        self.commands = 0
+        self.broken = False
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        self.commands += 1
+        await asyncio.sleep(0)
+        if self.broken:
+            raise RedisConnectionError("away")
+        count, ends = self.counts.get(key, (0, self.clock() + expiry))
+        if ends <= self.clock():
+            count, ends = 0, self.clock() + expiry
+        self.counts[key] = count + amount, ends
+        return count + amount
+
+    async def get_expiry(self, key: str) -> float:
+        await asyncio.sleep(0)
+        return self.counts[key][1]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def shared(clock: Clock) -> SharedCounts:
+    return SharedCounts(clock)
+
+
+@pytest.fixture
+def fleet(clock: Clock, shared: SharedCounts, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RateLimiter]:
+    """Makes limiters of several processes that share one Redis."""
+    monkeypatch.setattr("plinth.http.rate_limit.time", clock)
+
+    def limiter(limit: str) -> RateLimiter:
+        made = RateLimiter(limit, Redis(), prefix="test", clock=clock)
+        made._storage = shared  # type: ignore[assignment]
+        return made
+
+    return limiter
+
+
+def alone(limit: str, clock: Clock) -> RateLimiter:
+    """A limiter of a process without Redis."""
+    return RateLimiter(limit, None, prefix="test", clock=clock)
+
+
+async def hits(limiter: RateLimiter, count: int, key: str = "alice") -> list[Verdict]:
+    return [await limiter.hit(key) for _ in range(count)]
+
+
+async def hits_at_once(limiter: RateLimiter, count: int, key: str = "alice") -> list[Verdict]:
+    return await asyncio.gather(*(limiter.hit(key) for _ in range(count)))
+
+
+def admitted(verdicts: list[Verdict]) -> int:
+    return sum(verdict.allowed for verdict in verdicts)
+
+
+class TestAlone:
+    async def test_admits_as_many_as_the_limit_says_and_no_more(self, clock: Clock) -> None:
+        for limit, amount in (("1/minute", 1), ("20/minute", 20), ("600/minute", 600), ("3 per 2 minute", 3)):
+            verdicts = await hits(alone(limit, clock), amount + 30)
+
+            assert [verdict.allowed for verdict in verdicts] == [True] * amount + [False] * 30
+
+    async def test_begins_anew_with_each_window(self, clock: Clock) -> None:
+        limiter = alone("20/minute", clock)
+        for _ in range(3):
+            assert admitted(await hits(limiter, 25)) == 20
+            clock.advance(WINDOW)
+
+    async def test_counts_each_key_for_itself(self, clock: Clock) -> None:
+        limiter = alone("2/minute", clock)
+
+        assert admitted(await hits(limiter, 5, "alice")) == 2
+        assert admitted(await hits(limiter, 5, "bob")) == 2
+
+    async def test_remembers_only_so_many_keys(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("plinth.http.rate_limit.MAX_KEYS", 10)
+        limiter = alone("2/minute", clock)
+
+        for n in range(100):
+            await limiter.hit(f"caller {n}")
+
+        assert len(limiter._leases) == 10
+
+
+class TestVerdict:
+    async def test_says_how_the_caller_stands(self, clock: Clock) -> None:
+        limiter = alone("3/minute", clock)
+
+        first = await limiter.hit("alice")
+        clock.advance(20.5)
+        rest = await hits(limiter, 3)
+
+        assert first == Verdict(allowed=True, limit=3, remaining=2, window=60, reset=60)
+        assert [verdict.remaining for verdict in rest] == [1, 0, 0]
+        assert rest[-1] == Verdict(allowed=False, limit=3, remaining=0, window=60, reset=40)
+
+    async def test_never_says_that_the_wait_is_over_before_it_is(self, clock: Clock) -> None:
+        limiter = alone("1/minute", clock)
+        await limiter.hit("alice")
+        clock.advance(59.9)
+
+        assert (await limiter.hit("alice")).reset == 1
+
+    async def test_never_speaks_of_more_than_a_window(self, fleet: Callable[[str], RateLimiter], clock: Clock) -> None:
+        limiter = fleet("20/minute")
+        ticks = count(clock.now, 0.001)  # time goes by while Redis is asked
+        limiter._clock = lambda: next(ticks)
+
+        assert (await limiter.hit("alice")).reset == 60
+
+    async def test_has_the_headers_of_the_draft(self) -> None:
+        verdict = Verdict(allowed=True, limit=600, remaining=599, window=60, reset=42)
+
+        assert verdict.headers() == [
+            (b"ratelimit-policy", b'"default";q=600;w=60'),
+            (b"ratelimit", b'"default";r=599;t=42'),
+        ]
+
+
+class TestFleet:
+    @pytest.mark.parametrize("limit", [1, 20, 50, 600])
+    async def test_admits_exactly_the_limit_of_many_at_once(
+        self, fleet: Callable[[str], RateLimiter], limit: int
+    ) -> None:
+        verdicts = await hits_at_once(fleet(f"{limit}/minute"), limit + 100)
+
+        assert admitted(verdicts) == limit
+
+    @pytest.mark.parametrize("limit", [1, 20, 50, 600])
+    async def test_never_admits_more_in_all(self, fleet: Callable[[str], RateLimiter], limit: int) -> None:
+        first, second = fleet(f"{limit}/minute"), fleet(f"{limit}/minute")
+
+        both = await asyncio.gather(hits_at_once(first, limit), hits_at_once(second, limit))
+        after = [await limiter.hit("alice") for limiter in (first, second)]
+
+        total = sum(admitted(verdicts) for verdicts in (*both, after))
+        assert total <= limit
+        assert total >= limit - 2 * (limit // LEASE_SHARE)
+
+    async def test_begins_anew_together(self, fleet: Callable[[str], RateLimiter], clock: Clock) -> None:
+        first, second = fleet("20/minute"), fleet("20/minute")
+        await hits(first, 20)
+        clock.advance(30)
+        assert admitted(await hits(second, 5)) == 0
+        clock.advance(30)
+
+        assert admitted(await hits(second, 15)) == 15
+        assert admitted(await hits(first, 15)) == 5
+
+    async def test_asks_redis_once_for_many(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+        limiter = fleet("600/minute")
+        await hits_at_once(limiter, 200)
+        assert shared.commands == 2  # the first asked before there were others
+
+        await hits(limiter, 400)
+        assert shared.commands < 30
+
+    async def test_asks_nobody_about_a_caller_whose_limit_is_reached(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
+    ) -> None:
+        limiter = fleet("20/minute")
+        await hits(limiter, 21)
+        asked = shared.commands
+
+        await hits(limiter, 1000)
+
+        assert shared.commands == asked
+
+    async def test_one_that_gives_up_waiting_holds_up_nobody(self, fleet: Callable[[str], RateLimiter]) -> None:
+        limiter = fleet("20/minute")
+        first = asyncio.create_task(limiter.hit("alice"))
+        others = [asyncio.create_task(limiter.hit("alice")) for _ in range(25)]
+        await asyncio.sleep(0)
+        first.cancel()
+
+        verdicts = await asyncio.gather(*others)
+
+        assert first.cancelled()
+        assert 19 <= admitted(verdicts) <= 20
+        assert not limiter._queues
+
+
+class TestRedisAway:
+    async def test_counts_for_itself(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+        shared.broken = True
+
+        assert admitted(await hits(fleet("20/minute"), 30)) == 20
+        assert admitted(await hits_at_once(fleet("20/minute"), 100)) == 20
+
+    async def test_goes_on_from_where_it_was(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+        limiter = fleet("20/minute")
+        await hits(limiter, 15)
+        shared.broken = True
+
+        assert admitted(await hits_at_once(limiter, 100)) == 5
+
+    async def test_is_asked_again_only_after_a_while(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, clock: Clock
+    ) -> None:
+        limiter = fleet("600/minute")
+        shared.broken = True
+        await hits(limiter, 100)
+        assert shared.commands == 1
+
+        shared.broken = False
+        clock.advance(REDIS_COOLDOWN_SECONDS)
+        await hits(limiter, 100)
+
+        assert shared.commands > 1
+
+    @pytest.mark.parametrize("error", [OSError(), TimeoutError()])
+    async def test_may_show_in_many_ways(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any
+    ) -> None:
+        async def fail(*args: object) -> int:
+            raise error
+
+        monkeypatch.setattr(shared, "incr", fail)
+
+        assert (await fleet("20/minute").hit("alice")).allowed

@@ -1,0 +1,185 @@
+"""Verifiers as settings build them, against a provider over HTTP: what an attacker meets."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import jwt
+import pytest
+
+from plinth.identity import build_verifier
+from plinth.identity.rules import KeysUnavailable, Reason, TokenError
+from plinth.identity.verifier import TokenVerifier
+from plinth.settings.base import Settings
+from tests.support.identity_provider import DISCOVERY_PATH, JWKS_PATH, IdentityProvider, SigningKey, compact, hs256
+
+MINE = SigningKey.make("mine")
+
+
+class SupabaseProject(IdentityProvider):
+    """Keys and issuer live below /auth/v1."""
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.url}/auth/v1"
+
+    def document(self, path: str) -> object | None:
+        return super().document(JWKS_PATH) if path == "/auth/v1/.well-known/jwks.json" else None
+
+
+class ClerkInstance(IdentityProvider):
+    def document(self, path: str) -> object | None:
+        return super().document(JWKS_PATH) if path == "/.well-known/jwks.json" else None
+
+
+@pytest.fixture
+def provider() -> Iterator[IdentityProvider]:
+    with IdentityProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def attacker() -> Iterator[IdentityProvider]:
+    with IdentityProvider(MINE) as attacker:
+        yield attacker
+
+
+def oidc(provider: IdentityProvider, **settings: Any) -> TokenVerifier:
+    return build_verifier(
+        Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=provider.issuer, OIDC_AUDIENCE="plinth", **settings)
+    )
+
+
+@pytest.fixture
+async def verifier(provider: IdentityProvider) -> AsyncIterator[TokenVerifier]:
+    verifier = oidc(provider)
+    yield verifier
+    await verifier.aclose()
+
+
+async def refusal(verifier: TokenVerifier, token: str) -> Reason:
+    with pytest.raises(TokenError) as caught:
+        await verifier.verify(token)
+    return caught.value.reason
+
+
+async def test_issuer_found_by_discovery(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+    token = provider.token()
+    principal = await verifier.verify(token)
+    assert (principal.subject, principal.issuer) == ("alice", provider.issuer)
+    assert verifier.cached(token) is principal
+    assert provider.fetched == {DISCOVERY_PATH: 1, JWKS_PATH: 1}
+
+
+async def test_issuer_whose_keys_are_elsewhere(provider: IdentityProvider) -> None:
+    verifier = oidc(provider, OIDC_JWKS_URL=provider.jwks_url, OIDC_ALGORITHMS=["ES256"])
+    provider.keys = [SigningKey.make("key-1", "ES256")]
+    assert await verifier.verify(provider.token())
+    assert provider.fetched == {JWKS_PATH: 1}
+    await verifier.aclose()
+
+
+async def test_supabase() -> None:
+    with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
+        verifier = build_verifier(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url))
+        assert await verifier.verify(project.token(aud="authenticated", role="authenticated"))
+        for role in ("anon", "service_role"):
+            assert await refusal(verifier, project.token(aud="authenticated", role=role)) == Reason.WRONG_ROLE
+        shared = compact({"alg": "HS256"}, project.claims(aud="authenticated"), hs256(b"s" * 40))
+        assert await refusal(verifier, shared) == Reason.WRONG_ALGORITHM
+        await verifier.aclose()
+
+
+async def test_supabase_with_its_old_shared_secret() -> None:
+    with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
+        verifier = build_verifier(
+            Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url, SUPABASE_JWT_SECRET="s" * 40)
+        )
+        claims = project.claims(aud="authenticated", role="authenticated")
+        assert await verifier.verify(jwt.encode(claims, "s" * 40, headers={"kid": "any"}))
+        for role in ("anon", "service_role"):
+            token = jwt.encode(claims | {"role": role}, "s" * 40)
+            assert await refusal(verifier, token) == Reason.WRONG_ROLE
+        assert await refusal(verifier, jwt.encode(claims, "t" * 40)) == Reason.BAD_SIGNATURE
+        assert await refusal(verifier, project.token()) == Reason.WRONG_ALGORITHM
+        assert project.fetched == {}
+        await verifier.aclose()
+
+
+async def test_clerk() -> None:
+    with ClerkInstance() as instance:
+        verifier = build_verifier(
+            Settings.isolated(
+                AUTH_PROVIDER="clerk",
+                CLERK_ISSUER=instance.url,
+                CLERK_AUTHORIZED_PARTIES=["https://app.example.com"],
+            )
+        )
+        assert await verifier.verify(instance.token(aud=..., azp="https://app.example.com"))
+        evil = instance.token(aud=..., azp="https://evil.example.com")
+        assert await refusal(verifier, evil) == Reason.WRONG_PARTY
+        await verifier.aclose()
+
+
+@pytest.mark.parametrize("kid", ["mine", "key-1", ...])
+async def test_headers_that_lead_to_the_attackers_keys(
+    verifier: TokenVerifier, provider: IdentityProvider, attacker: IdentityProvider, kid: object
+) -> None:
+    forged = attacker.token(
+        iss=provider.issuer,
+        header={
+            "kid": kid,
+            "jku": attacker.jwks_url,
+            "x5u": attacker.url + "/certificate.pem",
+            "jwk": MINE.jwk(),
+            "x5c": ["MIIB"],
+        },
+    )
+    assert await refusal(verifier, forged) in (Reason.UNKNOWN_KID, Reason.BAD_SIGNATURE)
+    assert attacker.fetched == {}
+
+
+async def test_thousand_unknown_kids(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+    tokens = [provider.token(header={"kid": f"unknown-{number}"}) for number in range(500)]
+    for token in tokens:
+        assert await refusal(verifier, token) == Reason.UNKNOWN_KID
+    verdicts = await asyncio.gather(*map(verifier.verify, tokens), return_exceptions=True)
+    assert {str(verdict) for verdict in verdicts} == {"unknown_kid"}
+    assert provider.jwks_fetches == 1
+
+
+async def test_provider_that_is_down(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+    token = provider.token()
+    provider.down()
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(token)
+
+
+async def test_deployed_verifier_takes_no_keys_over_http(
+    provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.isolated(
+        ENVIRONMENT="staging",
+        SECRET_KEY="s" * 40,
+        DATABASE_URL="postgresql://localhost/plinth",
+        AUTH_PROVIDER="custom",
+        OIDC_ISSUER="https://issuer.example.com",
+        OIDC_AUDIENCE="plinth",
+    )
+    # Settings refuse such an address; this is for one that a discovery document gives.
+    monkeypatch.setattr(Settings, "jwks_url", provider.jwks_url)
+    verifier = build_verifier(settings)
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(provider.token())
+    assert provider.fetched == {}
+    await verifier.aclose()
+
+
+def test_local_provider_needs_no_http_client() -> None:
+    program = (
+        "import sys; from plinth.settings.base import Settings; from plinth.identity import build_verifier;"
+        "build_verifier(Settings.isolated()); sys.exit('httpx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,86 @@
+"""What a worker has to say reaches the database, whatever becomes of single rows."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from structlog.testing import capture_logs
+
+from plinth.jobs.engine.recorder import Recorder, RunKey
+from plinth.jobs.engine.store import Store
+from plinth.jobs.outcome import Finish, Outcome, Release, State
+
+
+class SlowStore:
+    """One row is locked at first, and the database refuses what is to become of it; another takes its time."""
+
+    retry = None
+
+    def __init__(self, locked: UUID) -> None:
+        self.locked = locked
+        self.attempts = 0
+        self.written: list[Outcome] = []
+
+    async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+        for outcome in outcomes:
+            if outcome.id == self.locked:
+                self.attempts += 1
+                if self.attempts == 1:
+                    return set()
+                if outcome.state is not State.DISCARDED:
+                    raise ValueError("refused")
+        self.written += outcomes
+        return {outcome.id for outcome in outcomes}
+
+    async def release(self, outcomes: Sequence[Release]) -> set[UUID]:
+        await asyncio.sleep(0.4)  # longer than until the locked one is tried again
+        self.written += outcomes
+        return {outcome.id for outcome in outcomes}
+
+    async def held(self, keys: Collection[RunKey]) -> set[RunKey]:
+        return {key for key in keys if key[0] == self.locked and self.attempts == 1}
+
+
+async def test_a_row_that_was_locked_for_less_time_than_its_batch_took() -> None:
+    locked, other = uuid4(), uuid4()
+    store = SlowStore(locked)
+    told: list[UUID] = []
+
+    def on_written(outcomes: Sequence[Any]) -> None:
+        told.extend(outcome.id for outcome in outcomes)
+
+    recorder = Recorder(cast(Store, store), on_written=on_written, on_lost=lambda key: None)
+    recorder.put(Finish(locked, 1, State.SUCCEEDED), "test")
+    recorder.put(Release(other, 1), "test")
+    with capture_logs():
+        running = asyncio.create_task(recorder.run())
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.wait({running, asyncio.create_task(recorder.drained())}, return_when="FIRST_COMPLETED")
+            assert not running.done()
+        finally:
+            running.cancel()
+    assert [outcome.id for outcome in store.written] == [other, locked]
+    assert told == [other, locked], "each once, when it is there"
+
+
+async def test_a_run_that_was_given_back_and_ends_after_all() -> None:
+    """What comes second is refused, while the first is being written; the recorder goes on."""
+    run, later = uuid4(), uuid4()
+    store = SlowStore(run)
+    store.attempts = 1  # its row is not locked
+    recorder = Recorder(cast(Store, store), on_written=lambda outcomes: None, on_lost=lambda key: None)
+    with capture_logs():
+        running = asyncio.create_task(recorder.run())
+        try:
+            recorder.put(Release(run, 1), "test")
+            await asyncio.sleep(0.1)
+            recorder.put(Finish(run, 1, State.SUCCEEDED), "test")
+            recorder.put(Finish(later, 1, State.SUCCEEDED), "test")
+            async with asyncio.timeout(20):
+                await asyncio.wait({running, asyncio.create_task(recorder.drained())}, return_when="FIRST_COMPLETED")
+            assert not running.done()
+        finally:
+            running.cancel()
+    assert later in {outcome.id for outcome in store.written}

@@ -1,0 +1,116 @@
+"""Schedules: which slots there are. That each is taken once is in `tests/plinth/integration/jobs/test_schedules.py`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from plinth.jobs import JobContext, Schedule, job, schedule
+from plinth.jobs import kinds as kinds_module
+from plinth.jobs import schedules as schedules_module
+from plinth.jobs.kinds import JobKind
+
+ZONES = ["UTC", "Europe/Zurich", "America/New_York", "Australia/Lord_Howe"]
+
+
+class Payload(BaseModel):
+    n: int = 0
+
+
+@pytest.fixture
+def kind(monkeypatch: pytest.MonkeyPatch) -> JobKind[Payload]:
+    monkeypatch.setattr(kinds_module, "_kinds", {})
+    monkeypatch.setattr(schedules_module, "_schedules", {})
+
+    @job("test.tick")
+    async def tick(ctx: JobContext, payload: Payload) -> None: ...
+
+    return tick
+
+
+def forward(made: Schedule, start: datetime, end: datetime) -> list[datetime]:
+    """The slots after `start` up to `end`, found one after the other."""
+    slots = []
+    slot = made.next_slot(start)
+    while slot <= end:
+        slots.append(slot)
+        slot = made.next_slot(slot)
+    return slots
+
+
+class TestSlots:
+    @pytest.mark.parametrize("zone", ZONES)
+    @pytest.mark.parametrize("cron", ["*/10 * * * *", "30 2 * * *", "0 3 * * *", "15,45 1-3 * * *", "5 */6 * * SUN"])
+    @pytest.mark.parametrize("start", [datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 10, 20, tzinfo=UTC)])
+    def test_looking_back_finds_what_looking_ahead_found(
+        self, kind: JobKind[Payload], zone: str, cron: str, start: datetime
+    ) -> None:
+        """Over the days on which clocks change, in both directions: no slot is lost, none comes twice."""
+        made = schedule(kind, Payload(), cron=cron, timezone=zone, catch_up=1000)
+        end = start + timedelta(days=32)
+        taken: list[datetime] = []
+        last = start
+        now = start
+        while now < end:
+            now += timedelta(minutes=47, seconds=13)
+            due = made.due_slots(last, now)
+            taken += due
+            last = due[-1] if due else last
+        assert taken == forward(made, start, now)
+        assert len(taken) == len(set(taken))
+
+    def test_a_job_at_a_time_that_a_clock_change_skips_runs_once_that_night(self, kind: JobKind[Payload]) -> None:
+        made = schedule(kind, Payload(), cron="30 2 * * *", timezone="Europe/Zurich")
+        slots = forward(made, datetime(2026, 3, 27, 12, tzinfo=UTC), datetime(2026, 3, 30, 12, tzinfo=UTC))
+        assert [slot.strftime("%d %H:%M") for slot in slots] == ["28 01:30", "29 01:00", "30 00:30"]
+
+    def test_one_whose_time_comes_twice_runs_once(self, kind: JobKind[Payload]) -> None:
+        made = schedule(kind, Payload(), cron="30 2 * * *", timezone="Europe/Zurich")
+        slots = forward(made, datetime(2026, 10, 23, 12, tzinfo=UTC), datetime(2026, 10, 26, 12, tzinfo=UTC))
+        assert [slot.strftime("%d %H:%M") for slot in slots] == ["24 00:30", "25 00:30", "26 01:30"]
+
+    def test_of_many_missed_the_latest_count(self, kind: JobKind[Payload]) -> None:
+        made = schedule(kind, Payload(), cron="* * * * *", catch_up=3)
+        now = datetime(2026, 6, 1, 12, 0, 30, 500, tzinfo=UTC)
+        due = made.due_slots(datetime(2020, 1, 1, tzinfo=UTC), now)
+        assert [slot.strftime("%H:%M:%S") for slot in due] == ["11:58:00", "11:59:00", "12:00:00"]
+
+    def test_a_slot_is_due_from_its_very_moment(self, kind: JobKind[Payload]) -> None:
+        made = schedule(kind, Payload(), cron="* * * * *")
+        slot = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+        before = slot - timedelta(minutes=1)
+        assert made.due_slots(before, slot - timedelta(microseconds=1)) == []
+        assert made.due_slots(before, slot) == [slot]
+        assert made.due_slots(slot, slot + timedelta(seconds=59)) == []
+
+
+class TestDeclaration:
+    def test_it_takes_the_kinds_name_and_may_have_its_own(self, kind: JobKind[Payload]) -> None:
+        assert schedule(kind, Payload(), cron="* * * * *").name == "test.tick"
+        assert schedule(kind, Payload(), cron="* * * * *", name="another").name == "another"
+        with pytest.raises(ValueError, match="name of two schedules"):
+            schedule(kind, Payload(), cron="* * * * *")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"cron": "* * * *"}, "not a cron expression"),
+            ({"cron": "61 * * * *"}, "not a cron expression"),
+            ({"cron": "0 0 30 2 *"}, "not a cron expression"),
+            ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "no time zone"),
+            ({"cron": "* * * * *", "timezone": "../etc"}, "no time zone"),
+            ({"cron": "* * * * *", "catch_up": 0}, "catch_up is 1 to 1000"),
+            ({"cron": "* * * * *", "name": "a b"}, "is not a name"),
+        ],
+    )
+    def test_what_cannot_be(self, kind: JobKind[Payload], options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            schedule(kind, Payload(), **options)
+
+    def test_a_payload_of_another_model(self, kind: JobKind[Payload]) -> None:
+        class Other(BaseModel):
+            pass
+
+        with pytest.raises(TypeError, match="takes a Payload, not a Other"):
+            schedule(kind, Other(), cron="* * * * *")

@@ -1,0 +1,84 @@
+import pytest
+import redis
+
+from plinth.settings import urls
+
+
+class TestWebURL:
+    @pytest.mark.parametrize(
+        "url", ["https://id.example.com", "http://[::1]:8080/realm/", "HTTPS://id.example.com:443"]
+    )
+    def test_accepted(self, url: str) -> None:
+        urls.check_web_url(url)
+
+    @pytest.mark.parametrize(
+        "url", ["id.example.com", "ftp://id", "https://", "https:///x", "https://id:x", "https://[id"]
+    )
+    def test_refused(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"^expected a URL that starts with https://$"):
+            urls.check_web_url(url)
+
+    @pytest.mark.parametrize(
+        "url", ["https://u:p@id", "https://@id", "https://id?", "https://id?key=1", "https://id#x"]
+    )
+    def test_carries_nothing_but_the_address(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"without user name, password, query and fragment$"):
+            urls.check_web_url(url)
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            *(
+                (f"http://{host}/x", True)
+                for host in ("localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST", "a.localhost")
+            ),
+            *((f"http://{host}/x", False) for host in ("example.com", "localhost.example.com", "10.0.0.1", "[::2]")),
+        ],
+    )
+    def test_is_loopback(self, url: str, expected: bool) -> None:
+        assert urls.is_loopback(url) is expected
+
+
+class TestRedisURL:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://cache",
+            "rediss://u:p%40ss@[::1]:6380/2",
+            "redis://:p@cache/",
+            "redis://c/0?protocol=3",
+            "unix:///run/r",
+        ],
+    )
+    def test_accepted_by_us_and_by_redis_py(self, url: str) -> None:
+        urls.check_redis_url(url)
+        redis.Redis.from_url(url).close()
+
+    @pytest.mark.parametrize(
+        "url",
+        ["cache:6379", "http://cache", "redis://", "redis://cache:x", "redis://cache/zero", "redis://:p/w@cache/0"],
+    )
+    def test_refused(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"^expected (a URL that starts with redis|redis)://"):
+            urls.check_redis_url(url)
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("redis://cache:6379/0", "redis://cache:6379/0"),
+            ("rediss://user:s3cret@cache", "rediss://user:********@cache"),
+            ("redis://:s3@cret@cache", "redis://:********@cache"),
+            ("redis://s3cret@cache", "redis://:********@cache"),
+            ("unix://:s3cret@/run/redis.sock?password=s3cret&db=1", "unix://:********@/run/redis.sock"),
+        ],
+    )
+    def test_masked(self, url: str, expected: str) -> None:
+        assert urls.masked_redis_url(url) == expected
+
+    def test_of_upstash_is_understood_by_redis_py(self) -> None:
+        client = redis.Redis.from_url(urls.upstash_redis_url("https://x-1.upstash.io", "to/k@en="))
+        options = client.connection_pool.connection_kwargs
+        client.close()
+        assert (options["username"], options["password"], options["port"]) == ("default", "to/k@en=", 6379)
+        assert options["host"] == "x-1.upstash.io"
+        assert client.connection_pool.connection_class is redis.SSLConnection

@@ -1,0 +1,140 @@
+"""What is counted is shown as Prometheus reads it, in either of its formats."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import format_trace_id
+from prometheus_client import REGISTRY
+
+import app
+from plinth.telemetry import metrics
+from plinth.telemetry.metrics import Observed, db_operation, exemplar, exposition
+from tests.support.metrics import OPENMETRICS, metric, samples
+
+
+@pytest.fixture
+def gauge() -> Iterator[Observed]:
+    gauge = Observed("test_gauge", "For these tests.", ("name",), lambda a, b: a + b)
+    yield gauge
+    REGISTRY.unregister(gauge)
+
+
+class TestObserved:
+    def test_it_is_asked_when_it_is_scraped(self, gauge: Observed) -> None:
+        values = iter([1, 2])
+        with gauge.by(lambda: [(("a",), next(values))]):
+            assert metric("test_gauge", name="a") == 1
+            assert metric("test_gauge", name="a") == 2
+
+    def test_it_shows_nothing_before_and_afterwards(self, gauge: Observed) -> None:
+        with gauge.by(lambda: [(("a",), 1)]):
+            pass
+        assert not [sample for sample in samples() if sample.name == "test_gauge"]
+        assert "# HELP test_gauge For these tests." in exposition("")[1].decode()
+
+    def test_several_with_the_same_labels_are_one_series(self, gauge: Observed) -> None:
+        with gauge.by(lambda: [(("a",), 1), (("b",), 5)]), gauge.by(lambda: [(("a",), 2)]):
+            found = [(sample.labels["name"], sample.value) for sample in samples() if sample.name == "test_gauge"]
+        assert sorted(found) == [("a", 3), ("b", 5)]
+
+    def test_the_largest_counts_if_nothing_else_is_said(self) -> None:
+        gauge = Observed("test_largest", "For these tests.")
+        try:
+            with gauge.by(lambda: [((), 2)]), gauge.by(lambda: [((), 3)]), gauge.by(lambda: [((), 1)]):
+                assert metric("test_largest") == 3
+        finally:
+            REGISTRY.unregister(gauge)
+
+
+class TestExposition:
+    def test_is_openmetrics_where_that_is_asked_for(self) -> None:
+        content_type, content = exposition(f"{OPENMETRICS},text/plain;version=0.0.4;q=0.5")
+        assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+        assert content.endswith(b"# EOF\n")
+        assert content.count(b"# EOF\n") == 1
+
+    @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=0.0.4"])
+    def test_is_plain_text_otherwise(self, accept: str) -> None:
+        content_type, content = exposition(accept)
+        assert content_type.startswith("text/plain; version=0.0.4")
+        assert b"# EOF" not in content
+
+    def test_both_say_the_same(self) -> None:
+        def shown(accept: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+            return {(sample.name, frozenset(sample.labels.items())) for sample in samples(accept)}
+
+        assert shown("") == shown(OPENMETRICS)
+
+    def test_nothing_is_shown_twice(self) -> None:
+        found = [(sample.name, frozenset(sample.labels.items())) for sample in samples()]
+        assert len(found) == len(set(found))
+
+    def test_no_series_says_when_another_one_began(self) -> None:
+        assert not [sample for sample in samples() if sample.name.endswith("_created")]
+
+
+class TestBuild:
+    def test_it_is_told(self) -> None:
+        assert metric("plinth_build_info", version=app.__version__, revision="unknown") == 1
+
+    def test_the_revision_is_what_the_image_s_build_has_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "REVISION").write_text("0123abc\n")
+        monkeypatch.setattr(app, "__file__", str(tmp_path / "__init__.py"))
+        assert metrics._revision() == "0123abc"
+        (tmp_path / "REVISION").write_text("")  # built without saying of what
+        assert metrics._revision() == "unknown"
+
+
+class TestOperations:
+    @pytest.mark.parametrize(
+        ("statement", "name"),
+        [
+            ("SELECT 1", "SELECT"),
+            ("\n  insert into item", "INSERT"),
+            ("BEGIN;", "BEGIN"),
+            ("COMMIT;", "COMMIT"),
+            ("WITH a AS (SELECT 1) SELECT", "WITH"),
+            ("VACUUM", "OTHER"),
+            ("x'); DROP TABLE job", "OTHER"),
+            ("", "OTHER"),
+        ],
+    )
+    def test_of_sql_are_known_by_their_first_word(self, statement: str, name: str) -> None:
+        assert counted_as("postgresql", statement) == name
+
+    @pytest.mark.parametrize(
+        ("command", "name"), [("PUBLISH", "PUBLISH"), ("SCRIPT LOAD", "SCRIPT"), ("FLUSHALL", "OTHER")]
+    )
+    def test_of_redis_are_a_fixed_set(self, command: str, name: str) -> None:
+        assert counted_as("redis", command) == name
+
+
+def counted_as(system: str, statement: str) -> str:
+    """The name under which one more has been counted."""
+
+    def counts() -> dict[str, float]:
+        name = "db_client_operation_duration_seconds_count"
+        found = [sample for sample in samples() if sample.name == name and sample.labels["db_system_name"] == system]
+        return {sample.labels["db_operation_name"]: sample.value for sample in found}
+
+    before = counts()
+    db_operation(system, statement).observe(0.1)
+    ((name, more),) = counts().items() - before.items()
+    assert more == before.get(name, 0) + 1
+    return name
+
+
+class TestExemplar:
+    def test_is_the_trace_that_is_recorded(self) -> None:
+        with TracerProvider().get_tracer("test").start_as_current_span("a") as span:
+            assert exemplar() == {"trace_id": format_trace_id(span.get_span_context().trace_id)}
+
+    def test_is_none_without_a_trace_and_within_one_that_is_not_recorded(self) -> None:
+        assert exemplar() is None
+        with TracerProvider(sampler=ALWAYS_OFF).get_tracer("test").start_as_current_span("a"):
+            assert exemplar() is None

@@ -1,0 +1,733 @@
+"""Which trace a request belongs to, what is recorded of it, and that nobody waits for a collector."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from plinth.database.observed_connection import described
+from plinth.errors import NotFoundError
+from plinth.http.error_handlers import install_exception_handlers
+from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from plinth.telemetry import span_exporter as span_export
+from plinth.telemetry import span_recorder as spans
+from plinth.telemetry import tracing
+from plinth.telemetry.span_exporter import MAX_REASON
+from plinth.telemetry.span_recorder import Spans
+from tests.support.api import problem, settings_with
+from tests.support.collector import PATIENCE, Collector, Recorded, collecting
+from tests.support.logs import Stderr, logging_as
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
+
+
+@pytest.fixture
+def log() -> Iterator[Stderr]:
+    with logging_as(LOG_FORMAT="json") as log:
+        yield log
+
+
+pytestmark = pytest.mark.usefixtures("fresh_tracing")
+
+
+def traced(url: str, **values: Any) -> Any:
+    """Settings that record everything, and send it at once."""
+    defaults = {"OTEL_TRACES_SAMPLER_ARG": 1, "OTEL_BSP_SCHEDULE_DELAY": 10}
+    return settings_with(OTEL_EXPORTER_OTLP_ENDPOINT=url, **{**defaults, **values})
+
+
+def service() -> ASGIApp:
+    """An application with one route, one error and one that nobody foresaw, as the real one is put together."""
+    app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
+    router = APIRouter()
+
+    @router.get("/things/{name}")
+    async def thing(name: str) -> str | None:
+        if name == "missing":
+            raise NotFoundError("There is no such thing.")
+        if name == "broken":
+            raise RuntimeError("hunter2")
+        return tracing.current_trace_id()
+
+    app.include_router(router, prefix="/api")
+    install_exception_handlers(app)
+    app.add_middleware(UnhandledErrorMiddleware)
+    app.add_middleware(RequestContextMiddleware, quiet_paths=frozenset({"/health"}))
+    return app
+
+
+async def ask(app: ASGIApp, path: str = "/api/things/1", method: str = "GET", **options: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app, client=("203.0.113.7", 4711))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        return await client.request(method, path, **options)
+
+
+class TestTraceparent:
+    """Without tracing: what a caller says is taken on, if it is said as the specification has it."""
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            SAMPLED,
+            UNSAMPLED,
+            f"00-{TRACE}-{SPAN}-ff",
+            f"01-{TRACE}-{SPAN}-01",
+            f"cc-{TRACE}-{SPAN}-01-what-the-future-will-be-like",
+        ],
+    )
+    async def test_that_is_valid_is_in_answers_problems_and_log_lines(self, log: Stderr, value: str) -> None:
+        app = service()
+        good = await ask(app, headers={"traceparent": value})
+        bad = await ask(app, "/api/things/missing", headers={"traceparent": value})
+
+        assert good.json() == TRACE
+        assert problem(bad, 404)["trace_id"] == TRACE
+        assert good.headers["traceresponse"] == bad.headers["traceresponse"] == f"00-{TRACE}-{SPAN}-00"
+        assert [(line["trace_id"], line["span_id"]) for line in log.lines("request")] == [(TRACE, SPAN)] * 2
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            "00",
+            f"00-{TRACE}-{SPAN}",
+            f"00-{TRACE}-{SPAN}-1",
+            f"00-{TRACE}-{SPAN}-01-",
+            f"00-{TRACE}-{SPAN}-01-more",
+            f" 00-{TRACE}-{SPAN}-0g",
+            f"00-{TRACE.upper()}-{SPAN}-01",
+            f"00-{TRACE}-{SPAN.upper()}-01",
+            f"ff-{TRACE}-{SPAN}-01",
+            f"00-{'0' * 32}-{SPAN}-01",
+            f"00-{TRACE}-{'0' * 16}-01",
+            f"00-{TRACE[1:]}-{SPAN}-01",
+            f"00-{TRACE}0-{SPAN}-01",
+            f"0-{TRACE}-{SPAN}-01",
+            f"01-{TRACE}-{SPAN}-01more",
+            f"00_{TRACE}_{SPAN}_01",
+            f"00-{TRACE}-{SPAN}-01\n",
+            f"00-{TRACE}-{SPAN}-01" * 100,
+            "00-\xb2" + TRACE[1:] + f"-{SPAN}-01",
+        ],
+    )
+    async def test_that_is_not_is_nothing(self, log: Stderr, value: str) -> None:
+        answer = await ask(service(), "/api/things/missing", headers=[(b"traceparent", value.encode("latin-1"))])
+
+        assert "trace_id" not in problem(answer, 404)
+        assert "traceresponse" not in answer.headers
+        assert "trace_id" not in log.lines("request")[0]
+
+    async def test_s_state_that_is_not_well_formed_is_nothing(self, log: Stderr) -> None:
+        states = ["forged line", "a=1,a=2", ",".join(f"k{n}=1" for n in range(40)), "=", "a=b=c"]
+        for state in states:
+            answer = await ask(service(), headers={"traceparent": UNSAMPLED, "tracestate": state})
+            assert answer.json() == TRACE
+        assert not any(state in log.getvalue() for state in states)  # nor does anybody complain of it
+        assert {line["level"] for line in log.lines()} == {"info"}
+
+    async def test_that_comes_twice_is_nothing(self) -> None:
+        answer = await ask(service(), headers=[("traceparent", SAMPLED), ("traceparent", SAMPLED)])
+        assert answer.json() is None
+
+    async def test_belongs_to_its_request_alone(self) -> None:
+        app = service()
+        answers = await asyncio.gather(
+            *(ask(app, headers={"traceparent": f"00-{n:032x}-{SPAN}-01"} if n else {}) for n in range(20))
+        )
+        assert [answer.json() for answer in answers] == [f"{n:032x}" if n else None for n in range(20)]
+        assert tracing.current_trace_id() is None
+
+
+class TestOff:
+    def test_nothing_of_it_is_imported(self, tmp_path: Path) -> None:
+        script = "import sys, app.main, plinth.jobs.engine.worker; app.main.app; print(*sys.modules)"
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4]), "OTEL_TRACES_SAMPLER": "always_on"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        modules = done.stdout.split()
+        assert "plinth.telemetry.tracing" in modules
+        unwanted = r"opentelemetry\.(sdk\.trace|exporter|proto)|app\.core\.(span|plain_span)"
+        assert not [module for module in modules if re.match(unwanted, module)]
+
+    @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])
+    async def test_it_can_be_switched_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
+        async with tracing.running(traced(collector.url, **how), "api"):
+            assert not tracing.is_on()
+            assert "traceresponse" not in (await ask(service())).headers
+
+    async def test_what_is_asked_for_spans_is_no_error(self) -> None:
+        with tracing.client_span("a", {}) as span, tracing.enqueuing("kind", "queue", 1) as carrier:
+            assert not span.is_recording()
+        assert carrier is None
+        assert tracing.begin_job("kind", None, first=True, attributes={}) is None
+
+
+class TestRequest:
+    @pytest.fixture
+    async def app(self, collector: Collector) -> AsyncIterator[ASGIApp]:
+        async with tracing.running(traced(collector.url), "api"):
+            yield service()
+
+    async def test_is_a_span_with_its_route(self, app: ASGIApp, collector: Collector) -> None:
+        answer = await ask(app, "/api/things/7?secret=1", headers={"User-Agent": "a" * 999})
+
+        span = collector.one("GET /api/things/{name}")
+        assert span.kind == "SERVER"
+        assert span.parent_id == ""
+        assert not span.failed
+        assert span.attributes == {
+            "http.request.method": "GET",
+            "http.route": "/api/things/{name}",
+            "http.response.status_code": 200,
+            "url.path": "/api/things/7",
+            "url.scheme": "http",
+            "client.address": "203.0.113.7",
+            "user_agent.original": "a" * 256,
+        }
+        assert answer.json() == span.trace_id
+        assert re.fullmatch(f"00-{span.trace_id}-{span.span_id}-0[13]", answer.headers["traceresponse"])
+
+    async def test_s_trace_is_on_its_lines_and_in_its_problem(
+        self, app: ASGIApp, collector: Collector, log: Stderr
+    ) -> None:
+        body = problem(await ask(app, "/api/things/broken"), 500)
+
+        span = collector.one("GET /api/things/{name}")
+        assert span.failed
+        assert span.attributes["error.type"] == "500"
+        assert "hunter2" not in repr(span)
+        assert body["trace_id"] == span.trace_id
+        lines = log.lines("unhandled exception") + log.lines("request")
+        assert [(line["trace_id"], line["span_id"]) for line in lines] == [(span.trace_id, span.span_id)] * 2
+        assert lines[1]["route"] == "/api/things/{name}"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "name", "status", "failed"),
+        [
+            ("GET", "/api/things/missing", "GET /api/things/{name}", 404, False),
+            ("DELETE", "/api/things/1", "DELETE /api/things/{name}", 405, False),
+            ("GET", "/nowhere", "GET", 404, False),
+            ("BREW", "/nowhere", "HTTP", 404, False),
+        ],
+    )
+    async def test_that_fails_is_named_after_what_is_known(
+        self, app: ASGIApp, collector: Collector, method: str, path: str, name: str, status: int, failed: bool
+    ) -> None:
+        await ask(app, path, method)
+
+        span = collector.one(name)
+        assert span.attributes["http.response.status_code"] == status
+        assert span.attributes["http.request.method"] == ("_OTHER" if method == "BREW" else method)
+        assert span.failed is failed
+
+    async def test_without_an_answer_has_failed(self, collector: Collector, app: ASGIApp) -> None:
+        async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
+            raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await ask(RequestContextMiddleware(cut_off))
+
+        span = collector.one("GET")
+        assert span.failed
+        assert span.attributes["error.type"] == "CancelledError"
+        assert "http.response.status_code" not in span.attributes
+
+    async def test_continues_its_caller_s_trace(self, app: ASGIApp, collector: Collector) -> None:
+        await ask(app, headers=[("traceparent", SAMPLED), ("tracestate", "a=1"), ("tracestate", "b=2")])
+
+        span = collector.one("GET /api/things/{name}")
+        assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
+
+    async def test_whose_caller_does_not_record_is_not_recorded_here_but_has_its_id(
+        self, app: ASGIApp, collector: Collector, log: Stderr
+    ) -> None:
+        answer = await ask(app, "/api/things/1", headers={"traceparent": UNSAMPLED})
+        await ask(app, "/nowhere")  # which is
+
+        collector.one("GET")
+        assert [span.name for span in collector.spans] == ["GET"]
+        assert answer.json() == TRACE
+        assert re.fullmatch(f"00-{TRACE}-(?!{SPAN})[0-9a-f]{{16}}-0[02]", answer.headers["traceresponse"])
+        assert log.lines("request")[0]["trace_id"] == TRACE
+
+    async def test_of_a_probe_is_none(self, app: ASGIApp, collector: Collector) -> None:
+        assert "traceresponse" not in (await ask(app, "/health")).headers
+        await ask(app)
+        collector.one("GET /api/things/{name}")
+        assert len(collector.spans) == 1
+
+    async def test_takes_no_more_memory_than_callers_are_allowed_to_make_it(
+        self, app: ASGIApp, collector: Collector
+    ) -> None:
+        await ask(app, "/" + 2 * tracing.MAX_PATH * "a", headers={"User-Agent": 2 * tracing.MAX_USER_AGENT * "a"})
+        attributes = collector.one("GET").attributes
+        assert attributes["url.path"] == "/" + (tracing.MAX_PATH - 1) * "a"
+        assert max(len(str(value)) for value in attributes.values()) == tracing.MAX_PATH
+
+    async def test_that_is_recorded_is_logged_whatever_the_sample(self, log: Stderr, app: ASGIApp) -> None:
+        async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response("hello")(scope, receive, send)
+
+        quiet = RequestContextMiddleware(hello, access_sample=0)
+        await ask(quiet)
+        await ask(quiet, headers={"traceparent": UNSAMPLED})
+        assert len(log.lines("request")) == 1
+
+
+class TestSampler:
+    @pytest.mark.parametrize(
+        ("sampler", "ratio", "nobody", "sampled", "unsampled"),
+        [
+            ("parentbased_traceidratio", 1, True, True, False),
+            ("parentbased_traceidratio", 0, False, True, False),
+            ("parentbased_always_on", 0, True, True, False),
+            ("parentbased_always_off", 1, False, True, False),
+            ("traceidratio", 0, False, False, False),
+            ("always_on", 0, True, True, True),
+            ("always_off", 1, False, False, False),
+        ],
+    )
+    async def test_decides(
+        self, collector: Collector, sampler: str, ratio: float, nobody: bool, sampled: bool, unsampled: bool
+    ) -> None:
+        settings = traced(collector.url, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=ratio)
+        async with tracing.running(settings, "api"):
+            flags = [
+                int((await ask(service(), headers=headers)).headers["traceresponse"][-2:], 16) & 1
+                for headers in ({}, {"traceparent": SAMPLED}, {"traceparent": UNSAMPLED})
+            ]
+        assert flags == [nobody, sampled, unsampled]
+        assert len(collector.spans) == sum(flags)
+
+    async def test_records_about_the_share_that_was_asked_for(self, collector: Collector) -> None:
+        made = Spans(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.1), f"{collector.url}/v1/traces", "api")
+        tracer = made.provider.get_tracer("test")
+        recorded = sum(
+            tracer.start_span("a", trace.set_span_in_context(trace.INVALID_SPAN)).is_recording() for _ in range(5000)
+        )
+        made.close()
+        assert 350 < recorded < 650  # ten standard deviations around 500 are 288 to 712
+
+    async def test_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
+        middleware = service()
+        async with tracing.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
+            answers = [(await ask(middleware)).headers["traceresponse"].split("-") for _ in range(100)]
+        recorded = {trace_id for _, trace_id, _, flags in answers if int(flags, 16) & 1}
+        assert recorded == {trace_id for _, trace_id, _, _ in answers if int(trace_id[16:], 16) < 2**63}
+        assert {span.trace_id for span in collector.spans} == recorded
+        assert 0 < len(recorded) < 100
+
+
+class TestExport:
+    async def test_says_where_it_comes_from(self, collector: Collector) -> None:
+        settings = traced(
+            collector.url,
+            PROJECT_NAME="My Shop & Co",
+            OTEL_RESOURCE_ATTRIBUTES="k8s.pod.name=api-1, deployment.environment.name=a%20b,service.version=7",
+            OTEL_EXPORTER_OTLP_HEADERS="x-api-key=the%20key,x-other=1",
+        )
+        async with tracing.running(settings, "worker"):
+            await ask(service())
+
+        resource = collector.one("GET /api/things/{name}").resource
+        assert resource["service.name"] == "my-shop-co-worker"
+        assert resource["k8s.pod.name"] == "api-1"
+        assert resource["deployment.environment.name"] == "a b"
+        assert resource["service.version"] == "7"
+        assert collector.headers[0]["x-api-key"] == "the key"
+        assert collector.headers[0]["content-type"] == "application/x-protobuf"
+
+    async def test_says_so_without_going_through_it_for_each_span(
+        self, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+            monkeypatch.setattr(Resource, "__hash__", Mock(side_effect=AssertionError))
+            for _ in range(3):
+                await ask(service())
+        assert len(collector.named("GET /api/things/{name}")) == 3
+
+    async def test_may_be_named(self, collector: Collector) -> None:
+        settings = traced(
+            "http://127.0.0.1:1",
+            OTEL_SERVICE_NAME="shop",
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/v1/traces",
+            OTEL_EXPORTER_OTLP_HEADERS="x-api-key=general",
+            OTEL_EXPORTER_OTLP_TRACES_HEADERS="x-api-key=special",
+        )
+        async with tracing.running(settings, "api"):
+            await ask(service())
+
+        assert collector.one("GET /api/things/{name}").resource["service.name"] == "shop"
+        assert collector.headers[0]["x-api-key"] == "special"
+
+    async def test_of_what_came_last_is_done_before_the_end(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=600_000), "api"):
+            for _ in range(3):
+                await ask(service())
+        assert len(collector.spans) == 3
+
+    async def test_is_one_for_a_process(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url), "api"):
+            async with tracing.running(traced("http://127.0.0.1:1"), "worker"):
+                await ask(service())
+            await ask(service(), "/nowhere")
+        assert {span.name for span in collector.spans} == {"GET /api/things/{name}", "GET"}
+        assert not tracing.is_on()
+
+
+class TestTrouble:
+    """A collector that is away, refuses or hangs is nobody's business but the log's, once a minute."""
+
+    LIMIT = 8
+
+    @asynccontextmanager
+    async def running(self, url: str, monkeypatch: pytest.MonkeyPatch, flush: float = 0.05) -> AsyncIterator[ASGIApp]:
+        monkeypatch.setattr(tracing, "FLUSH_SECONDS", flush)
+        settings = traced(url, OTEL_BSP_MAX_QUEUE_SIZE=self.LIMIT, OTEL_BSP_MAX_EXPORT_BATCH_SIZE=2)
+        async with tracing.running(settings, "api"):
+            yield service()
+
+    @staticmethod
+    def dropped() -> float:
+        return float(tracing.SPANS_DROPPED._value.get())
+
+    async def test_that_hangs_costs_what_there_is_room_for(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+        made: list[Spans] = []
+
+        def make(*args: Any) -> Spans:
+            made.append(Spans(*args))
+            return made[0]
+
+        monkeypatch.setattr(spans, "Spans", make)
+        before = self.dropped()
+        with collecting("hangs") as collector:
+            async with self.running(collector.url, monkeypatch) as app:
+                for _ in range(30):
+                    assert (await ask(app)).status_code == 200
+                assert made[0].waiting == self.LIMIT
+                assert self.dropped() - before == 30 - self.LIMIT
+            assert collector.requests <= 1
+        (line,) = log.lines("the last traces were not delivered in time")
+        assert line["spans"] == self.LIMIT
+
+    async def test_that_refuses_is_told_of_once_a_minute(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+        before, clock = self.dropped(), Mock(return_value=1000.0)
+        monkeypatch.setattr(span_export, "monotonic", clock)
+        with collecting("refuses") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                for minute in range(3):
+                    clock.return_value = 1000.0 + 61 * minute
+                    for _ in range(3):
+                        await ask(app)
+                        await self.until(lambda: self.dropped() - before == len(log.lines("request")))
+        lines = log.lines("traces cannot be delivered")
+        assert len(lines) == 3
+        assert {line["level"] for line in lines} == {"warning"}
+        assert "400" in lines[0]["reason"]
+        assert len(lines[0]["reason"]) == MAX_REASON
+        assert lines[0]["endpoint"] == f"{collector.url}/v1/traces"
+        # Nobody else says a word about it.
+        said = {line["message"] for line in log.lines() if line.get("logger") != "httpx"}  # the test's own client
+        assert said == {"traces", "request", "traces cannot be delivered"}
+        assert self.dropped() - before == 9
+        assert sum(line["spans_dropped"] for line in lines) == 1 + 3 + 3
+
+    async def test_that_redirects_has_not_taken_them(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+        before = self.dropped()
+        with collecting("redirects") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                await ask(app)
+                await self.until(lambda: log.lines("traces cannot be delivered"))
+        assert self.dropped() - before == 1
+        assert "redirects, with status 308" in log.lines("traces cannot be delivered")[0]["reason"]
+
+    async def test_that_never_stops_answering_is_not_listened_to(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
+        with collecting("floods") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                for count in range(1, 4):
+                    await ask(app)
+                    await self.until(lambda: collector.requests == count)  # noqa: B023 - called here
+        assert log.lines("the last traces were not delivered in time") == []
+        assert collector.flooded < 50_000_000  # what the kernel holds in between
+
+    @staticmethod
+    async def until(holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not holds():  # noqa: ASYNC110 - a thread changes it
+                await asyncio.sleep(0.005)
+
+    async def test_that_is_away_takes_the_next_spans_when_it_is_back(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
+        with collecting("refuses") as collector:
+            async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
+                await ask(app)
+                await self.until(lambda: log.lines("traces cannot be delivered"))
+                collector.behaviour = "takes"
+                await ask(app, "/nowhere")
+            assert [span.name for span in collector.spans] == ["GET"]
+
+    async def test_that_nobody_serves_holds_up_no_end(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            url = "http://{}:{}".format(*listening.getsockname())
+        async with self.running(url, monkeypatch) as app:
+            assert (await ask(app)).status_code == 200
+        assert [line["message"] for line in log.lines() if line["level"] != "info"] == [
+            "the last traces were not delivered in time"
+        ]
+
+    def test_what_comes_after_the_end_is_counted(self, collector: Collector) -> None:
+        made = Spans(traced(collector.url), f"{collector.url}/v1/traces", "api")
+        tracer = made.provider.get_tracer("test")
+        tracer.start_span("in time").end()
+        late = tracer.start_span("late")
+        made.close()
+        before = self.dropped()
+        late.end()
+        assert self.dropped() - before == 1
+        assert [span.name for span in collector.spans] == ["in time"]
+
+    def test_many_threads_lose_count_of_nothing(self, collector: Collector) -> None:
+        made = Spans(
+            traced(collector.url, OTEL_BSP_MAX_QUEUE_SIZE=50, OTEL_BSP_MAX_EXPORT_BATCH_SIZE=10),
+            f"{collector.url}/v1/traces",
+            "api",
+        )
+        tracer, before = made.provider.get_tracer("test"), self.dropped()
+
+        def work() -> None:
+            for _ in range(200):
+                tracer.start_span("a").end()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        made.close()
+        assert made.waiting == 0
+        assert len(collector.spans) + self.dropped() - before == 800
+
+
+class TestClients:
+    @pytest.fixture
+    async def tracer(self, collector: Collector) -> AsyncIterator[trace.Tracer]:
+        async with tracing.running(traced(collector.url), "api"):
+            yield trace.get_tracer("test")
+
+    async def test_of_http_tell_the_other_side(self, collector: Collector, tracer: trace.Tracer) -> None:
+        with collecting() as other:
+            url = f"{other.url}/v1/traces?api_key=hunter2"
+            with tracer.start_as_current_span("outer") as outer:
+                async with httpx.AsyncClient() as client:
+                    await client.post(url, content=b"")
+                other.behaviour = "refuses"
+                with httpx.Client() as blocking:
+                    blocking.post(url, content=b"")  # noqa: ASYNC212 - it is loopback's
+            async with httpx.AsyncClient() as client:
+                await client.post(url, content=b"")
+
+        good, bad = collector.named("POST", 2)
+        for span, headers in zip((good, bad), other.headers, strict=False):
+            assert span.kind == "CLIENT"
+            assert span.parent_id == format(outer.get_span_context().span_id, "016x")
+            assert headers["traceparent"][:52] == f"00-{span.trace_id}-{span.span_id}"
+            assert span.attributes["url.full"] == f"{other.url}/v1/traces"
+        assert (good.failed, bad.failed) == (False, True)
+        assert bad.attributes["http.response.status_code"] == 400
+        assert "traceparent" not in other.headers[2]
+
+    async def test_that_are_sent_again_tell_of_their_own_span(self, collector: Collector, tracer: trace.Tracer) -> None:
+        """By a redirect too, which takes the headers along. What a caller has set by itself stays."""
+        with collecting("redirects") as other, tracer.start_as_current_span("outer"):
+            async with httpx.AsyncClient(follow_redirects=True, max_redirects=1) as client:
+                for headers in ({}, {"traceparent": SAMPLED}):
+                    with pytest.raises(httpx.TooManyRedirects):
+                        await client.post(other.url, headers=headers, content=b"")
+                other.behaviour = "takes"
+                again = client.build_request("POST", f"{other.url}/v1/traces", content=b"")
+                for _ in range(2):
+                    await client.send(again)
+
+        spans = [span.span_id for span in collector.named("POST", 6)]
+        told = [headers["traceparent"].split("-")[2] for headers in other.headers]
+        assert told == [*spans[:2], SPAN, SPAN, *spans[4:]]
+
+    async def test_hand_on_what_the_caller_has_added(self, collector: Collector, tracer: trace.Tracer) -> None:
+        """And nothing of it where the same request is sent once more, for another caller or for none."""
+        one, another = tracing._read(SAMPLED, "vendor=1,other=2"), tracing._read(UNSAMPLED, None)
+        assert one is not None
+        assert another is not None
+        with collecting() as other:
+            async with httpx.AsyncClient() as client:
+                request = client.build_request("POST", f"{other.url}/v1/traces", content=b"")
+                for caller in (one, another):
+                    with trace.use_span(trace.NonRecordingSpan(caller)):
+                        await client.send(request)
+                await client.send(request)
+        told = [(headers.get("traceparent"), headers.get("tracestate")) for headers in other.headers]
+        assert told[1:] == [(UNSAMPLED, None), (None, None)]
+        assert told[0][1] == "vendor=1,other=2"
+
+    async def test_that_fail_say_with_what(self, collector: Collector, tracer: trace.Tracer) -> None:
+        with tracer.start_as_current_span("outer"):
+            async with httpx.AsyncClient() as client:
+                with pytest.raises(httpx.ConnectError):
+                    await client.get("http://127.0.0.1:1/")
+
+        span = collector.one("GET")
+        assert span.failed
+        assert span.attributes["error.type"] == "ConnectError"
+
+    async def test_are_as_they_were_afterwards(self, collector: Collector) -> None:
+        before = httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request
+        async with tracing.running(traced(collector.url), "api"):
+            assert httpx.AsyncHTTPTransport.handle_async_request is not before[0]
+        assert (httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request) == before
+
+
+class TestCalls:
+    """What is noted of a call when it is over is the same as if the SDK had begun and ended its span."""
+
+    async def test_are_like_the_sdk_s_own(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+            scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
+            request = tracing.begin_request(scope, *headers)
+            assert request is not None
+            with trace.use_span(request.span), tracing.client_span("begun", {"a": 1, "b": "c"}):
+                pass
+            with trace.use_span(request.span):
+                tracing.note_call("noted", {"a": 1, "b": "c"}, seconds=0)
+            request.span.end()
+
+        begun, noted = collector.one("begun"), collector.one("noted")
+        assert replace(noted, name="begun", span_id=begun.span_id, seconds=begun.seconds) == begun
+        assert begun.tracestate == "a=1"
+
+    async def test_took_as_long_as_they_say_and_fail_with_a_kind_of_error(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url), "api"):
+            with trace.get_tracer("test").start_as_current_span("outer"):
+                tracing.note_call("noted", {}, seconds=1.5, error=ValueError("hunter2"))
+
+        noted = collector.one("noted")
+        assert round(noted.seconds, 6) == 1.5
+        assert (noted.failed, noted.attributes) == (True, {"error.type": "ValueError"})
+
+    async def test_that_nobody_waits_for_any_more_are_none(self, collector: Collector) -> None:
+        """A coroutine is closed wherever it is collected, which may be within another request."""
+        async with tracing.running(traced(collector.url), "api"):
+            with trace.get_tracer("test").start_as_current_span("outer"):
+                tracing.note_call("noted", {}, seconds=0, error=GeneratorExit())
+
+        assert [span.name for span in collector.spans] == ["outer"]
+
+
+class TestJobs:
+    """A run's span, by what was stored with its job."""
+
+    @staticmethod
+    async def run(carrier: dict[str, str] | None, *, first: bool) -> str | None:
+        async def work() -> str | None:
+            span = tracing.begin_job("mail", carrier, first=first, attributes={"plinth.job.attempt": 1 if first else 2})
+            inside = tracing.current_trace_id()
+            tracing.end_job(span, outcome="succeeded" if first else "discarded", error=None if first else "ValueError")
+            return inside
+
+        return await asyncio.create_task(work())
+
+    @pytest.mark.parametrize(("flags", "ratio"), [("01", 0), ("00", 1)])
+    async def test_is_recorded_if_its_enqueuing_was(self, collector: Collector, flags: str, ratio: float) -> None:
+        carrier = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}", "tracestate": "a=1"}
+        async with tracing.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=ratio), "worker"):
+            first, later = await self.run(carrier, first=True), await self.run(carrier, first=False)
+
+        assert first == TRACE
+        assert later not in (TRACE, None)
+        if flags == "00":
+            assert collector.spans == []
+            return
+        child, root = collector.named("job mail", 2)
+        assert (child.trace_id, child.parent_id, child.links) == (TRACE, SPAN, [])
+        assert (root.trace_id, root.parent_id, root.links) == (later, "", [(TRACE, SPAN)])
+        assert (child.kind, child.failed, root.failed) == ("CONSUMER", False, True)
+        assert root.attributes["error.type"] == "ValueError"
+        assert root.attributes["plinth.job.outcome"] == "discarded"
+
+    @pytest.mark.parametrize("carrier", [None, {}, {"traceparent": "nonsense"}])
+    async def test_is_a_trace_of_its_own_where_nothing_was_stored(
+        self, collector: Collector, carrier: dict[str, str] | None
+    ) -> None:
+        async with tracing.running(traced(collector.url), "worker"):
+            inside = await self.run(carrier, first=True)
+        span: Recorded = collector.one("job mail")
+        assert (span.trace_id, span.parent_id, span.links) == (inside, "", [])
+
+    async def test_has_the_trace_s_id_without_tracing(self) -> None:
+        assert await self.run({"traceparent": SAMPLED}, first=True) == TRACE
+        assert tracing.current_trace_id() is None
+
+    async def test_what_is_stored_names_the_enqueuing(self, collector: Collector) -> None:
+        async with tracing.running(traced(collector.url), "api"):
+            with tracing.enqueuing("mail", "default", 3) as nothing:
+                pass
+            scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+            for caller in (SAMPLED, UNSAMPLED):
+                request = tracing.begin_request(scope, caller, "a=1")
+                assert request is not None
+                with tracing.enqueuing("mail", "default", 3, request.within) as stored:
+                    assert stored is not None
+                    carrier = json.loads(stored)
+                assert carrier["tracestate"] == "a=1"
+                assert carrier["traceparent"][:35] == f"00-{TRACE}"
+                assert int(carrier["traceparent"][-2:], 16) & 1 == (caller == SAMPLED)
+                if caller == SAMPLED:
+                    recorded = carrier
+        assert nothing is None
+        producer = collector.one("enqueue mail")
+        assert producer.kind == "PRODUCER"
+        assert recorded["traceparent"][36:52] == producer.span_id
+        assert producer.attributes["messaging.batch.message_count"] == 3
+
+
+class TestStatement:
+    @pytest.mark.parametrize(
+        ("statement", "name"),
+        [
+            ("SELECT item.id FROM item WHERE item.id = $1", "SELECT item"),
+            ("\n  select 1", "SELECT"),
+            ('INSERT INTO "item" (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET id = $1', "INSERT item"),
+            ("UPDATE public.item SET name = $1", "UPDATE public.item"),
+            ("DELETE FROM item WHERE id IN (SELECT id FROM other)", "DELETE item"),
+            ("WITH a AS (SELECT * FROM unnest($1) FOR UPDATE SKIP LOCKED) DELETE FROM job USING a", "WITH job"),
+            ("SELECT * FROM job FOR UPDATE SKIP LOCKED", "SELECT job"),
+            ("BEGIN;", "BEGIN"),
+            ("SAVEPOINT sa_savepoint_1", "SAVEPOINT"),
+            ("", "SQL"),
+            (";", "SQL"),
+        ],
+    )
+    def test_is_named_by_what_it_does_and_to_what(self, statement: str, name: str) -> None:
+        assert described(statement) == (name, name.partition(" ")[0])

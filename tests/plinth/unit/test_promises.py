@@ -1,0 +1,32 @@
+"""Every test that a page names as the one that holds a promise is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::([\w:]+))?`")
+PAGES = [page for page in (ROOT / "docs").rglob("*.md") if NAMED.search(page.read_text())]
+
+
+def test_there_are_such_pages() -> None:
+    assert ROOT / "docs" / "kubernetes.md" in PAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    missing = [f"{path}::{name}" for path, name in NAMED.findall(page.read_text()) if not exists(ROOT / path, name)]
+    assert not missing
+
+
+def exists(module: Path, name: str) -> bool:
+    """Whether `module` has `name`, as pytest writes it: a function, a class, or a class and its function."""
+    if not module.is_file():
+        return False
+    scope: ast.AST | None = ast.parse(module.read_text())
+    for part in name.split("::") if name else []:
+        children = getattr(scope, "body", [])
+        scope = next((child for child in children if getattr(child, "name", None) == part), None)
+    return scope is not None
