@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from sqlmodel import AutoString, SQLModel
 
 import app.models  # noqa: F401 - makes every table known
+from app.core.config import get_settings
 from plinth.database.migrator import migration_engine
-from plinth.settings.base import get_settings
 
 
 def render_item(kind: str, value: Any, autogen: AutogenContext) -> str | Literal[False]:

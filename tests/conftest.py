@@ -13,7 +13,7 @@ import redis
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
-from plinth.settings.base import Settings
+from app.core.config import Settings
 from tests.support import network_guard
 from tests.support.collector import Collector, collecting
 from tests.support.servers import REDIS_DATABASES, Servers, scratch_folder
@@ -23,6 +23,9 @@ network_guard.install()
 # A developer's own settings must not reach the tests, and the tests must not reach a developer's database.
 for _name in Settings.model_fields:
     os.environ.pop(_name, None)
+
+# Commands are run in folders of their own; they find the code all the same.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 _FOLDER = pytest.StashKey[Path]()
 _SERVERS = pytest.StashKey[Servers]()

@@ -20,10 +20,11 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
+from app.core.exceptions import TooManyExportsError
 from app.models.export import Export
 from plinth.database.engine import Database
 from plinth.database.uuid7 import python_uuid7
-from plinth.errors import ConflictError, NotFoundError
+from plinth.errors import NotFoundError
 from plinth.jobs import Discard, LeaseLost, enqueue
 
 __all__ = [
@@ -121,12 +122,12 @@ async def request_export(
     Returns what `get_export` would. It expires after `keep`, counted anew when it is ready.
 
     Raises:
-        ConflictError: the owner has too many exports that are not ready, or too many in all.
+        TooManyExportsError: the owner has too many exports that are not ready, or too many in all.
     """
     connection = await session.connection()
     counted = (await connection.exec_driver_sql(_COUNT, (owner,))).one()
     if counted.unfinished >= MAX_UNFINISHED or counted.kept >= MAX_KEPT:
-        raise ConflictError("There are too many exports of yours already. They expire by themselves.", code="too_many")
+        raise TooManyExportsError("There are too many exports of yours already. They expire by themselves.")
     export_id = python_uuid7()
     job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
     session.add(

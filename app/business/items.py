@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, func, insert, select, tuple_
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.core.security import owned_by
 from app.models.item import Item
 from plinth.database.statement import Statement
 from plinth.errors import NotFoundError, PreconditionFailedError
@@ -160,9 +161,7 @@ async def delete_item(session: AsyncSession, owner: str, item_id: UUID, *, if_ve
 
 async def _load(session: AsyncSession, owner: str, item_id: UUID, if_version: frozenset[int] | None) -> Item:
     # Locked: of two changes at once the second sees what the first has made of the row.
-    item = await session.get(Item, item_id, with_for_update=True)
-    if item is None or item.owner != owner:
-        raise NotFoundError("There is no such item.")
+    item = owned_by(owner, await session.get(Item, item_id, with_for_update=True), name="item")
     if if_version is not None and item.version not in if_version:
         raise PreconditionFailedError("The item has changed since you read it.")
     return item

@@ -1,10 +1,12 @@
 """The work behind exports: making their files, and deleting them when they have expired."""
 
 from datetime import timedelta
+from typing import cast
 
 from pydantic import BaseModel
 
 from app.business import exports
+from app.core.config import Settings
 from plinth.jobs import JobContext, RetryPolicy, job, schedule
 
 __all__ = ["build", "expire"]
@@ -21,7 +23,7 @@ async def build(ctx: JobContext, payload: exports.ExportBuild) -> None:
 
     file = await exports.write_file(ctx.database, payload.export_id, run=ctx.run, report=report)
     async with ctx.session() as session:
-        keep = timedelta(days=ctx.settings.EXPORTS_KEEP_DAYS)
+        keep = timedelta(days=cast(Settings, ctx.settings).EXPORTS_KEEP_DAYS)
         await exports.publish(session, payload.export_id, file, run=ctx.run, keep=keep)
         await ctx.complete(session)
 

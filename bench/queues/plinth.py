@@ -5,14 +5,14 @@ Of its settings only the number of jobs at once is another than the default of 2
 
 from pydantic import BaseModel
 
+from app.core.config import get_settings
 from bench.queues.harness import Ran
 from plinth.database.engine import Database
 from plinth.database.migrator import Migrator
 from plinth.jobs import JobContext, enqueue, enqueue_many, job
 from plinth.jobs.doorbell import DOORBELL, doorbell_for
 from plinth.jobs.engine.worker import run_worker
-from plinth.redis.client import init_redis
-from plinth.settings.base import get_settings
+from plinth.redis.client import open_redis
 from plinth.telemetry.logging import configure_logging
 
 CONCURRENCY = 200
@@ -39,7 +39,7 @@ class Contender:
         self._noop = job("bench.noop")(noop)
 
     async def open(self) -> None:
-        doorbell = doorbell_for(self._settings, init_redis(self._settings))
+        doorbell = doorbell_for(self._settings, open_redis(self._settings))
         self._database = Database(self._settings, session_info={DOORBELL: doorbell})
 
     async def install(self) -> None:

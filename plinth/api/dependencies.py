@@ -3,6 +3,7 @@
 Dependencies are coroutines, even those that wait for nothing: FastAPI sends a plain function to a thread.
 """
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
@@ -11,7 +12,6 @@ from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.db import get_session
 from plinth.api.state import AppState
 from plinth.errors import ForbiddenError, RateLimitError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.rate_limit import RateLimiter
@@ -19,7 +19,7 @@ from plinth.identity.rules import KeysUnavailable, Principal, TokenError
 
 __all__ = ["OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
 
-log = structlog.get_logger("app.identity")
+log = structlog.get_logger("plinth.identity")
 
 
 def state_of(request: Request) -> AppState:
@@ -82,8 +82,14 @@ async def _count(request: Request, limiter: RateLimiter, key: str) -> None:
         raise RateLimitError(verdict.reset)
 
 
-# "function": committed before the response leaves. See `app.core.db.get_session`.
-SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with state_of(request)["database"].session() as session:
+        yield session
+
+
+# "function": committed before the response is sent. With FastAPI's default scope the commit would come after the client
+# has read its 201.
+SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 PrincipalDep = Annotated[Principal, Depends(_Bearer())]
 
 

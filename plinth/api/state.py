@@ -11,13 +11,13 @@ from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity.verifier import TokenVerifier
 from plinth.jobs.admin.watch import JobWatch
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
 __all__ = ["AppState"]
 
 
 class AppState(TypedDict):
-    settings: Settings
+    settings: PlatformSettings
     database: Database
     redis: Redis | None
     readiness: Readiness

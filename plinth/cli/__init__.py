@@ -10,14 +10,17 @@ from typing import Any
 
 import click
 
+import plinth
+from plinth import __version__
 from plinth.cli.arguments import NAMES
-from plinth.cli.common import fail, load_job_settings, load_settings, not_migrated
+from plinth.cli.common import fail, load_job_settings, load_settings, not_migrated, read_settings, register_jobs
 from plinth.cli.config import effective_configuration
 from plinth.cli.jobs import jobs
 from plinth.cli.log_level import log_level
 from plinth.cli.schedules import schedules
+from plinth.cli.service import load
 from plinth.cli.workers import workers
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
 # uvicorn waits this long for requests to end before it stops, in seconds.
 GRACE_SECONDS = 20
@@ -25,8 +28,6 @@ GRACE_SECONDS = 20
 KEEP_ALIVE_SECONDS = 75
 # uvicorn's own exit code for an application that does not start.
 STARTUP_FAILURE = 3
-# What is watched with --reload.
-RELOAD_FOLDERS = [str(Path(__file__).parents[2] / package) for package in ("app", "plinth")]
 # With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
 # for jobs that the old one began.
 RELOAD_GRACE = 6.0
@@ -64,7 +65,7 @@ def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
     """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
     from plinth.embedded.run import run
 
-    sys.exit(run(host=host, port=port, reload=reload, data_dir=data_dir))
+    sys.exit(run(read_settings(), host=host, port=port, reload=reload, data_dir=data_dir))
 
 
 @main.command("with-servers", context_settings={"ignore_unknown_options": True})
@@ -74,7 +75,7 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
     """Run a command beside the embedded servers: plinth with-servers -- alembic history"""
     from plinth.embedded.with_servers import with_servers
 
-    sys.exit(with_servers(command, data_dir=data_dir))
+    sys.exit(with_servers(command, read_settings(), data_dir=data_dir))
 
 
 @main.command()
@@ -87,25 +88,32 @@ def api(host: str, port: int, reload: bool) -> None:
     if not reload:
         _serve(settings, host=host, port=port)
         return
-    import uvicorn
     from uvicorn.supervisors import ChangeReload
 
     # Listens from here on, so that who comes while the code starts waits and is not refused.
-    config = uvicorn.Config(
-        "app.main:app", host=host, port=port, reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None
-    )
+    config = _reload_config(settings, host=host, port=port)
     listening = config.bind_socket()
     listening.listen(config.backlog)
     ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[listening]).run()
 
 
-def _serve(settings: Settings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
+def _reload_config(settings: PlatformSettings, **options: Any) -> Any:
+    """uvicorn's supervisor takes from it what to watch: the package of the settings, and this one."""
+    import uvicorn
+
+    service = sys.modules[type(settings).__module__.partition(".")[0]]
+    folders = [str(Path(str(module.__file__)).parent) for module in (service, plinth)]
+    return uvicorn.Config(settings.service.application, reload=True, reload_dirs=folders, log_config=None, **options)
+
+
+def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
     """The API in this process, on `sockets` if they are given."""
     import uvicorn
 
-    from app.main import app as application
+    from plinth.api.process import make_application
     from plinth.health.probe_server import ProbeServer, ProbeServerError
 
+    application = make_application(load(settings.service.application), lambda: settings)
     lifecycle = application.state.lifecycle
     probes = ProbeServer(
         host,
@@ -161,23 +169,22 @@ def worker(queues: list[str] | None, concurrency: int | None, host: str, reload:
     if not reload:
         _work(settings, queues=queues, concurrency=concurrency, host=host)
         return
-    import uvicorn
     from uvicorn.supervisors import ChangeReload
 
     # uvicorn's supervisor starts anything; it takes from its configuration what to watch, and never loads the API.
-    config = uvicorn.Config("app.main:app", reload=True, reload_dirs=RELOAD_FOLDERS, log_config=None)
+    config = _reload_config(settings)
     work = partial(_work_reloaded, queues=queues, concurrency=concurrency, host=host)
     ChangeReload(config, target=work, sockets=[]).run()
 
 
-def _work(settings: Settings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:
+def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:
     import asyncpg
     import uvloop
 
-    import app.jobs  # noqa: F401 - registers what there is to do
     from plinth.health.probe_server import ProbeServerError
     from plinth.jobs.engine.worker import run_worker
 
+    register_jobs()
     try:
         uvloop.run(run_worker(settings, queues=queues, concurrency=concurrency, host=host))
     except ProbeServerError as error:
@@ -255,7 +262,6 @@ def config_check() -> None:
 
 @main.command()
 def version() -> None:
-    """Print the version."""
-    from app import __version__
-
-    click.echo(__version__)
+    """Print the versions of the service and of the platform."""
+    service = read_settings().service
+    click.echo(f"{service.version} (plinth {__version__})")

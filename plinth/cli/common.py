@@ -3,12 +3,13 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
-from plinth.settings.base import Settings, SettingsError, get_settings
+from plinth.cli.service import ServiceError, declared_settings, load
+from plinth.settings.base import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
 
     from plinth.database.engine import Database
 
-__all__ = ["fail", "load_job_settings", "load_settings", "not_migrated", "on_database", "transact"]
+__all__ = [
+    "fail",
+    "load_job_settings",
+    "load_settings",
+    "not_migrated",
+    "on_database",
+    "read_settings",
+    "register_jobs",
+    "transact",
+]
 
 T = TypeVar("T")
 
@@ -38,17 +48,30 @@ def not_migrated() -> NoReturn:
     fail("The database lacks tables or columns that this version needs: run `plinth migrate`.", code=1)
 
 
-def load_settings() -> Settings:
-    """The settings, with logging set up as they say; ends with 2 if they cannot be used."""
-    try:
-        settings = get_settings()
-    except SettingsError as error:
-        fail(str(error), code=2)
+def load_settings() -> PlatformSettings:
+    """The service's settings, with logging set up as they say; ends with 2 if they cannot be used."""
+    settings = read_settings()
     configure_logging(settings)
     return settings
 
 
-def load_job_settings() -> Settings:
+def read_settings() -> PlatformSettings:
+    """The service's settings; ends with 2 if there is no service here or they cannot be used."""
+    try:
+        return declared_settings(Path.cwd())()
+    except (ServiceError, SettingsError) as error:
+        fail(str(error), code=2)
+
+
+def register_jobs() -> None:
+    """Register the service's kinds of jobs and its schedules; ends with 2 if there is no service here."""
+    try:
+        load(declared_settings(Path.cwd()).service.jobs)
+    except ServiceError as error:
+        fail(str(error), code=2)
+
+
+def load_job_settings() -> PlatformSettings:
     """The same, for what needs the job engine's tables."""
     settings = load_settings()
     if settings.async_database_url.startswith("sqlite"):
@@ -90,16 +113,8 @@ def transact(work: Callable[["AsyncSession"], Awaitable[T]]) -> T:
     return on_database(within)
 
 
-async def _attend(settings: Settings, work: Callable[["Database"], Awaitable[T]]) -> T:
-    from plinth.database.engine import Database
-    from plinth.jobs.doorbell import DOORBELL, doorbell_for
-    from plinth.redis.client import close_redis, init_redis
+async def _attend(settings: PlatformSettings, work: Callable[["Database"], Awaitable[T]]) -> T:
+    from plinth.jobs.resources import open_resources
 
-    async with AsyncExitStack() as closing:
-        redis = init_redis(settings)
-        closing.push_async_callback(close_redis, redis)
-        doorbell = doorbell_for(settings, redis)
-        closing.push_async_callback(doorbell.aclose)
-        database = Database(settings.model_copy(update=LIMITS), session_info={DOORBELL: doorbell})
-        closing.push_async_callback(database.aclose)
-        return await work(database)
+    async with open_resources(settings, limits=LIMITS) as resources:
+        return await work(resources.database)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import SecretStr
 
 from plinth.settings import urls
-from plinth.settings.base import Settings, _postgres
+from plinth.settings.base import PlatformSettings, _postgres
 
 Origin = Literal["set", "default", "computed"]
 
@@ -21,10 +21,10 @@ class SettingRow(NamedTuple):
         return f"{self.name:<24}  {self.origin:<8}  {self.value}".rstrip()
 
 
-def effective_configuration(settings: Settings) -> list[SettingRow]:
+def effective_configuration(settings: PlatformSettings) -> list[SettingRow]:
     """What is in force, secrets masked: every setting, then what is computed from several of them."""
     given = settings.model_fields_set
-    origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in Settings.model_fields}
+    origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in type(settings).model_fields}
     origins |= dict.fromkeys(("docs_enabled", "issuer", "jwks_url", "jwt_algorithms", "traces_endpoint"), "computed")
     return [SettingRow(name, _shown(name, getattr(settings, name)), origin) for name, origin in origins.items()]
 

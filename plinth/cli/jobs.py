@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 
 from plinth.cli.arguments import DURATION, MOMENT, NAME, json_option
-from plinth.cli.common import on_database, transact
+from plinth.cli.common import on_database, register_jobs, transact
 from plinth.cli.output import cut, print_json, print_list, printable, shown
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def enqueue(
     as_json: bool,
 ) -> None:
     """Enqueue a job and print its id: plinth jobs enqueue mail.welcome '{"user_id": 7}'"""
-    import app.jobs  # noqa: F401 - registers what there is to do
+    register_jobs()
     from plinth.jobs import UnknownKindError, kind_named
     from plinth.jobs.enqueue import prepare
 

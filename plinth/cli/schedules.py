@@ -3,7 +3,7 @@
 import click
 
 from plinth.cli.arguments import json_option
-from plinth.cli.common import transact
+from plinth.cli.common import register_jobs, transact
 from plinth.cli.output import print_json, print_list
 
 
@@ -16,7 +16,7 @@ def schedules() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the schedules."""
-    import app.jobs  # noqa: F401 - declares them: the next slot is reckoned here
+    register_jobs()  # the next slot is computed here
     from plinth.jobs.admin.queues import list_schedules
 
     found = transact(list_schedules)
@@ -30,7 +30,7 @@ def list_command(as_json: bool) -> None:
 @json_option
 def run(name: str, as_json: bool) -> None:
     """Enqueue a schedule's job now, beside its slots, and print the job's id."""
-    import app.jobs  # noqa: F401 - declares them
+    register_jobs()
     from plinth.jobs.admin.queues import run_schedule
 
     made = transact(lambda session: run_schedule(session, name))

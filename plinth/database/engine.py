@@ -1,7 +1,7 @@
 """The database: one engine and one pool for a process, sessions for most code, bare connections for hot reads.
 
 An application builds its `Database` in its lifespan and closes it there; nothing is opened at import.
-In a request take `SessionDep` (`plinth.api.dependencies`); elsewhere use `get_session_context()`.
+In a request take `SessionDep` (`plinth.api.dependencies`).
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -23,7 +23,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.observed_connection import observe
 from plinth.database.pool import POOL_LABEL, FairQueuePool
 from plinth.errors import ServiceUnavailableError
-from plinth.settings.base import Settings, get_settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry import tracing
 from plinth.telemetry.metrics import Labels, Observed, db_error
 
@@ -31,7 +31,7 @@ __all__ = [
     "Database",
     "DatabaseUnavailableError",
     "bind_default_database",
-    "close_db",
+    "default_database",
 ]
 
 # A connection older than this is replaced when it is next taken: proxies and cloud networks drop them silently.
@@ -90,7 +90,7 @@ class Database:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: PlatformSettings,
         *,
         session_info: Mapping[str, Any] | None = None,
         pool_name: str | None = None,
@@ -295,7 +295,7 @@ _default: Database | None = None
 
 @contextmanager
 def bind_default_database(database: Database) -> Iterator[None]:
-    """While the block runs, code outside of requests means `database`, unless another one came first."""
+    """Make `database` the process's default while the block runs, unless it has one already."""
     global _default  # noqa: PLW0603 - one for a process
     bound = _default is None
     if bound:
@@ -307,17 +307,6 @@ def bind_default_database(database: Database) -> Iterator[None]:
             _default = None
 
 
-def default_database() -> Database:
-    """The database of the running application or, where none runs, one made from `get_settings()`."""
-    global _default  # noqa: PLW0603 - one for a process
-    if _default is None:
-        _default = Database(get_settings())
+def default_database() -> Database | None:
+    """The database of the application or worker that runs in this process."""
     return _default
-
-
-async def close_db() -> None:
-    """Close the default database, if one was opened."""
-    global _default
-    database, _default = _default, None
-    if database is not None:
-        await database.aclose()

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import structlog
 from alembic import command
@@ -22,11 +21,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
 __all__ = ["MigrationError", "Migrator", "migration_engine", "wait_until_migrated"]
 
-log = structlog.get_logger("app.migrations")
+log = structlog.get_logger("plinth.migrations")
 
 # Any number will do that no other program uses as an advisory lock in the same database.
 LOCK_KEY = 0x706C696E7468  # "plinth"
@@ -36,14 +35,19 @@ LOCK_PAUSE_SECONDS = 5
 POLL_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
 
-_ROOT = Path(__file__).resolve().parents[2]
+
+def alembic_config(settings: PlatformSettings) -> Config:
+    """Alembic's configuration for the service of `settings`. No alembic.ini is read."""
+    config = Config()
+    config.set_main_option("script_location", str(settings.service.migrations).replace("%", "%%"))
+    return config
 
 
 class MigrationError(Exception):
     """The migrations cannot be applied; the message says why."""
 
 
-def migration_engine(settings: Settings) -> AsyncEngine:
+def migration_engine(settings: PlatformSettings) -> AsyncEngine:
     """An engine for migrations: one connection at a time, and no limit for a statement.
 
     Raises:
@@ -71,11 +75,11 @@ def migration_engine(settings: Settings) -> AsyncEngine:
 class Migrator:
     """Brings the database of `settings` to a revision of this code."""
 
-    def __init__(self, settings: Settings, *, wait_seconds: float = 60) -> None:
+    def __init__(self, settings: PlatformSettings, *, wait_seconds: float = 60) -> None:
         """`wait_seconds`: how long to wait for the database, and for another migrator to finish."""
         self._engine = migration_engine(settings)
         self._wait_seconds = wait_seconds
-        self._config = Config(_ROOT / "alembic.ini")
+        self._config = alembic_config(settings)
         self._scripts = ScriptDirectory.from_config(self._config)
         # What is done is said here, in lines of ours.
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -188,7 +192,7 @@ def _unknown(scripts: ScriptDirectory, connection: Connection) -> list[str]:
     return [head for head in MigrationContext.configure(connection).get_current_heads() if head not in known]
 
 
-async def wait_until_migrated(settings: Settings, *, timeout: float) -> None:  # noqa: ASYNC109 - it says more than that
+async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> None:  # noqa: ASYNC109 - it says more than that
     """Wait until the database of `settings` answers and has every revision of this code, or one of later code.
 
     Asks through whatever way the service itself takes, a transaction pooler too, on one connection at a time.
@@ -196,7 +200,7 @@ async def wait_until_migrated(settings: Settings, *, timeout: float) -> None:  #
     Raises:
         MigrationError: it did not come so far within `timeout` seconds; the message says how far it came.
     """
-    scripts = ScriptDirectory.from_config(Config(_ROOT / "alembic.ini"))
+    scripts = ScriptDirectory.from_config(alembic_config(settings))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     engine = create_async_engine(
         settings.async_database_url,

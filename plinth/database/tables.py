@@ -1,7 +1,7 @@
 """What every table shares: id, timestamps, soft deletion, and names for constraints.
 
 A table is `class Thing(BaseModel, table=True)`. SQLModel does not validate table classes: input goes through the
-models in `app.schemas` first.
+models in the service's schemas first.
 """
 
 from datetime import datetime

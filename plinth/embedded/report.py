@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plinth.embedded.servers import Servers
-from plinth.settings.base import AuthProvider, Settings
+from plinth.settings.base import AuthProvider, PlatformSettings
 
 SUBJECT = "alice"
 TOKEN_TTL = 7 * 24 * 3600  # seconds
@@ -40,7 +40,7 @@ class Progress:
         self._since = now
 
 
-def summary(settings: Settings, servers: Servers, url: str, health: str, metrics: tuple[str, str]) -> str:
+def summary(settings: PlatformSettings, servers: Servers, url: str, health: str, metrics: tuple[str, str]) -> str:
     """What there is to use now, a line each. `metrics`: where the API's second port is, and the worker's."""
     lines = {}
     if settings.docs_enabled:

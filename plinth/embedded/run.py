@@ -15,7 +15,7 @@ from plinth.embedded.process import EmbeddedError, Process, Sleep, environment
 from plinth.embedded.report import Progress, complain, say, summary
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
-from plinth.settings.base import Settings, SettingsError, get_settings
+from plinth.settings.base import PlatformSettings
 
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
@@ -23,13 +23,12 @@ WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
 WORKER_HOST = "127.0.0.1"  # of its probes and metrics, unless it is told another
 
 
-def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
+def run(settings: PlatformSettings, *, host: str, port: int, reload: bool, data_dir: Path) -> int:
     """Run the service with all it needs until a signal comes; returns the exit code.
 
-    What keeps it from running is told in a sentence: 1 if something failed, 2 if a setting is wrong.
+    What keeps it from running is told in a sentence: 1 if something failed.
     """
     try:
-        settings = get_settings()
         with Lock(data_dir) as lock:
             lock.end_orphans()
             address = Address(host, port)
@@ -41,9 +40,6 @@ def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
                 except StopRequested:
                     say("\nStopping (Ctrl-C again to hurry).")
             say("Stopped.")
-    except SettingsError as error:
-        complain(error)
-        return 2
     except EmbeddedError as error:
         complain(error)
         return 1
@@ -51,7 +47,7 @@ def run(*, host: str, port: int, reload: bool, data_dir: Path) -> int:
 
 
 def _serve(
-    supervisor: Supervisor, servers: Servers, lock: Lock, settings: Settings, address: Address, reload: bool
+    supervisor: Supervisor, servers: Servers, lock: Lock, settings: PlatformSettings, address: Address, reload: bool
 ) -> None:
     """Start one thing after the other, then watch over them; returns only by an exception."""
     progress = Progress()
@@ -96,7 +92,7 @@ def _program(name: str, arguments: list[str], env: dict[str, str], **options: An
     return Process(name, command, env=env, **{"grace": PROGRAM_GRACE, **options})
 
 
-def _worker(settings: Settings, options: list[str], env: dict[str, str]) -> Process:
+def _worker(settings: PlatformSettings, options: list[str], env: dict[str, str]) -> Process:
     return _program(
         "The worker",
         ["worker", *options],

@@ -7,7 +7,7 @@ from typing import Self
 from plinth.embedded.postgres import Postgres
 from plinth.embedded.redis import Redis
 from plinth.embedded.supervisor import Supervisor
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
 
 class Servers:
@@ -16,7 +16,7 @@ class Servers:
     Enter it before the supervisor that stops the servers: it sweeps up after them.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: PlatformSettings) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.logs.mkdir(exist_ok=True)

@@ -12,19 +12,18 @@ from plinth.embedded.process import EmbeddedError, environment
 from plinth.embedded.report import complain
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
-from plinth.settings.base import SettingsError, get_settings
+from plinth.settings.base import PlatformSettings
 
 HOLDER_TIMEOUT = 60.0  # seconds for a `plinth run` that is starting to have its servers ready
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 
-def with_servers(command: Sequence[str], *, data_dir: Path) -> int:
+def with_servers(command: Sequence[str], settings: PlatformSettings, *, data_dir: Path) -> int:
     """Run a command that finds the servers in DATABASE_URL and REDIS_URL; returns its exit code.
 
     They are those of a `plinth run` on the same data, or else they run as long as the command does.
     """
     try:
-        settings = get_settings()
         if shutil.which(command[0]) is None:
             raise EmbeddedError(f"There is no command {command[0]}.")
         try:
@@ -36,9 +35,6 @@ def with_servers(command: Sequence[str], *, data_dir: Path) -> int:
             return subprocess.call(command, env=environment(**_addresses(taken)))
     except StopRequested:
         return INTERRUPTED
-    except SettingsError as error:
-        complain(error)
-        return 2
     except EmbeddedError as error:
         complain(error)
         return 1

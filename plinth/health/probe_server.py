@@ -18,7 +18,7 @@ from plinth.telemetry.metrics import exposition
 
 __all__ = ["ProbeServer", "ProbeServerError"]
 
-log = structlog.get_logger("app.probes")
+log = structlog.get_logger("plinth.probes")
 
 POLL_SECONDS = 0.1  # between two looks at whether to stop
 

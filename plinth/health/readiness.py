@@ -17,7 +17,7 @@ from plinth.telemetry.metrics import DEPENDENCY_UP, Labels
 
 __all__ = ["ComponentState", "Readiness"]
 
-log = structlog.get_logger("app.readiness")
+log = structlog.get_logger("plinth.readiness")
 
 INTERVAL_SECONDS = 1.0
 TIMEOUT_SECONDS = 0.5

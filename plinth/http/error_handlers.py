@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 from plinth.errors import AppException, PreconditionRequiredError, ValidationError
 from plinth.telemetry.tracing import current_trace_id
 
-log = structlog.get_logger("app.errors")
+log = structlog.get_logger("plinth.errors")
 
 PROBLEM_JSON = "application/problem+json"
 

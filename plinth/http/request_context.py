@@ -26,7 +26,7 @@ __all__ = [
     "principal_hash",
 ]
 
-log = structlog.get_logger("app.access")
+log = structlog.get_logger("plinth.access")
 
 CUT_OFF = 499
 """Stands for the status of a request whose client left before a response began, and of one that was cancelled."""

@@ -4,18 +4,18 @@ from plinth.identity.local import sign_local_token, signing_key
 from plinth.identity.providers import rules_for
 from plinth.identity.rules import FixedKey, KeySource
 from plinth.identity.verifier import TokenVerifier
-from plinth.settings.base import AuthProvider, Settings
+from plinth.settings.base import AuthProvider, PlatformSettings
 
 __all__ = ["build_verifier", "sign_local_token"]
 
 
-def build_verifier(settings: Settings) -> TokenVerifier:
+def build_verifier(settings: PlatformSettings) -> TokenVerifier:
     """Make the verifier of the configured provider. Nothing is fetched before the first token comes."""
     rules = rules_for(settings)
     return TokenVerifier(rules, _key_source(settings, rules.algorithms))
 
 
-def _key_source(settings: Settings, algorithms: frozenset[str]) -> KeySource:
+def _key_source(settings: PlatformSettings, algorithms: frozenset[str]) -> KeySource:
     if settings.AUTH_PROVIDER is AuthProvider.LOCAL:
         return FixedKey(signing_key(settings), algorithms)
     if settings.AUTH_PROVIDER is AuthProvider.SUPABASE and settings.SUPABASE_JWT_SECRET:

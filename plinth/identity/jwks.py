@@ -25,7 +25,7 @@ COOLDOWN = 30.0  # between two fetches that the clock did not ask for
 FIRST_COOLDOWN = 5.0  # the same while there are no keys at all and every request waits for them
 FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the last byte
 
-log = structlog.get_logger("app.identity")
+log = structlog.get_logger("plinth.identity")
 
 _FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch the identity provider's keys.", ["outcome"])
 _SUCCEEDED, _FAILED = _FETCHES.labels("success"), _FETCHES.labels("failure")

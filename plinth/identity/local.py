@@ -8,19 +8,19 @@ from uuid import uuid4
 import jwt
 
 from plinth.identity.rules import is_subject
-from plinth.settings.base import AuthProvider, Settings
+from plinth.settings.base import AuthProvider, PlatformSettings
 from plinth.settings.keys import derive_key
 
 LOCAL_ALGORITHM = "HS256"
 LOCAL_AUDIENCE = "plinth"
 
 
-def signing_key(settings: Settings) -> bytes:
+def signing_key(settings: PlatformSettings) -> bytes:
     return derive_key(settings.SECRET_KEY.get_secret_value(), "local-tokens")
 
 
 def sign_local_token(
-    settings: Settings,
+    settings: PlatformSettings,
     *,
     subject: str,
     ttl: timedelta | int,

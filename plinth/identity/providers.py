@@ -2,10 +2,10 @@
 
 from plinth.identity.local import LOCAL_ALGORITHM, LOCAL_AUDIENCE
 from plinth.identity.rules import Claims, Reason, TokenError, TokenRules, common_roles, strings
-from plinth.settings.base import AuthProvider, Settings
+from plinth.settings.base import AuthProvider, PlatformSettings
 
 
-def rules_for(settings: Settings) -> TokenRules:
+def rules_for(settings: PlatformSettings) -> TokenRules:
     """The rules of the configured provider."""
     match settings.AUTH_PROVIDER:
         case AuthProvider.SUPABASE:
@@ -18,7 +18,7 @@ def rules_for(settings: Settings) -> TokenRules:
             return TokenRules(issuer=settings.issuer, algorithms=frozenset({LOCAL_ALGORITHM}), audience=LOCAL_AUDIENCE)
 
 
-def _supabase(settings: Settings) -> TokenRules:
+def _supabase(settings: PlatformSettings) -> TokenRules:
     return TokenRules(
         issuer=settings.issuer,
         algorithms=frozenset(settings.jwt_algorithms),
@@ -43,7 +43,7 @@ def _supabase_roles(claims: Claims) -> frozenset[str]:
     return roles | {"anonymous"} if claims.get("is_anonymous") is True else roles
 
 
-def _clerk(settings: Settings) -> TokenRules:
+def _clerk(settings: PlatformSettings) -> TokenRules:
     # `azp` is the origin that asked Clerk for the token. Clerk leaves it out where there was no origin, as in
     # native apps; its older libraries let such tokens pass, its newer ones refuse them once there is a list.
     # So do we: the list says who may call, and who does not say who it is, is not on it. Empty, it lets
@@ -70,7 +70,7 @@ def _clerk_roles(claims: Claims) -> frozenset[str]:
     return strings(claims.get("org_role")) | {f"org:{role}" for role in short}
 
 
-def _oidc(settings: Settings) -> TokenRules:
+def _oidc(settings: PlatformSettings) -> TokenRules:
     return TokenRules(
         issuer=settings.issuer,
         algorithms=frozenset(settings.jwt_algorithms),

@@ -14,9 +14,11 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 """
 
 from plinth.jobs.context import JobContext
+from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
-from plinth.jobs.kinds import JobKind, RetryPolicy, UnknownKindError, job, kind_named
+from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, State
+from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.schedules import Schedule, schedule
 
 __all__ = [

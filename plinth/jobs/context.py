@@ -2,6 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -15,13 +16,12 @@ from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
-from plinth.jobs.engine.store import ClaimedJob, Store
 from plinth.jobs.enqueue import Insertion, prepare
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, Finish, JobCancelled, LeaseLost, State, storable
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
-__all__ = ["JobContext", "Progress", "ProgressSink"]
+__all__ = ["ClaimedJob", "JobContext", "Progress", "ProgressSink", "RunStore"]
 
 
 _COMPLETING = "jobs.completing"  # in a session's info: the context whose job completes with its transaction
@@ -32,6 +32,40 @@ class Progress:
     done: int
     total: int | None
     message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt.
+
+    `trace_context` is where it was enqueued, as W3C headers; `untried`: no run of it has failed or been lost.
+    """
+
+    id: UUID
+    lease: int
+    kind: str
+    queue: str
+    priority: int
+    owner: str | None
+    payload: str
+    attempt: int
+    max_attempts: int
+    run_at: datetime
+    started_at: datetime
+    trace_context: dict[str, str] | None = None
+    untried: bool = True
+
+
+class RunStore(Protocol):
+    """Writes what a run does to its job, in the handler's own transaction."""
+
+    async def write_progress_in(
+        self, session: AsyncSession, last: tuple[UUID, int, int, int | None, str | None]
+    ) -> None:
+        """Write a run's last word of progress."""
+
+    async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
+        """Move the job to the history; False if another run has taken over."""
 
 
 class ProgressSink(Protocol):
@@ -57,10 +91,10 @@ class JobContext:
     def __init__(
         self,
         job: ClaimedJob,
-        store: Store,
+        store: RunStore,
         database: Database,
-        settings: Settings,
-        progress: "ProgressSink",
+        settings: PlatformSettings,
+        progress: ProgressSink,
     ) -> None:
         self._job = job
         self._store = store
@@ -95,7 +129,7 @@ class JobContext:
     @cached_property
     def log(self) -> Any:
         """A logger whose lines carry the job's id, kind and attempt."""
-        return structlog.get_logger("app.jobs").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
+        return structlog.get_logger("plinth.jobs").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session on the worker's database; commits at the end of the block. Keep it short: not around waiting."""

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 
 __all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit"]
 
@@ -103,7 +103,7 @@ class Doorbell:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-def doorbell_for(settings: Settings, redis: Redis | None) -> Doorbell:
+def doorbell_for(settings: PlatformSettings, redis: Redis | None) -> Doorbell:
     """The doorbell of this service: one channel, named after the project."""
     return Doorbell(redis, channel=f"{settings.PROJECT_NAME}:jobs")
 

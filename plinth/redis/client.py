@@ -6,10 +6,10 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation
 
-__all__ = ["close_redis", "init_redis"]
+__all__ = ["close_redis", "open_redis"]
 
 MAX_CONNECTIONS = 50
 
@@ -36,7 +36,7 @@ class _CountedRedis(Redis):
             db_operation("redis", str(args[0])).observe(perf_counter() - started)
 
 
-def init_redis(settings: Settings) -> Redis | None:
+def open_redis(settings: PlatformSettings) -> Redis | None:
     """A client for the settings' Redis, or None where none is set. Connects at its first command.
 
     A command that gets no answer within `REDIS_TIMEOUT` raises `redis.exceptions.TimeoutError`; one that finds

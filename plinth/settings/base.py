@@ -1,16 +1,15 @@
 """The configuration: every setting, where it comes from, and what is refused.
 
 Values come from the environment, then from `.env` in the working directory, then from the defaults. No other
-module reads the environment. Nothing is read at import: `get_settings()` reads once, `settings` on first use.
+module reads the environment, and nothing is read at import. A service subclasses `PlatformSettings`.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, cast
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
 from pydantic import (
     Field,
@@ -29,6 +28,7 @@ from pydantic_settings import (
 )
 
 from plinth.settings import dsn, env_file, types, urls
+from plinth.settings.service import Service
 
 DEVELOPMENT_SECRET_KEY = "for-development-only-do-not-deploy-me"  # noqa: S105 - a deployment refuses it
 LOCAL_ISSUER = "plinth-local"
@@ -80,8 +80,8 @@ class SettingsError(Exception):
         return "\n  - ".join(["The configuration cannot be used:", *self.problems])
 
 
-class Settings(BaseSettings):
-    """Every setting, under its name in the environment. `.env.example` explains them one by one.
+class PlatformSettings(BaseSettings):
+    """The settings of the platform, under their names in the environment. `.env.example` explains them one by one.
 
     Lists are written `a,b` or in JSON. Raises SettingsError.
     """
@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
         dotenv_filtering="only_existing",  # `env_file.scan` reports the other keys, and says it better
     )
+
+    service: ClassVar[Service]
+    """The service that these settings are of. A service sets it in its own settings class."""
 
     PROJECT_NAME: str = Field("Plinth", max_length=63)  # PostgreSQL cuts application_name there
     ENVIRONMENT: Environment = Environment.LOCAL
@@ -129,7 +132,6 @@ class Settings(BaseSettings):
     JOBS_MAX_CRASHES: int = Field(5, ge=1)
     JOBS_KEEP_SUCCEEDED_DAYS: types.Days = 7.0
     JOBS_KEEP_DISCARDED_DAYS: types.Days = 90.0
-    EXPORTS_KEEP_DAYS: types.Days = 1.0
 
     # The names are OpenTelemetry's. What else its exporter knows, it reads in the environment by itself.
     OTEL_EXPORTER_OTLP_ENDPOINT: types.BaseUrl | None = None
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
     OTEL_BSP_SCHEDULE_DELAY: int = Field(5000, ge=1, le=600_000)
 
     METRICS_PORT: int = Field(9090, ge=0, le=65535)
+    BUILD_REVISION: str = "unknown"
     DRAIN_SECONDS: float = Field(5.0, ge=0, le=300)
 
     READINESS_REQUIRED: types.Components = ("database",)
@@ -183,7 +186,7 @@ class Settings(BaseSettings):
 
     def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
         """Read and check everything. Returns what is wrong, and where it came from."""
-        known = Settings.model_fields
+        known = type(self).model_fields
         environment = os.environ if from_environment else {}
         keys, problems = env_file.scan(Path(path), known) if path else ((), [])
         given = {"argument": values, "environment": environment, str(path): keys}
@@ -200,7 +203,7 @@ class Settings(BaseSettings):
             if from_environment:
                 super().__init__(_env_file=path if keys else None, **values)
             else:
-                super().__init__(_build_sources=((InitSettingsSource(Settings, values),), values))
+                super().__init__(_build_sources=((InitSettingsSource(type(self), values),), values))
         except _Refused as refused:
             for name, what in refused.problems.items():
                 origin = next((origin for origin, names in given.items() if name in names), "not set")
@@ -228,7 +231,7 @@ class Settings(BaseSettings):
             settings = validate(data)
             problems: dict[str, str] = {}
         except PydanticError as error:
-            problems = dict(_describe(error))
+            problems = dict(_describe(error, cls.model_fields))
             # Once more without the wrong values, to see what else is wrong: one message tells all.
             settings = validate({name: value for name, value in data.items() if name not in problems})
         for name, what in _broken_rules(settings):
@@ -380,17 +383,17 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-def _describe(error: PydanticError) -> Iterator[tuple[str, str]]:
+def _describe(error: PydanticError, known: Iterable[str]) -> Iterator[tuple[str, str]]:
     for detail in error.errors(include_url=False, include_input=False):
         name = str(detail["loc"][0])
         if detail["type"] == "extra_forbidden":
-            yield name, env_file.unknown(name, Settings.model_fields)
+            yield name, env_file.unknown(name, known)
         else:
             message = detail["msg"].removeprefix("Value error, ").partition(", unable")[0]
             yield name, re.sub("^(Input should be|String should have) ", "expected ", message)
 
 
-def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
+def _broken_rules(settings: PlatformSettings) -> Iterator[tuple[str, str]]:
     """What no setting can know by itself: what goes together, and what a deployment refuses."""
     if settings.ENVIRONMENT.deployed:
         yield from _unfit_for_deployment(settings)
@@ -424,7 +427,7 @@ def _broken_rules(settings: Settings) -> Iterator[tuple[str, str]]:
         yield missing[0], f"expected a value: {pair[0]} and {pair[1]} go together"
 
 
-def _unfit_for_deployment(settings: Settings) -> Iterator[tuple[str, str]]:
+def _unfit_for_deployment(settings: PlatformSettings) -> Iterator[tuple[str, str]]:
     # Staging may look at a failure with DEBUG; all else is as strict as production, or it would prove little.
     if settings.DEBUG and settings.ENVIRONMENT is Environment.PRODUCTION:
         yield "DEBUG", "expected false in production"
@@ -442,24 +445,3 @@ def _unfit_for_deployment(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "AUTH_PROVIDER", "expected supabase, clerk or custom: local is for ENVIRONMENT local and test"
     if "redis" in settings.READINESS_REQUIRED and settings.redis_url is None:
         yield "REDIS_URL", "expected a value, because READINESS_REQUIRED names redis"
-
-
-@lru_cache(maxsize=1)
-def get_settings() -> Settings:
-    """The settings of this process, read once. Raises SettingsError."""
-    return Settings()
-
-
-class _LazySettings:
-    """Stands for `get_settings()`, which it calls when an attribute is asked for."""
-
-    __slots__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(get_settings(), name)
-
-    def __repr__(self) -> str:
-        return "<the settings, read on first use>"
-
-
-settings = cast(Settings, _LazySettings())

@@ -26,7 +26,7 @@ __all__ = ["log_values", "render_json", "write_to", "write_waiting"]
 SOON_SECONDS = 0.1
 MAX_WAITING = 200
 
-_log = structlog.get_logger("app.access")
+_log = structlog.get_logger("plinth.access")
 _root = logging.getLogger()  # has the level in force
 # When it happened, what it belongs to, and what: small, as some hundred of them push other things out of the caches.
 _waiting: deque[tuple[float, Ids, str, tuple[str, ...], tuple[Any, ...]]] = deque()

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.access_log import render_json, write_to
 from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask
 
@@ -55,7 +55,7 @@ class _Handler(logging.StreamHandler[Any]):
             log.error("a line could not be written", logger=record.name, template=template, place=place, error=error)
 
 
-def configure_logging(settings: Settings) -> None:
+def configure_logging(settings: PlatformSettings) -> None:
     """Send all logging of this process to stderr in the settings' level and form."""
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
     # Plain tracebacks: the pretty ones show what variables hold, secrets included, and take seconds.

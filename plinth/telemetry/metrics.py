@@ -8,14 +8,13 @@ import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from opentelemetry.trace import format_trace_id, get_current_span
 from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-import app
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.histogram import Family, Histogram, render
 
 __all__ = [
@@ -104,15 +103,11 @@ def exemplar() -> dict[str, str] | None:
 BUILD_INFO = Gauge("plinth_build_info", "Which build this is; always 1.", ["version", "revision", "python_version"])
 
 
-def _revision() -> str:
-    """The commit that the image was made of, which the image's build writes beside the code."""
-    try:
-        return Path(app.__file__).with_name("REVISION").read_text().strip() or "unknown"
-    except OSError:
-        return "unknown"
+def tell_build(settings: PlatformSettings) -> None:
+    """Set `plinth_build_info` to this service's version and revision."""
+    BUILD_INFO.clear()
+    BUILD_INFO.labels(settings.service.version, settings.BUILD_REVISION, platform.python_version()).set(1)
 
-
-BUILD_INFO.labels(app.__version__, _revision(), platform.python_version()).set(1)
 
 LOOP_LAG = Observed(
     "plinth_event_loop_lag_seconds",

@@ -16,12 +16,12 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.tracing import SPANS_DROPPED
 
 __all__ = ["SpanExport"]
 
-log = structlog.get_logger("app.tracing")
+log = structlog.get_logger("plinth.tracing")
 
 COMPLAINT_SECONDS = 60.0
 MAX_ANSWER = 65_536  # bytes of it that are read; nobody looks at them
@@ -36,7 +36,7 @@ class SpanExport(BatchSpanProcessor):
 
     # The SDK's own would write a line about each span that it has no room for, and drop the ones that have waited.
 
-    def __init__(self, settings: Settings, endpoint: str, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, settings: PlatformSettings, endpoint: str, headers: Mapping[str, str] | None) -> None:
         self._room = _Queue(settings.OTEL_BSP_MAX_QUEUE_SIZE, endpoint)
         exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers, session=_Session())
         super().__init__(

@@ -24,8 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
-from app import __version__
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.lazy_span import SCOPE, PlainSpan, Processors, Recorder
 from plinth.telemetry.span_exporter import SpanExport
 from plinth.telemetry.tracing import RequestTrace
@@ -41,7 +40,7 @@ _RECORDED = TraceFlags(TraceFlags.RANDOM_TRACE_ID | TraceFlags.SAMPLED)
 class Spans:
     """Records spans and sends them to `endpoint`, from a thread of its own."""
 
-    def __init__(self, settings: Settings, endpoint: str, component: str) -> None:
+    def __init__(self, settings: PlatformSettings, endpoint: str, component: str) -> None:
         headers = settings.OTEL_EXPORTER_OTLP_TRACES_HEADERS or settings.OTEL_EXPORTER_OTLP_HEADERS
         pairs = _pairs(headers.get_secret_value()) if headers is not None else None
         self._export = SpanExport(settings, endpoint, pairs)
@@ -153,14 +152,14 @@ class _FollowLink(Sampler):
         return f"FollowLink{{{self._sampler.get_description()}}}"
 
 
-def _bound(settings: Settings) -> int:
+def _bound(settings: PlatformSettings) -> int:
     """Traces that begin here are recorded if the lower half of their id is below it."""
     name = settings.OTEL_TRACES_SAMPLER
     ratio = settings.OTEL_TRACES_SAMPLER_ARG if name.endswith("traceidratio") else float(name.endswith("always_on"))
     return TraceIdRatioBased.get_bound_for_rate(ratio)
 
 
-def _sampler(settings: Settings) -> Sampler:
+def _sampler(settings: PlatformSettings) -> Sampler:
     name = settings.OTEL_TRACES_SAMPLER
     if name.endswith("traceidratio"):
         sampler: Sampler = TraceIdRatioBased(settings.OTEL_TRACES_SAMPLER_ARG)
@@ -169,9 +168,9 @@ def _sampler(settings: Settings) -> Sampler:
     return ParentBased(_FollowLink(sampler)) if name.startswith("parentbased_") else sampler
 
 
-def _resource(settings: Settings, component: str) -> Resource:
+def _resource(settings: PlatformSettings, component: str) -> Resource:
     project = re.sub(r"[^a-z0-9]+", "-", settings.PROJECT_NAME.lower()).strip("-") or "service"
-    attributes = {"service.name": f"{project}-{component}", "service.version": __version__}
+    attributes = {"service.name": f"{project}-{component}", "service.version": settings.service.version}
     attributes |= _pairs(settings.OTEL_RESOURCE_ATTRIBUTES or "")
     if settings.OTEL_SERVICE_NAME is not None:
         attributes["service.name"] = settings.OTEL_SERVICE_NAME

@@ -1,22 +1,18 @@
 """Traces: where a request or a job belongs, and the spans that tell what it did.
 
 A `traceparent` that comes in (W3C Trace Context) gives log lines and problem documents their trace id and goes on with
-the jobs that are enqueued, whether tracing is on or off. Spans are made while it is on: within `running`, in a process
-whose settings name an OTLP endpoint. `plinth.telemetry.span_recorder` is imported only then.
+the jobs that are enqueued, whether tracing is on or off. Spans are made while it is on: `plinth.telemetry.trace_setup`.
 
 Spans are made here, in `plinth.database.observed_connection` (SQL) and in `plinth.telemetry.instrument_clients` (Redis,
 HTTP).
 """
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from threading import Thread
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, Self, cast
 
-import structlog
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -24,13 +20,8 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from prometheus_client import Counter
 from starlette.types import Scope
 
-from plinth.settings.base import Settings
 from plinth.telemetry.log_records import read_trace_from
 from plinth.telemetry.route_template import UNMATCHED
-
-if TYPE_CHECKING:
-    from plinth.telemetry.lazy_span import PlainSpan
-    from plinth.telemetry.span_recorder import Spans
 
 __all__ = [
     "MAX_PATH",
@@ -46,16 +37,11 @@ __all__ = [
     "is_on",
     "is_recorded",
     "note_call",
-    "running",
+    "record_with",
     "trace_headers",
 ]
 
-log = structlog.get_logger("app.tracing")
-
 SPANS_DROPPED = Counter("plinth_trace_spans_dropped", "Spans that never reached the collector.")
-
-# For what is still to be sent when a process ends: the grace periods have room for it.
-FLUSH_SECONDS = 3.0
 
 MAX_TRACESTATE = 512  # characters: as many as the specification asks to pass on
 MAX_USER_AGENT = 256
@@ -68,7 +54,36 @@ _KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _NOBODY = Context()
 
-_spans: "Spans | None" = None
+
+class RecordedSpan(Protocol):
+    """The span of a request that is recorded, as `Spans.begin_request` makes it."""
+
+    current: Span
+    """What user code finds as the current span."""
+
+    def finish(self, attributes: Mapping[str, str | int], *, name: str | None, failed: bool) -> None:
+        """End the span."""
+
+
+class Spans(Protocol):
+    """Makes spans while tracing is on. `plinth.telemetry.span_recorder` implements it."""
+
+    tracer: trace.Tracer
+
+    def new_trace(self) -> "RequestTrace": ...
+
+    def continued(self, caller: SpanContext) -> "RequestTrace": ...
+
+    def begin_request(
+        self, name: str, context: SpanContext, parent: SpanContext | None, attributes: Mapping[str, str | int]
+    ) -> Any: ...
+
+    def note_call(
+        self, name: str, attributes: Mapping[str, str | int], parent: SpanContext, *, seconds: float, failed: bool
+    ) -> None: ...
+
+
+_spans: Spans | None = None
 
 
 def is_on() -> bool:
@@ -87,51 +102,10 @@ def current_trace_id() -> str | None:
     return format(trace_id, "032x") if trace_id else None
 
 
-@asynccontextmanager
-async def running(settings: Settings, component: Literal["api", "worker"]) -> AsyncIterator[None]:
-    """Tracing is on while the block runs, if the settings want it. One for a process: within another it does nothing.
-
-    At the end what has been recorded is sent, for `FLUSH_SECONDS` at most.
-    """
+def record_with(spans: Spans | None) -> None:
+    """Make spans with `spans` from now on; with None, make no more. One for a process."""
     global _spans  # noqa: PLW0603 - one for a process
-    if settings.traces_endpoint is None or _spans is not None:
-        yield
-        return
-    from plinth.telemetry import instrument_clients as client_spans
-    from plinth.telemetry.span_recorder import Spans
-
-    spans = Spans(settings, settings.traces_endpoint, component)
-    # Libraries that bring spans of their own find it there.
-    trace.set_tracer_provider(spans.provider)
     _spans = spans
-    client_spans.install()
-    log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
-    try:
-        yield
-    finally:
-        client_spans.remove()
-        _spans = None
-        if not await _within(FLUSH_SECONDS, spans.close):
-            log.warning("the last traces were not delivered in time", spans=spans.waiting)
-
-
-async def _within(seconds: float, function: Callable[[], None]) -> bool:
-    """Call a function that may hang, in a thread that nobody waits for any longer; whether it returned in time."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def call() -> None:
-        function()
-        with suppress(RuntimeError):  # too late: the loop is closed
-            loop.call_soon_threadsafe(done.set)
-
-    # A daemon: the interpreter does not wait for it either.
-    Thread(target=call, name="traces", daemon=True).start()
-    try:
-        async with asyncio.timeout(seconds):
-            await done.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 # --- requests ---
@@ -196,7 +170,7 @@ def end_request(span: Span, scope: Scope, *, route: str, status: int, error: Bas
     failed = error is not None or not 0 < status < 500
     if failed:
         attributes["error.type"] = str(status) if error is None and status else _type_of(error)
-    cast("PlainSpan", span).finish(attributes, name=name, failed=failed)
+    cast(RecordedSpan, span).finish(attributes, name=name, failed=failed)
 
 
 # --- jobs ---

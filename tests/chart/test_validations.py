@@ -2,8 +2,8 @@
 
 import pytest
 
+from app.core.config import Settings
 from plinth.cli import GRACE_SECONDS
-from plinth.settings.base import Settings
 from tests.chart.cases import FULL, PRODUCTION
 from tests.chart.tools import CHART, CUSTOM_RESOURCES, Object, RenderError, merged, template
 

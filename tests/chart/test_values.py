@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from app import __version__
+from app.core.config import Settings
 from plinth.jobs.metrics import of_kind
-from plinth.settings.base import Settings
 from plinth.telemetry.http_metrics import HttpMetrics
 from tests.chart.tools import CHART, ROOT, Object, RenderError, default_values, merged, nodes, template
 

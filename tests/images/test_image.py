@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import __version__
-from plinth.settings.base import Settings
+from app.core.config import Settings
 from tests.images.conftest import CONFINED, REVISION, ROOT, Docker, Note, inspect, run, until
 
 LIMIT = 120e6  # bytes on top of the base

@@ -16,9 +16,9 @@ from schemathesis import Case as AnyCase
 from schemathesis import GenerationMode
 
 from app.business import exports
+from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
-from plinth.settings.base import Settings
 from tests.support.api import serving, settings_with
 
 EXAMPLES = 12

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
-from plinth.settings.base import Settings
 from tests.support.api import serving
+from tests.support.processes import declare
 from tests.support.servers import Servers, scratch_folder
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,7 @@ class TestReadme:
             }.items():
                 assert shown in script
                 script = script.replace(shown, here)
+            declare(tmp_path)
             done = subprocess.run(
                 ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
             )

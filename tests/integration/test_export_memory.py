@@ -15,8 +15,8 @@ import pytest
 
 import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import exports
+from app.core.config import Settings
 from plinth.database.engine import Database
-from plinth.settings.base import Settings
 from tests.support.api import settings_with
 
 ITEMS = 200_000

@@ -13,10 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.core.config import Settings
 from plinth.http.error_handlers import title_of
 from plinth.http.schemas import Problem
 from plinth.identity import sign_local_token
-from plinth.settings.base import Settings
 
 # A machine that is busy with something else shall not fail a test. Seconds.
 PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_TIMEOUT", "REDIS_TIMEOUT"), 20)

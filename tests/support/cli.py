@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from plinth.cli import main
-from plinth.settings.base import get_settings
+from tests.support.processes import declare
 
 Run = Callable[..., Result]
 
@@ -18,11 +18,10 @@ def command_line(folder: Path, **given: str) -> Iterator[Run]:
     """Yields a function that runs a command in a folder; keyword arguments are its environment, beside `given`."""
 
     def run(*arguments: str, **environment: str) -> Result:
-        get_settings.cache_clear()
         return CliRunner().invoke(main, arguments, env={**given, **environment})
 
     with pytest.MonkeyPatch.context() as patch:
+        declare(folder)
         patch.chdir(folder)
         patch.setattr("plinth.cli.common.configure_logging", lambda settings: None)  # it is for the whole process
         yield run
-    get_settings.cache_clear()

@@ -12,15 +12,21 @@ from typing import Any
 
 import psutil
 
-__all__ = ["PATIENCE", "Process", "plinth"]
+__all__ = ["PATIENCE", "Process", "declare", "plinth"]
 
 PATIENCE = 60.0  # seconds, for what takes two on an idle machine
+
+
+def declare(folder: Path, settings: str = "app.core.config:Settings") -> None:
+    """Make `folder` one from which `plinth` finds the service whose settings class that is."""
+    (folder / "pyproject.toml").write_text(f'[tool.plinth]\nsettings = "{settings}"\n')
 
 
 class Process:
     """A running `plinth` command and the lines of its log."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        declare(folder)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "plinth.cli", *arguments],
             cwd=folder,

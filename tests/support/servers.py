@@ -10,10 +10,10 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from plinth.database.migrator import Migrator
 from plinth.embedded.postgres import SERVICE, Postgres
 from plinth.embedded.redis import Redis
-from plinth.settings.base import Settings
 
 START_TIMEOUT = 60.0  # seconds
 REDIS_DATABASES = 16

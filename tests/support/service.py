@@ -6,8 +6,8 @@ import asyncpg
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import client_of, settings_with, signed_in
 
 

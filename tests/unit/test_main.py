@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import NOBODY_SERVES, client_of, problem, settings_with, signed_in
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ class TestImport:
         code = """
 import gc, os
 import wsgiref.handlers  # copies the environment when it is imported
-from plinth.settings.base import Settings
+from app.core.config import Settings
 
 read = set()
 

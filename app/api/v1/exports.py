@@ -7,10 +7,11 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.api.deps import settings_of
 from app.business import exports
+from app.core.exceptions import ExportNotReadyError
 from app.schemas.export import ExportCreate, ExportLinks, ExportRead
 from plinth.api.dependencies import PrincipalDep, state_of
-from plinth.errors import ConflictError
 from plinth.http.idempotency import IdempotencyKey, answer_once
 from plinth.http.preconditions import IfNoneMatch
 from plinth.http.problems import problems
@@ -54,7 +55,7 @@ async def create_export(
 ) -> Any:
     """Have a file made of the caller's items. It is accepted when this is answered, and ready when its job is done."""
     state = state_of(request)
-    keep = timedelta(days=state["settings"].EXPORTS_KEEP_DAYS)
+    keep = timedelta(days=settings_of(request).EXPORTS_KEEP_DAYS)
     async with state["database"].session() as session:
 
         async def work() -> Response:
@@ -91,7 +92,7 @@ async def read_content(
     async with database.connection() as connection:
         export = await exports.get_export(connection, principal.subject, export_id)
     if export["ready_at"] is None:
-        raise ConflictError(f"There is no file yet: the export is {export['status']}.", code="export_not_ready")
+        raise ExportNotReadyError(f"There is no file yet: the export is {export['status']}.")
     etag, size = f'"{export["digest"]}"', export["size"]
     # Kept by the caller alone, and asked about each time: what the ETag is for.
     headers = {"ETag": etag, "Cache-Control": "private, no-cache, no-transform"}

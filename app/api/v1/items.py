@@ -9,9 +9,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.deps import SessionDep
 from app.business import items
 from app.schemas.item import ItemCreate, ItemQuery, ItemRead, ItemUpdate
-from plinth.api.dependencies import PrincipalDep, SessionDep, state_of
+from plinth.api.dependencies import PrincipalDep, state_of
 from plinth.http.idempotency import IdempotencyKey, answer_once
 from plinth.http.preconditions import IfMatch, IfNoneMatch, RequiredIfMatch, etag, matches
 from plinth.http.problems import problems

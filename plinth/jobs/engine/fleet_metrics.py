@@ -19,13 +19,12 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
-import app
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
 from plinth.jobs.schedules import LOOK, Schedule, schedules
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import Labels, Observed
 
 __all__ = ["Figures"]
@@ -70,9 +69,10 @@ _REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 class Figures:
     """Takes the duty whenever nobody has it, and tells the figures while it does. Never fails its process."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: PlatformSettings) -> None:
         self._database = database
         self._queues = settings.JOBS_QUEUES
+        self._migrations = settings.service.migrations
         self._holder = uuid4()
         self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
         self._values: dict[Observed, list[tuple[Labels, float]]] = {}
@@ -154,7 +154,7 @@ class Figures:
         return self._values.get(family, []) if now < self._held_until and now < self._fresh_until else []
 
     def _fleet_values(self, fleet: Any) -> dict[Observed, list[tuple[Labels, float]]]:
-        found, (known, expected) = set(fleet["revisions"]), code_revisions()
+        found, (known, expected) = set(fleet["revisions"]), code_revisions(self._migrations)
         migrating = fleet["migrating"]
         if migrating is None:
             self._migrating_since = None
@@ -195,11 +195,11 @@ def _overdue(schedule: Schedule, row: Any) -> float:
 
 
 @cache
-def code_revisions() -> tuple[frozenset[str], frozenset[str]]:
+def code_revisions(migrations: Path) -> tuple[frozenset[str], frozenset[str]]:
     """All revisions of this code, and the newest. Read from the files: Alembic itself would cost memory for nothing."""
     known: set[str] = set()
     replaced: set[str] = set()
-    for file in (Path(app.__file__).parents[1] / "migrations" / "versions").glob("*.py"):
+    for file in (migrations / "versions").glob("*.py"):
         for is_down, revision in _REVISION.findall(file.read_text()):
             (replaced if is_down else known).add(revision)
     return frozenset(known), frozenset(known - replaced)

@@ -7,8 +7,7 @@ import structlog
 from opentelemetry.trace import Span
 from pydantic import ValidationError
 
-from plinth.jobs.context import JobContext
-from plinth.jobs.engine.store import ClaimedJob
+from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import (
     Discard,

@@ -11,19 +11,19 @@ import structlog
 
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.jobs.context import JobContext
+from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.recorder import Recorder, RunKey
 from plinth.jobs.engine.run import Interruption, Run
 from plinth.jobs.engine.sql import PRUNE_ROWS
-from plinth.jobs.engine.store import ClaimedJob, Store
+from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, State
 from plinth.jobs.schedules import Scheduler
-from plinth.settings.base import Settings
+from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import exemplar
 from plinth.telemetry.tracing import end_job
 
@@ -45,7 +45,7 @@ class Session:
     def __init__(
         self,
         store: Store,
-        settings: Settings,
+        settings: PlatformSettings,
         *,
         database: Database,
         doorbell: Doorbell,

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -11,6 +10,7 @@ import asyncpg
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
+from plinth.jobs.context import ClaimedJob
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLAIM,
@@ -38,34 +38,12 @@ from plinth.jobs.engine.sql import (
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error_entry
 
-__all__ = ["ClaimedJob", "Reaped", "Store", "Sweep"]
+__all__ = ["Reaped", "Store", "Sweep"]
 
 # A hung run's worker cancels it at its time limit. Only if that does not help is the job taken away from it.
 DEADLINE_MARGIN = timedelta(seconds=15)
 # Lost workers are shown to operators for so long.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
-    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt.
-
-    `trace_context` is where it was enqueued, as W3C headers; `untried`: no run of it has failed or been lost.
-    """
-
-    id: UUID
-    lease: int
-    kind: str
-    queue: str
-    priority: int
-    owner: str | None
-    payload: str
-    attempt: int
-    max_attempts: int
-    run_at: datetime
-    started_at: datetime
-    trace_context: dict[str, str] | None = None
-    untried: bool = True
 
 
 class Sweep(NamedTuple):

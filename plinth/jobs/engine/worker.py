@@ -13,19 +13,18 @@ from typing import Any
 
 import structlog
 
-from app import __version__
 from plinth.database.engine import Database, DatabaseUnavailableError, bind_default_database
 from plinth.health.loop_watch import LoopWatch
 from plinth.health.probe_server import ProbeServer
-from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
+from plinth.jobs.doorbell import DOORBELL, Doorbell
 from plinth.jobs.engine.fleet_metrics import Figures
 from plinth.jobs.engine.session import Session
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind, kinds
-from plinth.redis.client import close_redis, init_redis
-from plinth.settings.base import Settings
-from plinth.telemetry import tracing
-from plinth.telemetry.metrics import DEPENDENCY_UP, LOOP_LAG, Labels
+from plinth.jobs.resources import open_resources
+from plinth.settings.base import PlatformSettings
+from plinth.telemetry import trace_setup
+from plinth.telemetry.metrics import DEPENDENCY_UP, LOOP_LAG, Labels, tell_build
 
 __all__ = ["Worker", "run_worker"]
 
@@ -50,7 +49,7 @@ ENGINE_LIMITS = {
 ENGINE_PLANNING = {"enable_seqscan": "off"}
 
 
-def engine_database(settings: Settings, session_info: Mapping[str, Any] | None = None) -> Database:
+def engine_database(settings: PlatformSettings, session_info: Mapping[str, Any] | None = None) -> Database:
     """The engine's own connections, which no handler gets."""
     return Database(
         settings.model_copy(update=ENGINE_LIMITS),
@@ -68,7 +67,7 @@ class Worker:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: PlatformSettings,
         *,
         queues: Sequence[str] | None = None,
         concurrency: int | None = None,
@@ -103,26 +102,26 @@ class Worker:
         """Work until `stop`."""
         settings = self._settings
         async with AsyncExitStack() as closing:
-            await closing.enter_async_context(tracing.running(settings, "worker"))
-            redis = init_redis(settings)
-            closing.push_async_callback(close_redis, redis)
-            doorbell = doorbell_for(settings, redis)
-            info = {DOORBELL: doorbell}
-            database = Database(settings.model_copy(update=HANDLER_LIMITS), session_info=info, pool_name="main")
-            closing.push_async_callback(database.aclose)
+            await closing.enter_async_context(trace_setup.running(settings, "worker"))
+            tell_build(settings)
+            opened = open_resources(settings, limits=HANDLER_LIMITS, pool_name="main")
+            resources = await closing.enter_async_context(opened)
+            doorbell, database = resources.doorbell, resources.database
             closing.enter_context(bind_default_database(database))
-            engine = engine_database(settings, info)
+            engine = engine_database(settings, {DOORBELL: doorbell})
             closing.push_async_callback(engine.aclose)
             figures = Figures(engine, settings)
             figures.start()
             closing.push_async_callback(figures.stop)
-            closing.enter_context(DEPENDENCY_UP.by(partial(self._dependencies, None if redis is None else doorbell)))
+            closing.enter_context(
+                DEPENDENCY_UP.by(partial(self._dependencies, None if resources.redis is None else doorbell))
+            )
             log.info(
                 "worker started",
                 queues=self._queues,
                 concurrency=self._concurrency,
                 kinds=sorted(self._kinds),
-                version=__version__,
+                version=settings.service.version,
             )
             while not self._stop.is_set():
                 store = await self._open_session(engine)
@@ -147,7 +146,7 @@ class Worker:
                 return await Store.open_session(
                     engine,
                     name=f"{socket.gethostname()}:{os.getpid()}",
-                    version=__version__,
+                    version=self._settings.service.version,
                     queues=self._queues,
                     kinds=sorted(self._kinds),
                     concurrency=self._concurrency,
@@ -165,7 +164,9 @@ class Worker:
         return None
 
 
-async def run_worker(settings: Settings, *, queues: Sequence[str] | None, concurrency: int | None, host: str) -> None:
+async def run_worker(
+    settings: PlatformSettings, *, queues: Sequence[str] | None, concurrency: int | None, host: str
+) -> None:
     """A worker as a process of its own: with signals, and with probes and metrics on `host`:METRICS_PORT.
 
     Raises:

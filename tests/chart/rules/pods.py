@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from plinth.settings.base import Settings
+from app.core.config import Settings
 from tests.chart.cases import Release
 from tests.chart.tools import Object
 from tests.chart.watched import scrape_annotations, tracing_variables

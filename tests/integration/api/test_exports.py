@@ -16,11 +16,11 @@ from structlog.testing import capture_logs
 
 import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import export_file, exports
+from app.core.config import Settings
 from app.main import create_app
 from app.schemas.export import ExportRead
 from plinth.database.engine import Database
 from plinth.jobs.engine.worker import Worker
-from plinth.settings.base import Settings
 from tests.support.api import item, problem, serving, settings_with, signed_in
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine

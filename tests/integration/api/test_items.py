@@ -10,9 +10,9 @@ import asyncpg
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.schemas.item import ItemRead
 from plinth.http.schemas import Page
-from plinth.settings.base import Settings
 from tests.support.api import item, problem, signed_in
 
 NOWHERE = "/items/00000000-0000-0000-0000-000000000000"

@@ -17,13 +17,13 @@ import asyncpg
 import pytest
 
 from app.business import export_file, exports
+from app.core.config import Settings
 from app.jobs import exports as tasks
 from plinth.database.engine import Database
 from plinth.errors import NotFoundError
 from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.schedules import schedules
-from plinth.settings.base import Settings
 from tests.support.api import settings_with
 from tests.support.transaction_pooler import transaction_pooler
 

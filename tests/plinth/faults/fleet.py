@@ -23,7 +23,7 @@ from plinth.database.engine import Database
 from plinth.embedded.process import Process, environment
 from plinth.jobs import JobKind, State, enqueue_many
 from plinth.jobs.doorbell import DOORBELL, doorbell_for
-from plinth.redis.client import close_redis, init_redis
+from plinth.redis.client import close_redis, open_redis
 from tests.plinth.faults.figures import Figures
 from tests.plinth.faults.kinds import TABLES
 from tests.support.api import settings_with
@@ -97,7 +97,7 @@ class Fleet:
         self._report = report
         self._addresses = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "PROJECT_NAME": self.name}
         settings = settings_with(**self._addresses)
-        self.redis = init_redis(settings)
+        self.redis = open_redis(settings)
         self.doorbell = doorbell_for(settings, self.redis)
         self.database = Database(settings, session_info={DOORBELL: self.doorbell})
 

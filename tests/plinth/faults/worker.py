@@ -18,6 +18,7 @@ from uuid import UUID
 import uvloop
 
 import tests.plinth.faults.kinds as kinds
+from app.core.config import Settings
 from plinth.jobs import schedule
 from plinth.jobs.engine import sql as statements
 from plinth.jobs.engine import store
@@ -26,7 +27,6 @@ from plinth.jobs.engine.session import Session
 from plinth.jobs.engine.store import Reaped, Store
 from plinth.jobs.engine.worker import run_worker
 from plinth.jobs.outcome import Finish, Release
-from plinth.settings.base import Settings
 from plinth.telemetry.logging import configure_logging
 
 CATCH_UP = 100

@@ -5,8 +5,8 @@ from collections import Counter
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import client_of, item, serving, settings_with, signed_in
 from tests.support.metrics import OPENMETRICS, metric, samples, series
 

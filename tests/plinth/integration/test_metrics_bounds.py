@@ -12,12 +12,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, job
 from plinth.jobs.engine import fleet_metrics as figures
 from plinth.jobs.kinds import JobKind
-from plinth.settings.base import Settings
 from plinth.telemetry.route_template import UNMATCHED
 from tests.plinth.integration.jobs.conftest import Number, until, working
 from tests.support.api import client_of, settings_with

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import httpx
 import pytest
 
-from plinth.settings.base import Settings
+from app.core.config import Settings
 from tests.support.api import item, problem, signed_in
 from tests.support.servers import Servers
 

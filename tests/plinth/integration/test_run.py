@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.processes import declare
 from tests.support.servers import scratch_folder
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
@@ -44,6 +45,7 @@ async def endless(ctx: JobContext, payload: Nothing) -> None:
 def folder() -> Iterator[Path]:
     """The working directory of the commands: no .env in it, and the data of all the runs of this module."""
     with scratch_folder() as folder:
+        declare(folder)
         yield folder
 
 
@@ -60,7 +62,7 @@ def kinds(folder: Path) -> dict[str, str]:
     place = folder / "kinds"
     place.mkdir(exist_ok=True)
     (place / "sitecustomize.py").write_text(KINDS)
-    return {"PYTHONPATH": str(place)}
+    return {"PYTHONPATH": f"{place}:{os.environ['PYTHONPATH']}"}
 
 
 class Run:

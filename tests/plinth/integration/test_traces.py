@@ -13,9 +13,9 @@ import redis.asyncio
 from fastapi import APIRouter
 
 import app.jobs  # noqa: F401 - registers the kinds of jobs
+from app.core.config import Settings
 from app.main import create_app
 from plinth.jobs.engine.worker import Worker
-from plinth.settings.base import Settings
 from plinth.telemetry import tracing
 from tests.support.api import client_of, item, problem, settings_with, signed_in
 from tests.support.collector import Collector, Recorded

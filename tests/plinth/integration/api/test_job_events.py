@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
 from plinth.api import job_events
 from plinth.api.schemas import JobSummary
@@ -20,7 +21,6 @@ from plinth.jobs.admin import watch
 from plinth.jobs.admin.jobs import retry_job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import PATIENCE, Number, open_store, until
 from tests.support.api import problem, serving, settings_with
 

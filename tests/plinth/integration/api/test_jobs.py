@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from app.core.config import Settings
 from plinth.api.schemas import JobRead, JobSummary, OperatorJobRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
@@ -15,7 +16,6 @@ from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, State, enqueue, job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Number, open_store, until, working
 from tests.support.api import problem, settings_with
 

@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
-from plinth.settings.base import Settings
 from tests.support.api import client_of, problem, settings_with, signed_in
 from tests.support.identity_provider import IdentityProvider
 

@@ -6,6 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
+from app.core.config import Settings
 from plinth.api.schemas import QueueRead, ScheduleRead, WorkerRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
@@ -13,7 +14,6 @@ from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, enqueue, job, schedule
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.schedules import Scheduler
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Number, open_store
 from tests.support.api import problem, settings_with
 

@@ -13,10 +13,8 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import select
 
 from app.business import items
-from app.core.db import AsyncSessionLocal, get_session_context, init_db
 from app.models.item import Item
-from plinth.database import engine as db
-from plinth.database.engine import WARM_CONNECTIONS, Database, DatabaseUnavailableError, bind_default_database, close_db
+from plinth.database.engine import WARM_CONNECTIONS, Database, DatabaseUnavailableError
 from plinth.database.pool import FairQueuePool
 from tests.support.api import settings_with
 from tests.support.transaction_pooler import transaction_pooler
@@ -182,32 +180,6 @@ class TestTransactionPooler:
         async with database.session() as session:
             named = await session.exec(text("SELECT name FROM pg_prepared_statements"))  # type: ignore[call-overload]
             assert named.all() == []
-        await database.aclose()
-
-
-class TestOutsideOfRequests:
-    async def test_without_an_application_the_settings_decide(
-        self, database_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(db, "get_settings", lambda: settings_with(DATABASE_URL=database_url))
-        async with get_session_context() as session:
-            session.add(Item(owner="alice", name="from a script"))
-        async with AsyncSessionLocal() as session:
-            assert [item.name for item in await session.exec(select(Item))] == ["from a script"]
-        await close_db()
-
-    async def test_with_an_application_its_database_is_meant(self, database: Database) -> None:
-        with bind_default_database(database):
-            async with get_session_context() as session:
-                assert session.bind is database.engine
-
-    async def test_init_db_makes_the_tables(self, empty_database_url: str) -> None:
-        database = Database(settings_with(DATABASE_URL=empty_database_url))
-        await init_db(database)
-        async with database.session() as session:
-            session.add(item := Item(owner="alice", name="x"))
-            await session.flush()
-            assert item.id.version == 7
         await database.aclose()
 
 

@@ -10,10 +10,10 @@ from alembic import command
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from plinth.database import migrator as migrations
 from plinth.database.engine import Database
 from plinth.database.migrator import MigrationError, Migrator, wait_until_migrated
-from plinth.settings.base import Settings
 
 
 @contextmanager

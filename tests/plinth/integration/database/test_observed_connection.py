@@ -14,7 +14,7 @@ from sqlmodel import select
 from app.models.item import Item
 from plinth.database import observed_connection
 from plinth.database.engine import Database
-from plinth.telemetry import tracing
+from plinth.telemetry import trace_setup
 from tests.support.api import settings_with
 from tests.support.collector import Collector, Recorded
 
@@ -35,7 +35,7 @@ class Tracing:
         self.pool_name = pool_name
 
     async def spans(self, work: Work, *, recorded: bool = True) -> list[Recorded]:
-        async with tracing.running(self.settings, "api"):
+        async with trace_setup.running(self.settings, "api"):
             database = Database(self.settings, pool_name=self.pool_name)
             tracer = trace.get_tracer("test")
             outer = tracer.start_span("outer") if recorded else trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import client_of, item, problem, signed_in
 
 FRIEND = "https://app.example.com"

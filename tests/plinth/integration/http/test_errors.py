@@ -8,8 +8,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import NOBODY_SERVES, client_of, item, problem, settings_with, signed_in
 
 SOME_ITEM = "/items/00000000-0000-0000-0000-000000000000"

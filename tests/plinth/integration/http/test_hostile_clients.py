@@ -18,8 +18,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from app.main import create_app
-from plinth.settings.base import Settings
 from tests.support.api import client_of, item, serving, settings_with
 
 POOL_SIZE = 3

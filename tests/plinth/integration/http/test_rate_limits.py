@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from app.core.config import Settings
 from app.main import create_app
 from plinth.embedded.redis import Redis
-from plinth.settings.base import Settings
 from tests.support.api import client_of, problem, settings_with, signed_in
 from tests.support.servers import scratch_folder
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
@@ -16,8 +17,7 @@ from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
 from plinth.jobs.engine.store import Store
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.kinds import JobKind
-from plinth.redis.client import close_redis, init_redis
-from plinth.settings.base import Settings
+from plinth.redis.client import close_redis, open_redis
 from tests.support.api import settings_with
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
@@ -59,7 +59,7 @@ def settings(database_url: str, redis_url: str, request: pytest.FixtureRequest) 
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    redis = init_redis(settings)
+    redis = open_redis(settings)
     assert redis is not None
     yield redis
     await close_redis(redis)

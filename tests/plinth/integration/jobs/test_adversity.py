@@ -8,11 +8,11 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs import doorbell as doorbell_module
 from plinth.jobs.admin import jobs as control
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 from tests.support.metrics import metric
 

@@ -6,14 +6,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs import Discard, JobContext, RetryPolicy, State, enqueue, job
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
-from plinth.jobs.engine.store import ClaimedJob, Store
+from plinth.jobs.context import ClaimedJob
+from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import Finish, error_entry
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import event
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, UnknownKindError, enqueue, enqueue_many, job
 from plinth.jobs.kinds import JobKind
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 

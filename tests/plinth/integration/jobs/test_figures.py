@@ -10,6 +10,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from app.core.config import Settings
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.migrator import LOCK_KEY
 from plinth.jobs import JobContext, enqueue_many, job
@@ -20,10 +21,11 @@ from plinth.jobs.engine.fleet_metrics import HOLD, INTERVAL_SECONDS, MAX_FAILURE
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, MAX_FIGURE, MIGRATION_LOCK, TAKE_DUTY
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
 from tests.support.api import NOBODY_SERVES, settings_with
 from tests.support.metrics import metric, samples, series
+
+MIGRATIONS = Settings.service.migrations
 
 NAMES = {
     "plinth_queue_jobs",
@@ -350,7 +352,7 @@ class TestFleet:
 class TestSchema:
     def test_the_code_s_revisions_are_what_alembic_says(self) -> None:
         scripts = ScriptDirectory.from_config(Config("alembic.ini"))
-        known, newest = code_revisions()
+        known, newest = code_revisions(MIGRATIONS)
         assert known == {script.revision for script in scripts.walk_revisions()}
         assert newest == set(scripts.get_heads())
 
@@ -366,7 +368,7 @@ class TestSchema:
         self, fresh_database_url: str, settings: Settings, revisions: list[str] | None, behind: int
     ) -> None:
         database = Database(settings_with(DATABASE_URL=fresh_database_url))
-        (newest,) = code_revisions()[1]
+        (newest,) = code_revisions(MIGRATIONS)[1]
         if revisions is not None:
             async with database.connection() as connection:
                 await connection.execute("DELETE FROM alembic_version")

@@ -2,13 +2,14 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs.engine import session as session_module
@@ -17,7 +18,6 @@ from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Finish, Retry, State, error_entry
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
@@ -355,7 +355,7 @@ class TestPlans:
 
         @job("test.planning")
         async def planning(ctx: JobContext, payload: Number) -> None:
-            async with ctx._store.database.connection() as engine, ctx.session() as own:
+            async with cast(Store, ctx._store).database.connection() as engine, ctx.session() as own:
                 show = "SHOW enable_seqscan"
                 found.extend([await engine.fetchval(show), await own.scalar(text(show))])
 

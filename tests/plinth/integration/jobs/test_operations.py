@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.errors import NotFoundError
 from plinth.jobs import JobContext, Schedule, enqueue, enqueue_many, job, schedule
@@ -27,7 +28,6 @@ from plinth.jobs.admin.queues import (
 from plinth.jobs.engine.sql import QUEUE_FIGURES
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Scheduler
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 

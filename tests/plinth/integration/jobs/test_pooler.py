@@ -5,9 +5,9 @@ import asyncio
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, enqueue_many, job
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 from tests.support.transaction_pooler import transaction_pooler
 

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from opentelemetry import context as otel
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import Discard, JobContext, RetryPolicy, enqueue, job
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.admin.queues import retry_dead_letters
 from plinth.jobs.kinds import JobKind
-from plinth.settings.base import Settings
-from plinth.telemetry import tracing
+from plinth.telemetry import trace_setup, tracing
 from tests.plinth.integration.jobs.conftest import Jobs, Number, working
 from tests.support.collector import Collector
 from tests.support.logs import logging_as
@@ -32,7 +32,7 @@ async def traced(settings: Settings, collector: Collector) -> AsyncIterator[Sett
     """Settings of workers, while tracing is on."""
     changes = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER_ARG": 1.0}
     traced = settings.model_copy(update={**changes, "OTEL_BSP_SCHEDULE_DELAY": 10})
-    async with tracing.running(traced, "worker"):
+    async with trace_setup.running(traced, "worker"):
         yield traced
 
 

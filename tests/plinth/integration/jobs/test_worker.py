@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
+from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine import recorder as recorder_module
 from plinth.jobs.engine import run as run_module
 from plinth.jobs.outcome import Finish, State
-from plinth.settings.base import Settings
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)

@@ -14,7 +14,7 @@ from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.observed_connection import MAX_STATEMENT
 from plinth.health.readiness import Readiness
 from plinth.http.rate_limit import RateLimiter
-from plinth.redis.client import close_redis, init_redis
+from plinth.redis.client import close_redis, open_redis
 from plinth.telemetry.metrics import db_operation
 from tests.support.api import NOBODY_SERVES, settings_with
 from tests.support.metrics import metric, series
@@ -202,7 +202,7 @@ class TestPool:
 
 class TestRedis:
     async def test_commands_are_counted_whoever_sends_them(self, redis_url: str) -> None:
-        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = {name: operations(name, "redis") for name in ("PING", "PUBLISH", "OTHER", "EVALSHA")}
         await redis.ping()
@@ -216,7 +216,7 @@ class TestRedis:
         assert counted == {"PING": 1, "PUBLISH": 1, "OTHER": 1}
 
     async def test_a_command_in_bytes_is_answered(self, redis_url: str) -> None:
-        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = operations("OTHER", "redis")
         try:
@@ -226,7 +226,7 @@ class TestRedis:
         assert operations("OTHER", "redis") == before + 1
 
     async def test_a_script_that_is_sent_anew_is_no_error(self, redis_url: str) -> None:
-        redis = init_redis(settings_with(REDIS_URL=redis_url))
+        redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")]
         await redis.script_flush()
@@ -235,8 +235,8 @@ class TestRedis:
         assert [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")] == before
 
     async def test_failures_are_counted_by_kind(self, redis_url: str) -> None:
-        redis = init_redis(settings_with(REDIS_URL=redis_url))
-        away = init_redis(settings_with(REDIS_URL="redis://127.0.0.1:1"))
+        redis = open_redis(settings_with(REDIS_URL=redis_url))
+        away = open_redis(settings_with(REDIS_URL="redis://127.0.0.1:1"))
         assert redis is not None
         assert away is not None
         before = errors("other", "redis"), errors("unavailable", "redis")

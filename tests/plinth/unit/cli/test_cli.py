@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app import __version__
+import app
+import plinth
 from plinth.cli.jobs import STATES
 from plinth.health.probe_server import ProbeServer
 from plinth.jobs import State
@@ -140,7 +141,7 @@ class TestJobs:
 
 
 def test_version(run: Run) -> None:
-    assert run("version").stdout == f"{__version__}\n"
+    assert run("version").stdout == f"{app.__version__} (plinth {plinth.__version__})\n"
 
 
 class TestLogLevel:

@@ -9,10 +9,10 @@ from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.core.config import Settings
 from app.core.db import get_session_context, init_db
 from app.models.item import Item
 from plinth.database.engine import Database
-from plinth.settings.base import Settings
 
 
 @pytest.fixture

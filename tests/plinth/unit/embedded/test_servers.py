@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from app.core.config import Settings
 from plinth.embedded.servers import Servers
-from plinth.settings.base import Settings
 
 GIVEN = {
     "DATABASE_URL": "postgresql://db.example/plinth",

@@ -9,10 +9,10 @@ from typing import Any
 import jwt
 import pytest
 
+from app.core.config import Settings
 from plinth.identity import build_verifier
 from plinth.identity.rules import KeysUnavailable, Reason, TokenError
 from plinth.identity.verifier import TokenVerifier
-from plinth.settings.base import Settings
 from tests.support.identity_provider import DISCOVERY_PATH, JWKS_PATH, IdentityProvider, SigningKey, compact, hs256
 
 MINE = SigningKey.make("mine")
@@ -179,7 +179,7 @@ async def test_deployed_verifier_takes_no_keys_over_http(
 
 def test_local_provider_needs_no_http_client() -> None:
     program = (
-        "import sys; from plinth.settings.base import Settings; from plinth.identity import build_verifier;"
+        "import sys; from app.core.config import Settings; from plinth.identity import build_verifier;"
         "build_verifier(Settings.isolated()); sys.exit('httpx' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,9 +6,9 @@ from typing import Any
 import jwt
 import pytest
 
+from app.core.config import Settings
 from plinth.identity import build_verifier, sign_local_token
 from plinth.identity.rules import Reason, TokenError
-from plinth.settings.base import Settings
 from plinth.settings.keys import derive_key
 
 SECRET = "one-secret-of-thirty-two-letters"

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from app.core.config import Settings
 from plinth.identity.providers import rules_for
 from plinth.identity.rules import Principal, Reason, TokenError, TokenRules
-from plinth.settings.base import Settings
 
 NOW = 1_800_000_000
 TIMES = {"iat": NOW, "exp": NOW + 600}

@@ -35,7 +35,7 @@ class TestJob:
         async def a(ctx: JobContext, payload: Payload) -> None:
             seen.append(payload.n)
 
-        await a(None, Payload(n=4))  # type: ignore[arg-type]
+        await a(None, Payload(n=4))
         assert seen == [4]
 
     def test_a_name_is_given_once(self) -> None:

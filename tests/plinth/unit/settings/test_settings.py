@@ -13,8 +13,9 @@ import pytest
 from opentelemetry.sdk import trace as sdk_trace
 from pydantic import SecretStr
 
+from app.core.config import Settings, get_settings, settings
 from plinth.cli.config import effective_configuration
-from plinth.settings.base import DEVELOPMENT_SECRET_KEY, Environment, Settings, SettingsError, get_settings, settings
+from plinth.settings.base import DEVELOPMENT_SECRET_KEY, Environment, SettingsError
 
 ENV_EXAMPLE = Path(__file__).parents[4] / ".env.example"
 
@@ -123,7 +124,7 @@ class TestSources:
 class TestImport:
     def test_reads_nothing_and_loads_no_driver(self, tmp_path: Path) -> None:
         ran = run(
-            "import sys, plinth.settings.base; plinth.settings.base.settings\n"
+            "import sys, app.core.config; app.core.config.settings\n"
             "sys.exit([name for name in ('sqlalchemy', 'asyncpg', 'redis', 'fastapi') if name in sys.modules])",
             DB_POOL_SIZE="not a number",
         )
@@ -421,7 +422,7 @@ class TestTraces:
             "OTEL_LOGS_EXPORTER",
             "OTEL_PROPAGATORS",
         )
-        code = "from plinth.settings.base import get_settings; get_settings()"
+        code = "from app.core.config import get_settings; get_settings()"
         assert run(code, **dict.fromkeys(names, "none")).returncode == 0
 
 
@@ -747,7 +748,7 @@ class TestSecrets:
     def test_are_not_on_stderr_of_a_program_that_dies(self, tmp_path: Path) -> None:
         values = PRODUCTION | SECRETS | dict(MALFORMED) | {"ENVIRONMENT": "production"}
         (tmp_path / ".env").write_text(f"DATABSE_URL={SENTINEL}\nSECRET {SENTINEL}\nMIIEvQ{SENTINEL}==\n")
-        ran = run("from plinth.settings.base import settings; print(settings.DEBUG)", **values)
+        ran = run("from app.core.config import settings; print(settings.DEBUG)", **values)
         assert ran.returncode == 1
         for name in {name for name, _ in MALFORMED} - {"ENVIRONMENT"} | {
             "DATABSE_URL",

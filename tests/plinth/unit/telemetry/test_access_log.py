@@ -225,7 +225,7 @@ async def test_is_at_once_where_somebody_looks_on(configure: Configure) -> None:
 def test_is_written_once_though_the_process_has_children_and_ends(tmp_path: Path) -> None:
     script = (
         "import asyncio, os, sys\n"
-        "from plinth.settings.base import Settings\n"
+        "from app.core.config import Settings\n"
         "from plinth.telemetry.log_records import Ids\n"
         "from plinth.telemetry.logging import configure_logging\n"
         "from plinth.telemetry.access_log import log_values\n"

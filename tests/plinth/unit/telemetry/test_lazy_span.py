@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.telemetry import lazy_span as plain_span
-from plinth.telemetry import tracing
+from plinth.telemetry import trace_setup, tracing
 from plinth.telemetry.lazy_span import PlainSpan, Processors, Recorder
 from plinth.telemetry.span_recorder import Spans
 from tests.plinth.unit.telemetry.test_tracing import SAMPLED, ask, service, traced
@@ -274,7 +274,7 @@ class TestInTheService:
 
     async def test_a_processor_that_a_team_adds_changes_nothing_of_what_is_sent(self, collector: Collector) -> None:
         async def sent(*added: SpanProcessor) -> list[Recorded]:
-            async with tracing.running(traced(collector.url), "api"):
+            async with trace_setup.running(traced(collector.url), "api"):
                 for processor in added:
                     # OpenTelemetry's global one is the first of the process.
                     cast(Spans, tracing._spans).provider.add_span_processor(processor)
@@ -308,7 +308,7 @@ class TestInTheService:
             otel.detach(token)
             await Response("hello")(scope, receive, send)
 
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             cast(Spans, tracing._spans).provider.add_span_processor(Busy())
             async with asyncio.timeout(10):
                 await ask(RequestContextMiddleware(in_its_own_thread), "/working")
@@ -318,7 +318,7 @@ class TestInTheService:
         assert request.attributes["begun"] == "GET"
 
     async def test_what_is_said_of_a_request_arrives(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             await ask(RequestContextMiddleware(working), "/working")
         span = collector.one("GET")
         assert span.attributes["shop.basket"] == "/working"
@@ -326,7 +326,7 @@ class TestInTheService:
 
     async def test_limits_of_the_environment_hold(self, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             await ask(RequestContextMiddleware(working), "/working")
         assert collector.one("SELECT").attributes == {"db.query.text": "SELE", "error.type": "Arit"}
         assert collector.one("GET").attributes["url.path"] == "/wor"

@@ -224,7 +224,7 @@ class TestSecrets:
 PROCESS = """
 import atexit, logging, sys, threading, warnings
 import structlog
-from plinth.settings.base import Settings
+from app.core.config import Settings
 from plinth.telemetry.logging import configure_logging
 
 configure_logging(Settings(_env_file=None, LOG_FORMAT=sys.argv[1]))

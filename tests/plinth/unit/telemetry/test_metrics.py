@@ -1,7 +1,6 @@
 """What is counted is shown as Prometheus reads it, in either of its formats."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,6 +9,7 @@ from opentelemetry.trace import format_trace_id
 from prometheus_client import REGISTRY
 
 import app
+from app.core.config import Settings
 from plinth.telemetry import metrics
 from plinth.telemetry.metrics import Observed, db_operation, exemplar, exposition
 from tests.support.metrics import OPENMETRICS, metric, samples
@@ -77,17 +77,12 @@ class TestExposition:
 
 
 class TestBuild:
-    def test_it_is_told(self) -> None:
+    def test_build_info_names_the_service_s_version_and_revision(self) -> None:
+        metrics.tell_build(Settings.isolated(BUILD_REVISION="0123abc"))
+        assert metric("plinth_build_info", version=app.__version__, revision="0123abc") == 1
+        metrics.tell_build(Settings.isolated())
         assert metric("plinth_build_info", version=app.__version__, revision="unknown") == 1
-
-    def test_the_revision_is_what_the_image_s_build_has_written(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "REVISION").write_text("0123abc\n")
-        monkeypatch.setattr(app, "__file__", str(tmp_path / "__init__.py"))
-        assert metrics._revision() == "0123abc"
-        (tmp_path / "REVISION").write_text("")  # built without saying of what
-        assert metrics._revision() == "unknown"
+        assert len([sample for sample in samples() if sample.name == "plinth_build_info"]) == 1
 
 
 class TestOperations:

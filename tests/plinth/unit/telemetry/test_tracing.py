@@ -30,7 +30,7 @@ from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
 from plinth.telemetry import span_exporter as span_export
 from plinth.telemetry import span_recorder as spans
-from plinth.telemetry import tracing
+from plinth.telemetry import trace_setup, tracing
 from plinth.telemetry.span_exporter import MAX_REASON
 from plinth.telemetry.span_recorder import Spans
 from tests.support.api import problem, settings_with
@@ -172,7 +172,7 @@ class TestOff:
 
     @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])
     async def test_it_can_be_switched_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
-        async with tracing.running(traced(collector.url, **how), "api"):
+        async with trace_setup.running(traced(collector.url, **how), "api"):
             assert not tracing.is_on()
             assert "traceresponse" not in (await ask(service())).headers
 
@@ -186,7 +186,7 @@ class TestOff:
 class TestRequest:
     @pytest.fixture
     async def app(self, collector: Collector) -> AsyncIterator[ASGIApp]:
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             yield service()
 
     async def test_is_a_span_with_its_route(self, app: ASGIApp, collector: Collector) -> None:
@@ -312,7 +312,7 @@ class TestSampler:
         self, collector: Collector, sampler: str, ratio: float, nobody: bool, sampled: bool, unsampled: bool
     ) -> None:
         settings = traced(collector.url, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=ratio)
-        async with tracing.running(settings, "api"):
+        async with trace_setup.running(settings, "api"):
             flags = [
                 int((await ask(service(), headers=headers)).headers["traceresponse"][-2:], 16) & 1
                 for headers in ({}, {"traceparent": SAMPLED}, {"traceparent": UNSAMPLED})
@@ -331,7 +331,7 @@ class TestSampler:
 
     async def test_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
         middleware = service()
-        async with tracing.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
+        async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
             answers = [(await ask(middleware)).headers["traceresponse"].split("-") for _ in range(100)]
         recorded = {trace_id for _, trace_id, _, flags in answers if int(flags, 16) & 1}
         assert recorded == {trace_id for _, trace_id, _, _ in answers if int(trace_id[16:], 16) < 2**63}
@@ -347,7 +347,7 @@ class TestExport:
             OTEL_RESOURCE_ATTRIBUTES="k8s.pod.name=api-1, deployment.environment.name=a%20b,service.version=7",
             OTEL_EXPORTER_OTLP_HEADERS="x-api-key=the%20key,x-other=1",
         )
-        async with tracing.running(settings, "worker"):
+        async with trace_setup.running(settings, "worker"):
             await ask(service())
 
         resource = collector.one("GET /api/things/{name}").resource
@@ -361,7 +361,7 @@ class TestExport:
     async def test_says_so_without_going_through_it_for_each_span(
         self, collector: Collector, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+        async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
             monkeypatch.setattr(Resource, "__hash__", Mock(side_effect=AssertionError))
             for _ in range(3):
                 await ask(service())
@@ -375,21 +375,21 @@ class TestExport:
             OTEL_EXPORTER_OTLP_HEADERS="x-api-key=general",
             OTEL_EXPORTER_OTLP_TRACES_HEADERS="x-api-key=special",
         )
-        async with tracing.running(settings, "api"):
+        async with trace_setup.running(settings, "api"):
             await ask(service())
 
         assert collector.one("GET /api/things/{name}").resource["service.name"] == "shop"
         assert collector.headers[0]["x-api-key"] == "special"
 
     async def test_of_what_came_last_is_done_before_the_end(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=600_000), "api"):
+        async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=600_000), "api"):
             for _ in range(3):
                 await ask(service())
         assert len(collector.spans) == 3
 
     async def test_is_one_for_a_process(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url), "api"):
-            async with tracing.running(traced("http://127.0.0.1:1"), "worker"):
+        async with trace_setup.running(traced(collector.url), "api"):
+            async with trace_setup.running(traced("http://127.0.0.1:1"), "worker"):
                 await ask(service())
             await ask(service(), "/nowhere")
         assert {span.name for span in collector.spans} == {"GET /api/things/{name}", "GET"}
@@ -403,9 +403,9 @@ class TestTrouble:
 
     @asynccontextmanager
     async def running(self, url: str, monkeypatch: pytest.MonkeyPatch, flush: float = 0.05) -> AsyncIterator[ASGIApp]:
-        monkeypatch.setattr(tracing, "FLUSH_SECONDS", flush)
+        monkeypatch.setattr(trace_setup, "FLUSH_SECONDS", flush)
         settings = traced(url, OTEL_BSP_MAX_QUEUE_SIZE=self.LIMIT, OTEL_BSP_MAX_EXPORT_BATCH_SIZE=2)
-        async with tracing.running(settings, "api"):
+        async with trace_setup.running(settings, "api"):
             yield service()
 
     @staticmethod
@@ -535,7 +535,7 @@ class TestTrouble:
 class TestClients:
     @pytest.fixture
     async def tracer(self, collector: Collector) -> AsyncIterator[trace.Tracer]:
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             yield trace.get_tracer("test")
 
     async def test_of_http_tell_the_other_side(self, collector: Collector, tracer: trace.Tracer) -> None:
@@ -604,7 +604,7 @@ class TestClients:
 
     async def test_are_as_they_were_afterwards(self, collector: Collector) -> None:
         before = httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             assert httpx.AsyncHTTPTransport.handle_async_request is not before[0]
         assert (httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request) == before
 
@@ -613,7 +613,7 @@ class TestCalls:
     """What is noted of a call when it is over is the same as if the SDK had begun and ended its span."""
 
     async def test_are_like_the_sdk_s_own(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
+        async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
             scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
             request = tracing.begin_request(scope, *headers)
             assert request is not None
@@ -628,7 +628,7 @@ class TestCalls:
         assert begun.tracestate == "a=1"
 
     async def test_took_as_long_as_they_say_and_fail_with_a_kind_of_error(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             with trace.get_tracer("test").start_as_current_span("outer"):
                 tracing.note_call("noted", {}, seconds=1.5, error=ValueError("hunter2"))
 
@@ -638,7 +638,7 @@ class TestCalls:
 
     async def test_that_nobody_waits_for_any_more_are_none(self, collector: Collector) -> None:
         """A coroutine is closed wherever it is collected, which may be within another request."""
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             with trace.get_tracer("test").start_as_current_span("outer"):
                 tracing.note_call("noted", {}, seconds=0, error=GeneratorExit())
 
@@ -661,7 +661,7 @@ class TestJobs:
     @pytest.mark.parametrize(("flags", "ratio"), [("01", 0), ("00", 1)])
     async def test_is_recorded_if_its_enqueuing_was(self, collector: Collector, flags: str, ratio: float) -> None:
         carrier = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}", "tracestate": "a=1"}
-        async with tracing.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=ratio), "worker"):
+        async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=ratio), "worker"):
             first, later = await self.run(carrier, first=True), await self.run(carrier, first=False)
 
         assert first == TRACE
@@ -680,7 +680,7 @@ class TestJobs:
     async def test_is_a_trace_of_its_own_where_nothing_was_stored(
         self, collector: Collector, carrier: dict[str, str] | None
     ) -> None:
-        async with tracing.running(traced(collector.url), "worker"):
+        async with trace_setup.running(traced(collector.url), "worker"):
             inside = await self.run(carrier, first=True)
         span: Recorded = collector.one("job mail")
         assert (span.trace_id, span.parent_id, span.links) == (inside, "", [])
@@ -690,7 +690,7 @@ class TestJobs:
         assert tracing.current_trace_id() is None
 
     async def test_what_is_stored_names_the_enqueuing(self, collector: Collector) -> None:
-        async with tracing.running(traced(collector.url), "api"):
+        async with trace_setup.running(traced(collector.url), "api"):
             with tracing.enqueuing("mail", "default", 3) as nothing:
                 pass
             scope = {"type": "http", "method": "GET", "path": "/", "headers": []}

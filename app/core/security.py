@@ -1,0 +1,28 @@
+"""Who may do what in this service: a caller sees and changes what is their own, and nothing else exists for them."""
+
+from typing import Protocol, TypeVar
+
+from plinth.errors import NotFoundError
+
+__all__ = ["owned_by"]
+
+
+class Owned(Protocol):
+    """A row with the subject of its owner."""
+
+    owner: str
+
+
+T = TypeVar("T", bound=Owned)
+
+
+def owned_by(owner: str, row: T | None, *, name: str) -> T:
+    """Return `row` if it is there and belongs to `owner`. `name` says in the error what it is.
+
+    Raises:
+        NotFoundError: it is not there or belongs to another owner. The answers are the same, so that nobody learns
+            which ids exist.
+    """
+    if row is None or row.owner != owner:
+        raise NotFoundError(f"There is no such {name}.")
+    return row

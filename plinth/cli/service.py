@@ -1,0 +1,73 @@
+"""Finds the service that a command is run for: the table `[tool.plinth]` of the nearest pyproject.toml."""
+
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from plinth.settings.base import PlatformSettings
+
+__all__ = ["ServiceError", "declared_settings", "load"]
+
+TABLE = '[tool.plinth]\nsettings = "app.core.config:Settings"'
+
+
+class ServiceError(Exception):
+    """There is no service here, or its declaration is wrong; the message says what to write where."""
+
+
+def declared_settings(folder: Path) -> type[PlatformSettings]:
+    """Import the settings class that the service in `folder`, or in the nearest folder above it, declares.
+
+    The folder of the declaration becomes the first entry of `sys.path`.
+
+    Raises:
+        ServiceError: there is no declaration, or it does not name a settings class.
+    """
+    file, table = _declaration(folder.resolve())
+    name = table.get("settings")
+    if not isinstance(name, str):
+        raise ServiceError(f"{file}: [tool.plinth] needs settings, the service's settings class:\n\n{TABLE}")
+    if sys.path[0] != str(file.parent):
+        sys.path.insert(0, str(file.parent))
+    try:
+        found = load(name)
+    except (ImportError, AttributeError) as error:
+        # An import that fails further down is a fault of that code, and its traceback says where.
+        if isinstance(error, ModuleNotFoundError) and not name.startswith(str(error.name)):
+            raise
+        raise ServiceError(f"{file}: [tool.plinth] settings names {name}, which cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, PlatformSettings) and hasattr(found, "service")):
+        raise ServiceError(
+            f"{file}: [tool.plinth] settings names {name}, which is no subclass of plinth.settings.PlatformSettings "
+            "with a `service`"
+        )
+    return found
+
+
+def load(name: str) -> Any:
+    """Import what `package.module:attribute` names.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, attribute = name.partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def _declaration(folder: Path) -> tuple[Path, dict[str, Any]]:
+    for place in (folder, *folder.parents):
+        file = place / "pyproject.toml"
+        if not file.is_file():
+            continue
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("plinth")
+        except tomllib.TOMLDecodeError as error:
+            raise ServiceError(f"{file} cannot be read: {error}") from error
+        if table is not None:
+            return file, table
+    raise ServiceError(
+        f"There is no service in {folder}: plinth looks there and above for a pyproject.toml with\n\n{TABLE}"
+    )

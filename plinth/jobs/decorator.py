@@ -1,0 +1,77 @@
+"""`@job`: makes an async function a kind of job."""
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from plinth.jobs.context import JobContext
+from plinth.jobs.kinds import JobKind, check_name, register
+from plinth.jobs.retry import RetryPolicy
+
+__all__ = ["job"]
+
+DEFAULT_QUEUE = "default"
+DEFAULT_TIME_LIMIT = 300.0  # seconds
+DEFAULT_RETRY = RetryPolicy()
+MAX_TIME_LIMIT = 30 * 86_400.0  # seconds
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def job(
+    name: str,
+    *,
+    queue: str = DEFAULT_QUEUE,
+    priority: int = 0,
+    time_limit: float = DEFAULT_TIME_LIMIT,
+    retry: RetryPolicy = DEFAULT_RETRY,
+    max_running: int | None = None,
+) -> Callable[[Callable[[JobContext, P], Awaitable[None]]], JobKind[P]]:
+    """Make an async function `(ctx: JobContext, payload: Model)` a kind of job.
+
+    Args:
+        name: stands in the database: a job outlives the code that made it, so keep it when you rename the function.
+        queue: where jobs of this kind wait, unless `enqueue` says otherwise.
+        priority: smaller numbers go first, within a queue and among the queues of a worker.
+        time_limit: seconds after which an attempt is cancelled, and counted as failed.
+        retry: how often and when it is tried again.
+        max_running: at most so many at once in the whole fleet.
+
+    Raises:
+        ValueError: the name is taken or is none, or a limit makes no sense.
+        TypeError: the function does not have that form.
+    """
+
+    def decorate(function: Callable[[JobContext, P], Awaitable[None]]) -> JobKind[P]:
+        check_name(name)
+        check_name(queue)
+        limits = 0 < time_limit <= MAX_TIME_LIMIT and (max_running is None or max_running >= 1)
+        if not limits or not -32768 <= priority <= 32767:
+            raise ValueError(f"{name!r}: a limit is out of range")
+        kind = JobKind(
+            name=name,
+            function=function,
+            payload=_payload_model(function),
+            queue=queue,
+            priority=priority,
+            time_limit=time_limit,
+            retry=retry,
+            max_running=max_running,
+        )
+        register(kind)
+        return kind
+
+    return decorate
+
+
+def _payload_model(function: Callable[..., Any]) -> type[Any]:
+    parameters = list(inspect.signature(function).parameters)
+    if not inspect.iscoroutinefunction(function) or len(parameters) != 2:
+        raise TypeError(f"{function!r} is not an async function of a context and a payload")
+    model = typing.get_type_hints(function).get(parameters[1])
+    if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+        raise TypeError(f"{function!r}: the payload's annotation is not a Pydantic model")
+    return model
