@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from plinth.settings.base import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging
+from plinth.telemetry.metrics import tell_build
 
 __all__ = ["make_application"]
 
@@ -25,6 +26,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     except SettingsError as error:
         sys.exit(str(error))
     configure_logging(settings)
+    tell_build(settings)
     if settings.traces_endpoint is not None:
         from plinth.telemetry import span_recorder  # noqa: F401 - now, so that it is frozen with the rest
     application = create_app(settings)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+import plinth
 from app import __version__
 from app.core.config import Settings
 from tests.images.conftest import CONFINED, REVISION, ROOT, Docker, Note, inspect, run, until
@@ -46,7 +47,10 @@ class TestWhatIsInIt:
         assert kept["description"]
 
     def test_its_metrics_say_of_which_revision_it_is(self, python: Callable[[str], str]) -> None:
-        shown = python("from plinth.telemetry.metrics import exposition; print(exposition('')[1].decode())")
+        shown = python(
+            "from app.core.config import get_settings; from plinth.telemetry.metrics import exposition, tell_build;"
+            "tell_build(get_settings()); print(exposition('')[1].decode())"
+        )
         assert f'revision="{REVISION}"' in shown
 
     def test_nothing_in_it_installs_or_builds(self, docker: Docker, image: str) -> None:
@@ -118,14 +122,19 @@ for module in list(sys.modules.values()):
             (context / name).write_text("SECRET_KEY=nobody-may-see-this")
         name = build(context)
         found = docker("run", "--rm", "--entrypoint", "find", name, "/app", "-maxdepth", "1", "-mindepth", "1")
-        assert set(found.split()) == {"/app/app", "/app/migrations", "/app/alembic.ini"}
+        assert set(found.split()) == {
+            f"/app/{name}" for name in ("app", "plinth", "migrations", "alembic.ini", "pyproject.toml")
+        }
         hidden = docker("run", "--rm", "--entrypoint", "find", name, "/app", "-name", ".env")
         assert hidden == ""
 
 
 class TestHowItRuns:
     def test_it_tells_its_version(self, docker: Docker, image: str) -> None:
-        assert docker("run", "--rm", *CONFINED, "--network", "none", image, "version") == __version__
+        assert (
+            docker("run", "--rm", *CONFINED, "--network", "none", image, "version")
+            == f"{__version__} (plinth {plinth.__version__})"
+        )
 
     def test_it_refuses_wrong_settings_with_exit_code_2(self, docker: Docker, image: str) -> None:
         done = run("docker", "run", "--rm", *CONFINED, "-e", "ENVIRONMENT=production", image, "api")
@@ -173,7 +182,7 @@ class TestHowItRuns:
     def test_every_setting_of_its_environment_is_known(self, docker: Docker, image: str) -> None:
         given = {entry.partition("=")[0] for entry in inspect(docker, image)["Config"]["Env"]}
         assert {"PATH"} < given
-        assert not given & set(Settings.model_fields)
+        assert given & set(Settings.model_fields) == {"BUILD_REVISION"}
 
 
 def _logs(name: str) -> str:

@@ -103,7 +103,6 @@ class Worker:
         settings = self._settings
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(trace_setup.running(settings, "worker"))
-            tell_build(settings)
             opened = open_resources(settings, limits=HANDLER_LIMITS, pool_name="main")
             resources = await closing.enter_async_context(opened)
             doorbell, database = resources.doorbell, resources.database
@@ -173,6 +172,7 @@ async def run_worker(
         ProbeServerError: the port is taken.
         asyncpg.UndefinedTableError: the database has not been migrated.
     """
+    tell_build(settings)
     worker = Worker(settings, queues=queues, concurrency=concurrency)
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(thread_name_prefix=THREADS)
