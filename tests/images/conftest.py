@@ -22,17 +22,8 @@ REVISION = "0123456789abcdef"
 CONFINED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 
 # What an image is made of.
-CONTEXT = [
-    "app",
-    "plinth",
-    "pyproject.toml",
-    "migrations",
-    "docker",
-    "alembic.ini",
-    "requirements.txt",
-    ".dockerignore",
-    "Makefile",
-]
+CODE = ("app", "plinth", "migrations", "alembic.ini", "pyproject.toml")
+CONTEXT = [*CODE, "docker", "requirements.txt", ".dockerignore", "Makefile"]
 
 Docker = Callable[..., str]
 Note = Callable[[str], None]
