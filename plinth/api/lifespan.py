@@ -15,7 +15,7 @@ from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
 from plinth.jobs.admin.watch import JobWatch
-from plinth.jobs.engine.fleet_metrics import Figures
+from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import open_resources
 from plinth.settings.base import PlatformSettings
 from plinth.settings.keys import derive_key
@@ -40,9 +40,9 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
             closing.enter_context(bind_default_database(database))
             job_watch = JobWatch(database)
             closing.push_async_callback(job_watch.aclose)
-            figures = Figures(database, settings)
-            figures.start()
-            closing.push_async_callback(figures.stop)
+            fleet_metrics = FleetMetrics(database, settings)
+            fleet_metrics.start()
+            closing.push_async_callback(fleet_metrics.stop)
             verifier = build_verifier(settings)
             closing.push_async_callback(verifier.aclose)
 

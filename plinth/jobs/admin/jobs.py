@@ -15,9 +15,9 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.errors import ConflictError, NotFoundError
+from plinth.jobs.admin.sql import CANCEL_RUNNING, CANCEL_WAITING, RETRY_ENDED
 from plinth.jobs.context import Progress
 from plinth.jobs.doorbell import ring_after_commit
-from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING, RETRY_ENDED
 from plinth.jobs.outcome import ErrorEntry, State
 from plinth.jobs.tables import Job, JobHistory, WorkerSession
 

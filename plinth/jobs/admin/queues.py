@@ -11,8 +11,7 @@ from uuid import UUID
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.errors import NotFoundError
-from plinth.jobs.doorbell import ring_after_commit
-from plinth.jobs.engine.sql import (
+from plinth.jobs.admin.sql import (
     COUNT_DEAD_LETTERS,
     PAUSE_QUEUE,
     PAUSE_SCHEDULE,
@@ -23,6 +22,7 @@ from plinth.jobs.engine.sql import (
     SCHEDULES,
     WORKERS,
 )
+from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.enqueue import EnqueuedJob, enqueue
 from plinth.jobs.kinds import check_name
 from plinth.jobs.schedules import schedules

@@ -1,4 +1,4 @@
-"""Steps that a worker repeats for as long as it lives."""
+"""Repeats a step at an interval, with jitter."""
 
 import asyncio
 import random
@@ -13,15 +13,12 @@ __all__ = ["every"]
 
 log = structlog.get_logger("plinth.jobs.engine.worker")
 
-# Of the interval, either way: a fleet that was started at once shall not ask in step.
+# Fraction of the interval, either way, so that workers started together do not query in step.
 JITTER = 0.2
 
 
 async def every(seconds: float, name: str, step: Callable[[], Awaitable[object]]) -> None:
-    """Repeat `step` about every so many seconds, for ever. Whatever it raises is logged, and it is tried again.
-
-    How long it takes is measured, under its name.
-    """
+    """Repeat `step` about every `seconds`, for ever; log its exceptions, measure its duration."""
     failing = False
     duration = HOUSEKEEPING.labels(name)
     while True:

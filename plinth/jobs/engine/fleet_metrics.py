@@ -1,8 +1,8 @@
-"""The figures of the whole fleet: backlogs, workers, schedules, the schema. From one process at a time.
+"""Metrics of the whole fleet: backlogs, workers, schedules, the schema. One process at a time collects them.
 
-Every API and every worker runs this, so that the figures are there while no worker lives; the row `figures` of the
-table `duty` says which of them asks the database and tells. When it ends or is lost, another one takes over, and only
-who has the duty shows anything: rules take the largest of what they find.
+Every API and every worker can, so that the metrics exist while no worker lives. The row `figures` of the table `duty`
+names the process that does; only that process exposes them, and another one takes over when it ends or is lost. Rules
+take the maximum over processes.
 """
 
 import asyncio
@@ -22,30 +22,30 @@ import structlog
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.jobs.engine.every import every
-from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
+from plinth.jobs.engine.fleet_sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_COUNT, TAKE_DUTY
 from plinth.jobs.schedules import LOOK, Schedule, schedules
 from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import Labels, Observed
 
-__all__ = ["Figures"]
+__all__ = ["FleetMetrics"]
 
 log = structlog.get_logger("plinth.jobs.engine.fleet_metrics")
 
 DUTY = "figures"
 INTERVAL_SECONDS = 10.0
-# Whoever asks may take this share of one of the database's cores: beside a very long backlog it asks less often.
+# The share of one core of the database that collecting may use: with a very long backlog it collects less often.
 SHARE = 0.01
-# The duty lasts for so many intervals.
+# Intervals until the duty expires.
 HOLD = 3
 LEAVE_SECONDS = 1.0
-# So often in a row one may fail to ask; then it is another one's turn, whose statements may have more time.
+# Failures in a row after which another process takes a turn; its statements may have more time.
 MAX_FAILURES = 3
 
 MAX_QUEUES = 50
 OTHER_QUEUES = "other"
 STATES = ("available", "running", "scheduled", "retryable")
 
-_MOST = f"Counting stops at {MAX_FIGURE:,}: that is to be read as 'at least'."
+_MOST = f"Counting stops at {MAX_COUNT:,}: that is to be read as 'at least'."
 JOBS = Observed("plinth_queue_jobs", f"Live jobs of the fleet. {_MOST}", ("queue", "state"))
 OLDEST = Observed(
     "plinth_queue_oldest_due_age_seconds", "For how long the oldest job has been due that does not run yet.", ("queue",)
@@ -66,8 +66,8 @@ _FAMILIES = (JOBS, OLDEST, PAUSED, DEAD_LETTERS, WORKERS, OVERDUE, REVISION, BEH
 _REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 
 
-class Figures:
-    """Takes the duty whenever nobody has it, and tells the figures while it does. Never fails its process."""
+class FleetMetrics:
+    """Takes the duty when it is free and collects the metrics while it holds it. Its failures are logged only."""
 
     def __init__(self, database: Database, settings: PlatformSettings) -> None:
         self._database = database
@@ -82,7 +82,7 @@ class Figures:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, if there are jobs at all: SQLite has none."""
+        """Start collecting. With SQLite there are no jobs, and nothing is started."""
         if not self._database.is_postgresql:
             return
         for family, source in self._sources:
@@ -90,7 +90,7 @@ class Figures:
         self._task = asyncio.create_task(every(INTERVAL_SECONDS, "figures", self.step), name="figures")
 
     async def stop(self) -> None:
-        """Leave the duty to somebody else."""
+        """Stop collecting and release the duty."""
         for family, source in self._sources:
             family.remove(source)
         if self._task is not None:
@@ -103,11 +103,11 @@ class Figures:
 
     @property
     def holds(self) -> bool:
-        """Whether the duty is this process's, as far as it can know without asking."""
+        """Whether this process holds the duty, by its own clock."""
         return monotonic() < self._held_until
 
     async def step(self) -> None:
-        """Take or keep the duty and, if it is ours, ask for the figures.
+        """Take or keep the duty and, while holding it, collect the metrics.
 
         Raises:
             DatabaseUnavailableError: the database is away.
@@ -136,7 +136,7 @@ class Figures:
                     took = monotonic() - began
                     self._failures = 0
         except asyncpg.UndefinedTableError:
-            log.debug("there are no figures: the database has not been migrated")
+            log.debug("no fleet metrics: the database has not been migrated")
             return
         if asked:
             assert fleet is not None
@@ -172,7 +172,7 @@ class Figures:
 
 
 def _queue_values(rows: list[Any], served: list[str]) -> dict[Observed, list[tuple[Labels, float]]]:
-    """Each queue's figures. Beyond `MAX_QUEUES` they are summed up, those first that are served."""
+    """Metrics by queue, served queues first; those beyond `MAX_QUEUES` are summed as one queue."""
     found = {row["name"]: row for row in rows}
     names = list(dict.fromkeys([*sorted(set(served)), *found]))
     jobs: dict[Labels, float] = defaultdict(float)

@@ -1,7 +1,7 @@
-"""The heartbeat: renews a worker's session from a thread of its own, with a connection of its own.
+"""The heartbeat: renews a worker session from its own thread, over its own connection.
 
-A job that blocks the event loop, and a pool that is used up, must not make a living worker look dead. A worker that
-cannot renew is told so early enough to stop what it runs before anybody else begins it.
+A job that blocks the event loop, or an exhausted pool, must not make a live worker look dead. A worker that cannot
+renew learns it early enough to stop its runs before another worker starts them.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ BEATS = 4  # in the time until a session expires
 class Heartbeat:
     """Renews `session_id` until `stop`. The callbacks are called in the event loop that called `start`.
 
-    `on_cancelled` gets the jobs of this session whose cancellation was asked for, at each beat anew; `on_lost` is
-    called once, when the session has expired or is about to.
+    `on_cancelled` gets the jobs of this session with a cancellation request, at each beat; `on_lost` is called once,
+    when the session has expired or is about to.
 
-    `answered`: the database has answered the last beat.
+    `answered`: whether the database answered the last beat.
     """
 
     answered = True
@@ -63,18 +63,18 @@ class Heartbeat:
         self._started = threading.Event()
 
     def start(self) -> None:
-        """Begin to beat, in a thread."""
+        """Start the thread."""
         self._caller = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._thread.start()
         self._started.wait()
 
     async def stop(self) -> None:
-        """End the heartbeat and wait for that. May be called again."""
+        """Stop the thread and wait for its end. May be called again."""
         if self._thread.is_alive():
-            with suppress(RuntimeError):  # its loop has just ended by itself
+            with suppress(RuntimeError):  # its loop has just ended
                 self._loop.call_soon_threadsafe(self._stopping.set)
-            await self._ended.wait()  # not by `to_thread`: handlers may have taken all the threads
+            await self._ended.wait()  # not by `to_thread`: handlers may occupy all threads
 
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ class Heartbeat:
                     self._renewed_at = began
                     self.answered = True
                 except (DatabaseUnavailableError, TimeoutError) as error:
-                    # Two more beats fit in before it expires: time to stop what runs.
+                    # Two more beats fit in before the session expires: time to stop its runs.
                     alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
                     if self.answered:
                         log.warning("no answer to the heartbeat", error=repr(error))
@@ -109,7 +109,7 @@ class Heartbeat:
         finally:
             HEARTBEAT_LAG.remove(self._lag)
             await database.aclose()
-            with suppress(RuntimeError):  # nobody waits any more
+            with suppress(RuntimeError):  # the worker's loop has ended
                 self._caller.call_soon_threadsafe(self._ended.set)
 
     def _since_renewal(self) -> float:

@@ -1,8 +1,8 @@
-"""Writes what runs have to say, in batches.
+"""Writes outcomes and progress of runs, in batches.
 
-While one batch is on its way to the database the next one collects: a single outcome is written at once, a thousand in
-a few statements, and nobody waits for a timer. While the database is away outcomes are kept and tried again, for what
-they tell has happened; they are dropped with the session, whose jobs are somebody else's then.
+While one batch is being written the next one collects: a single outcome is written at once, a thousand in a few
+statements, and no timer delays either. While the database is away outcomes are kept and tried again. They are dropped
+when the worker session is lost, since other workers have its jobs then.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ RunKey = tuple[UUID, int]
 BATCH = 1000
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
-LOCKED_SECONDS = 0.25  # until a row that somebody had locked is tried again
+LOCKED_SECONDS = 0.25  # until a locked row is tried again
 CLASHES = ("40P01", "40001")  # SQLSTATEs: two transactions were in each other's way, and this one has to try again
 MAX_CLASHES = 20
 
@@ -38,7 +38,10 @@ Write = Callable[..., Awaitable[Collection[UUID]]]
 
 
 class Recorder:
-    """`on_written` gets each batch of outcomes once it has committed, `on_lost` each run whose lease was lost."""
+    """Writes outcomes and progress in batches.
+
+    `on_written` gets each batch of outcomes once it has committed, `on_lost` each run that has lost its lease.
+    """
 
     def __init__(
         self,
@@ -56,9 +59,9 @@ class Recorder:
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._batch: list[Outcome] = []
-        self._locked: list[Outcome] = []  # to be tried again
-        self._postponed: set[RunKey] = set()  # those of the batch
-        self._away = False  # the database is, and that has been said
+        self._locked: list[Outcome] = []  # their rows were locked; tried again
+        self._postponed: set[RunKey] = set()  # of the batch, those whose rows were locked
+        self._away = False  # the database is away, and that is logged
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,11 +72,11 @@ class Recorder:
         return len(self._outcomes) + len(self._batch) + len(self._locked)
 
     def pending(self) -> list[RunKey]:
-        """The runs of those outcomes."""
+        """The runs whose outcomes are not committed yet."""
         return [_key(outcome) for outcome in (*self._outcomes, *self._batch, *self._locked)]
 
     def put(self, outcome: Outcome, kind: str, follow_ups: list[Insertion] | None = None) -> None:
-        """Have the outcome of a job of that kind written, in one transaction with the jobs that are to follow it."""
+        """Queue the outcome of a job for writing, in one transaction with its follow-up jobs."""
         self._outcomes.append(outcome)
         key = _key(outcome)
         self._kinds[key] = kind
@@ -83,13 +86,13 @@ class Recorder:
         self._wanted.set()
 
     def progress(self, ctx: JobContext, progress: Progress) -> None:
-        """Have a run's progress written within `PROGRESS_SECONDS`. Of several words the last one counts."""
+        """Queue a run's progress; it is written within `PROGRESS_SECONDS`, and a later report replaces it."""
         self._progress[ctx.id, ctx.run] = (ctx, progress)
         if self._progress_timer is None:
             self._progress_timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._wanted.set)
 
     def take(self, ctx: JobContext) -> Progress | None:
-        """The last word of a run that has not been written yet; it will not be written then."""
+        """Remove and return a run's unwritten progress."""
         _, last = self._progress.pop((ctx.id, ctx.run), (ctx, None))
         return last
 
@@ -105,7 +108,7 @@ class Recorder:
             if self._progress_timer is not None:
                 self._progress_timer.cancel()
                 self._progress_timer = None
-            # Progress first: what a job has said last goes with it into the history.
+            # Progress first, so that a job's last report goes into the history with it.
             await self._write_progress()
             while self._outcomes:
                 self._batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
@@ -148,8 +151,8 @@ class Recorder:
                 self._away = True
                 tried += 1
                 await asyncio.sleep(AWAY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - it is told, or tried again
-                if len(outcomes) > 1:  # the others must not share the fate of one
+            except Exception as error:  # noqa: BLE001 - logged, or tried again
+                if len(outcomes) > 1:  # one bad outcome must not fail the others
                     for outcome in outcomes:
                         await self._persist([outcome], write)
                     return
@@ -163,30 +166,30 @@ class Recorder:
             if _key(outcome) in held:
                 self._locked.append(outcome)
                 self._postponed.add(_key(outcome))
-            elif outcome.id not in done and not tried:  # else an earlier attempt may have been the one that counted
+            elif outcome.id not in done and not tried:  # after a retry, the earlier attempt may have committed
                 LEASES_LOST.inc()
-                log.warning("an outcome came too late: the job had been taken away", job_id=str(outcome.id))
+                log.warning("an outcome came too late; the job was taken away", job_id=str(outcome.id))
         if held:
             asyncio.get_running_loop().call_later(LOCKED_SECONDS, self._try_locked)
 
     def _try_locked(self) -> None:
-        """Once more, with the outcomes whose rows somebody had locked."""
+        """Queue the outcomes again whose rows were locked."""
         self._outcomes += self._locked
         self._locked = []
         self._wanted.set()
 
     async def _give_up(self, outcome: Outcome, error: Exception) -> None:
-        """What cannot be written, ever, is told in a dead letter instead: an operator sees why, and nothing is lost."""
+        """Discard a job whose outcome the database refuses: an operator sees why in the dead letter."""
         log.error("an outcome cannot be written", job_id=str(outcome.id), exc_info=error)
         self._follow_ups.pop(_key(outcome), None)
         if isinstance(outcome, Finish) and outcome.state is State.DISCARDED:
-            return  # not even that: the reaper finds the run past its deadline
+            return  # refused as well: the reaper finds the run past its deadline
         entry = error_entry(
             "error", run=outcome.lease, attempt=0, error="What came of this run could not be written.", exception=error
         )
-        # A run that was given back and ended after all has two outcomes; the first one took the kind along.
+        # A run that was released and ended after all has two outcomes; the first one has removed the kind.
         kind = self._kinds.get(_key(outcome), UNKNOWN_KIND)
-        of_kind(kind).finished["discarded"].inc()  # besides what the run was counted as
+        of_kind(kind).finished["discarded"].inc()  # beside the outcome that was counted when the run ended
         await self._persist([Finish(outcome.id, outcome.lease, State.DISCARDED, entry)], self._store.finish)
 
     async def _finish_with_follow_ups(self, outcomes: Sequence[Finish]) -> set[UUID]:
@@ -207,7 +210,7 @@ class Recorder:
             missed = words.keys() - await self._store.write_progress(rows)
             lost = missed - await self._store.held(list(missed)) if missed else ()
         except DatabaseUnavailableError:
-            return  # the next word will do
+            return  # the next report will be written
         except Exception:
             log.exception("progress cannot be written")
             return

@@ -37,9 +37,9 @@ class Interruption(Enum):
     """Why a handler is stopped from outside."""
 
     TIMEOUT = auto()
-    CANCEL = auto()  # somebody asked for it
+    CANCEL = auto()  # its cancellation was requested
     SHUTDOWN = auto()  # the worker ends
-    LOST = auto()  # the job is, or will be, somebody else's
+    LOST = auto()  # another run has taken the job over, or will
 
 
 class Run:
@@ -48,7 +48,7 @@ class Run:
     __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task", "validated")
 
     task: asyncio.Task[None]
-    span: Span | None  # whoever hears of the outcome ends it
+    span: Span | None  # ended by the runner, with the outcome
 
     def __init__(self, job: ClaimedJob, kind: JobKind, ctx: JobContext) -> None:  # type: ignore[type-arg]
         self.job = job

@@ -1,4 +1,4 @@
-"""The engine's statements, run in the name of one worker session."""
+"""Runs the engine's statements for one worker session."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ from plinth.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error
 
 __all__ = ["Reaped", "Store", "Sweep"]
 
-# A hung run's worker cancels it at its time limit. Only if that does not help is the job taken away from it.
+# A worker cancels a run at its time limit. The job is taken away only if that has not ended it.
 DEADLINE_MARGIN = timedelta(seconds=15)
-# Lost workers are shown to operators for so long.
+# For how long lost workers are shown to operators.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
 
 
@@ -65,7 +65,7 @@ class Reaped(NamedTuple):
 
 
 class Store:
-    """The engine's statements, for one worker session."""
+    """Claims jobs and writes their outcomes, for one worker session."""
 
     def __init__(self, database: Database, session_id: UUID) -> None:
         self.database = database
@@ -82,7 +82,7 @@ class Store:
         concurrency: int,
         expire_after: float,
     ) -> "Store":
-        """Begin a life of a worker; it has to be renewed within `expire_after` seconds, again and again."""
+        """Open a worker session. It expires unless it is renewed within `expire_after` seconds."""
         async with database.connection() as connection:
             session_id: UUID = await connection.fetchval(
                 OPEN_SESSION, name, version, queues, kinds, concurrency, timedelta(seconds=expire_after)
@@ -90,7 +90,7 @@ class Store:
         return Store(database, session_id)
 
     async def claim(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int) -> list[ClaimedJob]:
-        """Take up to `limit` jobs of these kinds, the first in line."""
+        """Claim up to `limit` jobs of these kinds, in order of priority and due time."""
         limited = [name for name, kind in kinds.items() if kind.max_running is not None]
         rooms = {name: limit for name in kinds if name not in limited}
         async with self.database.connection() as connection:
@@ -111,8 +111,8 @@ class Store:
             return await self._claim(connection, queues, rooms, kinds, 1, statement=CLAIM_SUSPECT)
 
     async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
-        """How many more of each kind may run. Who counts has to be alone until its claim has committed: a kind that
-        another worker is counting is left to that worker."""
+        """How many more jobs of each kind may run. One worker at a time counts a kind, until its claim has committed;
+        a kind that another worker is counting is left to it."""
         rooms: dict[str, int] = {}
         for name, kind in kinds.items():
             if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
@@ -148,7 +148,7 @@ class Store:
         return Sweep(*row)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
-        """End jobs. Returns those that were this session's to end and that nobody else had locked: see `held`."""
+        """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(FINISH, *self._finish_arguments(outcomes))
         return {row[0] for row in rows}
@@ -169,7 +169,7 @@ class Store:
         )
 
     async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
-        """Put failed jobs back for another attempt; those whose cancellation was asked for end as cancelled."""
+        """Schedule failed jobs for another attempt; those with a cancellation request end as cancelled."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(
                 RETRY,
@@ -184,7 +184,7 @@ class Store:
         return done | await self.finish(rest) if rest else done
 
     async def release(self, runs: Sequence[Release]) -> set[UUID]:
-        """Give runs back without spending an attempt; those whose cancellation was asked for end as cancelled."""
+        """Release runs without counting an attempt; those with a cancellation request end as cancelled."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(
                 RELEASE, [run.id for run in runs], [run.lease for run in runs], self.session_id
@@ -196,7 +196,7 @@ class Store:
     async def release_unknown(self, known: Sequence[tuple[UUID, int]]) -> int:
         """Give back what runs in this session's name without being known to it; how many there were.
 
-        When the connection breaks during a claim, nobody can tell whether it took effect.
+        When the connection breaks during a claim, the claim may or may not have committed.
         """
         ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
         async with self.database.connection() as connection:
@@ -204,7 +204,7 @@ class Store:
         return len(await self.release([Release(*row) for row in rows])) if rows else 0
 
     async def held(self, runs: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
-        """Of these runs (id, lease), those whose job still is theirs: a write that missed it has to be tried again."""
+        """Return the runs (id, lease), of those given, that still hold their job; a missed write is tried again."""
         ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
         async with self.database.connection() as connection:
             return {(row[0], row[1]) for row in await connection.fetch(HELD, ids, leases, self.session_id)}
@@ -227,12 +227,12 @@ class Store:
         return {(row[0], row[1]) for row in rows}
 
     async def cancelled_among(self, ids: Sequence[UUID]) -> set[UUID]:
-        """Of these runs of this session, those whose cancellation was asked for."""
+        """Return the jobs of this session, of those given, with a cancellation request."""
         async with self.database.connection() as connection:
             return {row[0] for row in await connection.fetch(CANCELLED_AMONG, ids, self.session_id)}
 
     async def reap(self, *, max_crashes: int) -> list[Reaped]:
-        """Take jobs away from lost workers and from runs that hang. One reaper at a time; others do nothing."""
+        """Take jobs away from lost workers and hung runs. One reaper at a time; others do nothing."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(
                 REAP,

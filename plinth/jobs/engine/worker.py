@@ -1,4 +1,4 @@
-"""The worker: a process that runs jobs until it is told to stop."""
+"""The worker process: opens its connections, keeps a worker session, runs jobs until it is told to stop."""
 
 import asyncio
 import os
@@ -17,8 +17,8 @@ from plinth.database.engine import Database, DatabaseUnavailableError, bind_defa
 from plinth.health.loop_watch import LoopWatch
 from plinth.health.probe_server import ProbeServer
 from plinth.jobs.doorbell import DOORBELL, Doorbell
-from plinth.jobs.engine.fleet_metrics import Figures
-from plinth.jobs.engine.session import Session
+from plinth.jobs.engine.fleet_metrics import FleetMetrics
+from plinth.jobs.engine.runner import Runner
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
@@ -44,13 +44,13 @@ ENGINE_LIMITS = {
     "DB_POOL_TIMEOUT": 10.0,
     "DB_CONNECT_TIMEOUT": 2.0,
 }
-# A connection keeps a plan until the next VACUUM or ANALYZE. One made while the queue was empty would read the whole of
-# a burst that comes then, for each run of a batch anew. There is an index for all that the engine asks of large tables.
+# A connection caches plans until the next VACUUM or ANALYZE. A plan made while the queue was empty scans the whole
+# table for each run of a batch once a burst arrives. Every statement of the engine on a large table has an index.
 ENGINE_PLANNING = {"enable_seqscan": "off"}
 
 
 def engine_database(settings: PlatformSettings, session_info: Mapping[str, Any] | None = None) -> Database:
-    """The engine's own connections, which no handler gets."""
+    """Open the engine's own connections, which handlers never get."""
     return Database(
         settings.model_copy(update=ENGINE_LIMITS),
         session_info=session_info,
@@ -79,11 +79,11 @@ class Worker:
         self._kinds = dict(kinds() if registered is None else registered)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._session: Session | None = None
+        self._session: Runner | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether it has a session, so that it can take jobs: it has none while the database is away."""
+        """Whether it has a worker session and so can claim jobs; it has none while the database is away."""
         session = self._session
         return session is not None and not session.lost.is_set()
 
@@ -95,11 +95,11 @@ class Worker:
         return found
 
     def stop(self) -> None:
-        """Claim no more, let runs end within the grace, then leave. The second call gives back what runs at once."""
+        """Stop claiming and wait for runs within the grace period. A second call releases them at once."""
         (self._hurry if self._stop.is_set() else self._stop).set()
 
     async def run(self) -> None:
-        """Work until `stop`."""
+        """Run jobs until `stop` is called."""
         settings = self._settings
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(trace_setup.running(settings, "worker"))
@@ -109,9 +109,9 @@ class Worker:
             closing.enter_context(bind_default_database(database))
             engine = engine_database(settings, {DOORBELL: doorbell})
             closing.push_async_callback(engine.aclose)
-            figures = Figures(engine, settings)
-            figures.start()
-            closing.push_async_callback(figures.stop)
+            fleet_metrics = FleetMetrics(engine, settings)
+            fleet_metrics.start()
+            closing.push_async_callback(fleet_metrics.stop)
             closing.enter_context(
                 DEPENDENCY_UP.by(partial(self._dependencies, None if resources.redis is None else doorbell))
             )
@@ -126,7 +126,7 @@ class Worker:
                 store = await self._open_session(engine)
                 if store is None:
                     break
-                self._session = Session(
+                self._session = Runner(
                     store,
                     settings,
                     database=database,
@@ -166,7 +166,7 @@ class Worker:
 async def run_worker(
     settings: PlatformSettings, *, queues: Sequence[str] | None, concurrency: int | None, host: str
 ) -> None:
-    """A worker as a process of its own: with signals, and with probes and metrics on `host`:METRICS_PORT.
+    """Run a worker in this process, with signal handlers, and probes and metrics on `host`:METRICS_PORT.
 
     Raises:
         ProbeServerError: the port is taken.
@@ -193,10 +193,10 @@ async def run_worker(
 
 
 async def _leave(threads: ThreadPoolExecutor) -> None:
-    """End the process here and now if a handler does not end, in the loop or in a thread.
+    """End the process at once if a handler does not end, in the loop or in a thread.
 
-    Its job has been given back, and whatever it still writes is fenced off; but the loop and the interpreter would wait
-    for it, and Kubernetes for the pod.
+    Its job is released and its writes are fenced off, but the event loop and the interpreter would wait for it, and
+    Kubernetes for the pod.
     """
     threads.shutdown(wait=False, cancel_futures=True)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -208,5 +208,5 @@ async def _leave(threads: ThreadPoolExecutor) -> None:
         if not stuck:
             return
         await asyncio.sleep(LEAVE_SECONDS / LEAVE_LOOKS)
-    log.error("handlers that do not end are left behind; their jobs were given back", count=stuck)
+    log.error("handlers do not end; the process exits, their jobs are released", count=stuck)
     os._exit(1)

@@ -35,7 +35,7 @@ async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
     assert [row["run"] for row in booked] == [3], "the stale run took effect"
     assert (ended["run_lease"], ended["crash_count"], ended["attempt"]) == (3, 1, 1)
     if deaf and returns:
-        assert stale.lines("an outcome came too late: the job had been taken away")
+        assert stale.lines("an outcome came too late; the job was taken away")
 
 
 async def test_a_stale_run_that_completes(fleet: Fleet) -> None:

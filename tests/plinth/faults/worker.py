@@ -23,7 +23,7 @@ from plinth.jobs import schedule
 from plinth.jobs.engine import sql as statements
 from plinth.jobs.engine import store
 from plinth.jobs.engine.heartbeat import Heartbeat
-from plinth.jobs.engine.session import Session
+from plinth.jobs.engine.runner import Runner
 from plinth.jobs.engine.store import Reaped, Store
 from plinth.jobs.engine.worker import run_worker
 from plinth.jobs.outcome import Finish, Release
@@ -66,7 +66,7 @@ def without_release() -> None:
 
 def without_hearing() -> None:
     """The worker does not hear that it has lost its session: the fence alone is left."""
-    Session._lose = lambda self: None  # type: ignore[method-assign]
+    Runner._lose = lambda self: None  # type: ignore[method-assign]
 
 
 def without_finish() -> None:

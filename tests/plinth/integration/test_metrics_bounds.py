@@ -64,7 +64,7 @@ def settings(database_url: str, redis_url: str) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    # Figures all the time, and from this process for as long as the test lasts.
+    # FleetMetrics all the time, and from this process for as long as the test lasts.
     monkeypatch.setattr(figures, "INTERVAL_SECONDS", 0.1)
     monkeypatch.setattr(figures, "HOLD", 6000)
     monkeypatch.setattr(figures, "SHARE", 1)

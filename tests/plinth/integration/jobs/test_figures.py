@@ -17,8 +17,15 @@ from plinth.jobs import JobContext, enqueue_many, job
 from plinth.jobs.admin.jobs import request_cancel
 from plinth.jobs.admin.queues import pause_queue
 from plinth.jobs.engine import fleet_metrics as figures
-from plinth.jobs.engine.fleet_metrics import HOLD, INTERVAL_SECONDS, MAX_FAILURES, MAX_QUEUES, Figures, code_revisions
-from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, MAX_FIGURE, MIGRATION_LOCK, TAKE_DUTY
+from plinth.jobs.engine.fleet_metrics import (
+    HOLD,
+    INTERVAL_SECONDS,
+    MAX_FAILURES,
+    MAX_QUEUES,
+    FleetMetrics,
+    code_revisions,
+)
+from plinth.jobs.engine.fleet_sql import FLEET, FLEET_QUEUES, MAX_COUNT, MIGRATION_LOCK, TAKE_DUTY
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
@@ -76,21 +83,21 @@ def task() -> JobKind[Number]:
     return task
 
 
-async def begun(database: Database, settings: Settings) -> Figures:
-    made = Figures(database, settings)
+async def begun(database: Database, settings: Settings) -> FleetMetrics:
+    made = FleetMetrics(database, settings)
     made.start()
     return made
 
 
 @pytest.fixture
-async def ours(database: Database, settings: Settings) -> AsyncIterator[Figures]:
+async def ours(database: Database, settings: Settings) -> AsyncIterator[FleetMetrics]:
     ours = await begun(database, settings)
     yield ours
     await ours.stop()
 
 
 @pytest.fixture
-async def theirs(database: Database, settings: Settings) -> AsyncIterator[Figures]:
+async def theirs(database: Database, settings: Settings) -> AsyncIterator[FleetMetrics]:
     theirs = await begun(database, settings)
     yield theirs
     await theirs.stop()
@@ -109,7 +116,7 @@ def queue_jobs(queue: str) -> dict[str, float]:
 
 
 class TestDuty:
-    async def test_one_has_it_and_only_that_one_asks_and_tells(self, ours: Figures, theirs: Figures) -> None:
+    async def test_one_has_it_and_only_that_one_asks_and_tells(self, ours: FleetMetrics, theirs: FleetMetrics) -> None:
         assert shown() == set()
         await ours.step()
         await theirs.step()
@@ -122,19 +129,19 @@ class TestDuty:
         assert (ours.holds, theirs.holds) == (True, False)
 
     async def test_of_many_at_once_one_gets_it(self, database: Database, settings: Settings) -> None:
-        fleet = [Figures(database, settings) for _ in range(10)]
+        fleet = [FleetMetrics(database, settings) for _ in range(10)]
         await asyncio.gather(*(one.step() for one in fleet))
         assert sum(one.holds for one in fleet) == 1
 
     async def test_asking_for_what_somebody_has_writes_nothing(
-        self, ours: Figures, theirs: Figures, jobs: Jobs
+        self, ours: FleetMetrics, theirs: FleetMetrics, jobs: Jobs
     ) -> None:
         await ours.step()
         before = await jobs.one("SELECT xmin, xmax, ctid, holder FROM duty")
         await theirs.step()
         assert await jobs.one("SELECT xmin, xmax, ctid, holder FROM duty") == before
 
-    async def test_who_ends_leaves_it_to_the_next(self, ours: Figures, theirs: Figures) -> None:
+    async def test_who_ends_leaves_it_to_the_next(self, ours: FleetMetrics, theirs: FleetMetrics) -> None:
         await ours.step()
         await ours.stop()
         assert shown() == set()
@@ -142,7 +149,7 @@ class TestDuty:
         assert theirs.holds
         assert "plinth_workers_alive" in shown()
 
-    async def test_who_dies_has_it_until_it_expires(self, ours: Figures, theirs: Figures, jobs: Jobs) -> None:
+    async def test_who_dies_has_it_until_it_expires(self, ours: FleetMetrics, theirs: FleetMetrics, jobs: Jobs) -> None:
         await ours.step()
         await jobs.all("UPDATE duty SET expires_at = now()")
         await theirs.step()
@@ -152,7 +159,7 @@ class TestDuty:
         assert not ours.holds
 
     async def test_who_cannot_ask_leaves_it_to_somebody_who_can(
-        self, ours: Figures, theirs: Figures, clock: Clock, jobs: Jobs
+        self, ours: FleetMetrics, theirs: FleetMetrics, clock: Clock, jobs: Jobs
     ) -> None:
         fetchrow = asyncpg.Connection.fetchrow
 
@@ -181,7 +188,7 @@ class TestDuty:
         assert ours.holds
 
     async def test_who_gets_it_back_asks_anew(
-        self, ours: Figures, theirs: Figures, clock: Clock, jobs: Jobs, database: Database
+        self, ours: FleetMetrics, theirs: FleetMetrics, clock: Clock, jobs: Jobs, database: Database
     ) -> None:
         await ours.step()
         ours._ask_from += 100 * INTERVAL_SECONDS  # as after one that took long
@@ -194,7 +201,7 @@ class TestDuty:
         await ours.step()
         assert metric("plinth_workers_alive") == 1
 
-    async def test_it_shows_nothing_after_the_duty_may_be_somebody_else_s(self, ours: Figures, clock: Clock) -> None:
+    async def test_no_metrics_once_another_process_may_hold_the_duty(self, ours: FleetMetrics, clock: Clock) -> None:
         await ours.step()
         clock.now += HOLD * INTERVAL_SECONDS - 0.1
         assert "plinth_workers_alive" in shown()
@@ -202,7 +209,7 @@ class TestDuty:
         assert shown() == set()
 
     async def test_while_the_database_is_away_it_fails_nothing_and_forgets_in_time(
-        self, settings: Settings, clock: Clock, ours: Figures
+        self, settings: Settings, clock: Clock, ours: FleetMetrics
     ) -> None:
         await ours.step()
         away = Database(settings_with(DATABASE_URL=NOBODY_SERVES))
@@ -220,7 +227,7 @@ class TestDuty:
         self, empty_database_url: str, settings: Settings
     ) -> None:
         empty = Database(settings_with(DATABASE_URL=empty_database_url))
-        await Figures(empty, settings).step()
+        await FleetMetrics(empty, settings).step()
         await empty.aclose()
 
     async def test_without_jobs_there_is_nothing_to_tell(self) -> None:
@@ -231,7 +238,7 @@ class TestDuty:
         await database.aclose()
 
     async def test_it_asks_again_with_each_step_unless_that_takes_long(
-        self, ours: Figures, clock: Clock, jobs: Jobs, database: Database
+        self, ours: FleetMetrics, clock: Clock, jobs: Jobs, database: Database
     ) -> None:
         await ours.step()
         await open_store(database)
@@ -262,7 +269,7 @@ class TestDuty:
 
 class TestQueues:
     async def test_each_state_of_each_queue(
-        self, ours: Figures, database: Database, jobs: Jobs, task: JobKind[Number]
+        self, ours: FleetMetrics, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
             await enqueue_many(session, task, [Number()] * 3)
@@ -281,7 +288,7 @@ class TestQueues:
         assert metric("plinth_queue_oldest_due_age_seconds", queue="b") == 0
 
     async def test_a_queue_that_is_served_is_shown_when_it_is_empty(
-        self, ours: Figures, database: Database, settings: Settings, jobs: Jobs
+        self, ours: FleetMetrics, database: Database, settings: Settings, jobs: Jobs
     ) -> None:
         await open_store(database)
         await jobs.all("UPDATE worker_session SET queues = '{default,mail}'")
@@ -289,7 +296,7 @@ class TestQueues:
         nothing = {"available": 0, "running": 0, "scheduled": 0, "retryable": 0}
         assert queue_jobs("default") == queue_jobs("mail") == nothing
 
-    async def test_beyond_so_many_they_are_summed_up(self, ours: Figures, jobs: Jobs) -> None:
+    async def test_beyond_so_many_they_are_summed_up(self, ours: FleetMetrics, jobs: Jobs) -> None:
         await jobs.all(
             """
             INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)
@@ -307,7 +314,7 @@ class TestQueues:
 
 
 class TestFleet:
-    async def test_workers_that_live(self, ours: Figures, database: Database, jobs: Jobs) -> None:
+    async def test_workers_that_live(self, ours: FleetMetrics, database: Database, jobs: Jobs) -> None:
         for _ in range(3):
             await open_store(database)
         await jobs.all(
@@ -317,7 +324,7 @@ class TestFleet:
         assert metric("plinth_workers_alive") == 2
 
     async def test_dead_letters_and_no_other_ends(
-        self, ours: Figures, database: Database, jobs: Jobs, task: JobKind[Number]
+        self, ours: FleetMetrics, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
             made = await enqueue_many(session, task, [Number()] * 5)
@@ -330,7 +337,7 @@ class TestFleet:
         await ours.step()
         assert metric("plinth_dead_letters") == 3
 
-    async def test_a_slot_that_nobody_takes(self, ours: Figures, jobs: Jobs, task: JobKind[Number]) -> None:
+    async def test_a_slot_that_nobody_takes(self, ours: FleetMetrics, jobs: Jobs, task: JobKind[Number]) -> None:
         for name in ("test.late", "test.paused", "test.new"):
             schedule(task, Number(), cron="*/5 * * * *", name=name)
         await jobs.all(
@@ -382,7 +389,7 @@ class TestSchema:
         await database.aclose()
 
     async def test_a_migration_that_runs_is_told_and_for_how_long(
-        self, ours: Figures, database: Database, database_url: str, clock: Clock
+        self, ours: FleetMetrics, database: Database, database_url: str, clock: Clock
     ) -> None:
         async def running() -> float:
             clock.now += INTERVAL_SECONDS
@@ -403,7 +410,7 @@ class TestSchema:
             await asyncio.sleep(0.01)
 
     async def test_one_by_another_role_is_timed_by_ourselves(
-        self, ours: Figures, database_url: str, clock: Clock
+        self, ours: FleetMetrics, database_url: str, clock: Clock
     ) -> None:
         migrator = await asyncpg.connect(database_url.replace("plinth@", "postgres@"))
         await migrator.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
@@ -452,7 +459,7 @@ class TestCost:
         await jobs.all(_FILL, 15_000, "running")
         await jobs.all(_FILL_HISTORY.replace("n % 1000 = 0", "true"), 15_000)
         await jobs.all("ANALYZE job, job_history")
-        few = str(MAX_FIGURE), "1000"
+        few = str(MAX_COUNT), "1000"
         assert await rows_read(jobs, FLEET_QUEUES.replace(*few)) <= 3002
         assert await rows_read(jobs, FLEET.replace(*few)) <= 1000
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.core.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
-from plinth.jobs.engine import session as session_module
+from plinth.jobs.engine import runner as runner_module
 from plinth.jobs.engine import store as store_module
 from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
@@ -204,7 +204,7 @@ class TestRetention:
             """
         )
         # A batch at a time, and still all of them.
-        monkeypatch.setattr(session_module, "PRUNE_ROWS", 1)
+        monkeypatch.setattr(runner_module, "PRUNE_ROWS", 1)
         monkeypatch.setattr(store_module, "PRUNE", PRUNE.replace("LIMIT 5000", "LIMIT 1"))
 
         async def pruned() -> bool:

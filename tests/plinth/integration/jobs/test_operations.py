@@ -25,7 +25,7 @@ from plinth.jobs.admin.queues import (
     retry_dead_letters,
     run_schedule,
 )
-from plinth.jobs.engine.sql import QUEUE_FIGURES
+from plinth.jobs.admin.sql import QUEUE_FIGURES
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Scheduler
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working

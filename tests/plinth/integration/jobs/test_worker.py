@@ -369,7 +369,7 @@ class TestProgress:
             async with working(settings, both):
                 await jobs.end_of(await put(database, both))
                 await until(lambda: _is(lambda: ends))
-        assert "a lease is lost: the run is cancelled" not in [entry["event"] for entry in entries]
+        assert "the lease is lost; the run is cancelled" not in [entry["event"] for entry in entries]
 
     async def test_who_has_lost_the_lease_learns_it_from_the_answer(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -398,7 +398,7 @@ class TestProgress:
                 assert (await jobs.end_of(stale_id))["run_lease"] == 3
                 await until(lambda: _is(lambda: ended))
         assert ended == [asyncio.CancelledError]
-        assert "a lease is lost: the run is cancelled" in [entry["event"] for entry in entries]
+        assert "the lease is lost; the run is cancelled" in [entry["event"] for entry in entries]
 
 
 async def note_effect(session: AsyncSession, ctx: JobContext) -> None:
@@ -623,7 +623,7 @@ class TestSessions:
                 row = await jobs.end_of(steady_id)
         assert sorted(ends) == ["cancelled", "done"]
         assert (row["attempt"], row["crash_count"], row["errors"][0]["outcome"]) == (1, 1, "crash")
-        assert "the session is lost: what runs is cancelled" in [entry["event"] for entry in entries]
+        assert "the worker session is lost; running jobs are cancelled" in [entry["event"] for entry in entries]
 
     async def test_what_a_claim_took_unseen_is_given_back(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
@@ -653,7 +653,7 @@ class TestSessions:
             async with working(settings, unseen):
                 row = await jobs.end_of(unseen_id)
         assert (row["attempt"], row["crash_count"], row["run_lease"]) == (1, 0, 3)
-        assert "jobs of a claim that broke off were released" in [entry["event"] for entry in entries]
+        assert "released jobs of an interrupted claim" in [entry["event"] for entry in entries]
 
     async def test_outcomes_wait_for_a_database_that_is_away(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""One life of a worker: from the opening of its session to its end, or to its loss."""
+"""Claims and runs jobs under one worker session, until the worker stops or the session expires."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import exemplar
 from plinth.telemetry.tracing import end_job
 
-__all__ = ["Session"]
+__all__ = ["Runner"]
 
 log = structlog.get_logger("plinth.jobs.engine.worker")
 
@@ -39,8 +39,8 @@ SHUTDOWN_MARGIN = 5.0
 CLEANUP_SECONDS = 2.0  # for a cancelled handler to end before its job is released
 
 
-class Session:
-    """Claims and runs jobs in the name of `store.session_id`, until it is told to stop or loses that session."""
+class Runner:
+    """Claims and runs jobs for the worker session `store.session_id`."""
 
     def __init__(
         self,
@@ -64,16 +64,16 @@ class Session:
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
         self._running: dict[RunKey, Run] = {}
-        # Runs whose end lets others begin: of a kind with a limit, or given back. Their queues.
+        # Finished runs that free a slot, mapped to their queue: of kinds with a limit, or released.
         self._frees: dict[RunKey, str] = {}
-        self._on_trial: set[RunKey] = set()  # runs of suspects, which run one at a time in the fleet
+        self._on_trial: set[RunKey] = set()  # runs of suspect jobs, which run one at a time in the fleet
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
-        self._more = False  # the last claim got all it asked for
-        self._suspects = False  # there are some in line
-        self._unsure = False  # a claim may have taken effect unseen
-        self._failing = False  # and that has been said
+        self._more = False  # the last claim was full, so more jobs may wait
+        self._suspects = False  # suspect jobs are available
+        self._unsure = False  # a claim broke off and may have committed
+        self._failing = False  # the last claim failed, and that is logged
         self._stopping = False
         self._changed = asyncio.Event()  # a run has ended
         self.lost = asyncio.Event()
@@ -85,7 +85,7 @@ class Session:
         return self._heartbeat is not None and self._heartbeat.answered and not self.lost.is_set()
 
     async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
-        """Work until `stop` is set, or until the session is lost. `hurry` cuts short the wait for what still runs."""
+        """Run jobs until `stop` is set or the session is lost. `hurry` ends the wait for running jobs."""
         heartbeat = Heartbeat(self._settings, self._store.session_id, on_cancelled=self._cancel, on_lost=self._lose)
         heartbeat.start()
         self._heartbeat = heartbeat
@@ -113,7 +113,7 @@ class Session:
             await cancel_all([claiming, recording, *tasks, *ends])
             await heartbeat.stop()
             if self.lost.is_set() and self._running:
-                # A moment to end in; who does not listen goes on, fenced off.
+                # A handler that ignores cancellation goes on; its writes are fenced off.
                 await asyncio.wait([run.task for run in self._running.values()], timeout=CLEANUP_SECONDS)
 
     # --- claiming and running ---
@@ -149,7 +149,7 @@ class Session:
     async def _claim(self, room: int) -> list[ClaimedJob]:
         jobs: list[ClaimedJob] = []
         if self._suspects:
-            # Before the others: a suspect that waited for a quiet moment might wait for ever.
+            # First, because a suspect that waits for an idle moment may never run.
             self._suspects = False  # until the next sweep, or the end of this one
             jobs = await self._store.claim_suspect(self._queues, self._kinds)
             self._on_trial.update((job.id, job.lease) for job in jobs)
@@ -161,7 +161,7 @@ class Session:
         released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
         self._unsure = False
         if released:
-            log.info("jobs of a claim that broke off were released", count=released)
+            log.info("released jobs of an interrupted claim", count=released)
 
     def _start(self, job: ClaimedJob) -> None:
         if self._stopping:
@@ -185,7 +185,7 @@ class Session:
         try:
             outcome = await run.execute()
         finally:
-            # From here on nothing is awaited: a run that has ended is known to have ended.
+            # Nothing is awaited from here on, so that the run and its outcome change hands in one step.
             del self._running[job.id, job.lease]
         seconds = monotonic() - began
         result = _result(outcome, run)
@@ -207,11 +207,11 @@ class Session:
 
     def _written(self, outcomes: Sequence[Outcome]) -> None:
         if self._more:
-            self._wake.set()  # there may have been too much to write to claim more
+            self._wake.set()  # claiming may have paused because of the backlog of outcomes
         self._ended([(outcome.id, outcome.lease) for outcome in outcomes])
 
     def _ended(self, keys: Sequence[RunKey]) -> None:
-        """What these runs have kept others from may begin now."""
+        """Wake whatever waited for these runs to end."""
         if not self._on_trial.isdisjoint(keys):
             self._on_trial.difference_update(keys)
             self._suspects = True
@@ -220,23 +220,23 @@ class Session:
             self._freed(queues)
 
     def _freed(self, queues: set[str]) -> None:
-        """Jobs in these queues may have become free for others."""
+        """Tell this worker and the others that these queues may have work."""
         self._wake.set()
         self._doorbell.ring(queues)
 
-    # --- hearing of things ---
+    # --- notifications ---
 
     async def _listen(self) -> None:
         async for queues, cancelled in self._doorbell.listen():
             if not queues or not queues.isdisjoint(self._queues):
                 self._wake.set()
-            # Two empty sets: nobody knows what was rung before.
+            # Two empty sets mean that notifications may have been missed.
             unknown = not queues and not cancelled
             if mine := [run.job.id for run in self._running.values() if unknown or run.job.id in cancelled]:
                 try:
                     self._cancel(await self._store.cancelled_among(mine))
                 except DatabaseUnavailableError:
-                    log.debug("a cancellation waits for the next heartbeat")
+                    log.debug("cancellation is left to the next heartbeat")
 
     def _cancel(self, ids: Collection[UUID]) -> None:
         for run in self._running.values():
@@ -245,13 +245,13 @@ class Session:
 
     def _lose(self) -> None:
         if not self.lost.is_set():
-            log.error("the session is lost: what runs is cancelled", running=len(self._running))
+            log.error("the worker session is lost; running jobs are cancelled", running=len(self._running))
             self.lost.set()
 
     def _lost_one(self, key: RunKey) -> None:
-        # One that completes may hold the row, or have removed it just now: it finds out by itself.
+        # A run that is completing holds or has deleted the row, and finds out by itself.
         if (run := self._running.get(key)) and not run.ctx.completing:
-            log.warning("a lease is lost: the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
+            log.warning("the lease is lost; the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
             run.interrupt(Interruption.LOST)
 
     # --- housekeeping ---
@@ -280,7 +280,7 @@ class Session:
             self._freed({job.queue for job in reaped})
 
     async def _prune(self) -> None:
-        await self._reap()  # which forgets workers that were lost long ago
+        await self._reap()  # also deletes sessions that expired long ago
         day = 86_400
         for state, days in (
             (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
@@ -288,12 +288,12 @@ class Session:
             (State.DISCARDED, self._settings.JOBS_KEEP_DISCARDED_DAYS),
         ):
             while await self._store.prune(state, days * day) == PRUNE_ROWS:
-                log.debug("records of ended jobs are deleted", state=state)
+                log.debug("deleted records of ended jobs", state=state)
 
-    # --- the end ---
+    # --- shutdown ---
 
     async def _drain(self, claiming: asyncio.Task[None], heartbeat: Heartbeat, hurry: asyncio.Event) -> None:
-        """Stop claiming, let runs end within the grace, then give back what still runs."""
+        """Stop claiming, wait for runs within the grace period, then release those that still run."""
         deadline = monotonic() + max(0.0, self._settings.JOBS_SHUTDOWN_GRACE - SHUTDOWN_MARGIN)
         self._stopping = True
         self._wake.set()
@@ -302,7 +302,7 @@ class Session:
             await self._store.mark_stopping()
         except DatabaseUnavailableError:
             log.warning("the database is away", step="stop")
-        await claiming  # what a claim in flight brings is released
+        await claiming  # jobs of a claim in flight are released
         hurrying = asyncio.create_task(hurry.wait())
         losing = asyncio.create_task(self.lost.wait())
         while self._running and not hurry.is_set() and not self.lost.is_set() and (left := deadline - monotonic()) > 0:
@@ -321,7 +321,7 @@ class Session:
             await asyncio.wait([run.task for run in interrupted], timeout=CLEANUP_SECONDS)
             log.info("released", count=len(interrupted))
         for run in interrupted:
-            if not run.task.done():  # it does not listen; whatever it still does comes too late
+            if not run.task.done():  # it ignores cancellation; its writes are fenced off
                 self._give_back(run.job)
         try:
             async with asyncio.timeout(SHUTDOWN_MARGIN - CLEANUP_SECONDS):
@@ -330,7 +330,7 @@ class Session:
                 await self._store.close_session()
                 await self._doorbell.aclose()
         except (TimeoutError, DatabaseUnavailableError):
-            log.warning("the end could not be written: others find out when this session expires")
+            log.warning("the session could not be closed; it expires by itself")
 
 
 def _error_type(outcome: Outcome | None) -> str | None:
