@@ -1,4 +1,4 @@
-"""Ending tasks."""
+"""Helpers for asyncio tasks."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 0.2
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until they have ended, whatever they raise.
 
-    Again and again: a library may take a cancellation for the failure of its own attempt, and go on. redis-py does,
+    Repeatedly, because a library may take a cancellation for the failure of its own attempt and go on: redis-py does,
     and so does `asyncio.wait_for` before Python 3.12.
     """
     pending = set(tasks)

@@ -1,4 +1,4 @@
-"""Who may do what in this service: a caller sees and changes what is their own, and nothing else exists for them."""
+"""Access rules of this service: callers see and change only what they own."""
 
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,7 @@ def owned_by(owner: str, row: T | None, *, name: str) -> T:
     """Return `row` if it is there and belongs to `owner`. `name` says in the error what it is.
 
     Raises:
-        NotFoundError: it is not there or belongs to another owner. The answers are the same, so that nobody learns
+        NotFoundError: it is not there or belongs to another owner. Both get the same answer, which does not tell
             which ids exist.
     """
     if row is None or row.owner != owner:

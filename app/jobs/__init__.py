@@ -1,7 +1,7 @@
-"""What the workers do: one module for each aggregate, entry points like those of `app.api`.
+"""The service's jobs, one module for each resource.
 
-Importing this package registers every kind of job and every schedule. The API imports it as well: who enqueues a job
-has to know its queue and its limits.
+Importing this package registers every kind of job and every schedule. The API imports it too, because `enqueue` has to
+know the kind's queue and limits.
 """
 
 from importlib import import_module

@@ -34,12 +34,12 @@ __all__ = [
     "default_database",
 ]
 
-# A connection older than this is replaced when it is next taken: proxies and cloud networks drop them silently.
+# Older connections are replaced at the next check-out: proxies and cloud networks drop them silently.
 RECYCLE_SECONDS = 1800
-# Enough for the first callers of a pod that has just come up; more are opened when they are needed.
+# Opened at start for the first requests of a pod; more are opened on demand.
 WARM_CONNECTIONS = 4
 
-# SQLSTATE classes and codes that speak of the server and not of the statement: connection trouble, resources
+# SQLSTATE classes and codes that concern the server and not the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
 _UNAVAILABLE_CLASSES = ("08", "53", "57P")
 _TIMEOUT_STATES = ("57014", "55P03")
@@ -63,7 +63,7 @@ class DatabaseUnavailableError(ServiceUnavailableError):
 
 
 def _is_unavailable(error: BaseException | None) -> bool:
-    """Whether `error`, raised by asyncpg or by SQLAlchemy over it, says that the database cannot serve now."""
+    """Whether `error`, of asyncpg or SQLAlchemy, means that the database cannot serve now."""
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or _is_unavailable(error.orig)
     state = str(getattr(error, "sqlstate", None) or "")
@@ -76,16 +76,16 @@ def _is_unavailable(error: BaseException | None) -> bool:
 
 
 def _is_closed_connection(error: BaseException | None) -> bool:
-    # asyncpg says "connection is closed" with the class it also uses for mistakes in the program.
+    # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
     return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
 
 
 class Database:
     """An engine with its pool, sessions and connections, for one set of settings.
 
-    `session_info` is in the `info` of every session: what code that is given nothing but a session has to find.
-    With a `pool_name` its pool and its statements are counted, in metrics. `server_settings` are PostgreSQL's own, for
-    these connections beside those that all have; a transaction pooler takes none.
+    `session_info` is copied into `session.info`. With a `pool_name` the pool and its statements are counted in metrics.
+    `server_settings` are PostgreSQL settings of these connections, beside the usual ones; a transaction pooler takes
+    none.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Database:
         return [((str(self._pool_name),), self.engine.pool.waiting)]
 
     def new_session(self) -> AsyncSession:
-        """A session whose transaction and closing are the caller's."""
+        """Make a session that the caller commits and closes."""
         return self._sessions()
 
     @asynccontextmanager
@@ -187,7 +187,7 @@ class Database:
         except BaseException as error:
             unavailable = isinstance(error, Exception) and _is_unavailable(error)
             if unavailable or not isinstance(error, Exception):
-                # What goes on on this connection is unknown: it must not reach the next one who asks.
+                # The state of this connection is unknown: the next check-out must not get it.
                 connection.terminate()
                 await greenlet_spawn(pooled.invalidate)
             if unavailable:
@@ -205,9 +205,9 @@ class Database:
             await connection.run_sync(SQLModel.metadata.create_all)
 
     async def warm(self) -> None:
-        """Open the connections that the first requests will need, so that none of them waits for that.
+        """Open the connections of the first requests, so that these need not wait.
 
-        A database that is away is left to those requests.
+        If the database is away, nothing is raised.
         """
         if not isinstance(self.engine.pool, FairQueuePool):
             return
@@ -259,8 +259,8 @@ def _handle_error(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
     if not isinstance(error, TimeoutError):
         return None
-    # The server did not answer in time. SQLAlchemy would close the connection politely and wait for the
-    # server's goodbye once more; cut it instead.
+    # The server did not answer in time. SQLAlchemy would close the connection gracefully and wait for the server
+    # again; terminate it instead.
     if context.connection is not None:
         context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
     _count_failure(error)
@@ -279,7 +279,7 @@ def _count_failure(error: BaseException) -> None:
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:
-    # Free, unlike a ping: the socket of a server that went away has been closed by the time it is needed.
+    # Unlike a ping this costs nothing: the socket of a server that went away is closed by now.
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 

@@ -1,9 +1,8 @@
-"""A connection pool that serves whoever has waited longest.
+"""A connection pool with first-come, first-served waiting.
 
-SQLAlchemy's own asyncio pool lets a newcomer take a connection that was just returned while the task which it
-was returned for is still waking up; under load that task goes to the end of the line again, and the slowest
-requests wait for many others. Here a returned connection is handed to the oldest waiter directly, and so is the room
-for a new one where one is gone.
+SQLAlchemy's asyncio pool lets a new task take a connection that was just returned while the task that waited for it is
+still waking up. Under load that task goes to the end of the queue again, and the slowest requests wait for many others.
+Here a returned connection goes to the oldest waiter directly, and so does the capacity of a connection that was lost.
 """
 
 import asyncio
@@ -22,28 +21,26 @@ from plinth.telemetry.metrics import expose
 
 __all__ = ["POOL_LABEL", "FairQueuePool"]
 
-_ROOM = object()  # handed to a waiter in place of a connection
+_ROOM = object()  # handed to a waiter that is to open a new connection
 
 POOL_LABEL = "db_client_connection_pool_name"
 _WAIT_TIME = Family(
     "db_client_connection_wait_time_seconds",
-    "How long one waited for a connection of the pool, or for room to open one; in vain, too.",
+    "How long tasks waited for a connection of the pool, time-outs included.",
     (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
 )
 _wait_times: dict[str, Histogram] = {}
-_TIMEOUTS = Counter(
-    "db_client_connection_timeouts", "Waits for a connection of the pool that were in vain.", [POOL_LABEL]
-)
+_TIMEOUTS = Counter("db_client_connection_timeouts", "Waits for a connection of the pool that timed out.", [POOL_LABEL])
 
 expose(lambda openmetrics: render(_WAIT_TIME, _wait_times.copy().values(), openmetrics))
 
 
 class _Room(Exception):
-    """There is room for a new connection, and it is kept for whoever gets this."""
+    """The task that gets this has capacity reserved to open a new connection."""
 
 
 class _Counts:
-    """What is counted of a pool."""
+    """The metrics of one pool."""
 
     def __init__(self, name: str) -> None:
         self.wait_time = _wait_times.setdefault(name, Histogram(_WAIT_TIME, f'{POOL_LABEL}="{name}"'))
@@ -51,9 +48,9 @@ class _Counts:
 
 
 class _FairQueue(QueueCommon[Any]):
-    """Idle connections, and those who wait for one. Never both: a connection is idle only if nobody waits.
+    """Idle connections and waiting tasks. Never both: a connection is idle only if no task waits.
 
-    `give_up_room` is called when nobody is left to make the connection that there is room for.
+    `give_up_room` is called when reserved capacity finds no task to open a connection.
     """
 
     give_up_room: Callable[[], object]
@@ -86,7 +83,7 @@ class _FairQueue(QueueCommon[Any]):
         self._idle.append(item)
 
     def hand_over_room(self) -> bool:
-        """Have whoever has waited longest make a new connection. Whether anybody waits."""
+        """Let the oldest waiter open a new connection; returns whether there was one."""
         return self._hand_over(_ROOM)
 
     def _hand_over(self, item: Any) -> bool:
@@ -103,7 +100,7 @@ class _FairQueue(QueueCommon[Any]):
     def get_nowait(self) -> Any:
         if not self._idle:
             raise Empty
-        # The one used last: its caches are warm, and the idle rest can be recycled.
+        # The one used last: its caches are warm, and the others can be recycled.
         return self._idle.pop()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -130,7 +127,7 @@ class _FairQueue(QueueCommon[Any]):
                 if self.counts is not None:
                     self.counts.timeouts.inc()
                 raise Empty from None
-            item = waiter.result()  # handed over in the very last moment
+            item = waiter.result()  # handed over at the moment of the time-out
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 item = waiter.result()
@@ -160,7 +157,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self._pool.give_up_room = super()._dec_overflow
 
     def count_as(self, name: str) -> None:
-        """Count waits for this pool, and for those made anew of it, under a name."""
+        """Count the waits of this pool, and of pools recreated from it, under a name."""
         self._pool.counts = _Counts(name)
 
     def recreate(self) -> Self:
@@ -180,7 +177,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             raise
 
     def _dec_overflow(self) -> Literal[True]:
-        # A connection is gone, or could not be made. Who waits for one makes it, and no newcomer: the room stays taken.
+        # A connection was lost or could not be opened. The oldest waiter opens it, so the capacity stays taken.
         if not self._pool.hand_over_room():
             super()._dec_overflow()
         return True

@@ -1,6 +1,6 @@
-"""The life of a process that serves the API, as its second port tells it: alive, ready, draining.
+"""The state of an API process for its probes: alive, ready, draining.
 
-The event loop enters `running`; all else may be asked, and asked for, from any thread.
+The event loop enters `running`; everything else may be called from any thread.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ __all__ = ["Lifecycle"]
 
 
 class Lifecycle:
-    """Of one application. `drain_seconds`: how long its clients have to move before it ends."""
+    """The lifecycle of one application. `drain_seconds`: how long `drain` waits for clients to move."""
 
     draining = False
-    """Whether every response says `Connection: close`, so that its client comes again at another process."""
+    """Whether every response says `Connection: close`, so that clients reconnect to another process."""
 
     def __init__(self, drain_seconds: float) -> None:
         self._drain_seconds = drain_seconds
@@ -30,9 +30,9 @@ class Lifecycle:
 
     @contextmanager
     def running(self, readiness: Readiness, end_streams: Sequence[Callable[[], None]]) -> Iterator[None]:
-        """The application serves on the running loop while the block runs.
+        """Mark the application as serving on the running loop while the block runs.
 
-        `end_streams` are called there when draining begins: a response that goes on and on keeps its client here.
+        `end_streams` are called on the loop when draining begins, to end open event streams.
         """
         self._readiness = readiness
         self._end_streams = end_streams
@@ -47,20 +47,19 @@ class Lifecycle:
 
     @property
     def alive(self) -> bool:
-        """Whether the event loop turns. A process that has not come so far yet is given the same time."""
+        """Whether the event loop turns. A starting process gets the same time."""
         return self._watch.alive
 
     @property
     def ready(self) -> bool:
-        """What `/public/health/ready` says."""
+        """Whether `/public/health/ready` answers 200."""
         readiness = self._readiness
         return readiness is not None and readiness.status != "unavailable"
 
     def drain(self) -> None:
-        """Send the clients elsewhere; returns when they have had their time. For a thread: it sleeps.
+        """Send clients elsewhere and return after `drain_seconds`. Blocks: call it in a thread.
 
-        New connections are served as before, and so they must: others go on sending them until the news that this
-        process leaves has reached them all.
+        New connections are still served: load balancers send them until they have learned that this process leaves.
         """
         self.draining = True
         if (loop := self._loop) is not None:

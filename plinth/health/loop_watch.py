@@ -1,4 +1,4 @@
-"""Whether an event loop turns, and how late, as it is seen from other threads."""
+"""Measures from other threads whether an event loop turns, and its lag."""
 
 import asyncio
 from time import monotonic
@@ -6,15 +6,15 @@ from typing import Any
 
 __all__ = ["LoopWatch"]
 
-# A loop that has not turned for so long does not turn any more. Kubernetes asks three times before it restarts a pod.
+# Seconds after which a loop counts as hung. Kubernetes probes three times before it restarts a pod.
 STUCK_SECONDS = 15.0
 TICK_SECONDS = 1.0
-# For so long, and for twice as long at the most, the worst lag is told: no scrape misses it.
+# The worst lag is shown for one to two of these intervals, so that no scrape misses it. Seconds.
 TOLD_SECONDS = 60.0
 
 
 class LoopWatch:
-    """Knows whether an event loop turns. `start` it in the loop; ask `alive` and `lag` from any thread."""
+    """Watches an event loop. Call `start` in the loop; read `alive` and `lag` from any thread."""
 
     def __init__(self) -> None:
         self._seen = monotonic()
@@ -24,7 +24,7 @@ class LoopWatch:
         self._timer: Any = None
 
     def start(self) -> None:
-        """Begin to watch the running loop."""
+        """Start watching the running loop."""
         self._loop = asyncio.get_running_loop()
         self._due = monotonic()
         self._tick()
@@ -47,5 +47,5 @@ class LoopWatch:
 
     @property
     def lag(self) -> float:
-        """Seconds by which a tick was late at worst, in the last minute or two; or the next one is already."""
+        """The worst lag in seconds of the last one to two minutes, including a tick that is due now."""
         return max(self._worst, self._worst_before, monotonic() - self._due)

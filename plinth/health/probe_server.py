@@ -1,4 +1,4 @@
-"""The second port: probes, metrics and draining, served by threads, so that it answers when the event loop does not."""
+"""The second port: probes, metrics and draining, served by threads, so that a hung event loop cannot silence it."""
 
 import gzip
 import io
@@ -20,18 +20,18 @@ __all__ = ["ProbeServer", "ProbeServerError"]
 
 log = structlog.get_logger("plinth.probes")
 
-POLL_SECONDS = 0.1  # between two looks at whether to stop
+POLL_SECONDS = 0.1  # between checks whether to stop
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Socketserver would print a traceback for each client that hangs up, or says nothing.
+        # socketserver would print a traceback for each client that disconnects or sends nothing.
         log.debug("a client was not answered", error=repr(sys.exc_info()[1]))
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: it asks the DNS for its own name, and a start must not wait for that.
+        # Not HTTPServer's, which asks DNS for its own name and would delay the start.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
@@ -48,7 +48,7 @@ class _Quiet(WSGIRequestHandler):
         pass
 
     def get_stderr(self) -> Any:
-        return io.StringIO()  # for tracebacks: what failed has been logged, and that a client is slow is no news
+        return io.StringIO()  # for tracebacks: failures are logged, and slow clients are normal
 
 
 class ProbeServerError(Exception):
@@ -78,7 +78,7 @@ class ProbeServer:
         self._drain = drain
 
     def start(self) -> int:
-        """Begin to serve; returns the port, and logs the address.
+        """Start serving, log the address and return the port.
 
         Raises:
             ProbeServerError: the address is not ours, or is taken.
@@ -104,7 +104,7 @@ class ProbeServer:
         try:
             content = self._answer(environ, start_response)
             return content if environ["REQUEST_METHOD"] != "HEAD" else []
-        except OSError:  # the client does not send what it has announced
+        except OSError:  # the client does not send the body it announced
             raise
         except Exception:
             log.exception("the second port has no answer", path=environ["PATH_INFO"])
@@ -115,7 +115,7 @@ class ProbeServer:
             case "/livez":
                 alive = self._alive()
                 status, body = ("200 OK", "alive") if alive else ("503 Service Unavailable", "stuck")
-                if not alive:  # a line takes along those that the loop was to write
+                if not alive:  # also writes the lines that the loop has buffered
                     log.warning("the event loop is stuck")
             case "/readyz":
                 status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")
@@ -134,10 +134,10 @@ class ProbeServer:
 
 
 def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
-    """The level; with PUT and a level for a body, the old one and the new one.
+    """Return the log level; a PUT with a level as its body sets it and returns the old and the new one.
 
-    Only for whoever is on this machine, which in a pod means in this pod: it comes from an operator's terminal. Not for
-    the rest of 127.0.0.0/8, where sidecars bring from what others send.
+    A PUT is accepted only from 127.0.0.1 or ::1, which in a pod means from an operator's shell in this pod, and not
+    from the rest of 127.0.0.0/8, from which sidecars forward requests of others.
     """
     if environ["REQUEST_METHOD"] != "PUT":
         return "200 OK", log_level()

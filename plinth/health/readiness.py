@@ -1,4 +1,4 @@
-"""Readiness: what this process needs, asked in the background, told at once.
+"""Readiness: checks of dependencies run in the background; probes read the last result.
 
 A probe of Kubernetes reads the last known state and never waits, never queues for a connection of the pool. Each
 component is watched by a task of its own, so one that hangs does not hide another.
@@ -21,9 +21,9 @@ log = structlog.get_logger("plinth.readiness")
 
 INTERVAL_SECONDS = 1.0
 TIMEOUT_SECONDS = 0.5
-# One slow answer is not an outage: only so many failures in a row take a component down.
+# Failures in a row after which a component is down: one slow answer is not an outage.
 FAILURES_BEFORE_DOWN = 2
-# A state not refreshed for so long says nothing any more (its check hangs, or the event loop does).
+# A state that is older than this counts as down: its check hangs, or the event loop does. Seconds.
 STALE_AFTER_SECONDS = 4.0
 
 Check = Callable[[], Awaitable[object]]
@@ -54,7 +54,7 @@ class Readiness:
     def __init__(self, checks: Mapping[str, Check], required: Collection[str]) -> None:
         self._checks = checks
         self.components = {name: ComponentState(required=name in required) for name in checks}
-        for name in set(required) - set(checks):  # required, but not even configured
+        for name in set(required) - set(checks):  # required but not configured
             self.components[name] = ComponentState(required=True)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,7 +66,7 @@ class Readiness:
         return "degraded" if down else "ready"
 
     async def start(self) -> None:
-        """Check everything once, so that a healthy process is ready from its first moment, and go on watching."""
+        """Run every check once, so that a healthy process starts ready, and keep checking in the background."""
         await asyncio.gather(*(self._check(name) for name in self._checks))
         self._tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
         DEPENDENCY_UP.add(self._up)

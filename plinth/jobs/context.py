@@ -1,4 +1,4 @@
-"""What a running job has at hand."""
+"""The context of a running job: what its handler is given."""
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -36,9 +36,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker is to run. `lease` is the number of the run, `attempt` the number of the attempt.
+    """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
-    `trace_context` is where it was enqueued, as W3C headers; `untried`: no run of it has failed or been lost.
+    `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost.
     """
 
     id: UUID
@@ -62,30 +62,30 @@ class RunStore(Protocol):
     async def write_progress_in(
         self, session: AsyncSession, last: tuple[UUID, int, int, int | None, str | None]
     ) -> None:
-        """Write a run's last word of progress."""
+        """Write a run's last progress report."""
 
     async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
         """Move the job to the history; False if another run has taken over."""
 
 
 class ProgressSink(Protocol):
-    """Where progress goes."""
+    """Takes progress reports."""
 
     def progress(self, ctx: "JobContext", progress: Progress) -> None:
-        """Have it written soon."""
+        """Queue a report for writing."""
 
     def take(self, ctx: "JobContext") -> Progress | None:
-        """The last word that has not been written yet; it will not be written then."""
+        """Remove and return the unwritten report."""
 
 
 class JobContext:
     """One run of one job.
 
-    `id`, `kind`, `owner` and `attempt` (1 for the first) say which; `run` counts all runs, also those that spent no
-    attempt, so what a run writes under its number cannot be mistaken for what another one wrote.
+    `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` counts all runs, also those that counted as
+    no attempt, so that rows written under its number cannot be mistaken for those of another run.
 
-    `cancelled`: somebody asked for this job to be cancelled. A handler that goes on all the same is cancelled, as a
-    task, some seconds later. `completing`: `complete` was called; `completed`: it has committed.
+    `cancelled`: cancellation of this job was requested. A handler that goes on is cancelled as a task some seconds
+    later. `completing`: `complete` was called; `completed`: it has committed.
     """
 
     def __init__(
@@ -132,31 +132,31 @@ class JobContext:
         return structlog.get_logger("plinth.jobs").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """A session on the worker's database; commits at the end of the block. Keep it short: not around waiting."""
+        """A session on the worker's database that commits at the end of the block. Do not hold it while waiting."""
         return self.database.session()
 
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
-        """Say how far this run is. Cheap: the last word is written every half second, for all jobs together.
+        """Report progress. Cheap: the last report is written every half second, for all jobs together.
 
         Raises:
-            ValueError: a number is none, or is out of range (0 to 2⁶³ - 1).
+            ValueError: a number is not an int from 0 to 2⁶³ - 1.
         """
         for number in (done, 0 if total is None else total):
             if not isinstance(number, int) or not 0 <= number < 2**63:
-                raise ValueError("progress is told in whole numbers, 0 to 2⁶³ - 1")
+                raise ValueError("progress takes whole numbers from 0 to 2⁶³ - 1")
         if message is not None:
             message = storable(message)[:MAX_MESSAGE]
         self._progress.progress(self, Progress(done, total, message))
 
     def raise_if_cancelled(self) -> None:
-        """Raises JobCancelled, to be let through, if somebody asked for this job to be cancelled."""
+        """Raise JobCancelled if cancellation of this job was requested. Let it propagate."""
         if self.cancelled:
             raise JobCancelled
 
     def effect_key(self, *parts: object) -> str:
-        """An idempotency key for a call to another service: the same in every run of this job, and for no other.
+        """An idempotency key for a call to another service: the same in every run of this job, unique to it.
 
-        `parts` tell several calls of one job apart. 40 hexadecimal digits.
+        `parts` distinguish several calls of one job. 40 hexadecimal digits.
         """
         digest = blake2b(self.id.bytes, digest_size=20)
         for part in parts:
@@ -173,17 +173,17 @@ class JobContext:
         unique_key = options.pop("unique_key", None)
         keys = None if unique_key is None else [unique_key]
         prepared = prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options})
-        # Whoever writes the outcome is in no trace, or in another one.
+        # The recorder inserts them, outside of this trace.
         self.follow_ups.append(replace(prepared, context=get_current()))
 
     async def complete(self, session: AsyncSession) -> None:
-        """Complete this job in the session's transaction: its effect and its completion commit together, or neither.
+        """Complete this job in the session's transaction: its effect and its completion commit together.
 
-        The last thing in the transaction. Locks the job's row until the transaction ends.
+        Call it last in the transaction: it locks the job's row until the end.
 
         Raises:
-            LeaseLost: another run has taken over. Let it through, so that the transaction rolls back.
-            RuntimeError: it is called within a savepoint, which could be undone by itself.
+            LeaseLost: another run has taken over. Let it propagate, so that the transaction rolls back.
+            RuntimeError: called within a savepoint, which could roll back alone.
         """
         if session.in_nested_transaction():
             raise RuntimeError("a job completes with a transaction, not with a savepoint")

@@ -1,7 +1,7 @@
-"""The doorbell: tells workers, through Redis, that there may be something to do.
+"""The doorbell: tells workers through Redis pub/sub that a queue may have work.
 
-It carries no job and may get lost, come twice or come too early: workers look into the database, and look there every
-second anyway. A ring is published after the commit, in the background, and rings that come in quick succession are one.
+A ring carries no job and may be lost, repeated or early: workers poll the database every second anyway. It is published
+after the commit, in the background, and rings in quick succession are merged.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ _RETRY_SECONDS = 2.0
 
 
 class Doorbell:
-    """Rings for queues and for jobs to be cancelled. Without Redis (None) it is silent.
+    """Publishes queues with work and jobs to cancel, and listens for both. Without Redis (None) it does nothing.
 
-    `heard`: who listens is connected.
+    `heard`: whether the listener is connected.
     """
 
     heard = False
@@ -49,7 +49,7 @@ class Doorbell:
         self._ringing: asyncio.Task[None] | None = None
 
     def ring(self, queues: Iterable[str] = (), *, cancelled: Iterable[UUID] = ()) -> None:
-        """Ring soon; waits for nothing and never raises. Call it in the event loop, after the commit."""
+        """Publish soon, in the background; never raises. Call it in the event loop, after the commit."""
         if self._redis is None:
             return
         self._queues.update(queues)
@@ -58,14 +58,14 @@ class Doorbell:
             self._ringing = asyncio.get_running_loop().create_task(self._publish(self._redis))
 
     async def aclose(self) -> None:
-        """Wait until what was rung has been published, or has failed."""
+        """Wait until pending rings have been published or have failed."""
         if self._ringing is not None:
             await self._ringing
 
     async def _publish(self, redis: Redis) -> None:
         await self._publish_once(redis)
-        # What is rung while one ring is on its way goes out with the next. In a context of its own: it is not part of
-        # the request that rang first.
+        # Rings that arrive during a publish go out with the next one. In its own context, because it is not part of the
+        # request that rang first.
         while self._queues or self._cancelled:
             await asyncio.get_running_loop().create_task(self._publish_once(redis), context=Context())
 
@@ -79,10 +79,10 @@ class Doorbell:
             log.debug("the doorbell is out of order", error=type(error).__name__)
 
     async def listen(self) -> AsyncIterator[tuple[set[str], set[UUID]]]:
-        """Yields queues that may hold work and jobs whose cancellation was asked for, for ever.
+        """Yield queues that may hold work and jobs to cancel, for ever.
 
-        Nobody heard the rings of the time before: after each connection, the first included, it yields two empty
-        sets, which mean "look yourself".
+        Rings from before a connection are missed. After each connection, the first included, it yields two empty sets,
+        which mean that any queue may hold work and any job may be cancelled.
         """
         while self._redis is not None:
             try:
@@ -93,7 +93,7 @@ class Doorbell:
                     while True:
                         message = await subscription.get_message(timeout=_READ_SECONDS)
                         if message is None:
-                            # Silence, or a connection that is dead and does not know it.
+                            # No message, or a dead connection that has not been noticed.
                             await subscription.ping()
                         elif message["type"] == "message" and (ring := _parse(message["data"])) is not None:
                             yield ring
@@ -104,12 +104,12 @@ class Doorbell:
 
 
 def doorbell_for(settings: PlatformSettings, redis: Redis | None) -> Doorbell:
-    """The doorbell of this service: one channel, named after the project."""
+    """Make the doorbell of this service: one channel, named after the project."""
     return Doorbell(redis, channel=f"{settings.PROJECT_NAME}:jobs")
 
 
 def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:
-    # Whoever can write to Redis can ring; a ring is a hint and gives no rights.
+    # Every client of Redis can publish here; a ring is a hint and grants nothing.
     with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         message = json.loads(data)
         return {str(name) for name in message["queues"]}, {UUID(job_id) for job_id in message["cancelled"]}
@@ -117,7 +117,7 @@ def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:
 
 
 def ring_after_commit(session: AsyncSession, *, queues: Iterable[str] = (), cancelled: Iterable[UUID] = ()) -> None:
-    """Ring when the session's transaction has committed; not at all if it rolls back."""
+    """Ring once the session's transaction has committed; not if it rolls back."""
     info = session.sync_session.info
     if info.get(DOORBELL) is None:
         return
@@ -132,10 +132,10 @@ class _Rings:
     cancelled: set[UUID] = field(default_factory=set)
 
 
-# For all sessions: listening to each one by itself would cost a tenth of an enqueue.
+# On all sessions: a listener on each session would cost a tenth of an enqueue.
 @event.listens_for(Session, "after_commit")
 def _ring(session: Session) -> None:
-    # Also called when a savepoint is released: what it holds is not committed then.
+    # Also called when a savepoint is released, before anything is committed.
     if not session.in_nested_transaction() and (rings := session.info.pop(_RINGS, None)) is not None:
         doorbell: Doorbell = session.info[DOORBELL]
         doorbell.ring(rings.queues, cancelled=rings.cancelled)

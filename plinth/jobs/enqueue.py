@@ -1,4 +1,4 @@
-"""Enqueueing: a row in the caller's own transaction, and a ring at the door once that has committed."""
+"""Enqueues jobs: rows in the caller's transaction, and a doorbell ring once it has committed."""
 
 import re
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ __all__ = ["EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 MAX_TEXT_LENGTH = 255
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
-# One statement for one job or many. Ids are made here, so that each payload is known by its id without relying on the
-# order of rows. A live job that has the key already is answered instead of a new one: updating nothing locks it, so
-# it cannot end in between, and it is what makes RETURNING show it.
+# One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
+# order of rows. A live job with the same key is returned instead of a new one: the update changes nothing, but locks
+# the row, so that the job cannot end in between, and makes RETURNING include it.
 ENQUEUE = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
@@ -40,7 +40,7 @@ RETURNING id, unique_key
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob:
-    """`created` is False where a live job with the same unique key was there already; `id` is that one's then."""
+    """An enqueued job. `created` is False if a live job had the same unique key; `id` is then that job's."""
 
     id: UUID
     created: bool
@@ -61,12 +61,12 @@ async def enqueue(
     """Enqueue a job as part of the session's transaction: it exists if and only if that commits.
 
     Args:
-        owner: the subject of the principal who may see and cancel it.
-        queue: another one than the kind's.
-        priority: another one than the kind's.
+        owner: the subject of the principal that may see and cancel it.
+        queue: instead of the kind's.
+        priority: instead of the kind's.
         run_at: not before this time (with a time zone).
-        delay: not before so many seconds from now, by the database's clock.
-        unique_key: of the live jobs of a kind only one may have it.
+        delay: seconds from now, by the database's clock, before which it is not run.
+        unique_key: only one live job of a kind has it.
 
     Raises:
         UnknownKindError: this process does not know the kind.
@@ -101,7 +101,7 @@ async def enqueue_many(
 ) -> list[EnqueuedJob]:
     """Enqueue a job for each payload, in one round trip; the answers are in the payloads' order. See `enqueue`.
 
-    `unique_keys`: one for each payload; a key that stands twice makes one job.
+    `unique_keys`: one for each payload; a repeated key makes one job.
     """
     insertion = prepare(
         kind,
@@ -118,7 +118,7 @@ async def enqueue_many(
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """Jobs that were checked and are ready to be enqueued."""
+    """Validated jobs, ready to be inserted."""
 
     kind: str
     queue: str
@@ -128,7 +128,7 @@ class Insertion:
     context: Context | None = None
 
     async def execute(self, session: AsyncSession) -> list[EnqueuedJob]:
-        """Enqueue them in the session's transaction, and in the trace of `context` if it is not the current one."""
+        """Insert the jobs in the session's transaction, in the trace of `context` or else the current one."""
         if not self.ids:
             return []
         connection = await session.connection()
@@ -158,7 +158,7 @@ def prepare(
     delay: float = 0,
     unique_keys: Sequence[str] | None = None,
 ) -> Insertion:
-    """What `enqueue_many` does before it goes to the database; errors as for `enqueue`."""
+    """Validate jobs without touching the database; errors as for `enqueue`."""
     if not isinstance(kind, JobKind):
         kind = kind_named(kind)
     queue = queue or kind.queue
@@ -176,10 +176,10 @@ def prepare(
         raise ValueError("run_at needs a time zone")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
-    # Of payloads with one key the first counts: PostgreSQL would refuse to meet the same conflict twice.
+    # The first payload of each key: ON CONFLICT DO UPDATE cannot affect a row twice in one statement.
     first = {key: index for index, key in reversed(list(enumerate(keys))) if key is not None}
     rows = [index for index, key in enumerate(keys) if key is None or first[key] == index]
-    rows.sort(key=lambda index: keys[index] or "")  # whoever locks several live jobs locks them in one order
+    rows.sort(key=lambda index: keys[index] or "")  # concurrent calls lock live jobs in one order
     arguments = (
         [ids[index] for index in rows],
         kind.name,
@@ -205,12 +205,12 @@ def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
         survives = kind.payload.model_validate_json(text) == payload
     except ValidationError:
         survives = False
-    if not survives:  # a SecretStr is written as asterisks, infinity as null, an excluded field not at all
+    if not survives:  # a SecretStr is dumped as asterisks, infinity as null, an excluded field is left out
         raise ValueError(f"the payload of {kind.name} does not come back from JSON as it was")
     return text
 
 
-_COUNTS = "jobs.enqueued"  # in a session's info: what was enqueued in which of its transactions and savepoints
+_COUNTS = "jobs.enqueued"  # in a session's info: counts of enqueued jobs by transaction and savepoint
 
 
 def _count_after_commit(session: AsyncSession, kind: str, count: int) -> None:
@@ -225,13 +225,14 @@ def _is_within(inner: SessionTransaction | None, outer: SessionTransaction | Non
     return inner is outer
 
 
-# For all sessions, as in `plinth.jobs.doorbell`. A ring that comes in vain does no harm; a count that does is wrong.
+# On all sessions, as in `plinth.jobs.doorbell`. Unlike a ring in vain, a count of a rolled back job would be wrong.
 @event.listens_for(Session, "after_commit")
 def _count(session: Session) -> None:
     if _COUNTS in session.info and not session.in_nested_transaction():
         committed = session.get_transaction()
         for transaction, kind, count in session.info.pop(_COUNTS):
-            if _is_within(transaction, committed):  # else it belongs to one that was closed without a word
+            # Otherwise it belongs to a transaction that was closed without an event.
+            if _is_within(transaction, committed):
                 ENQUEUED.labels(kind).inc(count)
 
 

@@ -1,4 +1,4 @@
-"""What one process counts of jobs. Labels are kinds and outcomes: sets that the code bounds."""
+"""Metrics of jobs in one process. Labels are kinds and outcomes, which the code bounds."""
 
 from functools import cache
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from plinth.telemetry.metrics import Observed
 
 __all__ = ["ENQUEUED", "HEARTBEAT_LAG", "HOUSEKEEPING", "LEASES_LOST", "UNKNOWN_KIND", "KindMetrics", "of_kind"]
 
-UNKNOWN_KIND = "unknown"  # whatever this process has not registered
+UNKNOWN_KIND = "unknown"  # every kind that this process has not registered
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 ENQUEUED = Counter("plinth_jobs_enqueued", "Jobs that were enqueued, counted once that has committed.", ["kind"])
@@ -29,7 +29,7 @@ HOUSEKEEPING = Histogram(
 
 
 class KindMetrics(NamedTuple):
-    """The children of one kind: looking them up costs more than counting."""
+    """The metrics' children of one kind, kept because a look-up costs more than the count."""
 
     started: Counter
     wait: Histogram
@@ -40,7 +40,7 @@ class KindMetrics(NamedTuple):
 
 @cache
 def of_kind(kind: str) -> KindMetrics:
-    """The metrics of a registered kind, or of all others under UNKNOWN_KIND.
+    """Return the metrics of a registered kind, or of all others under UNKNOWN_KIND.
 
     They show from here on, at 0: Prometheus sees no increase in a series that begins at 1.
     """

@@ -1,4 +1,4 @@
-"""The states of a job, how a run can end, and what is kept of a run that failed."""
+"""States of a job, outcomes of a run, and the error entry of a failed run."""
 
 import traceback
 from dataclasses import dataclass
@@ -40,19 +40,19 @@ class State(StrEnum):
 
 
 class Discard(Exception):
-    """Raised by a handler: trying again would not help. The message is shown to the job's owner."""
+    """Raised by a handler to discard its job without another attempt. The job's owner sees the message."""
 
 
 class JobCancelled(Exception):
-    """Raised by a handler, or for it by `ctx.raise_if_cancelled()`: it stopped because it was asked to."""
+    """Raised by a handler, or by `ctx.raise_if_cancelled()`, that stops because its job is cancelled."""
 
 
 class LeaseLost(Exception):
-    """Another run has taken this job over, or it was ended: nothing that this run does may count."""
+    """This run no longer holds its job: another run has taken over, or the job was ended."""
 
 
 class ErrorEntry(TypedDict):
-    """How one run failed. `error` may be shown to the job's owner, `detail` and `traceback` to operators only."""
+    """One failed run. The owner may see `error`; only operators see `detail` and `traceback`."""
 
     at: NotRequired[str]  # set by the database when it is written
     run: int
@@ -66,7 +66,7 @@ class ErrorEntry(TypedDict):
 def error_entry(
     outcome: str, *, run: int, attempt: int, error: str = "", exception: BaseException | None = None
 ) -> ErrorEntry:
-    """Without `error` the owner is told the exception's type alone: its message may hold anything."""
+    """Make the entry of a failed run. Without `error` the owner sees only the exception's type."""
     trace = "".join(traceback.format_exception(exception)) if exception is not None else ""
     name = type(exception).__name__
     words = "" if exception is None else words_of(exception)
@@ -81,7 +81,7 @@ def error_entry(
 
 
 def words_of(exception: BaseException) -> str:
-    """The exception's message. It is somebody else's code, and may raise in turn."""
+    """The exception's message. `__str__` is foreign code and may raise."""
     try:
         return str(exception)
     except Exception:  # noqa: BLE001
@@ -89,7 +89,7 @@ def words_of(exception: BaseException) -> str:
 
 
 def storable(text: str) -> str:
-    """`text` as PostgreSQL can store it: its text holds no NUL, and its JSON no lone surrogate."""
+    """Replace what PostgreSQL cannot store: NUL in text, lone surrogates in JSON."""
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
@@ -115,7 +115,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The run is taken back, and spends no attempt."""
+    """The run is undone and counts as no attempt."""
 
     id: UUID
     lease: int

@@ -1,8 +1,8 @@
-"""Schedules: jobs that cron expressions enqueue, each slot once, whatever the number of workers.
+"""Schedules (periodic jobs): a cron expression enqueues a job at each slot, once in the whole fleet.
 
-Every worker watches the clock, the database's, and there is no leader: a slot is taken by moving `last_slot` on from
-what it was, in the transaction that enqueues the job. Whoever comes second moves nothing. Slots missed while no worker
-ran are made up for, the latest first, up to the schedule's `catch_up`.
+There is no leader. Every worker watches the database's clock and takes a slot by moving `last_slot` on, in the
+transaction that enqueues the job; a second worker finds it moved. Slots missed while no worker ran are enqueued, up to
+the schedule's `catch_up`, the latest ones.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ __all__ = ["Schedule", "Scheduler", "schedule", "schedules"]
 log = structlog.get_logger("plinth.jobs.schedules")
 
 MAX_CATCH_UP = 1000
-# How often schedules are looked at when none is due: a slot is due by the database's clock, which may step.
+# How often schedules are checked when none is due: the database's clock decides, and may step.
 LOOK_SECONDS = 30.0
 AWAY_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ UPDATE job_schedule SET last_slot = $3 WHERE name = $1 AND last_slot = $2 AND pa
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """See `schedule`."""
+    """A declared schedule. See `schedule` for the fields."""
 
     name: str
     kind: JobKind[Any]
@@ -55,15 +55,15 @@ class Schedule:
     catch_up: int
 
     def next_slot(self, after: datetime) -> datetime:
-        """The first slot after a time."""
+        """Return the first slot after a time."""
         slots = (slot.astimezone(UTC) for slot in CronSim(self.cron, after.astimezone(ZoneInfo(self.timezone))))
-        # In the hour that a clock change repeats, a slot of its first pass is found again.
+        # In an hour that a clock change repeats, a slot of the first pass is found again.
         return next(slot for slot in slots if slot > after)
 
     def due_slots(self, last: datetime, now: datetime) -> list[datetime]:
-        """The slots after `last` up to `now`, oldest first; of many the latest `catch_up`."""
+        """Return the slots after `last` up to `now`, oldest first, at most the latest `catch_up`."""
         found: list[datetime] = []
-        # Backwards, so that it costs nothing to have slept for a year. The end of the second counts as reached.
+        # Backwards, so that a year without workers costs nothing. The current second counts as reached.
         for slot in CronSim(self.cron, _next_second(now).astimezone(ZoneInfo(self.timezone)), reverse=True):
             at = slot.astimezone(UTC)
             if at <= last or len(found) == self.catch_up:
@@ -87,18 +87,18 @@ def schedule(
 ) -> Schedule:
     """Enqueue a job at each slot of a cron expression (five fields, or six with seconds first).
 
-    Clock changes are treated as Debian's cron does: a job at a fixed time that a change skips runs right after it,
-    one whose time comes twice runs once.
+    Clock changes are handled as in Debian's cron: a job at a fixed time that a change skips runs right after it, and a
+    job at a time that comes twice runs once.
 
     Args:
         kind: what to enqueue, with `payload`.
         cron: the expression.
         name: the kind's, unless several schedules share a kind.
         timezone: an IANA name; the expression means that zone's wall clock.
-        catch_up: how many of the slots missed in a time without workers are made up for, the latest ones.
+        catch_up: how many of the latest slots missed while no worker ran are enqueued.
 
     Raises:
-        ValueError: the expression, the zone or the name is none, or the name is taken.
+        ValueError: the expression, the zone or the name is invalid, or the name is taken.
         TypeError: the payload is not of the kind's model.
     """
     name = name or kind.name
@@ -121,19 +121,19 @@ def schedule(
 
 
 def schedules() -> Mapping[str, Schedule]:
-    """Every schedule that this process declares, by name."""
+    """Return every schedule that this process declares, by name."""
     return MappingProxyType(_schedules)
 
 
 class Scheduler:
-    """Turns the slots of this process's schedules into jobs."""
+    """Enqueues the jobs of this process's schedules."""
 
     def __init__(self, database: Database, declared: Mapping[str, Schedule] | None = None) -> None:
         self._database = database
         self._schedules = dict(schedules() if declared is None else declared)
 
     async def run(self) -> None:
-        """Declare the schedules, then take slots as they come, for ever."""
+        """Declare the schedules, then take slots as they become due, for ever."""
         if not self._schedules:
             return
         declared = False
@@ -153,7 +153,7 @@ class Scheduler:
             await asyncio.sleep(wait)
 
     async def declare(self) -> None:
-        """Write the schedules down for operators. A new one begins now; another expression changes no slot taken."""
+        """Store the schedules for operators. A new one begins now; a changed expression keeps the last slot."""
         made = self._schedules.values()
         async with self._database.connection() as connection:
             await connection.execute(
@@ -184,7 +184,7 @@ class Scheduler:
             connection = await session.connection()
             taken = await connection.exec_driver_sql(TAKE, (schedule.name, last, slots[-1]))
             if taken.first() is None:
-                return  # another worker was first, or it has been paused meanwhile
+                return  # another worker took the slot, or the schedule was paused
             for _ in slots:
                 await enqueue(session, schedule.kind, schedule.payload)
         log.info("slots taken", schedule=schedule.name, slots=[slot.isoformat() for slot in slots])

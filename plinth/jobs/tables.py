@@ -15,15 +15,15 @@ from sqlmodel import Field, SQLModel
 from plinth.database.tables import UtcDateTime
 from plinth.database.uuid7 import uuid7
 
-# SQLite, which serves only unit tests, has neither.
+# SQLite, used in unit tests only, has neither.
 _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
 _LINE = ("queue", "kind", "priority", "run_at", "id")
 
-# Every row of the hot table is written two or three times and then deleted. Room in each page keeps new versions near,
-# and dead ones are cleared away by count: a share of the table would wait for too many of them.
+# Every row of the hot table is written two or three times and then deleted. Free room in each page keeps new versions
+# near (HOT updates), and autovacuum runs by number of dead rows: a share of the table would let too many pile up.
 HOT_TABLE = {
     "fillfactor": 70,
     "autovacuum_vacuum_scale_factor": 0,
@@ -35,21 +35,21 @@ HOT_TABLE = {
 
 
 class _JobColumns(SQLModel):
-    """What a job and its record in the history have in common, in this order."""
+    """The columns that `job` and `job_history` share, in this order."""
 
     id: UUID = Field(default=None, primary_key=True, sa_column_kwargs={"server_default": uuid7()})
     kind: str = Field(sa_type=String(100))
     queue: str = Field(sa_type=String(100))
     priority: int = Field(sa_type=SmallInteger)
-    # What it was made for: a principal's subject, or nobody.
+    # The subject of the principal it was made for, if any.
     owner: str | None = Field(default=None, nullable=True, sa_type=String(255))
     payload: dict[str, Any] = Field(sa_type=_Json)
     unique_key: str | None = Field(default=None, nullable=True, sa_type=String(255))
     max_attempts: int = Field(sa_type=SmallInteger)
-    # Attempts that were spent: a run that its worker gave back, or died of, does not count.
+    # Attempts that count: a run that was released, or lost with its worker, does not.
     attempt: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
     crash_count: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
-    # Counts the runs, and fences every write: who comes with an older number has been replaced.
+    # Counts the runs and fences every write: a run with an older number has been replaced.
     run_lease: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(
         default=None, nullable=False, sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()}
@@ -59,18 +59,18 @@ class _JobColumns(SQLModel):
     progress_done: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
     progress_total: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
     progress_message: str | None = Field(default=None, nullable=True, sa_type=Text)
-    # How each run that failed has failed, the oldest first. See `plinth.jobs.outcome.ErrorEntry`.
+    # One entry for each failed run, the oldest first. See `plinth.jobs.outcome.ErrorEntry`.
     errors: list[Any] = Field(default_factory=list, sa_type=_Json, sa_column_kwargs={"server_default": "[]"})
-    # Where it was enqueued, as W3C Trace Context has it: `traceparent`, and `tracestate` if there was one.
+    # The trace it was enqueued in, as W3C headers: `traceparent` and, if there was one, `tracestate`.
     trace_context: dict[str, str] | None = Field(default=None, nullable=True, sa_type=_Json)
 
 
 class Job(_JobColumns, table=True):
-    """A job that is still to be done, or being done."""
+    """A live job: waiting or running."""
 
     __tablename__ = "job"
     __table_args__ = (
-        # The claim's: for each queue and kind of a worker, the first in line. Suspects stand in a line of their own.
+        # For the claim: by queue and kind in order of priority and due time. Suspects have an index of their own.
         Index("ix_job_claim", *_LINE, postgresql_where=text("state = 'available' AND crash_count < 2")),
         Index("ix_job_suspect", *_LINE, postgresql_where=text("state = 'available' AND crash_count >= 2")),
         Index("ix_job_waiting", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")),
@@ -87,22 +87,22 @@ class Job(_JobColumns, table=True):
     )
 
     state: str = Field(sa_type=String(20))
-    # The worker's. No foreign key: that would lock the worker's row for each of its jobs.
+    # The worker session. No foreign key: it would lock the session's row for each of its jobs.
     session_id: UUID | None = Field(default=None, nullable=True)
-    # When a run counts as hung, whatever its worker says.
+    # After this a run counts as hung, even if its worker is alive.
     deadline_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
     cancel_requested_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
 
 
 class JobHistory(_JobColumns, table=True):
-    """A job that has ended. Discarded ones are the dead letters; `retry` brings them back."""
+    """An ended job. Discarded ones are the dead letters, which can be retried."""
 
     __tablename__ = "job_history"
     __table_args__ = (
         Index("ix_job_history_state_finished_at", "state", "finished_at"),
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
         Index("ix_job_history_kind_id", "kind", "id"),
-        # Rows come at the end and go at the beginning: clear away early what was pruned.
+        # Rows are inserted at the end and pruned at the beginning: vacuum early.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05}},
     )
 
@@ -111,7 +111,7 @@ class JobHistory(_JobColumns, table=True):
 
 
 class WorkerSession(SQLModel, table=True):
-    """One life of a worker process, alive until `expires_at`, which its heartbeat moves on."""
+    """A worker session: one run of a worker process. Its heartbeat moves `expires_at` on."""
 
     __tablename__ = "worker_session"
 
@@ -128,7 +128,7 @@ class WorkerSession(SQLModel, table=True):
 
 
 class JobQueue(SQLModel, table=True):
-    """A queue that an operator has paused. One that nobody has spoken of has no row and is served."""
+    """A paused queue. Queues without a row are served."""
 
     __tablename__ = "job_queue"
 
@@ -137,7 +137,7 @@ class JobQueue(SQLModel, table=True):
 
 
 class JobSchedule(SQLModel, table=True):
-    """A schedule as the code declares it, and how far it has come."""
+    """A declared schedule and its last slot."""
 
     __tablename__ = "job_schedule"
 
@@ -145,14 +145,14 @@ class JobSchedule(SQLModel, table=True):
     kind: str = Field(sa_type=String(100))
     cron: str = Field(sa_type=String(100))
     timezone: str = Field(sa_type=String(100))
-    # The last slot that was turned into a job or passed over. A slot is taken by moving it on.
+    # The last slot that was enqueued or skipped. A worker takes a slot by moving it on.
     last_slot: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
     paused_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
     declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
 class Duty(SQLModel, table=True):
-    """What one process of the fleet does for all, for as long as it renews `expires_at`."""
+    """A duty that one process of the fleet performs for all while it renews `expires_at`."""
 
     __tablename__ = "duty"
 

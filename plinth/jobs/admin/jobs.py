@@ -1,6 +1,7 @@
-"""What owners and operators do with jobs: look at them, cancel them, try them again.
+"""Lists, shows, cancels and retries jobs, for owners and operators.
 
-Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None is an operator, who sees all.
+Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None means an operator, for whom
+all exist.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ __all__ = ["JobView", "get_job", "list_jobs", "request_cancel", "retry_job"]
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job, alive or ended, as it was at one moment.
+    """A snapshot of a job, live or ended.
 
     `finished_at` is set once it has ended, `cancel_requested_at` and `worker` (its name) only while it is alive.
     """
@@ -56,24 +57,24 @@ class JobView:
 
     @property
     def progress(self) -> Progress | None:
-        """What the last run has said, if it has said anything."""
+        """The last progress report, if there is one."""
         if self.progress_done is None:
             return None
         return Progress(self.progress_done, self.progress_total, self.progress_message)
 
     @property
     def error(self) -> str | None:
-        """How the last run that failed has failed, as its owner may know."""
+        """The error of the last failed run, as its owner may see it."""
         return self.errors[-1]["error"] if self.errors else None
 
 
 async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
-    """A job, alive or ended.
+    """Return a job, live or ended.
 
     Raises:
         NotFoundError: there is none of that id, or it is not `owner`'s.
     """
-    # One statement, so one snapshot: a job that ends meanwhile is seen on one side or on the other.
+    # One statement, so one snapshot: a job that ends meanwhile is in one table or the other.
     branches = [_select(table).where(table.id == job_id, *_owned(table, owner)) for table in _TABLES]
     row = (await (await session.connection()).execute(union_all(*branches))).first()
     if row is None:
@@ -91,9 +92,9 @@ async def list_jobs(
     before: UUID | None = None,
     limit: int = 50,
 ) -> list[JobView]:
-    """Jobs, alive or ended, the newest (by id) first, older than `before`. Of `errors` each has only its last.
+    """List jobs, live or ended, the newest (by id) first, older than `before`, with their last error only.
 
-    States, kind and queue narrow the list; without them it holds all.
+    States, kind and queue filter the list.
     """
     branches = []
     for table in _TABLES:
@@ -110,7 +111,7 @@ async def list_jobs(
             conditions.append(table.queue == queue)
         if before is not None:
             conditions.append(table.id < before)
-        # Each side by itself, along its index: nothing that is not on the page is read.
+        # Each table by itself, along its index: only rows of the page are read.
         branches.append(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
     found = union_all(*branches).subquery()
     page = select(found).order_by(found.c.id.desc()).limit(limit)
@@ -118,11 +119,11 @@ async def list_jobs(
 
 
 async def request_cancel(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
-    """Cancel a job: at once if it waits, else its worker is told. The answer shows what has become of it.
+    """Cancel a job: at once if it waits, through its worker if it runs. Returns its new state.
 
     Raises:
         NotFoundError: as for `get_job`.
-        ConflictError: it has ended otherwise.
+        ConflictError: it has ended, and not as cancelled.
     """
     state = await _lock(session, job_id, owner)
     if state in (State.SUCCEEDED, State.DISCARDED):
@@ -137,7 +138,7 @@ async def request_cancel(session: AsyncSession, job_id: UUID, *, owner: str | No
 
 
 async def retry_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
-    """Do a discarded or cancelled job again, as if it were new; its errors are kept.
+    """Make a discarded or cancelled job available again with all its attempts; its errors are kept.
 
     Raises:
         NotFoundError: as for `get_job`.
@@ -155,14 +156,14 @@ async def retry_job(session: AsyncSession, job_id: UUID, *, owner: str | None = 
 
 
 async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> State:
-    """The state of a job, which is locked until the transaction ends. Raises NotFoundError."""
+    """Lock a job until the transaction ends and return its state. Raises NotFoundError."""
     connection = await session.connection()
     while True:
         for table in _TABLES:
             statement = select(table.state).where(table.id == job_id, *_owned(table, owner)).with_for_update()
             if (state := (await connection.execute(statement)).scalar_one_or_none()) is not None:
                 return State(state)
-        # It is nowhere, which this raises; or it moved from the second table to the first between the two looks.
+        # It does not exist, which this raises, or it moved from the second table to the first between the two queries.
         await get_job(session, job_id, owner=owner)
 
 
@@ -174,13 +175,13 @@ _COMMON = [
 
 
 def _select(table: Any, errors: Any = None) -> Select[Any]:
-    """Both tables with the same columns: what only one of them has is null in the other. `errors`: fewer than all."""
+    """Select the same columns from both tables; null for those that a table lacks. `errors` replaces all errors."""
     columns: list[Any] = [getattr(table, name) for name in _COMMON if name != "errors"]
     columns.append((table.errors if errors is None else errors).label("errors"))
     never = cast(null(), DateTime(timezone=True))
     if table is JobHistory:
-        nobody = cast(null(), String)
-        columns += [table.finished_at, never.label("cancel_requested_at"), nobody.label("worker")]
+        no_worker = cast(null(), String)
+        columns += [table.finished_at, never.label("cancel_requested_at"), no_worker.label("worker")]
         return select(*columns)
     columns += [never.label("finished_at"), table.cancel_requested_at, col(WorkerSession.name).label("worker")]
     return select(*columns).outerjoin(WorkerSession, col(WorkerSession.id) == table.session_id)

@@ -1,4 +1,4 @@
-"""What operators see and do beyond single jobs: dead letters, queues, workers, schedules.
+"""Dead letters, queues, workers and schedules, for operators.
 
 Functions over a session, in its transaction.
 """
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """How many jobs of a queue are in which state. `oldest_due_age`: for how many seconds its oldest job could run."""
+    """Counts of a queue's jobs by state. `oldest_due_age`: seconds since its oldest waiting job became due."""
 
     name: str
     paused: bool
@@ -58,7 +58,7 @@ class QueueFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One life of a worker. A lost one did not say good-bye; it is shown for an hour."""
+    """A worker session. A lost one expired without being closed; it is shown for an hour."""
 
     id: UUID
     name: str
@@ -95,9 +95,9 @@ async def retry_dead_letters(
     limit: int = 1000,
     dry_run: bool = False,
 ) -> int:
-    """Do discarded jobs again, as `retry_job` does; those that ended first, from `since` to before `until`. How many.
+    """Retry discarded jobs, the oldest first, that ended from `since` to before `until`; return how many.
 
-    Those whose unique key a live job has are skipped and stay. `dry_run`: only say how many it would be.
+    Jobs whose unique key a live job has are skipped. `dry_run`: only count.
     """
     connection = await session.connection()
     arguments = (kind, since, until, limit)
@@ -109,40 +109,41 @@ async def retry_dead_letters(
 
 
 async def queue_figures(session: AsyncSession) -> list[QueueFigures]:
-    """Every queue that holds a job or is paused.
+    """List every queue that holds a job or is paused.
 
-    Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the 20,000 scheduled and retryable
-    jobs of all queues that come first: a figure means "at least", and a backlog of millions does not make it slow.
+    Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the next 20,000 scheduled and
+    retryable jobs of all queues. Beyond that a count means "at least", so that a backlog of millions does not make it
+    slow.
     """
     result = await (await session.connection()).exec_driver_sql(QUEUE_FIGURES)
     return [QueueFigures(**row._asdict()) for row in result]
 
 
 async def pause_queue(session: AsyncSession, name: str) -> None:
-    """Let no worker take a job of this queue until it is resumed. What runs goes on; jobs may be enqueued.
+    """Pause a queue: no worker claims its jobs until it is resumed. Running jobs go on; jobs can be enqueued.
 
     Raises:
-        ValueError: that cannot be the name of a queue.
+        ValueError: the name is invalid.
     """
     check_name(name)
     await (await session.connection()).exec_driver_sql(PAUSE_QUEUE, (name,))
 
 
 async def resume_queue(session: AsyncSession, name: str) -> None:
-    """Serve a paused queue again; errors as for `pause_queue`."""
+    """Resume a paused queue; errors as for `pause_queue`."""
     check_name(name)
     await (await session.connection()).exec_driver_sql(RESUME_QUEUE, (name,))
     ring_after_commit(session, queues=[name])
 
 
 async def list_workers(session: AsyncSession) -> list[WorkerView]:
-    """The workers that live, and those that were lost a short time ago."""
+    """List the live workers, and those lost within the last hour."""
     result = await (await session.connection()).exec_driver_sql(WORKERS)
     return [WorkerView(**row._asdict()) for row in result]
 
 
 async def list_schedules(session: AsyncSession) -> list[ScheduleView]:
-    """Every schedule that a worker has declared, also those that only an earlier version of the code knew."""
+    """List every schedule that a worker has declared, also those of earlier versions of the code."""
     result = await (await session.connection()).exec_driver_sql(SCHEDULES)
     declared = schedules()
     views = []
@@ -164,7 +165,7 @@ async def list_schedules(session: AsyncSession) -> list[ScheduleView]:
 
 
 async def pause_schedule(session: AsyncSession, name: str) -> None:
-    """Let its slots go by.
+    """Pause a schedule: its slots are skipped.
 
     Raises:
         NotFoundError: no worker has declared such a schedule.
@@ -173,7 +174,7 @@ async def pause_schedule(session: AsyncSession, name: str) -> None:
 
 
 async def resume_schedule(session: AsyncSession, name: str) -> None:
-    """Follow a schedule from now on: slots that went by are not made up for. Errors as for `pause_schedule`."""
+    """Resume a schedule from now on; missed slots stay skipped. Errors as for `pause_schedule`."""
     await _change(session, RESUME_SCHEDULE, name)
 
 
@@ -183,7 +184,7 @@ async def _change(session: AsyncSession, statement: str, name: str) -> None:
 
 
 async def run_schedule(session: AsyncSession, name: str) -> EnqueuedJob:
-    """Enqueue a schedule's job now, beside its slots, and also while it is paused.
+    """Enqueue a schedule's job now, in addition to its slots, also while it is paused.
 
     Raises:
         NotFoundError: this process declares no such schedule.

@@ -1,4 +1,4 @@
-"""Watching jobs: any number of watchers of a process share one query each half second, and none when nobody watches."""
+"""Watches jobs for event streams: all watchers of a process share one query each half second."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ log = structlog.get_logger("plinth.jobs.admin.watch")
 
 POLL_SECONDS = 0.5
 MAX_WATCHERS = 500
-MAX_WATCHERS_EACH = 50  # of one caller: nobody takes all the places
+MAX_WATCHERS_EACH = 50  # for each caller
 
 SNAPSHOTS = """
 SELECT id, kind, queue, state, priority, owner, attempt, max_attempts, created_at, run_at, started_at,
@@ -41,7 +41,7 @@ FROM job_history WHERE id = ANY ($1::uuid[])
 
 @dataclass(frozen=True, slots=True)
 class JobSnapshot:
-    """What is worth watching of a job; two are equal if nothing has changed. See `JobView`."""
+    """The watched fields of a job; equal if nothing has changed. See `JobView`."""
 
     id: UUID
     kind: str
@@ -65,14 +65,14 @@ class JobSnapshot:
 
 
 class Watcher:
-    """Somebody who watches one job."""
+    """One watcher of one job."""
 
     def __init__(self, snapshot: JobSnapshot) -> None:
         self._snapshot: JobSnapshot | None = snapshot
         self._changed = asyncio.Event()
 
     async def next(self) -> JobSnapshot | None:
-        """Wait until the job has changed; what it is now. None: there is nothing more to see."""
+        """Wait until the job has changed and return it. None: the watch has ended."""
         await self._changed.wait()
         self._changed.clear()
         return self._snapshot
@@ -84,7 +84,7 @@ class Watcher:
 
 
 class JobWatch:
-    """All the watchers of a process, up to `MAX_WATCHERS`, of which `MAX_WATCHERS_EACH` may be one caller's."""
+    """The watchers of a process: up to `MAX_WATCHERS`, and up to `MAX_WATCHERS_EACH` of one caller."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,10 +95,10 @@ class JobWatch:
 
     @contextmanager
     def watching(self, snapshot: JobSnapshot, caller: str) -> Iterator[Watcher]:
-        """Watch a job, as it was when it was last looked at, while the block runs.
+        """Watch a job while the block runs, from the snapshot that the caller has seen.
 
         Raises:
-            ServiceUnavailableError: too many watch already.
+            ServiceUnavailableError: there are too many watchers.
         """
         if self._callers.total() >= MAX_WATCHERS or self._callers[caller] >= MAX_WATCHERS_EACH:
             raise ServiceUnavailableError("Too many jobs are being watched here.", code="too_many_watchers")
@@ -108,7 +108,7 @@ class JobWatch:
         if self._stopped:
             watcher.tell(None)
         elif self._polling is None or self._polling.done():
-            # In a context of its own: it is not part of the request that happens to be the first.
+            # In its own context, because it is not part of the first watcher's request.
             self._polling = asyncio.get_running_loop().create_task(self._poll(), context=Context())
         try:
             yield watcher
@@ -121,7 +121,7 @@ class JobWatch:
                 del self._watchers[snapshot.id]
 
     def stop(self) -> None:
-        """Tell all watchers, and those who still come, that there is nothing more to see here."""
+        """End all watches, present and future."""
         if self._stopped:
             return
         self._stopped = True
@@ -157,7 +157,7 @@ class JobWatch:
         return {row["id"]: _snapshot(row) for row in rows}
 
     def _tell(self, snapshots: dict[UUID, JobSnapshot], ids: Sequence[UUID]) -> None:
-        # A job that is nowhere has been deleted from the history.
+        # A job that is in neither table has been pruned.
         for job_id in ids:
             for watcher in self._watchers.get(job_id, ()):
                 watcher.tell(snapshots.get(job_id))
