@@ -128,8 +128,8 @@ class TestNotes:
     def test_a_try_out_is_called_one_in_capitals(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, {})
         assert "THIS IS A TRY-OUT, NOT A DEPLOYMENT" in notes
-        assert "A KEY THAT EVERYBODY KNOWS" in notes
-        assert "A PASSWORD THAT EVERYBODY KNOWS" in notes
+        assert "A WELL-KNOWN KEY" in notes
+        assert "A WELL-KNOWN PASSWORD" in notes
         assert "NO NETWORK POLICY" not in notes
 
     def test_they_tell_the_next_commands(self, tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ class TestNotes:
     def test_they_say_whether_prometheus_knows_of_the_pods(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, {})
         assert "port-forward deploy/plinth-api 9090\n  curl http://localhost:9090/metrics" in notes
-        assert "Nothing tells Prometheus of them yet" in notes
+        assert "Prometheus does not scrape them yet" in notes
 
     def test_they_do_not_if_it_does(self, tmp_path: Path) -> None:
-        assert "Nothing tells Prometheus" not in self.notes(tmp_path, CASES["full"])
+        assert "Prometheus does not scrape" not in self.notes(tmp_path, CASES["full"])
 
     def test_they_name_what_an_uninstall_leaves(self, tmp_path: Path) -> None:
         (database,) = [
@@ -159,14 +159,14 @@ class TestNotes:
     def test_a_deployment_is_not_shouted_at(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, CASES["production"])
         assert "environment production" in notes
-        for word in ("TRY-OUT", "EVERYBODY", "delete pvc", "plinth token"):
+        for word in ("TRY-OUT", "WELL-KNOWN", "delete pvc", "plinth token"):
             assert word not in notes
 
     def test_with_an_own_key_only_the_rest_is_said(self, tmp_path: Path) -> None:
         values = merged(CASES["full"], {"networkPolicy": {"enabled": True}})
         notes = self.notes(tmp_path, values)
-        assert "KEY THAT EVERYBODY KNOWS" not in notes
-        assert "PASSWORD THAT EVERYBODY KNOWS" in notes
+        assert "WELL-KNOWN KEY" not in notes
+        assert "WELL-KNOWN PASSWORD" in notes
         assert "https://api.example.com" in notes
 
 

@@ -2,7 +2,7 @@
 """Make an item and export it, through the Service, as a client would. Ends with 1 and says what it saw otherwise.
 
 Takes the API's address with its prefix, and reads TOKEN and AUTH_PROVIDER. Without a TOKEN it signs one, which only
-AUTH_PROVIDER=local accepts; with another provider it can only see that nobody gets in without.
+AUTH_PROVIDER=local accepts; with another provider it only checks that a request without a token is refused.
 """
 
 import json

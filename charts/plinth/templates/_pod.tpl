@@ -57,7 +57,7 @@ initContainers:
     args: [wait, --timeout, "300"]
     {{- $common | nindent 4 }}
   {{- end }}
-  {{- with include "plinth.guests" $values.initContainers }}
+  {{- with include "plinth.extraContainers" $values.initContainers }}
   {{- . | nindent 2 }}
   {{- end }}
 {{- end }}
@@ -65,7 +65,7 @@ containers:
   - name: {{ .component }}
     {{- .container | nindent 4 }}
     {{- $common | nindent 4 }}
-  {{- with include "plinth.guests" $values.sidecars }}
+  {{- with include "plinth.extraContainers" $values.sidecars }}
   {{- . | nindent 2 }}
   {{- end }}
 volumes:
@@ -165,7 +165,7 @@ capabilities:
 {{- end -}}
 
 {{/* Containers from the values. One that says nothing of its security gets ours, so the pod stays restricted. */}}
-{{- define "plinth.guests" -}}
+{{- define "plinth.extraContainers" -}}
 {{- range . -}}
 {{ printf "\n" }}- {{ merge (deepCopy .) (dict "securityContext" (include "plinth.containerSecurity" $ | fromYaml)) | toYaml | nindent 2 | trim }}
 {{- end -}}

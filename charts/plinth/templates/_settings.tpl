@@ -55,7 +55,7 @@ valueFrom:
 {{- ternary .Values.externalDatabase.key "DATABASE_URL" (not (empty .Values.externalDatabase.existingSecret)) -}}
 {{- end -}}
 
-{{/* The same for whoever cannot go through a transaction pooler. */}}
+{{/* The same, bypassing a transaction pooler. */}}
 {{- define "plinth.directDatabaseKey" -}}
 {{- .Values.externalDatabase.directKey | default (include "plinth.databaseKey" .) -}}
 {{- end -}}

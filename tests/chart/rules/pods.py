@@ -185,7 +185,7 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 
 
-def guests_come_after_ours_and_are_as_restricted(release: Release) -> None:
+def extra_containers_come_after_the_chart_s_and_are_as_restricted(release: Release) -> None:
     for component, pod in release.ours().items():
         values = release.values[component]
         waits = ["wait"] if component in ("api", "worker") else []
@@ -193,9 +193,9 @@ def guests_come_after_ours_and_are_as_restricted(release: Release) -> None:
         assert [item["name"] for item in init] == waits + [item["name"] for item in values.get("initContainers", [])]
         names = [item["name"] for item in pod["spec"]["containers"]]
         assert names == [component] + [item["name"] for item in values.get("sidecars", [])]
-        guests = init[len(waits) :] + pod["spec"]["containers"][1:]
+        extra = init[len(waits) :] + pod["spec"]["containers"][1:]
         given = values.get("initContainers", []) + values.get("sidecars", [])
-        assert guests == [guest | {"securityContext": _CONTAINER_SECURITY} for guest in given]
+        assert extra == [container | {"securityContext": _CONTAINER_SECURITY} for container in given]
 
 
 def _ours(release: Release) -> list[tuple[str, Object]]:

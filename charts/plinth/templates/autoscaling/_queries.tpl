@@ -1,4 +1,4 @@
-{{/* The queues that the workers serve and nobody has paused: jobs of others would call for workers in vain. */}}
+{{/* The queues that the workers serve and that are not paused: more workers would not help other queues. */}}
 {{- define "plinth.servedQueues" -}}
 {{- $queues := (include "plinth.config" (list . "worker") | fromYaml).JOBS_QUEUES | default "default" -}}
 {{- $names := list -}}
@@ -34,7 +34,7 @@ SELECT COALESCE(sum(figure), 0) FROM (
   UNION ALL
   SELECT count(*) FROM (SELECT queue FROM job WHERE state = 'running' LIMIT {{ $enough }}) AS running
   WHERE queue IN (SELECT name FROM served)
-) AS figures
+) AS counts
 {{- end -}}
 
 {{/*

@@ -1,6 +1,6 @@
 {{/*
 What is filled in for each `${name}` of the rules, as YAML. Every figure has one place: what is promised stands in the
-values, and what follows from another value is reckoned from that.
+values, and what follows from another value is computed from it.
 */}}
 {{- define "plinth.ruleValues" -}}
 {{- $name := include "plinth.fullname" . -}}
