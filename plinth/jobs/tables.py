@@ -10,9 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import JSON, BigInteger, Index, SmallInteger, String, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from plinth.database.tables import UtcDateTime
+from plinth.database.tables import PlatformTable, UtcDateTime
 from plinth.database.uuid7 import uuid7
 
 # SQLite, used in unit tests only, has neither.
@@ -34,7 +34,7 @@ HOT_TABLE = {
 }
 
 
-class _JobColumns(SQLModel):
+class _JobColumns(PlatformTable):
     """The columns that `job` and `job_history` share, in this order."""
 
     id: UUID = Field(default=None, primary_key=True, sa_column_kwargs={"server_default": uuid7()})
@@ -110,7 +110,7 @@ class JobHistory(_JobColumns, table=True):
     finished_at: datetime = Field(sa_type=UtcDateTime)
 
 
-class WorkerSession(SQLModel, table=True):
+class WorkerSession(PlatformTable, table=True):
     """A worker session: one run of a worker process. Its heartbeat moves `expires_at` on."""
 
     __tablename__ = "worker_session"
@@ -127,7 +127,7 @@ class WorkerSession(SQLModel, table=True):
     stopping: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
-class JobQueue(SQLModel, table=True):
+class JobQueue(PlatformTable, table=True):
     """A paused queue. Queues without a row are served."""
 
     __tablename__ = "job_queue"
@@ -136,7 +136,7 @@ class JobQueue(SQLModel, table=True):
     paused_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
-class JobSchedule(SQLModel, table=True):
+class JobSchedule(PlatformTable, table=True):
     """A declared schedule and its last slot."""
 
     __tablename__ = "job_schedule"
@@ -151,7 +151,7 @@ class JobSchedule(SQLModel, table=True):
     declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
-class Duty(SQLModel, table=True):
+class Duty(PlatformTable, table=True):
     """A duty that one process of the fleet performs for all while it renews `expires_at`."""
 
     __tablename__ = "duty"
