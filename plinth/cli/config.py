@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import SecretStr
 
-from plinth.settings import urls
-from plinth.settings.base import PlatformSettings, _postgres
+from plinth.settings import PlatformSettings, urls
+from plinth.settings.database import postgres_url
 
 Origin = Literal["set", "default", "computed"]
 
@@ -38,7 +38,7 @@ def _shown(name: str, value: object) -> str:
         case tuple():
             return ",".join(value)
         case SecretStr() if name == "DATABASE_URL":
-            address = _postgres(value)
+            address = postgres_url(value)
             return address.masked() if address else value.get_secret_value()
         case SecretStr() if name == "REDIS_URL":
             return urls.masked_redis_url(value.get_secret_value())

@@ -13,6 +13,9 @@ from pydantic_settings import NoDecode
 
 from plinth.settings import dsn, urls
 
+MAY_BE_EMPTY = "may be empty"
+"""Marks a type for which an empty value means something. Everywhere else it says that the setting is not set."""
+
 MIN_SECRET_LENGTH = 32  # HS256 wants a key no shorter than its hash (RFC 7518, 3.2)
 
 _ALGORITHM_FAMILIES = (
@@ -141,7 +144,7 @@ Sampler = Annotated[
 ]
 Attributes = Annotated[str, AfterValidator(_check_attributes)]
 PathPrefix = Annotated[str, AfterValidator(_check_path_prefix)]
-Rate = Annotated[str, AfterValidator(_check_rate)]
+Rate = Annotated[str, AfterValidator(_check_rate), MAY_BE_EMPTY]
 
 # An issuer is compared with the tokens' letter by letter, a slash at its end included: it is left as it is.
 Url = Annotated[str, AfterValidator(_check_url)]
