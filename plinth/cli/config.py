@@ -1,4 +1,4 @@
-"""The effective configuration, as `plinth config check` prints it."""
+"""The values in force, as `plinth config check` prints them."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,7 @@ class SettingRow(NamedTuple):
 
 
 def effective_configuration(settings: PlatformSettings) -> list[SettingRow]:
-    """What is in force, secrets masked: every setting, then what is computed from several of them."""
+    """Return a row for each setting, then for each value computed from several, with secrets masked."""
     given = settings.model_fields_set
     origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in type(settings).model_fields}
     origins |= dict.fromkeys(("docs_enabled", "issuer", "jwks_url", "jwt_algorithms", "traces_endpoint"), "computed")

@@ -12,9 +12,10 @@ from plinth.settings.loading import SettingsError
 
 __all__ = ["DatabaseSettings", "postgres_url"]
 
-# The server ends a slow statement and says so; this much later the client gives up on a frozen server.
-COMMAND_TIMEOUT_MARGIN = 0.2  # seconds
-IDLE_IN_TRANSACTION_TIMEOUT = 60  # seconds until the server frees the locks of a client that hangs
+# Seconds after DB_STATEMENT_TIMEOUT, at which the server cancels a statement, until the client stops waiting for it.
+COMMAND_TIMEOUT_MARGIN = 0.2
+# Seconds after which the server ends a transaction without activity, and frees its locks.
+IDLE_IN_TRANSACTION_TIMEOUT = 60
 
 
 class DatabaseSettings(GeneralSettings):
@@ -43,15 +44,16 @@ class DatabaseSettings(GeneralSettings):
 
     @property
     def sync_database_url(self) -> str:
-        """The URL for psql and pg_dump. Holds the password, so hand it on in the environment."""
+        """The URL for psql and pg_dump. Holds the password, so pass it in the environment, not as an argument."""
         address = postgres_url(self.DATABASE_URL)
         return address.for_libpq() if address else self.DATABASE_URL.get_secret_value().replace("+aiosqlite", "")
 
     @property
     def database_connect_args(self) -> dict[str, Any]:
-        """What asyncpg needs beside the URL: time limits, TLS, session settings, the pooler mode.
+        """The arguments for asyncpg besides the URL: time limits, TLS, session settings, the pooler mode.
 
-        Raises SettingsError when a certificate cannot be loaded.
+        Raises:
+            SettingsError: a certificate cannot be loaded.
         """
         address = postgres_url(self.DATABASE_URL)
         if address is None:
@@ -68,15 +70,15 @@ class DatabaseSettings(GeneralSettings):
             "statement_timeout": _milliseconds(self.DB_STATEMENT_TIMEOUT),
             "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT),
             "timezone": "UTC",
-            "jit": "off",  # short statements never win back what compiling costs
+            "jit": "off",  # compiling costs more than it saves on short statements
         }
         arguments = {
             "timeout": self.DB_CONNECT_TIMEOUT,
             "command_timeout": self.DB_STATEMENT_TIMEOUT + COMMAND_TIMEOUT_MARGIN,
         }
         if self.DB_TRANSACTION_POOLER:
-            # A prepared statement stays on one server connection, and the next transaction may get another:
-            # keep none and name none. Poolers refuse session settings; set those on the role.
+            # A prepared statement belongs to one server connection, and the next transaction may get another one:
+            # cache none and name none. Poolers refuse session settings; set those on the role.
             return {
                 **arguments,
                 "statement_cache_size": 0,
@@ -93,7 +95,7 @@ class DatabaseSettings(GeneralSettings):
 
 
 def postgres_url(url: SecretStr) -> PostgresURL | None:
-    """Parse `url`. None: it is SQLite's."""
+    """Parse the URL of a PostgreSQL database. Return None for one of SQLite."""
     plain = url.get_secret_value()
     return None if plain.startswith("sqlite") else PostgresURL.parse(plain)
 

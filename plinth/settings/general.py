@@ -1,4 +1,4 @@
-"""What every part of the service has to know about it: its name, its environment, its secret."""
+"""The settings that every part of the service uses: its name, its environment, its secret."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -23,7 +23,7 @@ class Environment(StrEnum):
 
     @property
     def deployed(self) -> bool:
-        """Whether others can reach it, so that nothing made for development is accepted."""
+        """Whether other people can reach the service, so that it refuses what is made for development."""
         return self in (Environment.STAGING, Environment.PRODUCTION)
 
 
@@ -43,7 +43,8 @@ class GeneralSettings(CheckedSettings):
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         """Yield what staging and production refuse, in the form of `broken_rules`."""
-        # Staging may look at a failure with DEBUG; all else is as strict as production, or it would prove little.
+        # DEBUG is allowed in staging, to look at a failure. The other rules are the same in both, or staging would not
+        # show that production works.
         if self.DEBUG and self.ENVIRONMENT is Environment.PRODUCTION:
             yield "DEBUG", "expected false in production"
         secret, length = self.SECRET_KEY.get_secret_value(), types.MIN_SECRET_LENGTH

@@ -46,7 +46,7 @@ class IdentitySettings(GeneralSettings):
 
     @property
     def issuer(self) -> str:
-        """What `iss` has to be in a token, letter by letter."""
+        """The value that `iss` must have in a token."""
         match self.AUTH_PROVIDER:
             case AuthProvider.SUPABASE:
                 return f"{self.SUPABASE_URL}/auth/v1"
@@ -59,7 +59,7 @@ class IdentitySettings(GeneralSettings):
 
     @property
     def jwks_url(self) -> str | None:
-        """Where the keys are published. None: nowhere (local), or where discovery says (custom)."""
+        """The URL of the keys. None: there is none (local), or discovery finds it (custom)."""
         match self.AUTH_PROVIDER:
             case AuthProvider.SUPABASE | AuthProvider.CLERK:
                 return f"{self.issuer}/.well-known/jwks.json"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Self
 
 from pydantic import ModelWrapValidatorHandler, model_validator
 from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from plinth.settings import env_file, types
@@ -40,14 +41,14 @@ class CheckedSettings(BaseSettings):
         frozen=True,
         case_sensitive=True,
         hide_input_in_errors=True,
-        dotenv_filtering="only_existing",  # `env_file.scan` reports the other keys, and says it better
+        dotenv_filtering="only_existing",  # `env_file.scan` reports the other keys
     )
 
     def __init__(self, *, _env_file: Path | str | None = ".env", _environment: bool = True, **values: Any) -> None:
         problems = self._load(_env_file, _environment, values)
         if problems:
-            # Raised while no other exception is handled, and where no value that was read is at hand: a report of
-            # the error may show its context and the local variables.
+            # Raised here, outside of any handler and in a frame that holds no value that was read: a report of the
+            # error may show its context and the local variables.
             raise SettingsError(problems)
 
     @classmethod
@@ -68,7 +69,7 @@ class CheckedSettings(BaseSettings):
         yield from ()
 
     def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
-        """Read and check everything. Returns what is wrong, and where it came from."""
+        """Read and check every setting. Return the problems, each with the source of the value."""
         known = type(self).model_fields
         environment = os.environ if from_environment else {}
         keys, problems = env_file.scan(Path(path), known) if path else ((), [])
@@ -89,6 +90,8 @@ class CheckedSettings(BaseSettings):
             for name, what in refused.problems.items():
                 origin = next((origin for origin, names in given.items() if name in names), "not set")
                 problems.append(f"{name} ({origin}): {what}")
+        except PydanticError as error:  # of a service's own validator of the whole model
+            problems += [_message(detail) for detail in _details(error)]
         return problems
 
     @classmethod
@@ -105,18 +108,21 @@ class CheckedSettings(BaseSettings):
     @model_validator(mode="wrap")
     @classmethod
     def _collect_problems(cls, data: dict[str, Any], validate: ModelWrapValidatorHandler[Self]) -> Self:
-        # Values that come out of files and secrets often end in a newline.
+        # Values from files and secrets often end in a newline.
         data = {name: value.strip() if isinstance(value, str) else value for name, value in data.items()}
-        # An empty value says that a setting is not set, but for the few where it means something.
+        # An empty value counts as not set, except where the type gives it a meaning.
         may_be_empty = {name for name, field in cls.model_fields.items() if types.MAY_BE_EMPTY in field.metadata}
         data = {name: value for name, value in data.items() if value != "" or name in may_be_empty}
+        problems: dict[str, str] = {}
         try:
             settings = validate(data)
-            problems: dict[str, str] = {}
         except PydanticError as error:
             problems = dict(_describe(error, cls.model_fields))
-            # Once more without the wrong values, to see what else is wrong: one message tells all.
-            settings = validate({name: value for name, value in data.items() if name not in problems})
+            # Validated again without the wrong values, to find the broken rules too: one message lists everything.
+            try:
+                settings = validate({name: value for name, value in data.items() if name not in problems})
+            except PydanticError:  # a setting without a default is missing, so the rules cannot be checked
+                raise _Refused(problems) from None
         for name, what in settings.broken_rules():
             problems.setdefault(name, what)
         if problems:
@@ -132,17 +138,24 @@ class CheckedSettings(BaseSettings):
 
 
 class _Refused(Exception):
-    """Carries problems through Pydantic to `CheckedSettings`, no further: the frames it passes hold raw values."""
+    """Carries problems through Pydantic to `_load`, and no further: the frames it passes hold raw values."""
 
     def __init__(self, problems: dict[str, str]) -> None:
         self.problems = problems
 
 
 def _describe(error: PydanticError, known: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for detail in error.errors(include_url=False, include_input=False):
+    for detail in _details(error):
         name = str(detail["loc"][0])
-        if detail["type"] == "extra_forbidden":
-            yield name, env_file.unknown(name, known)
-        else:
-            message = detail["msg"].removeprefix("Value error, ").partition(", unable")[0]
-            yield name, re.sub("^(Input should be|String should have) ", "expected ", message)
+        yield name, env_file.unknown(name, known) if detail["type"] == "extra_forbidden" else _message(detail)
+
+
+def _details(error: PydanticError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _message(detail: ErrorDetails) -> str:
+    if detail["type"] == "missing":
+        return "expected a value"
+    message = detail["msg"].removeprefix("Value error, ").partition(", unable")[0]
+    return re.sub("^(Input should be|String should have) ", "expected ", message)

@@ -11,7 +11,7 @@ from plinth.settings.general import GeneralSettings
 
 __all__ = ["TelemetrySettings"]
 
-# OpenTelemetry's SDK reads these by itself, when it is imported, and says in a traceback that it cannot.
+# OpenTelemetry's SDK reads these by itself when it is imported, and fails with a traceback if one is not a number.
 _SPAN_LIMITS = tuple(
     f"OTEL_{name}_LIMIT"
     for name in (
@@ -29,7 +29,7 @@ class TelemetrySettings(GeneralSettings):
     LOG_ACCESS_SAMPLE: float = Field(1.0, ge=0, le=1)
     LOG_SLOW_REQUEST: types.Seconds = 1.0
 
-    # The names are OpenTelemetry's. What else its exporter knows, it reads in the environment by itself.
+    # The names are OpenTelemetry's. Its exporter reads its other variables from the environment by itself.
     OTEL_EXPORTER_OTLP_ENDPOINT: types.BaseUrl | None = None
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: types.Url | None = None
     OTEL_EXPORTER_OTLP_HEADERS: types.Headers | None = None
@@ -37,19 +37,19 @@ class TelemetrySettings(GeneralSettings):
     OTEL_EXPORTER_OTLP_PROTOCOL: str = "http/protobuf"
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: str | None = None
     OTEL_TRACES_EXPORTER: Literal["otlp", "none"] = "otlp"
+    OTEL_SDK_DISABLED: bool = False
     OTEL_TRACES_SAMPLER: types.Sampler = "parentbased_traceidratio"
     OTEL_TRACES_SAMPLER_ARG: float = Field(0.1, ge=0, le=1)
     OTEL_SERVICE_NAME: str | None = Field(None, max_length=255)
     OTEL_RESOURCE_ATTRIBUTES: types.Attributes | None = None
-    OTEL_SDK_DISABLED: bool = False
     OTEL_BSP_MAX_QUEUE_SIZE: int = Field(2048, ge=1, le=100_000)
-    # Not the standard's 512: writing so many down takes 12 ms, in which the event loop waits for the interpreter.
+    # The standard's 512 take 12 ms to serialise, in which the event loop waits for the interpreter.
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE: int = Field(128, ge=1, le=100_000)
     OTEL_BSP_SCHEDULE_DELAY: int = Field(5000, ge=1, le=600_000)
 
     @property
     def traces_endpoint(self) -> str | None:
-        """Where spans are sent, over OTLP/HTTP. None: tracing is off."""
+        """The URL that spans are sent to, over OTLP/HTTP. None: tracing is off."""
         if self.OTEL_SDK_DISABLED or self.OTEL_TRACES_EXPORTER == "none":
             return None
         if self.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is not None:
