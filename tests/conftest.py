@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(tempfile.mkdtemp(prefix="plinth-tests-"))
         folder.chmod(0o755)  # root's PostgreSQL runs as another user
     config.stash[_FOLDER] = folder
-    config.stash[_SERVERS] = Servers(folder)
+    config.stash[_SERVERS] = Servers(folder, Settings)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -139,7 +139,7 @@ def redis_url(servers: Servers, worker_number: int) -> str:
 def own_servers() -> Iterator[Servers]:
     """Migrated servers that the tests of one module may stop, freeze and start again."""
     with scratch_folder() as folder:
-        servers = Servers(folder)
+        servers = Servers(folder, Settings)
         try:
             servers.start()
             yield servers

@@ -65,7 +65,7 @@ class TestReadme:
             }.items():
                 assert shown in script
                 script = script.replace(shown, here)
-            declare(tmp_path)
+            declare(tmp_path, "app.core.config:Settings")
             done = subprocess.run(
                 ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
             )

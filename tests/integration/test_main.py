@@ -5,8 +5,9 @@ import pytest
 
 from app.main import create_app
 from plinth.database.engine import WARM_CONNECTIONS
-from tests.support.api import client_of, item, settings_with, signed_in
+from tests.support.api import client_of, signed_in
 from tests.support.metrics import metric
+from tests.support.service import item, settings_with
 
 
 class TestSideBySide:

@@ -13,10 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.config import Settings
 from plinth.http.error_handlers import title_of
 from plinth.http.schemas import Problem
 from plinth.identity import sign_local_token
+from plinth.settings.base import PlatformSettings
 
 # A machine that is busy with something else shall not fail a test. Seconds.
 PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_TIMEOUT", "REDIS_TIMEOUT"), 20)
@@ -24,13 +24,11 @@ PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_
 NOBODY_SERVES = "postgresql://plinth:s3cret@127.0.0.1:1/plinth"
 
 
-def settings_with(**values: Any) -> Settings:
-    """Settings of a service under test, not of the environment. Unlimited and patient unless `values` say otherwise."""
-    defaults = {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
-    return Settings.isolated(**{**defaults, **PATIENT, **values})
+# Of a service under test: unlimited and patient.
+FOR_TESTS = {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": "", **PATIENT}
 
 
-def signed_in(settings: Settings, subject: str | None = None) -> dict[str, str]:
+def signed_in(settings: PlatformSettings, subject: str | None = None) -> dict[str, str]:
     """The headers of a caller; of one who was never seen before where none is named."""
     token = sign_local_token(settings, subject=subject or f"caller-{uuid4()}", ttl=600)
     return {"Authorization": f"Bearer {token}"}
@@ -92,8 +90,3 @@ def problem(response: httpx.Response, status: int, code: str | None = None) -> d
     assert body["request_id"] == response.headers["x-request-id"]
     assert code is None or body["code"] == code, body
     return body
-
-
-def item(**values: Any) -> dict[str, Any]:
-    """A body for POST /items."""
-    return {"name": "a thing", **values}

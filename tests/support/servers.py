@@ -10,10 +10,10 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
 from plinth.database.migrator import Migrator
 from plinth.embedded.postgres import SERVICE, Postgres
 from plinth.embedded.redis import Redis
+from plinth.settings.base import PlatformSettings
 
 START_TIMEOUT = 60.0  # seconds
 REDIS_DATABASES = 16
@@ -37,7 +37,9 @@ class Servers:
     the embedded server comes with is migrated, and stays a template.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: type[PlatformSettings]) -> None:
+        """`settings`: the service's settings class, which says where its migrations are."""
+        self._settings = settings
         self.postgres = Postgres(folder / "postgres", log=folder / "postgresql.log", durable=False)
         self.redis = Redis(folder / "redis", log=folder / "redis.log", durable=False)
         self._ready = folder / "ready"
@@ -46,7 +48,7 @@ class Servers:
         """Start both and migrate the template."""
         self.redis.launch()
         self.postgres.start()
-        migrate(self.postgres.url())
+        migrate(self._settings, self.postgres.url())
         self.redis.wait()
         self._ready.touch()
 
@@ -63,16 +65,16 @@ class Servers:
             if server.process:
                 server.stop()
 
-    def clone(self, database: str) -> str:
+    def clone(self, database: str, template: str = SERVICE) -> str:
         """Copy the template; returns the URL of the copy."""
-        self.postgres.execute(f"CREATE DATABASE {database} OWNER {SERVICE} TEMPLATE {SERVICE} STRATEGY file_copy")
+        self.postgres.execute(f"CREATE DATABASE {database} OWNER {SERVICE} TEMPLATE {template} STRATEGY file_copy")
         return self.postgres.url(database)
 
     def drop(self, database: str) -> None:
         self.postgres.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
 
-def migrate(url: str) -> None:
-    """Bring a database to the newest revision."""
+def migrate(settings: type[PlatformSettings], url: str) -> None:
+    """Bring a database to the newest revision of the service."""
     with capture_logs():
-        asyncio.run(Migrator(Settings.isolated(DATABASE_URL=url)).upgrade())
+        asyncio.run(Migrator(settings.isolated(DATABASE_URL=url)).upgrade())

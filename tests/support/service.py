@@ -1,6 +1,7 @@
-"""A running service, and two of its callers."""
+"""The service `app`, running, and two of its callers."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import httpx
@@ -8,7 +9,17 @@ import pytest
 
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.api import client_of, settings_with, signed_in
+from tests.support.api import FOR_TESTS, client_of, signed_in
+
+
+def settings_with(**values: Any) -> Settings:
+    """Settings of the service under test, not of the environment."""
+    return Settings.isolated(**{**FOR_TESTS, **values})
+
+
+def item(**values: Any) -> dict[str, Any]:
+    """A body for POST /items."""
+    return {"name": "a thing", **values}
 
 
 @pytest.fixture(scope="module")
