@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.loading import CheckedSettings
 from tests.support.settings import isolated_problems
 
@@ -122,7 +122,7 @@ def test_a_setting_is_added_as_the_page_says(copy: Copy) -> None:
 def test_the_message_on_the_page_is_the_one_that_is_printed(tmp_path: Path) -> None:
     (message,) = re.findall(r"```\n(.*?)```", section("How settings are read"), re.DOTALL)
     (tmp_path / ".env").write_text("DB_POOL_SIZE=many\n")
-    code = "from plinth.settings.base import PlatformSettings; PlatformSettings()"
+    code = "from plinth.settings import PlatformSettings; PlatformSettings()"
     variables = {"DATABSE_URL": "x", "AUTH_PROVIDER": "custom", "OIDC_AUDIENCE": "api"}
     ran = subprocess.run(
         [sys.executable, "-c", code],

@@ -24,7 +24,7 @@ from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
 from plinth.jobs.schedules import LOOK, Schedule, schedules
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import Labels, Observed
 
 __all__ = ["Figures"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings, get_settings, settings
-from plinth.settings.base import Environment
+from plinth.settings import Environment
 from plinth.settings.env_file import misspelt
 from scripts.values_schema import CHART_SCHEMA, ENV_EXAMPLE, explanations, generated
 from tests.support.settings import clear_environment, run
