@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from plinth.http.error_handlers import title_of
 from plinth.http.schemas import Problem
 from plinth.identity import sign_local_token
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 # A machine that is busy with something else shall not fail a test. Seconds.
 PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_TIMEOUT", "REDIS_TIMEOUT"), 20)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from plinth.database.migrator import Migrator
 from plinth.embedded.postgres import SERVICE, Postgres
 from plinth.embedded.redis import Redis
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 START_TIMEOUT = 60.0  # seconds
 REDIS_DATABASES = 16
