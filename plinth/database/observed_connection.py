@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from plinth.telemetry.metrics import db_operation
-from plinth.telemetry.tracing import is_recorded, note_call
+from plinth.telemetry.tracing import is_recorded, record_call
 
 __all__ = ["described", "observe"]
 
@@ -147,4 +147,4 @@ def _note(connection: _Connection, query: str, seconds: float, error: BaseExcept
     if quick and operation in _BOUNDARIES:
         return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
-    note_call(name, attributes, seconds=seconds, error=error)
+    record_call(name, attributes, seconds=seconds, error=error)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plinth.health.lifecycle import Lifecycle
 from plinth.telemetry.access_log import log_values
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
-from plinth.telemetry.log_records import Ids, request_id_var
+from plinth.telemetry.log_records import current_ids, request_id_var
 from plinth.telemetry.route_template import route_template, watch_route
 from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
 
@@ -90,7 +90,7 @@ class RequestContextMiddleware:
         trace = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
         if trace is not None:
             extra_headers.append((b"traceresponse", trace.response))
-            trace_token = attach(trace.within)
+            trace_token = attach(trace.context)
         id_token = request_id_var.set(request_id)
         status = received = sent = 0
         ended = 0.0
@@ -141,7 +141,7 @@ class RequestContextMiddleware:
             route = route_template(scope)
             recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:
-                trace_id = None if trace is None or recorded is None else format_trace_id(trace.ids[0])
+                trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
                 self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id, broken)
             if recorded is not None:
                 end_request(recorded, scope, route=route, status=status, error=error)
@@ -164,7 +164,7 @@ class RequestContextMiddleware:
                     values = (*values, type(error).__qualname__)
                 if "principal" in state:
                     values = (*values, self.hash_of(state["principal"].subject))
-                ids = Ids(None if trace is None else trace.ids, request_id)
+                ids = current_ids()
                 log_values("request", _BROKEN_LINE if broken else _LINE, values, ids, soon=not remarkable)
             request_id_var.reset(id_token)
             if trace is not None:

@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, StatusCode
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
-from plinth.telemetry.tracing import client_span, is_recorded, note_call, trace_headers
+from plinth.telemetry.tracing import client_span, is_recorded, record_call, trace_headers
 
 __all__ = ["install", "remove"]
 
@@ -57,9 +57,9 @@ async def _noted(client: Any, command: str, answer: Awaitable[Any]) -> Any:
     try:
         result = await answer
     except BaseException as error:
-        note_call(*_redis_described(client, command), seconds=perf_counter() - began, error=error)
+        record_call(*_redis_described(client, command), seconds=perf_counter() - began, error=error)
         raise
-    note_call(*_redis_described(client, command), seconds=perf_counter() - began)
+    record_call(*_redis_described(client, command), seconds=perf_counter() - began)
     return result
 
 

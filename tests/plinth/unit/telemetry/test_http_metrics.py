@@ -398,9 +398,8 @@ class TestForm:
 
         def begin(*request: Any) -> RequestTrace:
             span = tracer.start_span("request")
-            context = span.get_span_context()
-            ids.append(format_trace_id(context.trace_id))
-            return RequestTrace(span, Context(), b"", (context.trace_id, context.span_id))
+            ids.append(format_trace_id(span.get_span_context().trace_id))
+            return RequestTrace(span, Context(), b"")
 
         monkeypatch.setattr(middleware, "begin_request", begin)
         monkeypatch.setattr(middleware, "end_request", lambda span, *request, **answer: span.end())
