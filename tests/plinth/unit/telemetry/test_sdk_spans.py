@@ -76,6 +76,7 @@ async def test_a_processor_that_a_team_adds_changes_nothing_of_what_is_sent(
     collector: Collector, add_processor: Callable[[SpanProcessor], None], configure: Configure
 ) -> None:
     configure(LOG_FORMAT="json")  # plain tracebacks: structlog's default takes seconds for one
+
     async def sent(*added: SpanProcessor) -> list[Recorded]:
         async with trace_setup.running(traced(collector.url), "api"):
             for processor in added:
