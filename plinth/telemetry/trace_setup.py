@@ -30,19 +30,16 @@ async def running(settings: PlatformSettings, component: Literal["api", "worker"
         yield
         return
     # Here, so that a process without traces does not import OpenTelemetry's SDK.
-    from plinth.telemetry import instrument_clients
     from plinth.telemetry.tracer_provider import build_tracer_provider
 
     provider, processor = build_tracer_provider(settings, settings.traces_endpoint, component)
     # Libraries with spans of their own find it there.
     trace.set_tracer_provider(provider)
     use_tracer(provider.get_tracer("plinth"))
-    instrument_clients.install()
     log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
     try:
         yield
     finally:
-        instrument_clients.remove()
         use_tracer(None)
         if not await _returns_within(FLUSH_SECONDS, provider.shutdown):
             log.warning("the last traces were not delivered in time", spans=processor.pending)
