@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from plinth.database.observed_connection import described
+from plinth.database.observed_connection import describe
 from plinth.errors import NotFoundError
 from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.request_context import RequestContextMiddleware
@@ -643,4 +643,4 @@ class TestStatement:
         ],
     )
     def test_is_named_by_what_it_does_and_to_what(self, statement: str, name: str) -> None:
-        assert described(statement) == (name, name.partition(" ")[0])
+        assert describe(statement) == (name, name.partition(" ")[0])
