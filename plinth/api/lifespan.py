@@ -17,6 +17,7 @@ from plinth.identity import build_verifier
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import Figures
 from plinth.jobs.resources import open_resources
+from plinth.redis.keys import key_prefix
 from plinth.settings.base import PlatformSettings
 from plinth.settings.keys import derive_key
 from plinth.telemetry import trace_setup
@@ -86,4 +87,4 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
 
 
 def _limiter(settings: PlatformSettings, limit: str, redis: Any) -> RateLimiter | None:
-    return RateLimiter(limit, redis, prefix=f"{settings.PROJECT_NAME}:limit") if limit else None
+    return RateLimiter(limit, redis, prefix=f"{key_prefix(settings)}:limit") if limit else None
