@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-import plinth.http.idempotency_table
+import plinth.http.idempotency_store
 import plinth.jobs.tables  # noqa: F401 - the platform's tables
 
 for _module in iter_modules(__path__):

@@ -1,4 +1,4 @@
-"""Jobs: their owners look at them, cancel them and try them again; operators do so with everybody's."""
+"""Jobs: owners look at theirs, cancel them and retry them; operators do so with all jobs."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=problems(401, 422, 4
 NEWEST_FIRST = Order(Job.id, descending=True)
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "A stream that ends after the event `end`.", "content": {"text/event-stream": {}}},
-    204: {"description": "The job has ended, as `Last-Event-ID` knows: do not come again."},
+    204: {"description": "The job has ended and `Last-Event-ID` is its last event: do not reconnect."},
 }
 
 
@@ -55,7 +55,7 @@ async def read_jobs(
 async def read_job(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> OperatorJobRead | JobRead:
-    """A job, with its progress and how each of its runs that failed has failed."""
+    """A job, with its progress and the errors of its failed runs."""
     job = await get_job(session, job_id, owner=_owner(request, principal))
     return _read(request, principal, job)
 
@@ -64,7 +64,7 @@ async def read_job(
 async def cancel_job(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep, response: Response
 ) -> OperatorJobRead | JobRead:
-    """Cancel a job. 200: it has ended; 202: it runs, and its worker is told to stop it."""
+    """Cancel a job. 200: it has ended; 202: it is running, and its worker was told to stop it."""
     job = await request_cancel(session, job_id, owner=_owner(request, principal))
     if job.state is State.RUNNING:
         response.status_code = 202
@@ -75,7 +75,7 @@ async def cancel_job(
 async def do_job_again(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> OperatorJobRead | JobRead:
-    """Do a discarded or cancelled job again, with all its attempts before it."""
+    """Retry a discarded or cancelled job, with all its attempts."""
     job = await retry_job(session, job_id, owner=_owner(request, principal))
     return _read(request, principal, job)
 
@@ -89,8 +89,8 @@ async def watch_job(
 ) -> Response:
     """A job's changes, as server-sent events.
 
-    The data of each is the job as in a list. The last event is called `end`, all before it `progress`; whoever comes
-    too late for some sees the latest. After five minutes the stream ends without `end`, to be asked for again.
+    The data of each is the job as in a list. The last event is called `end`, all before it `progress`; a client that
+    missed some gets the latest. After five minutes the stream ends without `end`, and the client reconnects.
     """
     state = state_of(request)
     # Not the request's session: its connection would be held until the stream begins.
@@ -100,6 +100,11 @@ async def watch_job(
     if job.state.terminal and last_event_id == event_id(snapshot):
         return Response(status_code=204)
     return JobEvents(state["job_watch"], snapshot, principal.subject, last_event_id)
+
+
+def path_of_job(request: Request, job_id: UUID) -> str:
+    """The path of a job in this API."""
+    return f"{state_of(request)['settings'].API_V1_STR}/jobs/{job_id}"
 
 
 def _owner(request: Request, principal: Principal) -> str | None:

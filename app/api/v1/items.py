@@ -1,6 +1,6 @@
-"""Items: the reference resource, from which others can be copied.
+"""Items: the model for a resource.
 
-Reads take the fast way (bare connection, ready bytes), changes the plain way (session, response model).
+Reads are fast (bare connection, JSON without a response model), changes are plain (session, response model).
 """
 
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if
     """One item of the caller."""
     async with state_of(request)["database"].connection() as connection:
         item = await items.get_item(connection, principal.subject, item_id)
-    # Kept by the caller alone, and asked about each time: what the ETag is for.
+    # For the caller's cache alone, which asks with the ETag before each use.
     headers = {"ETag": etag(item["version"]), "Cache-Control": "private, no-cache"}
     if if_none_match is not None and matches(if_none_match, item["version"]):
         return Response(status_code=304, headers=headers)
@@ -60,7 +60,7 @@ async def create_item(
     request: Request,
     idempotency_key: IdempotencyKey = None,
 ) -> Any:
-    """A new item. With an `Idempotency-Key` the same request may be sent again without making a second one."""
+    """Create an item. With an `Idempotency-Key`, a request that is sent again creates no second one."""
     database = state_of(request)["database"]
     values = {"name": body.name, "description": body.description, "tags": body.tags}
     if idempotency_key is None:
@@ -88,7 +88,7 @@ async def update_item(
     session: SessionDep,
     response: Response,
 ) -> ItemRead:
-    """Change the fields that are sent. `If-Match` says which version they are meant for."""
+    """Change the fields that are sent. `If-Match` names the version that the client has read."""
     item = await items.update_item(
         session, principal.subject, item_id, body.model_dump(exclude_unset=True), if_version=if_version
     )
@@ -98,7 +98,7 @@ async def update_item(
 
 @router.delete("/{item_id}", status_code=204, responses=problems(404, 412))
 async def delete_item(item_id: UUID, principal: PrincipalDep, if_version: IfMatch, session: SessionDep) -> None:
-    """Delete an item; `If-Match` makes sure that it is the one that was read."""
+    """Delete an item. With `If-Match`, only the version that the client has read."""
     await items.delete_item(session, principal.subject, item_id, if_version=if_version)
 
 
