@@ -1,4 +1,4 @@
-"""The operations on items. Each acts for one owner, for whom only their own items exist.
+"""The operations on items. Each acts for one owner and finds only that owner's items.
 
 Reads and the plain insert are hot: they run as prepared statements on the bare connection and return
 `asyncpg.Record`s with the columns of `app.schemas.item.ItemRead`. Changes go through the ORM session.
@@ -81,14 +81,14 @@ async def list_items(
 
 
 async def create_item(connection: asyncpg.Connection, owner: str, **values: Any) -> asyncpg.Record:
-    """A new item of `owner`, committed by the statement itself."""
+    """Insert an item of `owner`. The statement commits it."""
     record = await _INSERT.fetchrow(connection, owner=owner, **values)
     assert record is not None
     return record
 
 
 async def create_item_in(session: AsyncSession, owner: str, **values: Any) -> Item:
-    """A new item of `owner` as part of the session's transaction."""
+    """Insert an item of `owner` in the session's transaction."""
     item = Item(owner=owner, **values)
     session.add(item)
     await session.flush()
@@ -124,7 +124,7 @@ async def delete_item(session: AsyncSession, owner: str, item_id: UUID, *, if_ve
 
 
 async def _load(session: AsyncSession, owner: str, item_id: UUID, if_version: frozenset[int] | None) -> Item:
-    # Locked: of two changes at once the second sees what the first has made of the row.
+    # Locked: of two concurrent changes the second sees the result of the first.
     item = owned_by(owner, await session.get(Item, item_id, with_for_update=True), name="item")
     if if_version is not None and item.version not in if_version:
         raise PreconditionFailedError("The item has changed since you read it.")

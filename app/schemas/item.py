@@ -25,9 +25,9 @@ class ItemCreate(WriteModel):
 
 
 class ItemUpdate(WriteModel):
-    """Only the fields that are sent change. `description` may be set to null."""
+    """A change of some fields: those that are not sent stay. `description` may be null."""
 
-    # The defaults are never used: what was not sent is left out by `model_dump(exclude_unset=True)`.
+    # The defaults are not used: `model_dump(exclude_unset=True)` leaves out fields that were not sent.
     name: Name = Field(default_factory=str)
     description: Description | None = None
     tags: Tags = Field(default_factory=list)
@@ -45,6 +45,6 @@ class ItemRead(ReadModel):
     name: str
     description: str | None
     tags: list[str]
-    version: int = Field(description="Counts changes; it is the ETag.")
+    version: int = Field(description="Incremented by each change; it is the ETag.")
     created_at: datetime
     updated_at: datetime

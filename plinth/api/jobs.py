@@ -13,7 +13,7 @@ from plinth.http.headers import with_headers
 from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
-from plinth.identity.rules import Principal
+from plinth.identity.principal import Principal
 from plinth.jobs import State
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
 from plinth.jobs.admin.watch import JobSnapshot

@@ -1,4 +1,4 @@
-"""What the API opens before its first request and closes after its last."""
+"""The lifespan of the API: opens resources before the first request, closes them after the last."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,11 +28,11 @@ __all__ = ["lifespan_of"]
 
 
 def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[FastAPI]:
-    """A lifespan that opens what the endpoints need, in the order of need, and closes it in reverse."""
+    """A lifespan that opens what the endpoints need, and closes it in reverse order."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
-        # What is opened later is closed earlier, also when a later opening fails.
+        # Closes in reverse order, also when opening one of them fails.
         async with AsyncExitStack() as closing:
             closing.callback(write_waiting)
             tell_build(settings)
@@ -49,7 +49,7 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
             verifier = build_verifier(settings)
             closing.push_async_callback(verifier.aclose)
 
-            # A connection of its own, so that a busy pool never makes a pod look unready.
+            # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.
             probe = Database(
                 settings.model_copy(
                     update={

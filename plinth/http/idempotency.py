@@ -7,7 +7,7 @@ from fastapi import Header, Request, Response
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.http import idempotency_store as store
-from plinth.identity.rules import Principal
+from plinth.identity.principal import Principal
 
 __all__ = ["IdempotencyKey", "answer_once"]
 

@@ -34,7 +34,7 @@ from plinth.http.cursor import CursorCodec, CursorError
 from plinth.http.headers import next_link
 from plinth.http.responses import json_response
 from plinth.http.schemas import PageQuery, ReadModel
-from plinth.identity.rules import Principal
+from plinth.identity.principal import Principal
 
 __all__ = ["Order", "Pager", "Slice", "sort_orders"]
 

@@ -28,7 +28,7 @@ MAX_KEYS = 20_000
 # After a failure of Redis, hits are counted locally for so long: a dead Redis must not slow requests down.
 REDIS_COOLDOWN_SECONDS = 2.0
 
-_VERDICTS = Counter("plinth_rate_limit_verdicts", "Hits within their limit, and beyond it.", ["verdict"])
+_VERDICTS = Counter("plinth_rate_limit_verdicts", "Hits that were within their limit, and that were not.", ["verdict"])
 _ALLOWED, _LIMITED = _VERDICTS.labels("allowed"), _VERDICTS.labels("limited")
 
 

@@ -34,7 +34,7 @@ from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.headers import with_headers
 from plinth.http.pagination import Order, Pager, Slice, sort_orders
 from plinth.http.schemas import Page, PageQuery, ReadModel
-from plinth.identity.rules import Principal
+from plinth.identity.principal import Principal
 from tests.support.api import settings_with, with_state
 
 metadata = MetaData()
