@@ -1,13 +1,13 @@
-"""The errors that an API answers with: one class for each status and code."""
+"""The errors of an API: one exception class for each status and code."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class AppException(Exception):
-    """An error with an HTTP status.
+    """The base of all errors that have an HTTP status.
 
-    `code` is a stable word for programs, `detail` a sentence for people; `extra` members join the body.
+    `code` is a stable word for programs, `detail` a sentence for people. `extra` is added to the body.
     """
 
     status: int = 500
@@ -31,12 +31,14 @@ class AppException(Exception):
 
 
 class BadRequestError(AppException):
+    """The request is malformed."""
+
     status = 400
     code = "bad_request"
 
 
 class UnauthorizedError(AppException):
-    """No token, or one that does not hold. Says `WWW-Authenticate: Bearer`, as RFC 6750 asks."""
+    """The token is missing or not valid. Sends `WWW-Authenticate: Bearer`, as RFC 6750 requires."""
 
     status = 401
     code = "unauthorized"
@@ -47,37 +49,49 @@ class UnauthorizedError(AppException):
 
 
 class ForbiddenError(AppException):
+    """The caller may not do this."""
+
     status = 403
     code = "forbidden"
 
 
 class NotFoundError(AppException):
+    """The resource does not exist, or not for this caller."""
+
     status = 404
     code = "not_found"
 
 
 class ConflictError(AppException):
+    """The state of the resource does not allow this."""
+
     status = 409
     code = "conflict"
 
 
 class PreconditionFailedError(AppException):
+    """The resource has changed since the version in `If-Match`."""
+
     status = 412
     code = "precondition_failed"
 
 
 class PreconditionRequiredError(AppException):
+    """The request needs an `If-Match` header."""
+
     status = 428
     code = "precondition_required"
 
 
 class PayloadTooLargeError(AppException):
+    """The request body is too large."""
+
     status = 413
     code = "payload_too_large"
 
 
 class ValidationError(AppException):
-    """The input is well formed and still wrong. `errors` items: `{"loc": [...], "msg": ..., "type": ...}`."""
+    """The input is well formed but not valid. `errors` items: `{"loc": [...], "msg": ..., "type": ...}`."""
 
     status = 422
     code = "validation_error"
@@ -89,11 +103,12 @@ class ValidationError(AppException):
 
 
 class RateLimitError(AppException):
+    """The caller has reached its rate limit. `retry_after`: whole seconds, at least 1."""
+
     status = 429
     code = "rate_limited"
 
     def __init__(self, retry_after: int, detail: str | None = None) -> None:
-        """`retry_after`: whole seconds, at least 1."""
         super().__init__(
             detail or f"Too many requests. Try again in {retry_after} s.",
             headers={"Retry-After": str(retry_after)},
@@ -102,7 +117,7 @@ class RateLimitError(AppException):
 
 
 class ServiceUnavailableError(AppException):
-    """Something this service needs is away; the same request may succeed in a moment."""
+    """A dependency is unavailable; the same request may succeed in a moment."""
 
     status = 503
     code = "service_unavailable"
@@ -116,7 +131,7 @@ class ServiceUnavailableError(AppException):
 
 
 class ExternalServiceError(AppException):
-    """A service that we call failed. `service` names it, for the logs and the client alike."""
+    """An external service failed. `service` names it, in logs and in the response."""
 
     status = 502
     code = "external_service_error"

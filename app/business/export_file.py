@@ -1,6 +1,6 @@
-"""The file of an export: items go in, compressed pieces come out, and no more than one piece is kept in between.
+"""Encodes items as NDJSON or CSV and cuts the result into compressed chunks; at most one chunk is in memory.
 
-Pure computing, and a lot of it: call it in a thread, a batch of items at a time.
+CPU-bound: call it in a thread, with a batch of items at a time.
 """
 
 import csv
@@ -21,7 +21,7 @@ ItemRow = Mapping[str, Any] | asyncpg.Record
 # The fields of an item, in the order in which the API has them.
 COLUMNS = ("id", "name", "description", "tags", "version", "created_at", "updated_at")
 
-# Small enough to be decompressed between two requests, large enough to compress well.
+# Small enough to decompress between two requests, large enough to compress well.
 CHUNK_BYTES = 256 * 1024
 # Level 4 of 9: nine tenths of the saving at a third of the time.
 COMPRESSION_LEVEL = 4
@@ -29,7 +29,7 @@ COMPRESSION_LEVEL = 4
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of the file: `size` bytes from `start` on, which `data` is the zlib stream of."""
+    """A part of the file: `size` bytes at `start`; `data` is their zlib stream."""
 
     start: int
     size: int
@@ -37,9 +37,9 @@ class Chunk:
 
 
 class ExportFile:
-    """A file in the making. `item_count`, `size` (bytes) and `digest` (SHA-256, in hex) grow with it."""
+    """A file that is being written. `item_count`, `size` (bytes) and `digest` (SHA-256, in hex) are those so far."""
 
-    def __init__(self, format: Format) -> None:  # noqa: A002 - the field's own word
+    def __init__(self, format: Format) -> None:  # noqa: A002 - the name of the field
         head, self._encode = _ENCODINGS[format]
         self._pending = bytearray(head)
         self._sha256 = sha256()
@@ -51,7 +51,7 @@ class ExportFile:
         return self._sha256.hexdigest()
 
     def add(self, items: Iterable[ItemRow]) -> list[Chunk]:
-        """Append items, each with the columns of `COLUMNS`. Returns the pieces that became full."""
+        """Append items, each with the columns of `COLUMNS`. Returns the chunks that are full."""
         chunks: list[Chunk] = []
         for item in items:
             self._pending += self._encode(item)
@@ -60,7 +60,7 @@ class ExportFile:
         return chunks
 
     def finish(self) -> list[Chunk]:
-        """The rest of the file; an empty one has none."""
+        """The last chunks of the file; none if it is empty."""
         return [*self._full(), *([self._cut(len(self._pending))] if self._pending else [])]
 
     def _full(self) -> Iterator[Chunk]:
@@ -77,29 +77,29 @@ class ExportFile:
 
 
 def _encode_ndjson(item: ItemRow) -> bytes:
-    # To the byte what the API answers for the item.
+    # Byte for byte the item as the API returns it.
     return to_json(dict(item)) + b"\n"
 
 
 class _Bytes:
-    """What a CSV writer writes here, its `writerow` returns."""
+    """A file for csv.writer, whose `writerow` then returns the encoded row."""
 
     @staticmethod
     def write(text: str) -> bytes:
         return text.encode()
 
 
-# RFC 4180: commas, CRLF, and quotes only where they are needed.
+# RFC 4180: commas, CRLF, quotes only where needed.
 _csv_row: Callable[[Iterable[Any]], bytes] = csv.writer(_Bytes()).writerow
 
 
 def _encode_csv(item: ItemRow) -> bytes:
-    # Ids and times in the very form that they have in JSON. A missing description is an empty field.
+    # Ids and times as in JSON. A missing description is an empty field.
     values = to_jsonable_python(dict(item)) | {"tags": to_json(item["tags"]).decode()}
     return _csv_row([values[name] for name in COLUMNS])
 
 
-# What a file of a format begins with, and how an item is written in it.
+# For each format: the head of the file, and the function that encodes an item.
 _ENCODINGS: dict[Format, tuple[bytes, Callable[[ItemRow], bytes]]] = {
     "ndjson": (b"", _encode_ndjson),
     "csv": (_csv_row(COLUMNS), _encode_csv),

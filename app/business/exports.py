@@ -1,8 +1,8 @@
-"""What can be done with exports: files of an owner's items, made by a job and kept in the database until they expire.
+"""The operations on exports: files of an owner's items, made by a job and kept in the database until they expire.
 
-The file is cut into chunks, each compressed by itself and written by a transaction of its own, so neither making nor
-reading it ever needs more than a chunk or a batch of items in memory. Chunks carry the number of the run that wrote
-them, and an export names the run whose chunks are its file: what another run has left, or still writes, is never read.
+The file is stored in chunks, each compressed by itself and written in a transaction of its own, so writing and reading
+hold one chunk or one batch of items in memory. A chunk has the number of the run that wrote it, and an export has the
+number of the run that finished: chunks of other runs, left over or still being written, are never read.
 """
 
 import asyncio
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 BUILD = "exports.build"
-# Of one owner, at a time. Each is a copy of all the owner's items, and while it is made others wait.
+# Per owner. Each export is a copy of all the owner's items, and its job keeps other jobs waiting.
 MAX_UNFINISHED = 5
 MAX_KEPT = 50
-# Some milliseconds of work, and some megabytes should each item be as large as it can be.
+# Some milliseconds of work, and at most some megabytes if each item has its maximum size.
 BATCH_ITEMS = 100
 # Deleted in one transaction: an export of millions of items has thousands of chunks.
 BATCH_EXPORTS = 10
 
 GONE = "The export has expired before it was ready."
 
-# A job is in one of two tables, and moves between them in one statement: a single query never misses it. Records of
-# ended jobs are pruned some day; without one, and without a file, nothing more will come.
+# A job is in one of two tables and moves between them in one statement, so one query always finds it. Records of ended
+# jobs are pruned after some days: an export without a job and without a file has failed.
 _GET = """
 SELECT export.id, export.format, export.tag, export.job_id, export.run, export.item_count, export.size, export.digest,
     export.created_at, export.ready_at, export.expires_at, CASE
@@ -64,7 +64,7 @@ FROM export LEFT JOIN job ON job.id = export.job_id LEFT JOIN job_history ON job
 WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
 """
 
-# Unfinished: something is still to come of it.
+# Unfinished: its job is still to be done.
 _COUNT = """
 SELECT count(*) AS kept, count(*) FILTER (WHERE ready_at IS NULL AND EXISTS (
     SELECT FROM job WHERE job.id = export.job_id)) AS unfinished
@@ -72,15 +72,15 @@ FROM export WHERE owner = $1 AND expires_at > now()
 """
 
 _TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now()"
-# Not those of later runs: this one may have been replaced without knowing it yet.
+# Not those of later runs: this run may have been replaced already.
 _DELETE_EARLIER_CHUNKS = "DELETE FROM export_chunk WHERE export_id = $1 AND run < $2"
 
 _OF_OWNER = "FROM item WHERE owner = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR $2 = ANY (tags))"
 _COUNT_ITEMS = f"SELECT count(*) {_OF_OWNER}"
 _ITEMS = f"SELECT {', '.join(COLUMNS)} {_OF_OWNER} ORDER BY created_at, id"
 
-# Fenced by the run's number, so that a run that was replaced finds out; the lock keeps the export from being deleted
-# in between.
+# Fenced by the run's number: a run that was replaced writes nothing. The lock keeps the export from being deleted
+# meanwhile.
 _WRITE_CHUNK = """
 INSERT INTO export_chunk (export_id, run, start, size, data)
 SELECT export.id, $2, $3, $4, $5 FROM export JOIN job ON job.id = export.job_id
@@ -100,7 +100,7 @@ DELETE FROM export WHERE id = ANY (ARRAY(
 """  # noqa: S608
 
 ReportProgress = Callable[[int, int], None]
-"""Gets the items written so far, and all there are. What it raises ends the writing."""
+"""Called with the number of items written so far and of all items. An exception from it ends the writing."""
 
 
 class ExportBuild(BaseModel):
@@ -113,13 +113,14 @@ async def request_export(
     session: AsyncSession,
     owner: str,
     *,
-    format: Format,  # noqa: A002 - the field's own word
+    format: Format,  # noqa: A002 - the name of the field
     tag: str | None,
     keep: timedelta,
 ) -> dict[str, Any]:
-    """A new export of `owner`'s items, or of those with a tag, and the job that makes its file: both or neither.
+    """Insert an export of `owner`'s items, or of those with a tag, and enqueue the job that makes its file.
 
-    Returns what `get_export` would. It expires after `keep`, counted anew when it is ready.
+    Both are part of the session's transaction. The export expires after `keep`, counted again when it is ready.
+    Returns the export as `get_export` does.
 
     Raises:
         TooManyExportsError: the owner has too many exports that are not ready, or too many in all.
@@ -127,7 +128,7 @@ async def request_export(
     connection = await session.connection()
     counted = (await connection.exec_driver_sql(_COUNT, (owner,))).one()
     if counted.unfinished >= MAX_UNFINISHED or counted.kept >= MAX_KEPT:
-        raise TooManyExportsError("There are too many exports of yours already. They expire by themselves.")
+        raise TooManyExportsError("You have too many exports. Wait until some have expired.")
     export_id = python_uuid7()
     job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
     session.add(
@@ -145,10 +146,10 @@ async def request_export(
 
 
 async def get_export(connection: asyncpg.Connection, owner: str, export_id: UUID) -> dict[str, Any]:
-    """One export, and its `status`: pending, running, ready, failed or cancelled.
+    """One export with its `status`: pending, running, ready, failed or cancelled.
 
     Raises:
-        NotFoundError: there is none of that id, it is not `owner`'s, or it has expired.
+        NotFoundError: there is none with that id, it is not `owner`'s, or it has expired.
     """
     record = await connection.fetchrow(_GET, export_id, owner)
     if record is None:
@@ -157,13 +158,13 @@ async def get_export(connection: asyncpg.Connection, owner: str, export_id: UUID
 
 
 async def write_file(database: Database, export_id: UUID, *, run: int, report: ReportProgress) -> ExportFile:
-    """Write the file of an export from its beginning, as chunks of `run`. Nobody sees it until `publish`.
+    """Write the file of an export from its beginning, as chunks of `run`. It cannot be read until `publish`.
 
-    Holds one connection, and takes a second one for each chunk.
+    Holds one connection, and a second one while it writes a chunk.
 
     Raises:
         Discard: the export has expired.
-        LeaseLost: the export's job is another run's by now.
+        LeaseLost: another run of the job has begun.
     """
     async with database.connection() as connection:
         export = await connection.fetchrow(_TO_BUILD, export_id)
@@ -173,7 +174,7 @@ async def write_file(database: Database, export_id: UUID, *, run: int, report: R
     file = ExportFile(export["format"])
     async with _snapshot(database) as connection:
         total = await connection.fetchval(_COUNT_ITEMS, export["owner"], export["tag"])
-        # Unnamed: a transaction pooler lets names of statements collide.
+        # Unnamed: behind a transaction pooler, names of statements collide.
         statement = await connection.prepare(_ITEMS, name="")
         cursor = await statement.cursor(export["owner"], export["tag"])
         report(0, total)
@@ -187,7 +188,7 @@ async def write_file(database: Database, export_id: UUID, *, run: int, report: R
 
 
 async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, run: int, keep: timedelta) -> None:
-    """Make what `run` has written the file of the export.
+    """Make the chunks of `run` the file of the export, which is ready then.
 
     Raises:
         Discard: the export has expired.
@@ -209,12 +210,12 @@ async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, r
 
 
 async def read_content(database: Database, export_id: UUID, *, run: int, start: int, stop: int) -> AsyncIterator[bytes]:
-    """The bytes from `start` up to `stop` of the file of a ready export, a chunk at a time.
+    """The bytes from `start` to `stop` of the file of a ready export, a chunk at a time.
 
-    Nothing is held while the reader takes its time.
+    Holds no connection while the client reads.
 
     Raises:
-        NotFoundError: the export has expired meanwhile.
+        NotFoundError: the export has expired.
     """
     while start < stop:
         async with database.connection() as connection:
@@ -227,7 +228,7 @@ async def read_content(database: Database, export_id: UUID, *, run: int, start: 
 
 
 async def delete_expired_exports(database: Database) -> int:
-    """Delete some exports that have expired, their chunks included; how many there were."""
+    """Delete a batch of expired exports with their chunks; returns how many."""
     async with database.connection() as connection:
         status = await connection.execute(_DELETE_EXPIRED)
     return int(status.rpartition(" ")[2])
@@ -244,9 +245,9 @@ async def _write_chunk(database: Database, export_id: UUID, run: int, chunk: Chu
 
 @asynccontextmanager
 async def _snapshot(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that goes on seeing what it sees first, and changes nothing."""
+    """A connection in a read-only transaction that sees one snapshot of the database."""
     async with database.connection() as connection, AsyncExitStack() as stack:
-        if not connection.is_in_transaction():  # behind a transaction pooler it is in one already
+        if not connection.is_in_transaction():  # behind a transaction pooler it is in a transaction already
             await stack.enter_async_context(connection.transaction())
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield connection

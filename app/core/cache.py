@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from app.core.config import get_settings
 from plinth.redis.client import close_redis as close_client
 from plinth.redis.client import open_redis
+from plinth.redis.keys import key_prefix
 
 __all__ = ["cache_key", "close_redis", "get_redis", "init_redis"]
 
@@ -13,8 +14,8 @@ _own: Redis | None = None
 
 
 def cache_key(*parts: str) -> str:
-    """A key of this service's own: other services may use the same Redis."""
-    return ":".join((get_settings().PROJECT_NAME, "cache", *parts))
+    """A key of this service, which no other service on the same Redis has."""
+    return ":".join((key_prefix(get_settings()), "cache", *parts))
 
 
 def init_redis() -> Redis | None:

@@ -17,14 +17,14 @@ ExportStatus = Literal["pending", "running", "ready", "failed", "cancelled"]
 
 class ExportCreate(WriteModel):
     format: ExportFormat
-    tag: Tag | None = Field(default=None, description="Only items with this tag; all of them without.")
+    tag: Tag | None = Field(default=None, description="Only items with this tag; without it, all items.")
 
 
 class ExportLinks(ReadModel):
-    """Paths on this service."""
+    """Paths of this API."""
 
-    job: str = Field(description="The job that makes the file: its progress, and how to cancel it.")
-    events: str = Field(description="The same as a stream of events.")
+    job: str = Field(description="The job that makes the file, for its progress and to cancel it.")
+    events: str = Field(description="The job as a stream of events.")
     content: str | None = Field(description="The file; null until the export is ready.")
 
 
@@ -34,9 +34,9 @@ class ExportRead(ReadModel):
     tag: str | None
     status: ExportStatus
     job_id: UUID
-    item_count: int | None = Field(description="How many items are in the file; null until the export is ready.")
-    size: int | None = Field(description="Of the file, in bytes; null until the export is ready.")
+    item_count: int | None = Field(description="The number of items in the file; null until the export is ready.")
+    size: int | None = Field(description="The size of the file in bytes; null until the export is ready.")
     created_at: datetime
     ready_at: datetime | None
-    expires_at: datetime = Field(description="From then on the export does not exist. Moved on when it is ready.")
+    expires_at: datetime = Field(description="When the export is deleted. Extended when it becomes ready.")
     links: ExportLinks

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from plinth.http.schemas import Cursor, ReadModel, Text, WriteModel
+from plinth.http.schemas import PageQuery, ReadModel, Text, WriteModel
 
 __all__ = ["ItemCreate", "ItemQuery", "ItemRead", "ItemSort", "ItemUpdate"]
 
@@ -25,22 +25,19 @@ class ItemCreate(WriteModel):
 
 
 class ItemUpdate(WriteModel):
-    """Only the fields that are sent change. `description` may be set to null."""
+    """A change of some fields: those that are not sent stay. `description` may be null."""
 
-    # The defaults are never used: what was not sent is left out by `model_dump(exclude_unset=True)`.
+    # The defaults are not used: `model_dump(exclude_unset=True)` leaves out fields that were not sent.
     name: Name = Field(default_factory=str)
     description: Description | None = None
     tags: Tags = Field(default_factory=list)
 
 
-class ItemQuery(WriteModel):
+class ItemQuery(PageQuery):
     """The parameters of a list of items."""
 
-    # Parameters arrive as text: take "10" for 10 here.
-    limit: int = Field(default=50, ge=1, le=100, strict=False)
     sort: ItemSort = "-created_at"
     tag: Tag | None = None
-    cursor: Cursor | None = None
 
 
 class ItemRead(ReadModel):
@@ -48,6 +45,6 @@ class ItemRead(ReadModel):
     name: str
     description: str | None
     tags: list[str]
-    version: int = Field(description="Counts changes; it is the ETag.")
+    version: int = Field(description="Incremented by each change; it is the ETag.")
     created_at: datetime
     updated_at: datetime

@@ -1,6 +1,6 @@
-"""What endpoints take: the caller, a session, what the lifespan made.
+"""Dependencies of endpoints: the caller, a session, the state of the application.
 
-Dependencies are coroutines, even those that wait for nothing: FastAPI sends a plain function to a thread.
+All are coroutines, even those that wait for nothing: FastAPI runs a plain function in a thread.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +15,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.api.state import AppState
 from plinth.errors import ForbiddenError, RateLimitError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.rate_limit import RateLimiter
-from plinth.identity.rules import KeysUnavailable, Principal, TokenError
+from plinth.identity.errors import KeysUnavailable, TokenError
+from plinth.identity.principal import Principal
 
 __all__ = ["OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
 
@@ -23,25 +24,25 @@ log = structlog.get_logger("plinth.identity")
 
 
 def state_of(request: Request) -> AppState:
-    """What the lifespan made. To be called, not depended on: every dependency costs a request some microseconds."""
+    """The state that the lifespan made. Call it in the endpoint: a dependency would cost some microseconds."""
     state: AppState = request.scope["state"]
     return state
 
 
 class _Bearer(SecurityBase):
-    """The caller, by the bearer token, within the caller's rate limit. One dependency: each costs some µs."""
+    """Verifies the bearer token and counts the rate limit. One dependency for both: each costs some µs."""
 
     def __init__(self) -> None:
         self.model = BearerModel(bearerFormat="JWT", description="A token of the identity provider.")
         self.scheme_name = "bearer"
 
     async def __call__(self, request: Request) -> Principal:
-        """The principal.
+        """The caller.
 
         Raises:
-            UnauthorizedError: no token, or one that does not hold.
-            RateLimitError: the caller, or the address that sends bad tokens, asks too often.
-            ServiceUnavailableError: the identity provider's keys cannot be had.
+            UnauthorizedError: the token is missing or not valid.
+            RateLimitError: the caller, or the address that sends invalid tokens, has reached its limit.
+            ServiceUnavailableError: the identity provider's keys cannot be fetched.
         """
         state = state_of(request)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -57,10 +58,10 @@ class _Bearer(SecurityBase):
             except TokenError as error:
                 log.info("token refused", reason=error.reason)
                 await self._count_anonymous(request, state)
-                raise UnauthorizedError("The token does not hold.", invalid_token=True) from None
+                raise UnauthorizedError("The token is not valid.", invalid_token=True) from None
             except KeysUnavailable as error:
                 raise ServiceUnavailableError(
-                    "The token cannot be checked right now: the identity provider does not answer.",
+                    "The token cannot be verified right now: the identity provider does not answer.",
                     code="identity_provider_unavailable",
                     retry_after=5,
                 ) from error
@@ -87,23 +88,23 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# "function": committed before the response is sent. With FastAPI's default scope the commit would come after the client
-# has read its 201.
+# "function": commits before the response is sent. With FastAPI's default scope a client could read its 201 before the
+# commit.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 PrincipalDep = Annotated[Principal, Depends(_Bearer())]
 
 
 def is_operator(request: Request, principal: Principal) -> bool:
-    """Whether the caller has the role or the scope that makes an operator; nobody has where none is set."""
+    """Whether the caller has OPERATOR_ROLE or OPERATOR_SCOPE. If neither is set, there are no operators."""
     settings = state_of(request)["settings"]
     return settings.OPERATOR_ROLE in principal.roles or settings.OPERATOR_SCOPE in principal.scopes
 
 
 async def _operator(request: Request, principal: PrincipalDep) -> Principal:
-    """The caller, who has to be an operator.
+    """The caller, if it is an operator.
 
     Raises:
-        ForbiddenError: they are not.
+        ForbiddenError: it is not.
     """
     if not is_operator(request, principal):
         raise ForbiddenError("This is for operators.")

@@ -1,6 +1,6 @@
 """A job's changes as server-sent events (the WHATWG's HTML standard, section 9.2).
 
-The id of an event is a digest of what it says, so a client may go on at any process, with nothing kept there.
+The id of an event is a digest of its data, so a client may reconnect to any process, and none keeps any state.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from plinth.jobs.admin.watch import JobSnapshot, JobWatch, Watcher
 
 __all__ = ["JobEvents", "event_id"]
 
-LIFETIME_SECONDS = 300.0  # then the client comes again, with a token that is checked again
-COMMENT_SECONDS = 15.0  # proxies cut connections on which nothing is said
-RETRY_MILLISECONDS = (1000, 4000)  # each client another delay: a shutdown sends all of them away at once
+LIFETIME_SECONDS = 300.0  # then the client reconnects, and its token is checked again
+COMMENT_SECONDS = 15.0  # proxies close silent connections
+RETRY_MILLISECONDS = (1000, 4000)  # random for each client: a shutdown disconnects all of them at once
 
 
 def _encode(snapshot: JobSnapshot) -> bytes:
@@ -31,15 +31,15 @@ def _digest(data: bytes) -> str:
 
 
 def event_id(snapshot: JobSnapshot) -> str:
-    """The id of the event that tells of this snapshot."""
+    """The id of the event for this snapshot."""
     return _digest(_encode(snapshot))
 
 
 class JobEvents(StreamingResponse):
-    """Tells of `snapshot`, unless its event is the one that `caller` has `seen`, and of each later one.
+    """Streams `snapshot`, unless its event is the one that `caller` has `seen`, and each later snapshot.
 
-    A place among the watchers is taken, or refused with 503, when the response begins, and given back when it ends in
-    whatever way.
+    Takes a place among the watchers when the response begins, or answers 503 if all are taken. Gives the place back
+    when the response ends for any reason.
     """
 
     media_type = "text/event-stream"
@@ -49,7 +49,7 @@ class JobEvents(StreamingResponse):
         self._caller = caller
         self._snapshot = snapshot
         self._seen = seen
-        # X-Accel-Buffering is nginx's: pass on what comes at once.
+        # X-Accel-Buffering is nginx's: do not buffer the stream.
         super().__init__(_nothing(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What the API opens before its first request and closes after its last."""
+"""The lifespan of the API: opens resources before the first request, closes them after the last."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +17,7 @@ from plinth.identity import build_verifier
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import open_resources
+from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
 from plinth.settings.keys import derive_key
 from plinth.telemetry import trace_setup
@@ -25,11 +26,11 @@ __all__ = ["lifespan_of"]
 
 
 def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[FastAPI]:
-    """A lifespan that opens what the endpoints need, in the order of need, and closes it in reverse."""
+    """A lifespan that opens what the endpoints need, and closes it in reverse order."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
-        # What is opened later is closed earlier, also when a later opening fails.
+        # Closes in reverse order, also when opening one of them fails.
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(trace_setup.running(settings, "api"))
             resources = await closing.enter_async_context(open_resources(settings, pool_name="main"))
@@ -44,7 +45,7 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
             verifier = build_verifier(settings)
             closing.push_async_callback(verifier.aclose)
 
-            # A connection of its own, so that a busy pool never makes a pod look unready.
+            # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.
             probe = Database(
                 settings.model_copy(
                     update={
@@ -82,4 +83,4 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
 
 
 def _limiter(settings: PlatformSettings, limit: str, redis: Any) -> RateLimiter | None:
-    return RateLimiter(limit, redis, prefix=f"{settings.PROJECT_NAME}:limit") if limit else None
+    return RateLimiter(limit, redis, prefix=f"{key_prefix(settings)}:limit") if limit else None

@@ -1,11 +1,11 @@
-"""The caller, as this service knows them."""
+"""The caller, as the token describes it."""
 
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
 from plinth.api.dependencies import PrincipalDep
-from plinth.api.identity_schemas import Me
+from plinth.api.schemas import Me
 from plinth.http.problems import problems
 
 router = APIRouter(prefix="/me", tags=["identity"])
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/me", tags=["identity"])
 
 @router.get("", responses=problems(401, 429, 503))
 async def read_me(principal: PrincipalDep) -> Me:
-    """What the token says."""
+    """The caller: subject, scopes and roles of the token."""
     return Me(
         subject=principal.subject,
         issuer=principal.issuer,

@@ -1,4 +1,4 @@
-"""The one application of a process that serves."""
+"""The application of an API process."""
 
 import gc
 import sys
@@ -17,9 +17,9 @@ S = TypeVar("S", bound=PlatformSettings)
 
 
 def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable[[], S]) -> FastAPI:
-    """Configure logging, make the application and take what it holds out of garbage collection.
+    """Configure logging, make the application and freeze the garbage collector.
 
-    Ends the process with a message if the settings cannot be used.
+    Exits with a message if the settings are invalid.
     """
     try:
         settings = read_settings()
@@ -30,8 +30,8 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     if settings.traces_endpoint is not None:
         from plinth.telemetry import tracer_provider  # noqa: F401 - now, so that it is frozen with the rest
     application = create_app(settings)
-    # What lives as long as the process need not be looked through again and again by the garbage collector: each
-    # full collection would stop every request for tens of milliseconds.
+    # Objects that live as long as the process are taken out of garbage collection: scanning them stops every request
+    # for tens of milliseconds at each full collection.
     gc.collect()
     gc.freeze()
     return application

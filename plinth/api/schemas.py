@@ -1,4 +1,4 @@
-"""Bodies and parameters of jobs, and of what operators do with queues, workers and schedules."""
+"""Bodies and parameters of the platform's endpoints: the caller, jobs, queues, workers and schedules."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from plinth.http.schemas import Cursor, ReadModel, Text, WriteModel
+from plinth.http.schemas import PageQuery, ReadModel, Text
 from plinth.jobs import State
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "JobQuery",
     "JobRead",
     "JobSummary",
+    "Me",
     "OperatorJobRead",
     "OperatorRunError",
     "QueueRead",
@@ -24,24 +25,31 @@ __all__ = [
     "WorkerRead",
 ]
 
-# Of a kind, a queue or a schedule; as `plinth.jobs.kinds.check_name` has it.
+# The name of a kind, a queue or a schedule, by the rule of `plinth.jobs.kinds.check_name`.
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 
 
-class JobQuery(WriteModel):
+class Me(ReadModel):
+    """The caller, as the token describes it."""
+
+    subject: str
+    issuer: str
+    scopes: list[str]
+    roles: list[str]
+    expires_at: datetime
+
+
+class JobQuery(PageQuery):
     """The parameters of a list of jobs."""
 
-    # Parameters arrive as text: take "10" for 10 here.
-    limit: int = Field(default=50, ge=1, le=100, strict=False)
-    state: list[Annotated[State, Field(strict=False)]] = Field(
+    state: list[State] = Field(
         default_factory=list, max_length=len(State), description="Jobs in this state; may be given several times."
     )
     kind: EngineName | None = None
     queue: EngineName | None = None
     owner: Annotated[Text, Field(min_length=1, max_length=255)] | None = Field(
-        default=None, description="Jobs of this owner. Other owners than oneself are for operators."
+        default=None, description="Jobs of this owner. Only operators may name another owner than themselves."
     )
-    cursor: Cursor | None = None
 
 
 class JobProgress(ReadModel):
@@ -66,8 +74,8 @@ class JobSummary(ReadModel):
     started_at: datetime | None = Field(description="When its last run began.")
     finished_at: datetime | None
     cancel_requested_at: datetime | None
-    progress: JobProgress | None = Field(description="What its last run has said; null if nothing.")
-    error: str | None = Field(description="How the last run that failed has failed.")
+    progress: JobProgress | None = Field(description="As reported by its last run; null if it reported none.")
+    error: str | None = Field(description="The error of the last run that failed.")
 
 
 class RunError(ReadModel):
@@ -75,7 +83,7 @@ class RunError(ReadModel):
 
     at: datetime
     run: int = Field(description="Counts all runs.")
-    attempt: int = Field(description="Counts the runs that spent an attempt: one whose worker was lost does not.")
+    attempt: int = Field(description="Counts the runs that used up an attempt; a run whose worker was lost does not.")
     outcome: str = Field(description="error, timeout, invalid_payload, discard, crash or cancelled.")
     error: str
 
@@ -86,24 +94,24 @@ class OperatorRunError(RunError):
 
 
 class JobRead(JobSummary):
-    """A job, as its owner sees it."""
+    """A job as its owner sees it."""
 
-    errors: list[RunError] = Field(description="The runs that failed, the oldest first; the last 50.")
+    errors: list[RunError] = Field(description="The last 50 failed runs, the oldest first.")
 
 
 class OperatorJobRead(JobSummary):
-    """A job, as operators see it."""
+    """A job as operators see it."""
 
     errors: list[OperatorRunError]
     payload: dict[str, Any]
-    worker: str | None = Field(description="Who runs it.")
+    worker: str | None = Field(description="The name of the worker that runs it.")
     unique_key: str | None
-    crash_count: int = Field(description="Workers that were lost while they ran it.")
+    crash_count: int = Field(description="How many workers were lost while they ran it.")
     run_lease: int = Field(description="Counts all runs.")
 
 
 class QueueRead(ReadModel):
-    """A queue. Each figure means at least so many: counting stops somewhere."""
+    """A queue. Each number is a lower bound: counting stops at a limit."""
 
     name: str
     paused: bool
@@ -111,7 +119,9 @@ class QueueRead(ReadModel):
     scheduled: int
     retryable: int
     running: int
-    oldest_due_age: float | None = Field(description="For how many seconds its oldest job could run; null: none could.")
+    oldest_due_age: float | None = Field(
+        description="For how many seconds its oldest job has been due; null: none is due."
+    )
 
 
 class WorkerRead(ReadModel):
@@ -122,7 +132,7 @@ class WorkerRead(ReadModel):
     kinds: list[str]
     concurrency: int
     started_at: datetime
-    renewed_at: datetime = Field(description="When it was last heard of.")
+    renewed_at: datetime = Field(description="When it last renewed its session.")
     running: int
     status: Literal["alive", "stopping", "lost"]
 
@@ -132,7 +142,7 @@ class ScheduleRead(ReadModel):
     kind: str
     cron: str
     timezone: str
-    last_slot: datetime = Field(description="The last slot that was turned into a job, or passed over.")
+    last_slot: datetime = Field(description="The last slot that made a job or was skipped.")
     next_slot: datetime | None = Field(description="Null while it is paused, or if this version does not have it.")
     paused_at: datetime | None
     declared_at: datetime

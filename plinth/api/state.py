@@ -1,4 +1,4 @@
-"""What the lifespan makes and every request finds in `request.state`."""
+"""The state that the lifespan makes, in `request.state` of every request."""
 
 from collections.abc import Callable
 from typing import TypedDict
@@ -23,7 +23,7 @@ class AppState(TypedDict):
     readiness: Readiness
     verifier: TokenVerifier
     cursors: CursorCodec
-    # By principal, and by address for those whose token does not hold. None: switched off.
+    # By principal, and by address for requests without a valid token. None: switched off.
     rate_limiter: RateLimiter | None
     anonymous_rate_limiter: RateLimiter | None
     job_watch: JobWatch

@@ -10,7 +10,7 @@ __all__ = ["BodyLimitMiddleware"]
 
 
 class BodyLimitMiddleware:
-    """Refuses request bodies of more than `max_bytes`, counting what arrives and not what was announced."""
+    """Refuses request bodies of more than `max_bytes`: counts the bytes received, with or without Content-Length."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self.app = app
@@ -54,12 +54,12 @@ class BodyLimitMiddleware:
             code=error.code,
             detail=error.detail,
             request_id=scope["state"]["request_id"],
-            # The rest of the body is still on its way; nobody will read it.
+            # The rest of the body is still on its way and is not read.
             headers={"Connection": "close"},
         )
         await response(scope, receive, send)
 
 
 class _BodyTooLargeError(BaseException):
-    # Not an Exception: FastAPI answers 400 to every Exception that reading a body raises.
+    # Not an Exception: FastAPI turns every Exception raised while it reads a body into a 400.
     pass

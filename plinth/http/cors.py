@@ -1,4 +1,4 @@
-"""CORS whose refusals are problem documents."""
+"""CORS that refuses with problem documents."""
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -11,7 +11,7 @@ __all__ = ["ProblemCORSMiddleware"]
 
 
 class ProblemCORSMiddleware(CORSMiddleware):
-    """Starlette's CORS, whose one error (a preflight refused) is a problem document too."""
+    """Starlette's CORSMiddleware; a refused preflight is answered with a problem document."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)

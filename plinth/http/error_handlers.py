@@ -1,9 +1,10 @@
-"""The errors that an API answers with, and the one form in which they leave: RFC 9457 problem details.
+"""Exception handlers: every error response is a problem document (RFC 9457).
 
-Raise an `AppException` (or a subclass) anywhere; the handlers turn it, and everything else that can go wrong,
-into `application/problem+json`. What a client may read goes into `detail`; nothing else ever leaves.
+Raise an `AppException` (or a subclass) anywhere. The handlers turn it, and the errors of FastAPI and Starlette, into
+`application/problem+json`. Of an exception the client sees only `detail` and `extra`.
 """
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -24,16 +25,16 @@ log = structlog.get_logger("plinth.errors")
 
 PROBLEM_JSON = "application/problem+json"
 
-# What is wrong with an input is told in so many parts, and the client's own words in so many characters.
+# The most validation errors of a response, and the most characters of a name that the client sent.
 MAX_ISSUES = 50
 MAX_NAME_LENGTH = 100
 
-# Python renamed these in 3.13; clients shall not see which Python answers them.
+# Python 3.13 renamed these; responses are the same on every version.
 _TITLES = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 
 
 def title_of(status: int) -> str:
-    """The reason phrase of `status` as RFC 9110 has it, whatever Python's own table says."""
+    """The reason phrase of `status` in RFC 9110."""
     return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
@@ -46,9 +47,9 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A problem+json response. `type` stays `about:blank`; `code` tells errors of one status apart.
+    """A problem+json response. `type` is `about:blank`; `code` distinguishes errors of one status.
 
-    It names the request and, where there is one, the trace: whoever reports it says what to look for.
+    It contains the ids of the request and of the trace, if there is one, by which logs and traces are found.
     """
     trace_id = current_trace_id()
     body = {
@@ -71,7 +72,7 @@ def _request_id(request: Request) -> str:
 async def _app_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)
     if error.status >= 500:
-        # The client gets a sentence; whoever operates this needs the reason.
+        # The response has one sentence; the cause is for the operator.
         log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__))
     return problem_response(
         error.status,
@@ -100,7 +101,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> set[str]:
-    # The router knows only the methods of the first route that fits the path, and RFC 9110 asks for all.
+    # Starlette names only the methods of the first route that matches the path; RFC 9110 requires all.
     allowed: set[str] = set()
     for route in iter_route_contexts(request.app.routes):
         if route.path and route.methods and compile_path(route.path)[0].match(request.scope["path"]):
@@ -111,15 +112,10 @@ def _allowed_methods(request: Request) -> set[str]:
 async def _request_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(issue["type"] == "missing" and issue["loc"] == ("header", "If-Match") for issue in error.errors()):
-        return await _app_exception(request, PreconditionRequiredError("Say with If-Match which version you change."))
-    # Pydantic's `input` and `ctx` echo what was sent; neither belongs into an answer or its log line. `loc` echoes
-    # the names of unknown fields.
+        return await _app_exception(request, PreconditionRequiredError("If-Match must name the version to change."))
+    # Without Pydantic's `input` and `ctx`, which echo what was sent.
     errors = [
-        {
-            "loc": [part[:MAX_NAME_LENGTH] if isinstance(part, str) else part for part in issue["loc"]],
-            "msg": issue["msg"],
-            "type": issue["type"],
-        }
+        {"loc": [_shown(part) for part in issue["loc"]], "msg": issue["msg"], "type": issue["type"]}
         for issue in error.errors()[:MAX_ISSUES]
     ]
     return problem_response(
@@ -131,10 +127,22 @@ async def _request_validation_error(request: Request, error: Exception) -> Respo
     )
 
 
-def install_exception_handlers(app: FastAPI) -> None:
-    """Make every error of `app` a problem document, and describe it as one in the OpenAPI document.
+# How Pydantic names a WriteModel that is one of a union.
+_WRITE_MODEL = re.compile(r"lax-or-strict\[.*,strict=(.+)\]")
 
-    What nobody foresaw is left to `UnhandledErrorMiddleware`.
+
+def _shown(part: str | int) -> str | int:
+    """A part of `loc` as clients see it. The name of an unknown field is their own, of any length."""
+    if isinstance(part, int):
+        return part
+    model = _WRITE_MODEL.fullmatch(part)
+    return (model[1] if model else part)[:MAX_NAME_LENGTH]
+
+
+def install_exception_handlers(app: FastAPI) -> None:
+    """Make every error of `app` a problem document, also in the OpenAPI document.
+
+    Unhandled exceptions are left to `UnhandledErrorMiddleware`.
     """
     app.add_exception_handler(AppException, _app_exception)
     app.add_exception_handler(HTTPException, _http_exception)
@@ -143,7 +151,7 @@ def install_exception_handlers(app: FastAPI) -> None:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    # FastAPI describes the model of every response, errors too, under the media type of the route's successes.
+    # FastAPI describes every response, errors too, under the media type of the route's successful response.
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

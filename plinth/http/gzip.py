@@ -7,9 +7,9 @@ __all__ = ["GZipAcceptedMiddleware"]
 
 
 class GZipAcceptedMiddleware(GZipMiddleware):
-    """Starlette's gzip, out of the way of those who do not accept it.
+    """Starlette's GZipMiddleware, skipped for clients that do not accept gzip.
 
-    They get no `Vary: Accept-Encoding` either: nothing here may be kept by a cache that more than one client uses.
+    Their responses have no `Vary: Accept-Encoding` either; no shared cache may keep a response of this API anyway.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

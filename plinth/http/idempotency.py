@@ -1,4 +1,4 @@
-"""`Idempotency-Key` for endpoints that make something."""
+"""The `Idempotency-Key` header, for endpoints that create something."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import Header, Request, Response
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.http import idempotency_store as idempotency
-from plinth.identity.rules import Principal
+from plinth.http import idempotency_store as store
+from plinth.identity.principal import Principal
 
 __all__ = ["IdempotencyKey", "answer_once"]
 
-# Visible ASCII: it is a header, and a column.
+# Visible ASCII: the key is a header and a column.
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -19,7 +19,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Send the same key again with the same request, and it takes effect only once.",
+        description="A request that is sent again with the same key takes effect only once.",
     ),
 ]
 
@@ -30,22 +30,26 @@ async def answer_once(
     request: Request,
     session: AsyncSession,
     principal: Principal,
-    key: str,
+    key: str | None,
     work: Callable[[], Awaitable[Response]],
 ) -> Response:
-    """The answer of `work`, or the one that this request got before. `work` shares the session's transaction.
+    """Return the response of `work`, or the stored one if this request was answered before.
+
+    `work` must use the session's transaction. Without a key it always runs.
 
     Raises:
-        ConflictError: the same key is being worked on.
+        ConflictError: another request with this key is in progress.
         ValidationError: the key was used for another request.
     """
-    fingerprint = idempotency.fingerprint(request.method.encode(), request.url.path.encode(), await request.body())
-    record = await idempotency.recall(session, principal.subject, key, fingerprint)
+    if key is None:
+        return await work()
+    fingerprint = store.fingerprint(request.method.encode(), request.url.path.encode(), await request.body())
+    record = await store.recall(session, principal.subject, key, fingerprint)
     if record is not None:
         headers = {**record.headers, "Idempotency-Replayed": "true"}
         return Response(record.body, record.status, headers=headers)
     response = await work()
-    await idempotency.remember(
+    await store.remember(
         session,
         principal.subject,
         key,

@@ -1,28 +1,43 @@
-"""Idempotency keys: a request that is sent twice takes effect once, and is answered alike both times.
+"""Idempotency keys in the database: a request that is sent twice takes effect once and gets one response.
 
-Key, fingerprint and answer are stored in the transaction of the effect itself, so there is neither an effect
-without its record nor a record without its effect.
+Key, fingerprint and response are stored in the transaction of the effect itself: either all are committed or none.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
-from sqlalchemy import delete, func, inspect, select, tuple_
-from sqlmodel import col
+from sqlalchemy import JSON, Index, LargeBinary, String, delete, func, inspect, select, tuple_
+from sqlmodel import Field, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.tables import PlatformTable, UtcDateTime
 from plinth.errors import ConflictError, ValidationError
-from plinth.http.idempotency_table import IdempotencyRecord
 
-__all__ = ["fingerprint", "recall", "remember"]
+__all__ = ["IdempotencyRecord", "fingerprint", "recall", "remember"]
 
 KEEP = timedelta(hours=24)
-# Each new key sweeps a few old ones away, so the table stays as small as a day's keys without any schedule.
+# Each new key deletes a few expired ones, so the table holds about one day's keys without a schedule.
 SWEEP_ROWS = 10
 
 
+class IdempotencyRecord(PlatformTable, table=True):
+    """The first response to a request with an `Idempotency-Key`."""
+
+    __tablename__ = "idempotency_record"
+    __table_args__ = (Index("ix_idempotency_record_expires_at", "expires_at"),)
+
+    principal: str = Field(primary_key=True, sa_type=String(255))
+    key: str = Field(primary_key=True, sa_type=String(255))
+    # Of method, path and body: the same key with another request is a mistake of the client.
+    fingerprint: bytes = Field(sa_type=LargeBinary)
+    status: int
+    headers: dict[str, str] = Field(sa_type=JSON)
+    body: bytes = Field(sa_type=LargeBinary)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
 def fingerprint(*parts: bytes) -> bytes:
-    """A digest that tells one request from another."""
+    """A digest of a request's parts: different requests have different ones."""
     digest = blake2b(digest_size=32)
     for part in parts:
         digest.update(len(part).to_bytes(8))
@@ -31,15 +46,15 @@ def fingerprint(*parts: bytes) -> bytes:
 
 
 async def recall(session: AsyncSession, principal: str, key: str, fingerprint: bytes) -> IdempotencyRecord | None:
-    """The answer given to this request before, or None: then the caller does the work and calls `remember`.
+    """The response to this request, or None if it is new: then do the work and call `remember`.
 
-    Holds the key until the session's transaction ends.
+    Locks the key until the session's transaction ends.
 
     Raises:
-        ConflictError: the same key is being worked on at this moment.
+        ConflictError: another request with this key is in progress.
         ValidationError: the key was used for another request.
     """
-    # A lock that is tried, not waited for: the second of two concurrent requests shall not hold a connection.
+    # Tried, not waited for: the second of two concurrent requests must not hold a connection.
     lock = int.from_bytes(blake2b(f"{principal}\0{key}".encode(), digest_size=8).digest(), signed=True)
     if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
         raise ConflictError("A request with this Idempotency-Key is in progress.", code="idempotency_in_progress")
@@ -66,7 +81,7 @@ async def remember(
     headers: dict[str, str],
     body: bytes,
 ) -> None:
-    """Keep the answer to a request for `KEEP`."""
+    """Store the response to a request for `KEEP`."""
     session.add(
         IdempotencyRecord(
             principal=principal,

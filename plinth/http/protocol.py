@@ -1,23 +1,23 @@
-"""HTTP/1.1 as uvicorn speaks it, with a bound on what comes before the body, and word of the shutdown."""
+"""Uvicorn's HTTP/1.1 protocol with a limit on the request's head, and callbacks at shutdown."""
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["ON_SHUTDOWN", "BoundedHttpToolsProtocol"]
 
-# What common proxies allow, and far more than a token of 8 KB needs.
+# The limit of common proxies. The longest token has 8 KB.
 MAX_HEAD_BYTES = 65_536
 
 ON_SHUTDOWN = "on_shutdown"
-"""The key in the lifespan's state of functions to call when the server begins to shut down."""
+"""The key in the lifespan's state: functions to call when the server begins to shut down."""
 
 
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
-    """Refuses a request whose line and headers are larger than `MAX_HEAD_BYTES`, with 400.
+    """Answers 400 to a request whose line and headers are larger than `MAX_HEAD_BYTES`.
 
-    httptools itself has no limit: a stranger could make a process keep a hundred megabytes of headers.
+    httptools has no limit: one client could make a process keep a hundred megabytes of headers.
 
-    Tells responses that would go on and on when the server begins to shut down: uvicorn waits for every response to
-    end, and the lifespan hears of it only after that.
+    At shutdown it calls the functions of `ON_SHUTDOWN`, which end event streams. Uvicorn waits for every response to
+    end before it ends the lifespan, so the lifespan would be too late.
     """
 
     _head_bytes = 0
@@ -40,7 +40,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             raise ValueError("the request line and headers are too large")  # uvicorn answers 400 and hangs up
 
     def shutdown(self) -> None:
-        """Called for each connection, so each function is called as often."""
+        """Called for each connection, so each function is called more than once."""
         super().shutdown()
         for function in self.app_state.get(ON_SHUTDOWN, ()):
             function()

@@ -9,18 +9,18 @@ from plinth.errors import AppException
 
 __all__ = ["IfRange", "Range", "RangeNotSatisfiableError", "requested_part"]
 
-# More digits than any position has. Several ranges at once are not served: the answer to them is the whole file.
+# More digits than any position has. A request for several ranges gets the whole file.
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,100})-([0-9]{0,100})|-([0-9]{1,100}))[ \t]*", re.IGNORECASE)
 
-Range = Annotated[
-    str | None, Header(alias="Range", description="One range of bytes; of several at once none is heeded.")
-]
+Range = Annotated[str | None, Header(alias="Range", description="One range of bytes; several at once are ignored.")]
 IfRange = Annotated[
-    str | None, Header(alias="If-Range", description="The ETag of the file that the range is meant for.")
+    str | None, Header(alias="If-Range", description="The ETag of the file; for another version the range is ignored.")
 ]
 
 
 class RangeNotSatisfiableError(AppException):
+    """The requested range lies outside of the file."""
+
     status = 416
     code = "range_not_satisfiable"
 
@@ -29,10 +29,9 @@ class RangeNotSatisfiableError(AppException):
 
 
 def requested_part(range_: str | None, if_range: str | None, *, etag: str, size: int) -> tuple[int, int] | None:
-    """Which bytes of a file are asked for: the first one, and the one after the last. None: all of them.
+    """The bytes of a file that are requested, as start and stop. None: the whole file.
 
-    What is not a range of bytes is not heeded, nor is one that is meant for another version of the file. An empty
-    file has no part that could be named, so it is sent whole.
+    A malformed range is ignored, and one for another version of the file. An empty file has no ranges.
 
     Raises:
         RangeNotSatisfiableError: the range lies outside of the file.

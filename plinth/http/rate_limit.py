@@ -1,9 +1,10 @@
-"""Rate limits that a request does not pay a round trip for.
+"""Rate limits without a round trip to Redis for each request.
 
-The count for a key lives in Redis (kept by the `limits` library), one fixed window for the whole fleet. A process
-takes hits from it in small leases and spends them locally: a busy caller costs Redis one command for some tens of
-requests, a refused caller costs nothing until the window ends. What a lease has not spent when its window ends is
-lost, so the fleet may admit a little less than the limit (at most 5% of it for each process), never more.
+Redis holds one count for each key and fixed window, for all processes. A process takes hits from it in small leases
+and spends them locally, because asking Redis for each request would cost more than the rest of the request's checks
+together. A busy caller costs one command for some tens of requests, a refused caller none until the window ends.
+Hits of a lease that are not spent when the window ends are lost, so the processes may admit a little less than the
+limit (at most 5% of it for each process), never more.
 
 Without Redis each process counts for itself.
 """
@@ -12,20 +13,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
-from time import monotonic, time
+from time import monotonic
 
 from limits import RateLimitItem, parse
-from limits.aio.storage import RedisStorage
 from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 __all__ = ["RateLimiter", "Verdict"]
 
-# A lease grows with its caller's rate, up to this share of the limit.
+# A lease grows with its caller's rate, up to the limit divided by this.
 LEASE_SHARE = 20
 MAX_KEYS = 20_000
-# After Redis failed, count locally for so long before it is asked again: a dead Redis must not slow requests down.
+# After a failure of Redis, hits are counted locally for so long: a dead Redis must not slow requests down.
 REDIS_COOLDOWN_SECONDS = 2.0
 
 _VERDICTS = Counter("plinth_rate_limit_verdicts", "Hits that were within their limit, and that were not.", ["verdict"])
@@ -50,9 +50,30 @@ class Verdict:
         ]
 
 
-class _RedisStorage(RedisStorage):
-    # limits imports every client library that it could use; this is the one it does.
-    DEPENDENCIES = {"redis": RedisStorage.DEPENDENCIES["redis"]}  # noqa: RUF012
+# Counts ARGV[1] hits of a window that ends ARGV[2] ms after its first hit: the count so far, and the ms until then.
+_TAKE = """
+local count = redis.call('INCRBY', KEYS[1], ARGV[1])
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then
+    left = tonumber(ARGV[2])
+    redis.call('PEXPIRE', KEYS[1], left)
+end
+return {count, left}
+"""
+
+
+class _SharedWindows:
+    """The windows of one limit in Redis."""
+
+    def __init__(self, redis: Redis, limit: RateLimitItem, prefix: str) -> None:
+        self._take = redis.register_script(_TAKE)
+        self._prefix = f"{prefix}:{limit.amount}/{limit.get_expiry()}"
+        self._milliseconds = limit.get_expiry() * 1000
+
+    async def take(self, key: str, amount: int) -> tuple[int, float]:
+        """Count `amount` hits of `key`; the count of the window so far, and the seconds until it ends."""
+        count, left = await self._take(keys=[f"{self._prefix}:{key}"], args=[amount, self._milliseconds])
+        return count, left / 1000
 
 
 @dataclass(slots=True)
@@ -63,13 +84,13 @@ class _Lease:
     ends: float
 
     def is_spent(self, now: float) -> bool:
-        """Whether it says neither yes nor no to the next hit."""
+        """Whether it cannot decide on the next hit."""
         return self.ends <= now or (self.hits == 0 and self.left > 0)
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The hits of one key that wait for a lease: one of them asks for all."""
+    """The hits of one key that wait for a lease: one of them takes it for all."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     length: int = 0
@@ -85,20 +106,10 @@ class RateLimiter:
         self._leases: dict[str, _Lease] = {}
         self._queues: dict[str, _Queue] = {}
         self._redis_asked_from = 0.0
-        self._storage: RedisStorage | None = None
-        if redis is not None:
-            self._storage = _RedisStorage(
-                "async+redis://",
-                implementation="redispy",
-                key_prefix=prefix,
-                connection_pool=redis.connection_pool,  # type: ignore[arg-type]
-            )
-            # It would make a client of its own, whose commands nobody counts.
-            self._storage.bridge.storage = redis  # type: ignore[attr-defined]
-            self._storage.bridge.register_scripts()
+        self._shared = None if redis is None else _SharedWindows(redis, self._limit, prefix)
 
     async def hit(self, key: str) -> Verdict:
-        """Count one hit of `key`, and say whether it is within the limit."""
+        """Count one hit of `key`; the verdict says whether it is within the limit."""
         now = self._clock()
         lease = self._leases.get(key)
         if lease is None or lease.is_spent(now):
@@ -121,7 +132,7 @@ class RateLimiter:
             async with queue.turn:
                 now = self._clock()
                 lease = self._leases.get(key)
-                if lease is None or lease.is_spent(now):  # else the one before has asked for us as well
+                if lease is None or lease.is_spent(now):  # else the hit before took a lease for all
                     lease = await self._renew(key, lease, queue.length, now)
                 return lease
         finally:
@@ -143,16 +154,14 @@ class RateLimiter:
         return lease
 
     async def _take(self, key: str, amount: int, spent: _Lease | None, now: float) -> tuple[int, float]:
-        """Count `amount` hits; the count of the window so far and the time on our clock at which it ends."""
-        left, ends = (spent.left, spent.ends) if spent else (self._limit.amount, now + self._window)
-        if self._storage is not None and now >= self._redis_asked_from:
-            name = self._limit.key_for(key)
+        """Count `amount` hits; the count of the window so far, and when it ends by the local clock."""
+        if self._shared is not None and now >= self._redis_asked_from:
             try:
-                count = await self._storage.incr(name, self._window, amount)
-                if spent is None:
-                    ends = now + await self._storage.get_expiry(name) - time()
+                count, left = await self._shared.take(key, amount)
             except (RedisError, OSError):
                 self._redis_asked_from = now + REDIS_COOLDOWN_SECONDS
             else:
-                return count, ends
-        return self._limit.amount - left + amount, ends
+                return count, now + left
+        if spent is None:
+            return amount, now + self._window
+        return self._limit.amount - spent.left + amount, spent.ends

@@ -6,9 +6,9 @@ __all__ = ["SecurityHeadersMiddleware"]
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers that tell browsers not to guess, frame, leak or cache what an API answers.
+    """Adds headers that forbid browsers to sniff, frame, leak or cache the responses of an API.
 
-    A header that the endpoint has set itself stays. `docs_paths` get a policy under which the interactive
+    A header that the endpoint has set is kept. `docs_paths` get no content security policy, so that the interactive
     documentation can load its scripts.
     """
 

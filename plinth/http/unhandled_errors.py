@@ -1,4 +1,4 @@
-"""Middleware that answers 500 to exceptions no handler expects."""
+"""Middleware that answers 500 to unhandled exceptions."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,7 +10,7 @@ __all__ = ["UnhandledErrorMiddleware"]
 
 
 class UnhandledErrorMiddleware:
-    """Logs what nobody foresaw, once and with its traceback, and answers 500 with nothing of it."""
+    """Logs an unhandled exception once, with its traceback, and answers 500 without any detail of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

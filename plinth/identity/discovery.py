@@ -4,10 +4,10 @@ from plinth.identity.documents import DocumentError, Documents
 
 
 async def find_jwks_url(documents: Documents, issuer: str) -> str:
-    """Ask the issuer where its keys are. Raises DocumentError.
+    """Read the address of the keys from the issuer's discovery document. Raises DocumentError.
 
-    The document must name the very issuer that was asked for (OpenID Connect Discovery 1.0, 4.3); otherwise
-    one issuer on a shared host could speak for another.
+    The document must name exactly this issuer (OpenID Connect Discovery 1.0, 4.3); otherwise one issuer on a shared
+    host could speak for another.
     """
     document = await documents.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
     if document.get("issuer") != issuer:

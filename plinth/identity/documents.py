@@ -1,4 +1,4 @@
-"""Fetching what an identity provider publishes, with limits on where from, how often onward and how much."""
+"""Fetches documents that an identity provider publishes: https only, no redirects, a limited size."""
 
 import json
 from typing import Any
@@ -13,13 +13,13 @@ MAX_DOCUMENT_BYTES = 512 * 1024
 
 
 class DocumentError(Exception):
-    """The document could not be had, or is not one. The message is for the log."""
+    """The document could not be fetched or read. The message is for the log."""
 
 
 class Documents:
     """A client for JSON documents: https only, no redirects, no more than MAX_DOCUMENT_BYTES.
 
-    It sets no time limit: only the caller knows how many documents have to fit into one.
+    It has no time limit of its own: its caller sets one for all documents together.
     """
 
     def __init__(self, *, allow_loopback: bool = False) -> None:
@@ -61,10 +61,10 @@ class Documents:
             self._client = TracedClient(
                 follow_redirects=False,
                 timeout=None,
-                # Proxies come from the environment, for clusters whose only way out they are; but not for
-                # http, which is allowed on loopback alone, where no proxy gets to.
+                # httpx takes proxies from the environment, the only way out of some clusters. None for http, which is
+                # allowed on loopback only, where no proxy is needed.
                 mounts={"http://": None},
-                # Unpacking would let a small answer become a large one before anybody counts.
+                # A small compressed answer could become a large one before its size is checked.
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             )
         async with self._client.stream("GET", url) as response:

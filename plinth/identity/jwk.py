@@ -1,4 +1,4 @@
-"""Reading a JSON Web Key Set (RFC 7517): which of its keys may verify what."""
+"""Reads a JSON Web Key Set (RFC 7517): the keys in it, and the algorithms each may verify."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from plinth.identity.rules import VerificationKey
+from plinth.identity.keys import VerificationKey
 
 MAX_KEYS = 64
-RSA_BITS = range(2048, 8192 + 1)  # below is weak, above is slow enough to be a weapon
+RSA_BITS = range(2048, 8192 + 1)  # below is weak, above is slow enough for a denial of service
 
-# A key with one of these members is private or symmetric. Once published it belongs to everybody.
+# A key with one of these members is private or symmetric: published, it protects nothing.
 _SECRET_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
-_FITTING = {
+_ALGORITHMS_OF = {
     ("RSA", None): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
     ("EC", "P-256"): frozenset({"ES256"}),
     ("EC", "P-384"): frozenset({"ES384"}),
@@ -24,9 +24,9 @@ _FITTING = {
 
 
 def read_key_set(document: dict[str, Any], allowed: frozenset[str]) -> dict[str | None, VerificationKey]:
-    """Take, by their `kid`, those of the first MAX_KEYS keys that may verify one of the `allowed` algorithms.
+    """Of the first MAX_KEYS keys, those that may verify one of the `allowed` algorithms, by their `kid`.
 
-    What is unfit or unreadable is left out, as RFC 7517 asks: issuers may publish keys of kinds unknown here.
+    Other keys are ignored, as RFC 7517 requires: issuers may publish keys of unknown kinds.
     """
     members = document.get("keys")
     keys: dict[str | None, VerificationKey] = {}
@@ -54,8 +54,8 @@ def _algorithms(member: dict[str, Any]) -> frozenset[str]:
     kty, crv, alg = member.get("kty"), member.get("crv"), member.get("alg")
     if not isinstance(kty, str) or not isinstance(crv, str | None):
         return frozenset()
-    fitting = _FITTING.get((kty, crv), frozenset())
-    return fitting if alg is None else frozenset(name for name in fitting if name == alg)
+    possible = _ALGORITHMS_OF.get((kty, crv), frozenset())
+    return possible if alg is None else frozenset(name for name in possible if name == alg)
 
 
 def _is_public_signing_key(member: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""Keys from the provider's JWKS endpoint, which neither its outages nor a stranger's tokens turn against us.
+"""Keys from the provider's JWKS endpoint, cached and renewed in the background.
 
-Fresh keys are served at once; as they age, one fetch in the background renews them; while the endpoint is
-down they serve for a day more. An unknown `kid` has them fetched again, but at most once in each COOLDOWN.
+While the endpoint is down, cached keys are used for one more day. An unknown `kid` makes the keys be fetched again,
+at most once in each COOLDOWN, so neither an outage nor forged tokens stop the service.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from prometheus_client import Counter, Gauge
 from plinth.aio import cancel_all
 from plinth.identity.discovery import find_jwks_url
 from plinth.identity.documents import DocumentError, Documents
+from plinth.identity.errors import KeysUnavailable, Reason, TokenError
 from plinth.identity.jwk import read_key_set
-from plinth.identity.rules import KeysUnavailable, Reason, TokenError, VerificationKey
+from plinth.identity.keys import VerificationKey
 
 # All in seconds.
-TTL = 300.0  # while the endpoint answers, a key that it no longer lists is served no longer than this
-RENEW_AFTER = 240.0  # keys of this age are renewed in the background when one is asked for
-STALE_LIMIT = 86_400.0  # an outage overnight stops nobody; no longer, for it also keeps a withdrawn key alive
-COOLDOWN = 30.0  # between two fetches that the clock did not ask for
-FIRST_COOLDOWN = 5.0  # the same while there are no keys at all and every request waits for them
+TTL = 300.0  # while the endpoint answers, a key that it no longer lists is used no longer than this
+RENEW_AFTER = 240.0  # a request for keys of this age starts a fetch in the background
+STALE_LIMIT = 86_400.0  # bridges an outage overnight; no longer, because a withdrawn key stays valid meanwhile
+COOLDOWN = 30.0  # between two fetches because of an unknown key
+FIRST_COOLDOWN = 5.0  # the same while there are no keys at all
 FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the last byte
 
 log = structlog.get_logger("plinth.identity")
@@ -31,12 +32,12 @@ _FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch the identity provid
 _SUCCEEDED, _FAILED = _FETCHES.labels("success"), _FETCHES.labels("failure")
 _LAST_SUCCESS = Gauge(
     "plinth_jwks_last_success_timestamp_seconds",
-    "When the identity provider's keys were last fetched; 0 until they are, and where there are none to fetch.",
+    "When the identity provider's keys were last fetched; 0 if never, or if the provider has none to fetch.",
 )
 
 
 class JwksKeys:
-    """Reads `url`; where that is None, asks the issuer's discovery document for it before each fetch."""
+    """The keys at `url`. If it is None, each fetch reads it from the issuer's discovery document first."""
 
     def __init__(
         self,
@@ -55,18 +56,18 @@ class JwksKeys:
         self._deadline = deadline
         self._monotonic = monotonic
         self._keys: dict[str | None, VerificationKey] = {}
-        self._fetched_at = float("-inf")  # the last fetch that brought keys
-        self._tried_at = float("-inf")  # the end of the last fetch, whatever it brought
+        self._fetched_at = float("-inf")  # the last successful fetch
+        self._tried_at = float("-inf")  # the end of the last fetch, successful or not
         self._fetching: asyncio.Task[None] | None = None
 
     async def key(self, kid: str | None, alg: str) -> VerificationKey:
-        """Find a key. Raises TokenError (unknown_kid), or KeysUnavailable while it cannot be known."""
+        """Find a key. Raises TokenError (unknown_kid), or KeysUnavailable if keys cannot be fetched."""
         key = self._find(kid, alg)
-        # After a quiet time nobody has asked the endpoint for longer than TTL: ask before trusting the key.
-        # In an outage under traffic somebody has, in the background, so nobody waits.
+        # After a quiet time the endpoint was not asked for longer than TTL: ask it before trusting the key. In an
+        # outage under traffic it was, in the background, so no request waits.
         if key is None or self._monotonic() - self._tried_at >= TTL:
             if fetching := self._fetch():
-                await asyncio.shield(fetching)  # others wait for it as well
+                await asyncio.shield(fetching)  # other requests wait for it too
             key = self._find(kid, alg)
         elif self._monotonic() - self._fetched_at >= RENEW_AFTER:
             self._fetch()
@@ -87,12 +88,12 @@ class JwksKeys:
             return None
         if kid is not None:
             return self._keys.get(kid)
-        # A token that names no key can only mean the only one.
+        # A token without `kid` is valid if there is only one key for its algorithm.
         candidates = [key for key in self._keys.values() if alg in key.algorithms]
         return candidates[0] if len(candidates) == 1 else None
 
     def _fetch(self) -> asyncio.Task[None] | None:
-        """The fetch under way; or a new one, unless the last has just been."""
+        """The fetch in progress, or a new one; None if the last one ended less than a cooldown ago."""
         cooldown = COOLDOWN if self._keys else FIRST_COOLDOWN
         if self._fetching is None and self._monotonic() - self._tried_at >= cooldown:
             self._fetching = asyncio.create_task(self._renew())
@@ -104,9 +105,9 @@ class JwksKeys:
                 url = self._url or await find_jwks_url(self._documents, self._issuer)
                 keys = read_key_set(await self._documents.get(url), self._algorithms)
             if not keys:
-                # Nobody withdraws the last key without another in its place: a mistake on the other side.
+                # No issuer withdraws its last key without a successor: a mistake on its side.
                 raise DocumentError(f"{url}: no usable key")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known go on serving
+        except Exception as error:  # noqa: BLE001 - cached keys are used whatever it is
             log.warning("keys not fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
             self._tried_at = self._monotonic()
             _FAILED.inc()
@@ -122,7 +123,7 @@ class JwksKeys:
         for kid, old in self._keys.items():
             new = keys.get(kid)
             if new is not None and new.material == old.material and new.algorithms == old.algorithms:
-                keys[kid] = old  # the same object, so that the verdicts reached with it live on
+                keys[kid] = old  # the same object, so that principals verified with it stay cached
             else:
                 old.retired = True
         self._keys = keys

@@ -1,4 +1,4 @@
-"""The provider for development: this service signs its own tokens. Deployed environments refuse it."""
+"""The provider for development: the service signs its own tokens. Deployed environments refuse it."""
 
 import time
 from collections.abc import Iterable
@@ -7,15 +7,23 @@ from uuid import uuid4
 
 import jwt
 
-from plinth.identity.rules import is_subject
+from plinth.identity.rules import TokenRules, is_subject
 from plinth.settings import AuthProvider, PlatformSettings
 from plinth.settings.keys import derive_key
 
-LOCAL_ALGORITHM = "HS256"
-LOCAL_AUDIENCE = "plinth"
+__all__ = ["sign_local_token", "signing_key", "token_rules"]
+
+_ALGORITHM = "HS256"
+_AUDIENCE = "plinth"
+
+
+def token_rules(settings: PlatformSettings) -> TokenRules:
+    """The rules for tokens that `sign_local_token` makes."""
+    return TokenRules(issuer=settings.issuer, algorithms=frozenset({_ALGORITHM}), audience=_AUDIENCE)
 
 
 def signing_key(settings: PlatformSettings) -> bytes:
+    """The key of local tokens, derived from SECRET_KEY."""
     return derive_key(settings.SECRET_KEY.get_secret_value(), "local-tokens")
 
 
@@ -27,7 +35,7 @@ def sign_local_token(
     scopes: Iterable[str] = (),
     roles: Iterable[str] = (),
 ) -> str:
-    """Sign a token that the `local` provider accepts until `ttl` (a number means seconds) has passed.
+    """Sign a token that the `local` provider accepts for `ttl` (a number means seconds).
 
     Raises ValueError when another provider is configured, or for a subject that no token may have.
     """
@@ -39,7 +47,7 @@ def sign_local_token(
     now = int(time.time())
     claims = {
         "iss": settings.issuer,
-        "aud": LOCAL_AUDIENCE,
+        "aud": _AUDIENCE,
         "sub": subject,
         "iat": now,
         "exp": now + lifetime,
@@ -47,4 +55,4 @@ def sign_local_token(
         "scope": " ".join(scopes),
         "roles": sorted(roles),
     }
-    return jwt.encode(claims, signing_key(settings), LOCAL_ALGORITHM, headers={"typ": "at+jwt"})
+    return jwt.encode(claims, signing_key(settings), _ALGORITHM, headers={"typ": "at+jwt"})

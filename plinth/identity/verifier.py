@@ -10,36 +10,28 @@ from typing import Any
 
 import jwt
 
-from plinth.identity.rules import (
-    MAX_KID_LENGTH,
-    MAX_TOKEN_LENGTH,
-    KeySource,
-    Principal,
-    Reason,
-    TokenError,
-    TokenRules,
-    VerificationKey,
-)
+from plinth.identity.errors import Reason, TokenError
+from plinth.identity.keys import KeySource, VerificationKey
+from plinth.identity.principal import Principal
+from plinth.identity.rules import TokenRules
 
-# A verdict outlives neither its token nor this many seconds. The second bound brings the verifier back to its
-# key source now and then, which is how it learns that a key was withdrawn.
-VERDICT_LIFE = 60
+MAX_TOKEN_LENGTH = 8192  # characters; access tokens have some 500 to 2,000
+MAX_KID_LENGTH = 255
 
-
-MAX_VERDICTS = 4096
-
+# A principal is cached until its token expires, and at most for so many seconds. Then the verifier asks its key source
+# again, and learns whether the key was withdrawn.
+CACHE_SECONDS = 60
+MAX_CACHED = 4096
 
 _COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-
-
 _ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105
 
 
 class TokenVerifier:
-    """Turns a bearer token into a Principal, and remembers the verdict.
+    """Turns a bearer token into a Principal, and caches it.
 
-    `verifier.cached(token) or await verifier.verify(token)` is how to call it: the first half costs 1.6 µs.
-    Only good verdicts are kept, since a stranger can make bad tokens without end. Not thread-safe.
+    Call `verifier.cached(token) or await verifier.verify(token)`: the first half costs 1.6 µs. Refusals are not
+    cached, because anyone can make invalid tokens without end. Not thread-safe.
     """
 
     def __init__(self, rules: TokenRules, keys: KeySource, *, now: Callable[[], float] = time.time) -> None:
@@ -47,27 +39,27 @@ class TokenVerifier:
         self._keys = keys
         self._now = now
         self._algorithms = {name: jwt.get_algorithm_by_name(name) for name in rules.algorithms}
-        self._verdicts: dict[bytes, tuple[float, VerificationKey, Principal]] = {}
+        self._cache: dict[bytes, tuple[float, VerificationKey, Principal]] = {}
 
     async def aclose(self) -> None:
         await self._keys.aclose()
 
     def cached(self, token: str) -> Principal | None:
-        """The verdict reached before on this very token, if it still holds."""
+        """The principal of a token that was verified before, if it is still valid."""
         if len(token) > MAX_TOKEN_LENGTH:
             return None
         digest = _digest(token)
-        verdict = self._verdicts.get(digest)
-        if verdict is None:
+        found = self._cache.get(digest)
+        if found is None:
             return None
-        deadline, key, principal = verdict
+        deadline, key, principal = found
         if key.retired or self._now() >= deadline:
-            del self._verdicts[digest]
+            del self._cache[digest]
             return None
         return principal
 
     async def verify(self, token: str) -> Principal:
-        """Check everything. Raises TokenError, or KeysUnavailable when the issuer's keys cannot be had."""
+        """Verify a token. Raises TokenError, or KeysUnavailable if the issuer's keys cannot be fetched."""
         header, payload, signing_input, signature = _open(token)
         alg, typ, kid = header.get("alg"), header.get("typ", "JWT"), header.get("kid")
         if not isinstance(alg, str) or alg not in self._rules.algorithms:
@@ -80,7 +72,7 @@ class TokenVerifier:
         if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_KID_LENGTH):
             raise TokenError(Reason.MALFORMED)
 
-        # `kid` is the header's only say in which key it is: `jku`, `jwk`, `x5u` and `x5c` go unread.
+        # Of the header only `kid` chooses the key: `jku`, `jwk`, `x5u` and `x5c` are ignored.
         key = await self._keys.key(kid, alg)
         if alg not in key.algorithms:
             raise TokenError(Reason.WRONG_KEY)
@@ -89,29 +81,29 @@ class TokenVerifier:
 
         now = self._now()
         principal = self._rules.admit(_json_object(payload), typed=typ == _ACCESS_TOKEN_TYPE, now=now)
-        deadline = min(principal.expires_at + self._rules.leeway, now + VERDICT_LIFE)
+        deadline = min(principal.expires_at + self._rules.leeway, now + CACHE_SECONDS)
         self._remember(token, deadline, key, principal)
         return principal
 
     def _remember(self, token: str, deadline: float, key: VerificationKey, principal: Principal) -> None:
         digest = _digest(token)
-        self._verdicts.pop(digest, None)  # so that it goes to the end: the first one is the oldest
-        if len(self._verdicts) >= MAX_VERDICTS:
-            del self._verdicts[next(iter(self._verdicts))]
-        self._verdicts[digest] = (deadline, key, principal)
+        self._cache.pop(digest, None)  # so that it moves to the end: the first one is the oldest
+        if len(self._cache) >= MAX_CACHED:
+            del self._cache[next(iter(self._cache))]
+        self._cache[digest] = (deadline, key, principal)
 
 
 def _digest(token: str) -> bytes:
-    # The token itself would do as the key and save 0.7 µs. This way no usable token stays in memory for a
-    # dump to show, and a verdict takes the same space whatever the token's length.
+    # Instead of the token itself, which would save 0.7 µs: no usable token stays in memory, and an entry takes the same
+    # space for a token of any length.
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _open(token: str) -> tuple[dict[str, Any], str, bytes, bytes]:
-    """Take a token apart: header, payload (not yet read), what was signed, signature.
+    """Split a token into its header, its encoded payload, the signed bytes and the signature.
 
     PyJWT's own loader checks the base64 alphabet byte by byte in Python: 40 µs for a usual token, 400 for the
-    longest, spent on any garbage and, for RS256 and HS256, more than the signature takes.
+    longest, also for invalid ones. For RS256 and HS256 that is more than the signature takes.
     """
     if len(token) > MAX_TOKEN_LENGTH:
         raise TokenError(Reason.OVERSIZED)

@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
 
 __all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit"]
@@ -104,8 +105,8 @@ class Doorbell:
 
 
 def doorbell_for(settings: PlatformSettings, redis: Redis | None) -> Doorbell:
-    """Make the doorbell of this service: one channel, named after the project."""
-    return Doorbell(redis, channel=f"{settings.PROJECT_NAME}:jobs")
+    """Make the doorbell of this service, on a channel of its own."""
+    return Doorbell(redis, channel=f"{key_prefix(settings)}:jobs")
 
 
 def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:

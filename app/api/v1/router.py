@@ -1,12 +1,12 @@
-"""Version 1 of the API: one line a resource."""
+"""Version 1 of the API: one line for each resource."""
 
 from fastapi import APIRouter
 
 from app.api.v1 import exports, items
 from app.api.v1.public import health
-from plinth.api import jobs, me, operations
+from plinth.api import jobs, me, queues, schedules, workers
 
-# Side by side instead of included in one another: FastAPI matches a path once for each level of inclusion. For the
+# The routes themselves instead of `include_router`: FastAPI matches a path once for each level of inclusion. For the
 # same reason the busiest come first.
 router = APIRouter(
     routes=[
@@ -15,6 +15,8 @@ router = APIRouter(
         *jobs.router.routes,
         *me.router.routes,
         *health.router.routes,
-        *operations.router.routes,
+        *queues.router.routes,
+        *workers.router.routes,
+        *schedules.router.routes,
     ]
 )

@@ -5,7 +5,7 @@ from starlette.middleware import Middleware
 
 from notes import __version__, api, health
 from notes.config import Settings
-from plinth.api import jobs, me, operations
+from plinth.api import jobs, me, queues, schedules, workers
 from plinth.api.lifespan import lifespan_of
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
@@ -45,8 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     install_exception_handlers(app)
-    for router in (api.router, health.router, jobs.router, me.router, operations.router):
-        app.include_router(router, prefix=settings.API_V1_STR)
+    for part in (api, health, jobs, me, queues, workers, schedules):
+        app.include_router(part.router, prefix=settings.API_V1_STR)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Whether this process is alive, and whether it can do its work."""
+"""Liveness and readiness of this process."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/public/health", tags=["health"])
 
 @router.get("", response_model=Health, responses=problems())
 async def health() -> Any:
-    """The process runs and its event loop turns. Asks nobody else."""
+    """Liveness: the process runs and its event loop turns. Checks no dependency."""
     return json_response({"status": "alive", "version": __version__})
 
 
@@ -24,7 +24,7 @@ async def health() -> Any:
     responses={**problems(), 503: {"model": ReadinessReport, "description": "A required component is down"}},
 )
 async def ready(request: Request, response: Response) -> ReadinessReport:
-    """The last known state of what this process needs. Answers at once: the asking is done in the background."""
+    """Readiness: the last known state of each dependency, which is checked in the background."""
     readiness = state_of(request)["readiness"]
     if readiness.status == "unavailable":
         response.status_code = 503

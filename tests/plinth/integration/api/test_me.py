@@ -62,7 +62,7 @@ class TestStrangers:
 
         body = problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"] == 'Bearer error="invalid_token"'
-        assert body["detail"] == "The token does not hold."
+        assert body["detail"] == "The token is not valid."
 
     async def test_with_another_service_s_token_stay_strangers(self, service: httpx.AsyncClient) -> None:
         another = settings_with(SECRET_KEY="another secret of quite some length")

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from notes.config import Settings
 from notes.main import create_app
 from plinth.embedded.redis import Redis
+from plinth.settings import Environment
 from tests.support.api import client_of, problem, signed_in
 from tests.support.notes import settings_with
 from tests.support.servers import scratch_folder
@@ -87,6 +89,25 @@ class TestCallers:
 
         assert sum(counts[200] for counts in both) <= 20
         assert set().union(*both) == {200, 429}
+
+
+async def test_two_services_on_one_redis_share_no_limit(settings: Settings, fresh_database_url: str) -> None:
+    # All settings are the same, PROJECT_NAME and SECRET_KEY at their defaults, but for the database.
+    another = settings.model_copy(update={"DATABASE_URL": SecretStr(fresh_database_url)})
+    async with an_instance(settings) as one, an_instance(another) as other:
+        caller = signed_in(settings)
+        assert await statuses(one, caller, 30) == {200: 20, 429: 10}
+
+        assert await statuses(other, caller, 30) == {200: 20, 429: 10}
+
+
+async def test_two_environments_on_one_redis_share_no_limit(settings: Settings) -> None:
+    another = settings.model_copy(update={"ENVIRONMENT": Environment.LOCAL})
+    async with an_instance(settings) as one, an_instance(another) as other:
+        caller = signed_in(settings)
+        assert await statuses(one, caller, 30) == {200: 20, 429: 10}
+
+        assert await statuses(other, caller, 30) == {200: 20, 429: 10}
 
 
 class TestStrangers:

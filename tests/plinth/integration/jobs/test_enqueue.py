@@ -12,6 +12,7 @@ from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, UnknownKindError, enqueue, enqueue_many, job
 from plinth.jobs.kinds import JobKind
+from plinth.redis.keys import key_prefix
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 
@@ -199,7 +200,7 @@ class TestDoorbell:
     async def test_garbage_on_the_channel_is_passed_over(
         self, deaf: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], redis: Any
     ) -> None:
-        channel = f"{deaf.PROJECT_NAME}:jobs"
+        channel = f"{key_prefix(deaf)}:jobs"
         async with working(deaf, noop, queues=["side"]):
             await until(lambda: redis.pubsub_numsub(channel))
             for garbage in (

@@ -17,7 +17,7 @@ from plinth.http.body_limit import BodyLimitMiddleware, _BodyTooLargeError
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
-from plinth.identity.rules import Principal
+from plinth.identity.principal import Principal
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import MAX_PATH
 from tests.support.api import problem

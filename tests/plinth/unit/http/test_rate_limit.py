@@ -16,7 +16,7 @@ WINDOW = 60
 
 
 class SharedCounts:
-    """Stands in for the storage in Redis: counts for all limiters, a loop's turn later, or fails."""
+    """Stands in for the windows in Redis: counts for all limiters, a loop's turn later, or fails."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -24,20 +24,16 @@ class SharedCounts:
         self.commands = 0
         self.broken = False
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    async def take(self, key: str, amount: int) -> tuple[int, float]:
         self.commands += 1
         await asyncio.sleep(0)
         if self.broken:
             raise RedisConnectionError("away")
-        count, ends = self.counts.get(key, (0, self.clock() + expiry))
+        count, ends = self.counts.get(key, (0, 0.0))
         if ends <= self.clock():
-            count, ends = 0, self.clock() + expiry
+            count, ends = 0, self.clock() + WINDOW
         self.counts[key] = count + amount, ends
-        return count + amount
-
-    async def get_expiry(self, key: str) -> float:
-        await asyncio.sleep(0)
-        return self.counts[key][1]
+        return count + amount, ends - self.clock()
 
 
 @pytest.fixture
@@ -51,13 +47,12 @@ def shared(clock: Clock) -> SharedCounts:
 
 
 @pytest.fixture
-def fleet(clock: Clock, shared: SharedCounts, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RateLimiter]:
+def fleet(clock: Clock, shared: SharedCounts) -> Callable[[str], RateLimiter]:
     """Makes limiters of several processes that share one Redis."""
-    monkeypatch.setattr("plinth.http.rate_limit.time", clock)
 
     def limiter(limit: str) -> RateLimiter:
         made = RateLimiter(limit, Redis(), prefix="test", clock=clock)
-        made._storage = shared  # type: ignore[assignment]
+        made._shared = shared  # type: ignore[assignment]
         return made
 
     return limiter
@@ -239,9 +234,9 @@ class TestRedisAway:
     async def test_may_show_in_many_ways(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any
     ) -> None:
-        async def fail(*args: object) -> int:
+        async def fail(*args: object) -> tuple[int, float]:
             raise error
 
-        monkeypatch.setattr(shared, "incr", fail)
+        monkeypatch.setattr(shared, "take", fail)
 
         assert (await fleet("20/minute").hit("alice")).allowed

@@ -12,7 +12,7 @@ import pytest
 
 from notes.config import Settings
 from plinth.identity import build_verifier
-from plinth.identity.rules import KeysUnavailable, Reason, TokenError
+from plinth.identity.errors import KeysUnavailable, Reason, TokenError
 from plinth.identity.verifier import TokenVerifier
 from tests.support.identity_provider import DISCOVERY_PATH, JWKS_PATH, IdentityProvider, SigningKey, compact, hs256
 from tests.support.notes import PACKAGES

@@ -9,8 +9,9 @@ import pytest
 
 from plinth.identity import jwks
 from plinth.identity.documents import Documents
+from plinth.identity.errors import KeysUnavailable, Reason, TokenError
 from plinth.identity.jwks import COOLDOWN, FIRST_COOLDOWN, RENEW_AFTER, STALE_LIMIT, TTL, JwksKeys
-from plinth.identity.rules import KeysUnavailable, Reason, TokenError, VerificationKey
+from plinth.identity.keys import VerificationKey
 from tests.support.identity_provider import DISCOVERY_PATH, Clock, IdentityProvider, Mood, SigningKey
 from tests.support.metrics import metric
 

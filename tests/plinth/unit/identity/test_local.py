@@ -8,7 +8,7 @@ import pytest
 
 from notes.config import Settings
 from plinth.identity import build_verifier, sign_local_token
-from plinth.identity.rules import Reason, TokenError
+from plinth.identity.errors import Reason, TokenError
 from plinth.settings.keys import derive_key
 
 SECRET = "one-secret-of-thirty-two-letters"

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from notes.config import Settings
-from plinth.identity.providers import rules_for
-from plinth.identity.rules import Principal, Reason, TokenError, TokenRules
+from plinth.identity import rules_for
+from plinth.identity.errors import Reason, TokenError
+from plinth.identity.principal import Principal
+from plinth.identity.rules import TokenRules
 
 NOW = 1_800_000_000
 TIMES = {"iat": NOW, "exp": NOW + 600}

@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from plinth.identity import rules as security
 from plinth.identity import verifier as token_verifier
-from plinth.identity.rules import FixedKey, KeysUnavailable, Principal, Reason, TokenError, TokenRules, VerificationKey
+from plinth.identity.errors import KeysUnavailable, Reason, TokenError
+from plinth.identity.keys import FixedKey, VerificationKey
+from plinth.identity.principal import Principal
+from plinth.identity.rules import TokenRules
 from plinth.identity.verifier import TokenVerifier
 from plinth.settings.keys import derive_key
 from tests.support.identity_provider import Clock, SigningKey, base64url, compact, hs256, signed
@@ -374,7 +377,7 @@ class TestVerdicts:
     async def test_are_bounded_and_the_oldest_goes(
         self, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(token_verifier, "MAX_VERDICTS", 3)
+        monkeypatch.setattr(token_verifier, "MAX_CACHED", 3)
         tokens = [token(sub=f"user-{number}") for number in range(5)]
 
         def remembered() -> list[int]:

@@ -1,0 +1,49 @@
+"""Services on one Redis have keys of their own; the processes of one service have the same."""
+
+from typing import Any
+
+import pytest
+
+from plinth.redis.keys import key_prefix
+from tests.support.notes import settings_with
+
+DATABASE_URL = "postgresql://plinth:secret@db:5432/orders"
+
+
+def prefix(**values: Any) -> str:
+    return key_prefix(settings_with(**{"DATABASE_URL": DATABASE_URL, "ENVIRONMENT": "test", **values}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PROJECT_NAME": "Orders"},
+        {"ENVIRONMENT": "local"},
+        {"SECRET_KEY": "x" * 64},
+        {"DATABASE_URL": "postgresql://plinth:secret@db:5432/invoices"},
+        {"DATABASE_URL": "sqlite+aiosqlite:///orders.db"},
+    ],
+)
+def test_another_service_or_environment_has_another_prefix(other: dict[str, Any]) -> None:
+    assert prefix(**other) != prefix()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://plinth:secret@pooler:6543/orders?pgbouncer=true",
+        "postgresql://owner:other@db:5432/orders",
+        "postgresql://plinth:secret@one:5432,two:5432/orders?target_session_attrs=read-write",
+        "postgres:///orders?host=/run/postgresql",
+    ],
+)
+def test_another_way_to_the_same_database_has_the_same_prefix(url: str) -> None:
+    assert prefix(DATABASE_URL=url) == prefix()
+
+
+def test_the_prefix_begins_with_the_name_of_the_project_and_tells_no_secret() -> None:
+    found = prefix(PROJECT_NAME="Orders")
+
+    assert found.startswith("Orders:")
+    assert "secret" not in found
+    assert "orders" not in found
