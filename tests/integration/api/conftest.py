@@ -1,5 +1,15 @@
-"""The running service and two of its callers, for every test of this folder."""
+"""Two callers of the service, for every test of this folder."""
 
-from tests.support.service import alice, api, bob, database, service, settings
+import pytest
 
-__all__ = ["alice", "api", "bob", "database", "service", "settings"]
+from plinth.testing import Client
+
+
+@pytest.fixture(scope="module")
+def alice(client: Client) -> Client:
+    return client.signed_in("alice")
+
+
+@pytest.fixture(scope="module")
+def bob(client: Client) -> Client:
+    return client.signed_in("bob")
