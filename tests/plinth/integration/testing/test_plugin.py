@@ -1,19 +1,16 @@
 """The pytest plugin as a service's tests use it, in a pytest of its own."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SETTINGS = """
+from tests.plinth.integration.testing.conftest import Pytest
+
+CONFIGURATION = """
 [tool.plinth]
 settings = "app.core.config:Settings"
 
 [tool.pytest]
-addopts = ["-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider"]
 asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "session"
 asyncio_default_test_loop_scope = "session"
@@ -42,36 +39,23 @@ def divide(number):
     return 1 / number
 """
 
-Pytest = Callable[..., subprocess.CompletedProcess[str]]
 
-
-@pytest.fixture
-def run_pytest(tmp_path: Path) -> Pytest:
-    """Runs pytest on one test module, in a folder of its own."""
-
-    def run(code: str, *options: str, configuration: str = SETTINGS) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "pyproject.toml").write_text(configuration)
-        (tmp_path / "conftest.py").write_text('pytest_plugins = ["plinth.testing.plugin"]\n')
-        (tmp_path / "test_it.py").write_text(code)
-        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        environment |= {"DATABASE_URL": "postgresql://production.example.com/plinth", "RATE_LIMIT": "no limit"}
-        command = [sys.executable, "-m", "pytest", *options]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    return run
+def files(tests: str) -> dict[str, str]:
+    """A project with a failing handler and these tests."""
+    conftest = 'pytest_plugins = ["plinth.testing.plugin"]\n'
+    return {"pyproject.toml": CONFIGURATION, "conftest.py": conftest, "test_it.py": BROKEN + tests}
 
 
 def test_a_failing_handlers_traceback_is_short_and_shows_no_token(run_pytest: Pytest, tmp_path: Path) -> None:
     done = run_pytest(
-        BROKEN
-        + """
+        files("""
 async def test_it(client):
     alice = client.signed_in("alice")
     with open("token", "w") as file:
         file.write(alice.headers["Authorization"])
     response = await alice.get("/broken", params={"number": 0})
     assert response.status_code == 200
-""",
+"""),
         "-vv",
     )
 
@@ -87,8 +71,7 @@ async def test_it(client):
 
 def test_errors_are_raised_and_refusals_are_answered(run_pytest: Pytest) -> None:
     done = run_pytest(
-        BROKEN
-        + """
+        files("""
 import time
 from plinth.testing import problem
 
@@ -111,7 +94,7 @@ async def test_an_error_is_a_500_where_that_is_wanted(application):
 
 def test_the_environment_reaches_no_test():
     assert "example.com" not in Settings().DATABASE_URL.get_secret_value()
-"""
+""")
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -119,7 +102,7 @@ def test_the_environment_reaches_no_test():
 
 
 def test_a_folder_without_a_service_is_told_in_a_sentence(run_pytest: Pytest) -> None:
-    done = run_pytest("", configuration="[project]\nname = 'x'\nversion = '1'\n")
+    done = run_pytest(files("") | {"pyproject.toml": "[project]\nname = 'x'\nversion = '1'\n"})
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "There is no service in" in done.stderr
