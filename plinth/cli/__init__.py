@@ -18,9 +18,10 @@ from plinth.cli.config import effective_configuration
 from plinth.cli.jobs import jobs
 from plinth.cli.log_level import log_level
 from plinth.cli.schedules import schedules
-from plinth.cli.service import load
+from plinth.cli.service import declared_settings, load
 from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings
+from plinth.telemetry.logging import configure_logging
 
 # uvicorn waits this long for requests to end before it stops, in seconds.
 GRACE_SECONDS = 20
@@ -88,22 +89,22 @@ def api(host: str, port: int, reload: bool) -> None:
     if not reload:
         _serve(settings, host=host, port=port)
         return
-    from uvicorn.supervisors import ChangeReload
-
-    # Listens from here on, so that who comes while the code starts waits and is not refused.
-    config = _reload_config(settings, host=host, port=port)
-    listening = config.bind_socket()
-    listening.listen(config.backlog)
-    ChangeReload(config, target=partial(_serve_reloaded, host=host, port=port), sockets=[listening]).run()
-
-
-def _reload_config(settings: PlatformSettings, **options: Any) -> Any:
-    """uvicorn's supervisor takes from it what to watch: the package of the settings, and this one."""
     import uvicorn
 
+    from plinth.cli.reload import run_reloaded
+
+    # It listens from here on: requests that come while the code starts wait instead of being refused.
+    config = uvicorn.Config(settings.service.application, host=host, port=port, log_config=None)
+    listening = config.bind_socket()
+    listening.listen(config.backlog)
+    serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port)
+    run_reloaded(serve, folders=_code_of(settings), listening=listening)
+
+
+def _code_of(settings: PlatformSettings) -> list[Path]:
+    """The folders whose changes restart a process: the package of the settings class, and this one."""
     service = sys.modules[type(settings).__module__.partition(".")[0]]
-    folders = [str(Path(str(module.__file__)).parent) for module in (service, plinth)]
-    return uvicorn.Config(settings.service.application, reload=True, reload_dirs=folders, log_config=None, **options)
+    return [Path(str(module.__file__)).parent for module in (service, plinth)]
 
 
 def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
@@ -153,9 +154,16 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
         sys.exit(STARTUP_FAILURE)
 
 
-def _serve_reloaded(*, sockets: list[Any], **options: Any) -> None:
-    """The API in a process of the reloader."""
-    _serve(load_settings(), sockets=sockets, **options)
+def _serve_reloaded(**options: Any) -> None:
+    """The API in a process of the reloader, which reports what this raises."""
+    _serve(_new_settings(), **options)
+
+
+def _new_settings() -> PlatformSettings:
+    """The settings of code that has changed. Raises ServiceError or SettingsError."""
+    settings = declared_settings(Path.cwd())()
+    configure_logging(settings)
+    return settings
 
 
 @main.command()
@@ -169,12 +177,10 @@ def worker(queues: list[str] | None, concurrency: int | None, host: str, reload:
     if not reload:
         _work(settings, queues=queues, concurrency=concurrency, host=host)
         return
-    from uvicorn.supervisors import ChangeReload
+    from plinth.cli.reload import run_reloaded
 
-    # uvicorn's supervisor starts anything; it takes from its configuration what to watch, and never loads the API.
-    config = _reload_config(settings)
     work = partial(_work_reloaded, queues=queues, concurrency=concurrency, host=host)
-    ChangeReload(config, target=work, sockets=[]).run()
+    run_reloaded(work, folders=_code_of(settings))
 
 
 def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:
@@ -193,9 +199,9 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
         not_migrated()
 
 
-def _work_reloaded(*, sockets: list[Any], **options: Any) -> None:
-    """The worker in a process of the reloader, which gives every target its sockets."""
-    settings = load_job_settings()
+def _work_reloaded(**options: Any) -> None:
+    """The worker in a process of the reloader."""
+    settings = _new_settings()
     grace = min(settings.JOBS_SHUTDOWN_GRACE, RELOAD_GRACE)
     _work(settings.model_copy(update={"JOBS_SHUTDOWN_GRACE": grace}), **options)
 

@@ -79,12 +79,16 @@ class Process:
         log: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: str = "",
+        terminal: bool = False,
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         hurry_signal: signal.Signals = signal.SIGKILL,
         grace: float = 10.0,
     ) -> None:
-        """Start it. Without `log` it writes to our own output; `env` replaces ours; `grace` is in seconds."""
+        """Start it. Without `log` it writes to our own output; `env` replaces ours; `grace` is in seconds.
+
+        With `terminal` it reads from our terminal, if there is one: for a debugger.
+        """
         self.name = name
         self.log = log
         self.stop_signal = stop_signal
@@ -94,10 +98,11 @@ class Process:
         launch = [sys.executable, "-I", "-S", LAUNCHER, os.getpid(), int(stop_signal), owner]
         output: BinaryIO | None = log.open("ab") if log else None
         self._log_start = output.tell() if output else 0
+        reads_terminal = terminal and sys.stdin is not None and sys.stdin.isatty()
         try:
             self._popen = subprocess.Popen(
                 [str(part) for part in (*launch, *command)],
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if stdin else None if reads_terminal else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 env=env,

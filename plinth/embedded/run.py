@@ -89,7 +89,7 @@ def _at(metrics: Address) -> dict[str, str]:
 
 def _program(name: str, arguments: list[str], env: dict[str, str], **options: Any) -> Process:
     command = [sys.executable, "-m", "plinth.cli", *arguments]
-    return Process(name, command, env=env, **{"grace": PROGRAM_GRACE, **options})
+    return Process(name, command, env=env, **{"grace": PROGRAM_GRACE, "terminal": True, **options})
 
 
 def _worker(settings: PlatformSettings, options: list[str], env: dict[str, str]) -> Process:
@@ -103,7 +103,7 @@ def _worker(settings: PlatformSettings, options: list[str], env: dict[str, str])
 
 
 def _migrate(log: Path, env: dict[str, str], sleep: Sleep) -> None:
-    process = _program("The migration", ["migrate"], env, log=log)
+    process = _program("The migration", ["migrate"], env, log=log, terminal=False)
     try:
         process.wait(float("inf"), sleep)
         if process.exit_code != 0:

@@ -19,7 +19,7 @@ from tests.images.conftest import CODE, CONFINED, REVISION, ROOT, Docker, Note, 
 
 LIMIT = 120e6  # bytes on top of the base
 IDLE = 100 * 2**20  # bytes of memory of a process that has nothing to do
-NOBODY_SERVES = "postgresql://plinth:plinth@127.0.0.1:1/plinth"
+NO_DATABASE = "postgresql://plinth:plinth@127.0.0.1:1/plinth"
 
 Start = Callable[..., str]
 
@@ -142,7 +142,7 @@ class TestHowItRuns:
         self, docker: Docker, start: Start, command: tuple[str, ...], note: Note
     ) -> None:
         began = time.monotonic()
-        options = ("--publish", "127.0.0.1::9090", "--env", f"DATABASE_URL={NOBODY_SERVES}")
+        options = ("--publish", "127.0.0.1::9090", "--env", f"DATABASE_URL={NO_DATABASE}")
         name = start(*command, options=options)
         address = f"http://{docker('port', name, '9090/tcp')}"
 
@@ -168,7 +168,7 @@ class TestHowItRuns:
     @pytest.mark.parametrize("command", [("wait",), ("migrate", "--wait", "600")], ids=" ".join)
     def test_so_does_one_that_waits(self, docker: Docker, start: Start, command: tuple[str, ...]) -> None:
         """As process 1, to which the kernel delivers no signal that it has no handler for."""
-        name = start(*command, options=("--env", f"DATABASE_URL={NOBODY_SERVES}"))
+        name = start(*command, options=("--env", f"DATABASE_URL={NO_DATABASE}"))
         until(lambda: "waiting" in _logs(name), "it waits")
         began = time.monotonic()
         docker("stop", "--time", "60", name)

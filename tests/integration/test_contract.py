@@ -4,7 +4,7 @@ Schemathesis sends what the document allows and what it forbids, and holds each 
 type, headers, schema, never a 5xx. Every check that it has is on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -19,13 +19,12 @@ from app.business import exports
 from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
-from tests.support.api import serving
-from tests.support.service import settings_with
+from plinth.testing import serving, settings_for_tests
 
 EXAMPLES = 12
 STEPS = 6
 
-document = create_app(settings_with()).openapi()
+document = create_app(settings_for_tests(Settings)).openapi()
 schema = schemathesis.openapi.from_dict(
     document,
     config=schemathesis.Config.from_dict(
@@ -45,10 +44,8 @@ Case: TypeAlias = AnyCase[Any]
 
 
 @pytest.fixture(scope="module")
-def settings(database_url: str, redis_url: str) -> Settings:
-    return settings_with(
-        DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="1000000/minute", OPERATOR_ROLE="operator"
-    )
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(RATE_LIMIT="1000000/minute", OPERATOR_ROLE="operator")
 
 
 @pytest.fixture(scope="module", autouse=True)

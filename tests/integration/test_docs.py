@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
-from tests.support.api import serving
+from plinth.testing import serving
+from plinth.testing.servers import Servers, scratch_folder
 from tests.support.processes import declare
-from tests.support.servers import Servers, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -15,9 +15,7 @@ import pytest
 
 import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import exports
-from app.core.config import Settings
 from plinth.database.engine import Database
-from tests.support.service import settings_with
 
 ITEMS = 200_000
 MAX_GROWTH = 40 * 1024 * 1024  # bytes; the file has more than 60 MB
@@ -28,18 +26,6 @@ INSERT INTO item (owner, name, description, tags, created_at)
 SELECT 'alice', 'item ' || n, repeat(md5(n::text), 3), ARRAY['even', 'tag ' || n % 7], now() - n * interval '1 second'
 FROM generate_series(1, {ITEMS}) AS n
 """
-
-
-@pytest.fixture
-def settings(database_url: str) -> Settings:
-    return settings_with(DATABASE_URL=database_url)
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings)
-    yield database
-    await database.aclose()
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 
 from notes.config import Settings
 from notes.main import create_app
+from plinth.testing.servers import Servers, migrate, scratch_folder
 from tests.support.api import client_of, signed_in
 from tests.support.notes import settings_with
-from tests.support.servers import Servers, migrate, scratch_folder
 
 
 @pytest.fixture(scope="session")

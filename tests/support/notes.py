@@ -7,7 +7,7 @@ from typing import Any
 import notes
 import plinth
 from notes.config import Settings
-from tests.support.api import FOR_TESTS
+from plinth.testing import settings_for_tests
 
 __all__ = ["FOLDER", "PACKAGES", "copy_packages", "note", "settings_with"]
 
@@ -18,7 +18,7 @@ PACKAGES = f"{Path(__file__).parents[2]}:{FOLDER}"
 
 def settings_with(**values: Any) -> Settings:
     """Settings of the service under test, not of the environment."""
-    return Settings.isolated(**{**FOR_TESTS, **values})
+    return settings_for_tests(Settings, **values)
 
 
 def note(**values: Any) -> dict[str, Any]:

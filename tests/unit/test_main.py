@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.api import NOBODY_SERVES, client_of, problem, signed_in
-from tests.support.service import settings_with
+from plinth.testing import NO_DATABASE, open_client, problem, settings_for_tests
 
 ROOT = Path(__file__).parents[2]
 
 PRODUCTION: dict[str, Any] = {
     "ENVIRONMENT": "production",
     "SECRET_KEY": "a secret of quite some length, and of our own",
-    "DATABASE_URL": NOBODY_SERVES,
+    "DATABASE_URL": NO_DATABASE,
     "AUTH_PROVIDER": "custom",
     "OIDC_ISSUER": "https://issuer.example.com",
     "OIDC_AUDIENCE": "plinth",
@@ -97,16 +95,18 @@ print(app.main.app.title)
 
 class TestSideBySide:
     async def test_two_applications_have_nothing_in_common(self) -> None:
-        one = settings_with(
-            DATABASE_URL=NOBODY_SERVES,
+        one = settings_for_tests(
+            Settings,
+            DATABASE_URL=NO_DATABASE,
             PROJECT_NAME="One",
             API_V1_STR="/one",
             MAX_BODY_BYTES=10,
             RATE_LIMIT="1/minute",
             BACKEND_CORS_ORIGINS="https://one.example.com",
         )
-        two = settings_with(
-            DATABASE_URL=NOBODY_SERVES,
+        two = settings_for_tests(
+            Settings,
+            DATABASE_URL=NO_DATABASE,
             PROJECT_NAME="Two",
             API_V1_STR="/two/v1",
             MAX_BODY_BYTES=20,
@@ -116,45 +116,42 @@ class TestSideBySide:
         )
         first, second = create_app(one), create_app(two)
         assert (first.title, second.title) == ("One", "Two")
-        with capture_logs():
-            async with client_of(first) as of_one, client_of(second) as of_two:
-                of_one.base_url, of_two.base_url = "http://one.test/one", "http://two.test/two/v1"
-                origin = {"Origin": "https://one.example.com"}
+        async with open_client(first) as of_one, open_client(second) as of_two:
+            origin = {"Origin": "https://one.example.com"}
 
-                answers = [
-                    [(await client.get("/me", headers=signed_in(settings, "alice"))).status_code for _ in range(3)]
-                    for client, settings in ((of_one, one), (of_two, two))
-                ]
-                assert answers == [[200, 429, 429], [200, 200, 429]]
-                problem(await of_two.get("/me", headers=signed_in(one, "bob")), 401)
-                problem(await of_one.post("/items", content=b"x" * 15), 413)
-                problem(await of_two.post("/items", content=b"x" * 15), 401)
-                assert "access-control-allow-origin" in (await of_one.get("/public/health", headers=origin)).headers
-                assert "access-control-allow-origin" not in (await of_two.get("/public/health", headers=origin)).headers
-                assert (await of_one.get("/openapi.json")).status_code == 200
-                problem(await of_two.get("/openapi.json"), 404)
-                problem(await of_one.get("http://one.test/two/v1/public/health"), 404)
+            answers = [
+                [(await client.get("/me")).status_code for _ in range(3)]
+                for client in (of_one.signed_in("alice"), of_two.signed_in("alice"))
+            ]
+            assert answers == [[200, 429, 429], [200, 200, 429]]
+            token_of_one = {"Authorization": of_one.signed_in("bob").headers["Authorization"]}
+            problem(await of_two.get("/me", headers=token_of_one), 401)
+            problem(await of_one.post("/items", content=b"x" * 15), 413)
+            problem(await of_two.post("/items", content=b"x" * 15), 401)
+            assert "access-control-allow-origin" in (await of_one.get("/public/health", headers=origin)).headers
+            assert "access-control-allow-origin" not in (await of_two.get("/public/health", headers=origin)).headers
+            assert (await of_one.get("/openapi.json")).status_code == 200
+            problem(await of_two.get("/openapi.json"), 404)
+            problem(await of_one.get("http://service.test/two/v1/public/health"), 404)
 
 
 class TestDocs:
     async def statuses(self, settings: Settings) -> set[int]:
-        with capture_logs():
-            async with client_of(create_app(settings)) as client:
-                paths = ("http://service.test/docs", "/openapi.json")
-                return {(await client.get(path)).status_code for path in paths}
+        async with open_client(create_app(settings)) as client:
+            paths = ("http://service.test/docs", "/openapi.json")
+            return {(await client.get(path)).status_code for path in paths}
 
-    @pytest.mark.parametrize("values", [{"DATABASE_URL": NOBODY_SERVES}, PRODUCTION | {"DOCS_ENABLED": True}])
+    @pytest.mark.parametrize("values", [{"DATABASE_URL": NO_DATABASE}, PRODUCTION | {"DOCS_ENABLED": True}])
     async def test_are_there(self, values: dict[str, Any]) -> None:
-        assert await self.statuses(settings_with(**values)) == {200}
+        assert await self.statuses(settings_for_tests(Settings, **values)) == {200}
 
-    @pytest.mark.parametrize("values", [PRODUCTION, {"DATABASE_URL": NOBODY_SERVES, "DOCS_ENABLED": False}])
+    @pytest.mark.parametrize("values", [PRODUCTION, {"DATABASE_URL": NO_DATABASE, "DOCS_ENABLED": False}])
     async def test_are_off_in_production_and_where_they_are_not_wanted(self, values: dict[str, Any]) -> None:
-        assert await self.statuses(settings_with(**values)) == {404}
+        assert await self.statuses(settings_for_tests(Settings, **values)) == {404}
 
     async def test_show_the_api(self) -> None:
-        with capture_logs():
-            async with client_of(create_app(settings_with(DATABASE_URL=NOBODY_SERVES))) as client:
-                page = await client.get("http://service.test/docs")
+        async with open_client(create_app(settings_for_tests(Settings, DATABASE_URL=NO_DATABASE))) as client:
+            page = await client.get("http://service.test/docs")
 
         assert page.headers["content-type"].startswith("text/html")
         assert "/api/v1/openapi.json" in page.text
@@ -162,8 +159,7 @@ class TestDocs:
 
 class TestProduction:
     async def test_tells_browsers_to_use_tls(self) -> None:
-        with capture_logs():
-            async with client_of(create_app(settings_with(**PRODUCTION))) as client:
-                response = await client.get("/public/health")
+        async with open_client(create_app(settings_for_tests(Settings, **PRODUCTION))) as client:
+            response = await client.get("/public/health")
 
         assert "strict-transport-security" in response.headers

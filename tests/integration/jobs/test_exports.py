@@ -21,13 +21,12 @@ from app.core.config import Settings
 from app.jobs import exports as tasks
 from plinth.database.engine import Database
 from plinth.errors import NotFoundError
-from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue
+from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, State
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.schedules import schedules
-from tests.support.service import settings_with
+from plinth.testing import Jobs, until
 from tests.support.transaction_pooler import transaction_pooler
 
-PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 ITEMS = 40
 DAY = timedelta(days=1)
 
@@ -35,25 +34,9 @@ Export = dict[str, Any]
 Happening = Callable[[], Awaitable[Any]]
 
 
-@pytest.fixture
-def settings(database_url: str) -> Settings:
-    return settings_with(
-        DATABASE_URL=database_url, JOBS_POLL_INTERVAL=0.05, JOBS_SESSION_TIMEOUT=2, JOBS_SHUTDOWN_GRACE=6
-    )
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings)
-    yield database
-    await database.aclose()
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
+@pytest.fixture(scope="module")
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(REDIS_URL=None, JOBS_POLL_INTERVAL=0.05, JOBS_SESSION_TIMEOUT=2, JOBS_SHUTDOWN_GRACE=6)
 
 
 @pytest.fixture
@@ -113,13 +96,6 @@ async def working(settings: Settings, *kinds: JobKind[Any]) -> AsyncIterator[Non
         await running
 
 
-async def until(holds: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(PATIENCE):
-        while not (found := await holds()):  # noqa: ASYNC110 - it is the database that changes
-            await asyncio.sleep(0.01)
-    return found
-
-
 async def status_of(database: Database, export: Export) -> Export:
     async with database.connection() as connection:
         return await exports.get_export(connection, "alice", export["id"])
@@ -132,7 +108,8 @@ async def end_of(database: Database, export: Export) -> Export:
         found = await status_of(database, export)
         return None if found["status"] in ("pending", "running") else found
 
-    return await until(ended)  # type: ignore[no-any-return]
+    ended_export: Export = await until(ended)
+    return ended_export
 
 
 async def content_of(database: Database, export: Export) -> bytes:
@@ -423,16 +400,9 @@ class TestExpired:
 
 
 class TestExpire:
-    async def expire(self, settings: Settings, database: Database, sql: asyncpg.Connection) -> None:
-        async with database.session() as session:
-            job = await enqueue(session, tasks.expire, tasks.Expiry())
-        async with working(settings, tasks.expire):
-            ended = await until(lambda: sql.fetchrow("SELECT * FROM job_history WHERE id = $1", job.id))
-        assert ended["state"] == "succeeded"
-
     async def test_deletes_what_has_expired_and_nothing_else(
         self,
-        settings: Settings,
+        jobs: Jobs,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
@@ -447,7 +417,7 @@ class TestExpire:
             await exports.write_file(database, written["id"], run=1, report=lambda done, total: None)
         await sql.execute("UPDATE export SET expires_at = now() WHERE id <> $1", export["id"])
 
-        await self.expire(settings, database, sql)
+        assert (await jobs.perform(tasks.expire, tasks.Expiry())).state is State.SUCCEEDED
 
         assert [row["id"] for row in await sql.fetch("SELECT id FROM export")] == [export["id"]]
         assert await runs_with_chunks(sql, export) == {1}
@@ -468,14 +438,18 @@ class TestExpire:
 
 
 async def test_it_works_through_a_transaction_pooler(
-    settings: Settings, database_url: str, sql: asyncpg.Connection, export: Export, tmp_path: Path
+    make_settings: Callable[..., Settings],
+    database_url: str,
+    sql: asyncpg.Connection,
+    export: Export,
+    tmp_path: Path,
 ) -> None:
     parts = urlsplit(database_url)
     server = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
     await sql.execute("UPDATE job SET run_lease = 1")
     async with transaction_pooler(server, tmp_path) as folder:
         url = f"postgresql://{parts.username}@{parts.path}?host={folder}"
-        pooled = Database(settings_with(DATABASE_URL=url, DB_TRANSACTION_POOLER=True))
+        pooled = Database(make_settings(DATABASE_URL=url, DB_TRANSACTION_POOLER=True))
         file = await exports.write_file(pooled, export["id"], run=1, report=lambda done, total: None)
         async with pooled.session() as session:
             await exports.publish(session, export["id"], file, run=1, keep=DAY)

@@ -10,9 +10,9 @@ import pytest
 
 from notes.config import Settings
 from plinth.embedded.postgres import Postgres
+from plinth.testing.servers import Servers, scratch_folder
 from tests.plinth.faults.figures import PROPERTY, Figures, table
 from tests.plinth.faults.fleet import Fleet
-from tests.support.servers import Servers, scratch_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

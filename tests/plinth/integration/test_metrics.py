@@ -7,7 +7,8 @@ import pytest
 
 from notes.config import Settings
 from notes.main import create_app
-from tests.support.api import client_of, serving, signed_in
+from plinth.testing import serving
+from tests.support.api import client_of, signed_in
 from tests.support.metrics import OPENMETRICS, metric, samples, series
 from tests.support.notes import note, settings_with
 

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from notes.config import Settings
-from tests.support.api import problem, signed_in
+from plinth.testing import problem
+from plinth.testing.servers import Servers
+from tests.support.api import signed_in
 from tests.support.notes import FOLDER, PACKAGES, note
-from tests.support.servers import Servers
 
 READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
 ANSWER_WITHIN = 2.0  # seconds for any request while the database is away

@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
+from plinth.testing.servers import scratch_folder
 from tests.support.notes import PACKAGES
 from tests.support.processes import declare
-from tests.support.servers import scratch_folder
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
 PLINTH = [sys.executable, "-m", "plinth.cli"]

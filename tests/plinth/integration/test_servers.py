@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 import redis
 
-from tests.support.servers import Servers
+from plinth.testing.servers import Servers
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from notes.config import Settings
 from notes.main import create_app
 from plinth.jobs.engine.worker import Worker
 from plinth.telemetry import tracing
-from tests.support.api import client_of, problem, signed_in
+from plinth.testing import problem
+from tests.support.api import client_of, signed_in
 from tests.support.collector import Collector, Recorded
 from tests.support.logs import logging_as
 from tests.support.notes import note, settings_with

@@ -21,7 +21,8 @@ from plinth.database.engine import Database
 from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
-from tests.support.api import problem, serving, signed_in
+from plinth.testing import problem, serving
+from tests.support.api import signed_in
 from tests.support.notes import note, settings_with
 
 # The commit of a line takes its time, or fails.

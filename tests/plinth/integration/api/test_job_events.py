@@ -21,8 +21,8 @@ from plinth.jobs.admin import watch
 from plinth.jobs.admin.jobs import retry_job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
+from plinth.testing import problem, serving
 from tests.plinth.integration.jobs.conftest import PATIENCE, Number, open_store, until
-from tests.support.api import problem, serving
 from tests.support.notes import settings_with
 
 

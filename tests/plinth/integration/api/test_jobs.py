@@ -16,8 +16,8 @@ from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, State, enqueue, job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
+from plinth.testing import problem
 from tests.plinth.integration.jobs.conftest import Number, open_store, until, working
-from tests.support.api import problem
 from tests.support.notes import settings_with
 
 

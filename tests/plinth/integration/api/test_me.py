@@ -6,7 +6,8 @@ import pytest
 from notes.config import Settings
 from notes.main import create_app
 from plinth.identity import sign_local_token
-from tests.support.api import client_of, problem, signed_in
+from plinth.testing import problem
+from tests.support.api import client_of, signed_in
 from tests.support.identity_provider import IdentityProvider
 from tests.support.notes import settings_with
 

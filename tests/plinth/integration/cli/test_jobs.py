@@ -20,7 +20,7 @@ from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.queues import QueueFigures, ScheduleView, WorkerView
 from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
 from plinth.jobs.outcome import error_entry
-from tests.support.api import NOBODY_SERVES
+from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
 
 ALL_COMMANDS = [
@@ -537,7 +537,7 @@ class TestWorkers:
 class TestNotPossible:
     @pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
     def test_the_database_is_away(self, run: Run, command: tuple[str, ...]) -> None:
-        result = run(*command, DATABASE_URL=NOBODY_SERVES)
+        result = run(*command, DATABASE_URL=NO_DATABASE)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
             "The database does not answer (ConnectionRefusedError). "

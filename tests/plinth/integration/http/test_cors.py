@@ -7,7 +7,8 @@ import pytest
 
 from notes.config import Settings
 from notes.main import create_app
-from tests.support.api import client_of, problem, signed_in
+from plinth.testing import problem
+from tests.support.api import client_of, signed_in
 from tests.support.notes import note
 
 FRIEND = "https://app.example.com"

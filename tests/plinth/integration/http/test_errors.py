@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from notes.config import Settings
 from notes.main import create_app
-from tests.support.api import NOBODY_SERVES, client_of, problem, signed_in
+from plinth.testing import NO_DATABASE, problem
+from tests.support.api import client_of, signed_in
 from tests.support.notes import note, settings_with
 
 SOME_NOTE = "/notes/00000000-0000-0000-0000-000000000000"
@@ -167,7 +168,7 @@ class TestBodyLimit:
 @pytest.fixture(scope="module")
 async def alone() -> AsyncIterator[httpx.AsyncClient]:
     """A service whose database nobody serves."""
-    settings = settings_with(DATABASE_URL=NOBODY_SERVES)
+    settings = settings_with(DATABASE_URL=NO_DATABASE)
     async with client_of(create_app(settings), headers=signed_in(settings)) as client:
         yield client
 

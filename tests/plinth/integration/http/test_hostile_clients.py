@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from notes.config import Settings
 from notes.main import create_app
-from tests.support.api import client_of, serving
+from plinth.testing import serving
+from tests.support.api import client_of
 from tests.support.notes import note, settings_with
 
 POOL_SIZE = 3

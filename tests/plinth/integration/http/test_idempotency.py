@@ -10,7 +10,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.api import problem
+from plinth.testing import problem
 from tests.support.notes import note
 
 KEY = {"Idempotency-Key": "order-4711"}

@@ -13,9 +13,10 @@ from notes.config import Settings
 from notes.main import create_app
 from plinth.embedded.redis import Redis
 from plinth.settings import Environment
-from tests.support.api import client_of, problem, signed_in
+from plinth.testing import problem
+from plinth.testing.servers import scratch_folder
+from tests.support.api import client_of, signed_in
 from tests.support.notes import settings_with
-from tests.support.servers import scratch_folder
 
 LIMITED = {"RATE_LIMIT": "20/minute", "RATE_LIMIT_ANONYMOUS": "5/minute"}
 

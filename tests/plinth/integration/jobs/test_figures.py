@@ -27,8 +27,8 @@ from plinth.jobs.engine.fleet_metrics import (
 from plinth.jobs.engine.fleet_sql import FLEET, FLEET_QUEUES, MAX_COUNT, MIGRATION_LOCK, TAKE_DUTY
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
+from plinth.testing import NO_DATABASE
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
-from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, samples, series
 from tests.support.notes import settings_with
 
@@ -213,7 +213,7 @@ class TestDuty:
         self, settings: Settings, clock: Clock, ours: FleetMetrics
     ) -> None:
         await ours.step()
-        away = Database(settings_with(DATABASE_URL=NOBODY_SERVES))
+        away = Database(settings_with(DATABASE_URL=NO_DATABASE))
         ours._database = away
         with pytest.raises(DatabaseUnavailableError):  # which whoever repeats it takes for what it is
             await ours.step()

@@ -15,8 +15,8 @@ from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Schedule, Scheduler
+from plinth.testing import NO_DATABASE
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
-from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, series
 from tests.support.notes import settings_with
 
@@ -186,7 +186,7 @@ class TestHeartbeat:
         assert not [shown for shown, _ in series() if shown == name]
 
     async def test_an_answer_that_stays_away_is_noticed(self) -> None:
-        away = settings_with(DATABASE_URL=NOBODY_SERVES, JOBS_SESSION_TIMEOUT=2)
+        away = settings_with(DATABASE_URL=NO_DATABASE, JOBS_SESSION_TIMEOUT=2)
         lost = asyncio.Event()
         options: dict[str, Any] = {"on_cancelled": lambda ids: None, "on_lost": lost.set}
         beating = Heartbeat(away, uuid4(), **options)

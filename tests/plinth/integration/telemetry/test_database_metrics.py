@@ -16,7 +16,7 @@ from plinth.health.readiness import Readiness
 from plinth.http.rate_limit import RateLimiter
 from plinth.redis.client import close_redis, open_redis
 from plinth.telemetry.metrics import db_operation
-from tests.support.api import NOBODY_SERVES
+from plinth.testing import NO_DATABASE
 from tests.support.metrics import metric, series
 from tests.support.notes import settings_with
 
@@ -120,7 +120,7 @@ class TestErrors:
         assert [errors(kind) for kind in ("unavailable", "timeout", "other")] == before
 
     async def test_a_server_that_is_away(self) -> None:
-        database = Database(settings_with(DATABASE_URL=NOBODY_SERVES), pool_name=POOL)
+        database = Database(settings_with(DATABASE_URL=NO_DATABASE), pool_name=POOL)
         before = errors("unavailable")
         with pytest.raises(DatabaseUnavailableError):
             await database.ping()

@@ -11,7 +11,7 @@ from plinth.cli.jobs import STATES
 from plinth.health.probe_server import ProbeServer
 from plinth.jobs import State
 from plinth.telemetry.logging import log_level
-from tests.support.api import NOBODY_SERVES
+from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
 from tests.support.logs import logging_as
 
@@ -121,7 +121,7 @@ class TestJobs:
         ],
     )
     def test_wrong_usage(self, run: Run, arguments: tuple[str, ...], complaint: str) -> None:
-        result = run(*arguments, DATABASE_URL=NOBODY_SERVES)
+        result = run(*arguments, DATABASE_URL=NO_DATABASE)
         assert result.exit_code == 2, result.output
         assert complaint in result.stderr
         assert result.stdout == ""

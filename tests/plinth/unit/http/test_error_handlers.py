@@ -15,7 +15,7 @@ from plinth.http.error_handlers import install_exception_handlers, title_of
 from plinth.http.problems import problems
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
-from tests.support.api import problem
+from plinth.testing import problem
 
 SECRET = "postgresql://plinth:hunter2@db/plinth"
 

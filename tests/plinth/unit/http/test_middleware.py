@@ -20,7 +20,7 @@ from plinth.http.unhandled_errors import UnhandledErrorMiddleware
 from plinth.identity.principal import Principal
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import MAX_PATH
-from tests.support.api import problem
+from plinth.testing import problem
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,7 +31,7 @@ from plinth.http.unhandled_errors import UnhandledErrorMiddleware
 from plinth.telemetry import span_exporter, trace_setup, tracer_provider, tracing
 from plinth.telemetry.span_exporter import MAX_REASON, BoundedSpanProcessor
 from plinth.telemetry.tracer_provider import build_tracer_provider
-from tests.support.api import problem
+from plinth.testing import problem
 from tests.support.collector import PATIENCE, Collector, Recorded, collecting
 from tests.support.logs import Stderr, logging_as
 from tests.support.notes import PACKAGES, settings_with

@@ -1,0 +1,190 @@
+"""`--reload`: a process that is started anew when the code changes.
+
+Its parent holds the listening socket, so that requests wait for new code instead of being refused. They would wait for
+ever while the code cannot start; the parent answers them then, with the reason.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from socket import socket
+from traceback import extract_tb
+
+import structlog
+
+from plinth.cli.service import ServiceError
+from plinth.settings import SettingsError
+
+__all__ = ["run_reloaded"]
+
+log = structlog.get_logger("plinth.cli.reload")
+
+ENV_FILE = Path(".env")
+LOOK_SECONDS = 0.25  # a look at 300 files takes 4 ms
+# uvicorn gives requests 20 s to end, a worker its jobs less. A process at a breakpoint does not end by itself.
+STOP_SECONDS = 25.0
+MAX_BODY = 1024 * 1024  # bytes of a request that are read before it is answered
+
+# Their messages hold names out of the code; those of other exceptions may hold values.
+_NAMING = (ImportError, NameError, AttributeError)
+
+Snapshot = dict[str, tuple[int, int]]
+
+
+def run_reloaded(target: Callable[[], None], *, folders: Sequence[Path], listening: socket | None = None) -> None:
+    """Run `target` in a child process until SIGINT or SIGTERM, a new one whenever the code or `.env` has changed.
+
+    `target` must survive pickling. While it cannot run, requests on `listening` are answered with 503 and the reason.
+    """
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+    seen = _snapshot(folders)
+    while not stop.is_set():
+        child = _Child(target)
+        try:
+            while child.running and _snapshot(folders) == seen:
+                stop.wait(LOOK_SECONDS)
+                if stop.is_set():
+                    return
+            if not child.running:
+                reason = child.reason()
+                log.error("the code does not run: it is started again when it changes", reason=reason)
+                with _answering(listening, reason):
+                    while _snapshot(folders) == seen and not stop.is_set():
+                        stop.wait(LOOK_SECONDS)
+        finally:
+            child.stop()
+        now = _snapshot(folders)
+        changed = {path for path, _ in seen.items() ^ now.items()}
+        if changed:
+            log.warning("the code has changed: it is started again", files=sorted(map(os.path.relpath, changed))[:10])
+        seen = now
+
+
+def _snapshot(folders: Sequence[Path]) -> Snapshot:
+    """What tells one version of the code from another: for each file its time and size."""
+    found: Snapshot = {}
+    for path in (ENV_FILE, *(file for folder in folders for file in folder.rglob("*.py"))):
+        with suppress(OSError):  # an editor may replace it at this moment
+            status = path.stat()
+            found[str(path)] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+class _Child:
+    """One process that runs `target`."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        spawn = multiprocessing.get_context("spawn")  # nothing of the old code gets into it
+        self._reason, report = spawn.Pipe(duplex=False)
+        self._process: SpawnProcess = spawn.Process(target=_run, args=(target, report))
+        self._process.start()
+        report.close()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def reason(self) -> str:
+        """Say why it has ended; to be called once."""
+        with suppress(EOFError):
+            if self._reason.poll():
+                return str(self._reason.recv())
+        return f"It ended with exit code {self._process.exitcode}; the terminal shows more."
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join(STOP_SECONDS)
+        self._process.kill()
+        self._process.join()
+        self._reason.close()
+
+
+def _run(target: Callable[[], None], report: Connection) -> None:
+    """The child: runs `target`, and reports what it raises."""
+    with suppress(OSError):
+        # multiprocessing has put /dev/null in the terminal's place, where a debugger reads.
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it is a descriptor, and stays open
+    try:
+        target()
+    except KeyboardInterrupt:
+        pass
+    except (ServiceError, SettingsError) as error:
+        report.send(str(error))
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except Exception as error:
+        report.send(_describe(error))
+        raise
+
+
+def _describe(error: Exception) -> str:
+    """Say in a line what is wrong and where, without values: they may be secret."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({_relative(error.filename or '?')}, line {error.lineno})"
+    words = f": {error}" if isinstance(error, _NAMING) else ""
+    here = [frame for frame in extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(Path.cwd())]
+    frame = (here or extract_tb(error.__traceback__))[-1]
+    return f"{type(error).__name__}{words} ({_relative(frame.filename)}, line {frame.lineno})"
+
+
+def _relative(path: str) -> str:
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+@contextmanager
+def _answering(listening: socket | None, reason: str) -> Iterator[None]:
+    """Answer the requests on `listening` with 503 and the reason while the block runs."""
+    if listening is None:
+        yield
+        return
+    text = f"The service does not run: {reason}\n\nIt is started again when the code changes.\n".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5.0  # seconds
+
+        def answer(self) -> None:
+            length = self.headers.get("Content-Length", "0")
+            self.rfile.read(min(int(length), MAX_BODY) if length.isdecimal() else 0)
+            self.send_response(503)
+            for name, value in {
+                "Content-Type": "text/plain; charset=utf-8",
+                "Content-Length": str(len(text)),
+                "Cache-Control": "no-store",
+                "Connection": "close",
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(text)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *arguments: object) -> None:
+            pass  # a client has hung up
+
+    server = Server(("", 0), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening  # never closed here: the next child serves on it
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,24 @@
+"""docs/testing.md, typed word for word."""
+
+import re
+from pathlib import Path
+
+import app
+from tests.plinth.integration.testing.conftest import Pytest
+
+ROOT = Path(app.__file__).parents[1]
+
+
+def test_the_page_works_as_it_stands(run_pytest: Pytest) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    (configuration,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    files = {"pyproject.toml": configuration}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        name, _, content = code.removeprefix("# ").partition("\n")
+        # The package `app` is that of this tree: a module of the page's own stands beside the tests.
+        files[Path(name).name] = content.replace("app.jobs.welcome", "welcome")
+
+    done = run_pytest(files, "-q")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "9 passed" in done.stdout
