@@ -7,6 +7,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
+DOCS := $(VENV)/docs
 # Modules instead of the scripts beside them: those break when the folder moves.
 PLINTH := $(BIN)/python -m plinth.cli
 
@@ -51,6 +52,14 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 format: $(VENV)/.dev ## Put the style right
 	@$(BIN)/python -m ruff check --fix
 	@$(BIN)/python -m ruff format
+
+.PHONY: docs
+docs: $(DOCS)/.done ## Build the documentation as a site, in build/site; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: $(DOCS)/.done ## Serve the documentation on http://127.0.0.1:8001, and follow changes
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs serve --dev-addr 127.0.0.1:8001
 
 # Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm
@@ -183,6 +192,7 @@ lock: $(VENV)/.uv ## Bring requirements*.txt in line with pyproject.toml
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements-dev.txt -o requirements-run.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	@$(LOCK) $(UPGRADE) --group bench -o requirements-bench.txt
+	@$(LOCK) $(UPGRADE) --group docs -o requirements-docs.txt
 
 .PHONY: upgrade
 upgrade: ## Move every locked dependency to its newest allowed version
@@ -237,4 +247,12 @@ $(BENCH)/.done: requirements-bench.txt $(VENV)/.uv
 	@$(BIN)/python -m venv --clear $(BENCH)
 	@$(BIN)/uv pip install --quiet --no-config --python $(BENCH)/bin/python --require-hashes -r $< \
 		|| $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# The generator of the site has dependencies that nothing else here needs.
+$(DOCS)/.done: requirements-docs.txt $(VENV)/.uv
+	@echo "Installing $<"
+	@$(BIN)/python -m venv --clear $(DOCS)
+	@$(BIN)/uv pip install --quiet --no-config --python $(DOCS)/bin/python --require-hashes -r $< \
+		|| $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
