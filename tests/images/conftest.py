@@ -22,7 +22,7 @@ REVISION = "0123456789abcdef"
 CONFINED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 
 # What an image is made of.
-CONTEXT = ["app", "migrations", "docker", "alembic.ini", "requirements.txt", ".dockerignore", "Makefile"]
+CONTEXT = ["app", "migrations", "docker", "alembic.ini", "requirements", ".dockerignore", "Makefile"]
 
 Docker = Callable[..., str]
 Note = Callable[[str], None]
