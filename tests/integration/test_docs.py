@@ -15,6 +15,7 @@ from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
 from tests.support.api import serving
+from tests.support.pages import copy_of_the_project, files_of
 from tests.support.processes import declare
 from tests.support.servers import Servers, scratch_folder
 
@@ -126,6 +127,22 @@ class TestJobs:
         for name, default in rows:
             value = getattr(Settings.isolated(), name)
             assert default == (",".join(value) if isinstance(value, tuple) else f"{value:g}"), name
+
+
+class TestExtend:
+    """docs/extend.md; `tests/observability/test_extend.py` types its rule and its dashboard."""
+
+    def test_its_router_its_job_and_its_metric_work_as_they_stand(self) -> None:
+        with copy_of_the_project() as copy:
+            files = copy.type(ROOT / "docs/extend.md")
+            code = [path for path in files if path.endswith(".py")]
+            copy.run("ruff", "check", "--no-cache", *code)
+            copy.run("importlinter.cli", "lint", "--no-cache")
+            tests = [path for path in code if path.startswith("tests/")]
+            copy.run("pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/plinth/unit/test_metrics_docs.py")
+
+    def test_it_adds_files_and_edits_none_of_the_platform(self) -> None:
+        assert [path for path in files_of(ROOT / "docs/extend.md") if (ROOT / path).exists()] == []
 
 
 class TestAddAResource:
