@@ -195,7 +195,7 @@ start: ## Make this tree the service NAME=orders-api: without the sample
 
 .PHONY: merge
 merge: ## Merge another version of the platform (FROM=v0.2.0)
-	@$(PYTHON) scripts/merge.py "$(FROM)"
+	@$(PYTHON) scripts/start.py --merge "$(FROM)"
 
 ##@ Environment, locks, documentation
 
