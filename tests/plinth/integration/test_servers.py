@@ -23,7 +23,7 @@ async def test_each_test_finds_empty_tables(connection: asyncpg.Connection, atte
 
 
 async def test_the_database_is_migrated_and_the_services_own(connection: asyncpg.Connection) -> None:
-    assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 1
+    assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 2
     owners = await connection.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
     assert [owner for (owner,) in owners] == ["plinth"]
 
