@@ -1,4 +1,4 @@
-"""The README and the docs, typed word for word."""
+"""The pages of `docs/`, typed word for word."""
 
 import itertools
 import os
@@ -30,17 +30,17 @@ def blocks(page: str, heading: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
-class TestReadme:
+class TestTours:
     @pytest.fixture
     def tour(self, database_url: str, redis_url: str) -> subprocess.CompletedProcess[str]:
         """The tour's commands, run as one script against a service set up as `make run` does it."""
-        (script,) = blocks("README.md", "## A tour", "sh")
+        (script,) = blocks("docs/tour.md", "## Items: create, read, change, delete", "sh")
         with serving(create_app(Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url))) as url:
             script = script.replace("http://127.0.0.1:8000", url)
             script = script.replace(".venv/bin/plinth", f"{sys.executable} -m plinth.cli")
             return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
 
-    def test_the_tour_works(self, tour: subprocess.CompletedProcess[str]) -> None:
+    def test_the_tour_of_the_api_works(self, tour: subprocess.CompletedProcess[str]) -> None:
         assert tour.returncode == 0, tour.stderr
         statuses = [int(status) for status in re.findall(r"HTTP/1.1 (\d+)", tour.stdout)]
         # made; listed; read; not changed; which version?; changed; too late; not yours; deleted
@@ -51,7 +51,7 @@ class TestReadme:
 
     def test_a_job_goes_from_the_request_to_the_file(self, database_url: str, redis_url: str, tmp_path: Path) -> None:
         """As it stands but for the number of items, with a worker as `make run` starts it."""
-        (script,) = blocks("README.md", "## A job, from the request to the file", "sh")
+        (script,) = blocks("docs/job-tour.md", "## From the request to the file", "sh")
         settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
         servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "METRICS_PORT": "0"}
         environment = {**os.environ, **servers, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
@@ -75,22 +75,29 @@ class TestReadme:
         assert '"state":"succeeded"' in done.stdout
         assert done.stdout.split()[-2:] == ["250", "250"]
 
-    def test_every_setting_it_names_exists(self) -> None:
-        rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-        names = {name for row in rows for name in re.findall(r"`([A-Z0-9_]+)`", row)}
-        assert names
-        assert names <= set(Settings.model_fields)
+
+class TestCommandLine:
+    """docs/command-line.md"""
 
     def test_every_command_it_names_exists(self) -> None:
-        (listing,) = blocks("README.md", "## The command line", "")
+        (listing,) = blocks("docs/command-line.md", "## Commands", "")
         for line in listing.splitlines():
             command = re.split(r"\s{2,}", line)[0].split()[1:]
             assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0, line
 
-    def test_every_file_it_names_exists(self) -> None:
-        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-            for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    def test_no_command_is_left_out(self) -> None:
+        (listing,) = blocks("docs/command-line.md", "## Commands", "")
+        assert {line.split()[1] for line in listing.splitlines()} == set(main.commands)
+
+
+def test_every_setting_that_a_table_names_exists() -> None:
+    names = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        for table in re.findall(r"^\| setting \|.*\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
+            for row in table.splitlines():
+                names |= set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row.split("|")[1]))
+    assert "JOBS_QUEUES" in names
+    assert names <= set(Settings.model_fields)
 
 
 class TestJobs:

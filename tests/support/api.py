@@ -1,33 +1,36 @@
 """The service as its clients see it: in this process or on a socket, as any caller; and what its errors promise."""
 
-import socket
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.config import Settings
-from plinth.http.error_handlers import title_of
-from plinth.http.schemas import Problem
 from plinth.identity import sign_local_token
+from plinth.testing import NO_DATABASE as NOBODY_SERVES
+from plinth.testing import problem, serving, settings_for_tests
+from plinth.testing.settings import PATIENT
 
-# A machine that is busy with something else shall not fail a test. Seconds.
-PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_TIMEOUT", "REDIS_TIMEOUT"), 20)
-
-NOBODY_SERVES = "postgresql://plinth:s3cret@127.0.0.1:1/plinth"
+__all__ = [
+    "NOBODY_SERVES",
+    "PATIENT",
+    "client_of",
+    "item",
+    "problem",
+    "serving",
+    "settings_with",
+    "signed_in",
+    "with_state",
+]
 
 
 def settings_with(**values: Any) -> Settings:
     """Settings of a service under test, not of the environment. Unlimited and patient unless `values` say otherwise."""
-    defaults = {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
-    return Settings.isolated(**{**defaults, **PATIENT, **values})
+    return settings_for_tests(Settings, **values)
 
 
 def signed_in(settings: Settings, subject: str | None = None) -> dict[str, str]:
@@ -52,46 +55,6 @@ def with_state(app: ASGIApp, state: Any) -> ASGIApp:
         await app({**scope, "state": dict(state or {})}, receive, send)
 
     return stateful
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """`app` on a uvicorn set up as `plinth api` sets it up, in a thread; yields the address of its root."""
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="plinth.http.protocol:BoundedHttpToolsProtocol",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive(), "the server did not start"
-                time.sleep(0.005)
-            yield "http://{}:{}".format(*listening.getsockname())
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def problem(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The body of an error, after a look at all that every error promises."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    Problem.model_validate(body, strict=True)
-    assert body["status"] == status
-    assert body["title"] == title_of(status)
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert code is None or body["code"] == code, body
-    return body
 
 
 def item(**values: Any) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""Settings for tests."""
+
+from typing import Any, TypeVar
+
+from plinth.settings.base import PlatformSettings
+
+__all__ = ["NO_DATABASE", "settings_for_tests"]
+
+NO_DATABASE = "postgresql://plinth:s3cret@127.0.0.1:1/plinth"
+"""The address of a database that refuses connections: for tests that need none."""
+
+# A busy machine shall not fail a test. Seconds.
+PATIENT = dict.fromkeys(("DB_POOL_TIMEOUT", "DB_CONNECT_TIMEOUT", "DB_STATEMENT_TIMEOUT", "REDIS_TIMEOUT"), 20)
+
+S = TypeVar("S", bound=PlatformSettings)
+
+
+def settings_for_tests(settings: type[S], /, **values: Any) -> S:
+    """Make settings of a service's settings class for a test: no rate limits, long timeouts, then `values`.
+
+    Neither the environment nor `.env` is read.
+
+    Raises:
+        SettingsError: a value is not one that the setting accepts, or is needed and missing.
+    """
+    unlimited = {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
+    return settings.isolated(**{**unlimited, **PATIENT, **values})
