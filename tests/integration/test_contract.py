@@ -19,7 +19,8 @@ from app.business import exports  # sample
 from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
-from tests.support.api import serving, settings_with
+from tests.support.api import serving
+from tests.support.service import settings_with
 
 EXAMPLES = 12
 STEPS = 6

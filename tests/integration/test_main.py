@@ -2,8 +2,9 @@
 
 from app.main import create_app
 from plinth.database.engine import WARM_CONNECTIONS
-from tests.support.api import client_of, settings_with
+from tests.support.api import client_of
 from tests.support.metrics import metric
+from tests.support.service import settings_with
 
 
 class TestStart:

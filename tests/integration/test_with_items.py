@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from app.main import create_app
-from tests.support.api import client_of, item, settings_with, signed_in
+from tests.support.api import client_of, signed_in
+from tests.support.service import item, settings_with
 
 
 class TestSideBySide:

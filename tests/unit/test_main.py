@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.api import NOBODY_SERVES, client_of, problem, settings_with, signed_in
+from tests.support.api import NOBODY_SERVES, client_of, problem, signed_in
+from tests.support.service import settings_with
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from app.core import db
 from app.core.db import AsyncSessionLocal, close_db, get_session_context
 from app.models.item import Item  # sample
 from plinth.database.engine import Database, bind_default_database
-from tests.support.api import settings_with
+from tests.support.service import settings_with
 
 
 @pytest.fixture

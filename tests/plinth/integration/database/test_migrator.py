@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database import migrator as migrations
 from plinth.database.engine import Database
 from plinth.database.migrator import MigrationError, Migrator, wait_until_migrated
@@ -51,7 +51,7 @@ class TestUpgrade:
     async def test_from_empty_to_head(self, empty_database_url: str) -> None:
         assert await migrator(empty_database_url).pending() != []
         await migrator(empty_database_url).upgrade()
-        assert {"item", "idempotency_record"} <= await tables(empty_database_url)
+        assert {"note", "idempotency_record"} <= await tables(empty_database_url)
         assert await migrator(empty_database_url).pending() == []
 
     async def test_the_models_have_nothing_that_the_migrations_lack(self, fresh_database_url: str) -> None:
@@ -83,7 +83,7 @@ class TestUpgrade:
         await migrator(fresh_database_url).downgrade("plinth@base")
         assert await tables(fresh_database_url) == {"alembic_version"}
         await migrator(fresh_database_url).upgrade()
-        assert "item" in await tables(fresh_database_url)
+        assert "note" in await tables(fresh_database_url)
 
     async def test_of_two_migrators_at_once_one_works_and_the_other_finds_it_done(
         self, empty_database_url: str
@@ -92,7 +92,7 @@ class TestUpgrade:
             await asyncio.gather(*(migrator(empty_database_url).upgrade() for _ in range(3)))
         applied = [entry["applied"] for entry in entries if entry["event"] == "migrated"]
         assert sorted(map(len, applied))[:2] == [0, 0]
-        assert "item" in await tables(empty_database_url)
+        assert "note" in await tables(empty_database_url)
 
 
 class TestRollback:
@@ -113,14 +113,14 @@ class TestLocks:
         reader = await asyncpg.connect(fresh_database_url)
         transaction = reader.transaction()
         await transaction.start()
-        await reader.fetch("SELECT * FROM item")
+        await reader.fetch("SELECT * FROM note")
 
         with logged() as events:
             running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
             await asyncio.sleep(0.5)
             # While it waits for the reader it holds nobody up: it lets go of its place in the line.
             other = await asyncpg.connect(fresh_database_url)
-            assert await other.fetch("SELECT * FROM item", timeout=2) == []
+            assert await other.fetch("SELECT * FROM note", timeout=2) == []
             await other.close()
             await transaction.rollback()
             await running
@@ -129,17 +129,17 @@ class TestLocks:
         await reader.close()
 
     async def test_no_request_fails_behind_a_migration_that_waits(self, fresh_database_url: str) -> None:
-        """An export holds a snapshot for seconds; requests have `DB_STATEMENT_TIMEOUT`, here the default."""
+        """A job may hold a snapshot for seconds; requests have `DB_STATEMENT_TIMEOUT`, here the default."""
         reader = await asyncpg.connect(fresh_database_url)
         transaction = reader.transaction()
         await transaction.start()
-        await reader.fetch("SELECT * FROM item")
+        await reader.fetch("SELECT * FROM note")
         database = Database(Settings.isolated(DATABASE_URL=fresh_database_url))
         with logged() as events:
             running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
             for _ in range(40):
                 async with database.connection() as connection:
-                    await connection.fetch("SELECT * FROM item")
+                    await connection.fetch("SELECT * FROM note")
                 await asyncio.sleep(0.05)
             await transaction.rollback()
             await running
@@ -155,12 +155,12 @@ class TestLocks:
         reader = await asyncpg.connect(fresh_database_url)
         transaction = reader.transaction()
         await transaction.start()
-        await reader.fetch("SELECT * FROM item")
+        await reader.fetch("SELECT * FROM note")
         with logged(), pytest.raises(MigrationError, match="a long transaction holds it"):
             await migrator(fresh_database_url).downgrade("base")
         await transaction.rollback()
         await reader.close()
-        assert "item" in await tables(fresh_database_url)
+        assert "note" in await tables(fresh_database_url)
 
 
 class TestWaiting:

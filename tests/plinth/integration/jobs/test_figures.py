@@ -7,12 +7,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.database.migrator import LOCK_KEY
+from plinth.database.migrator import LOCK_KEY, alembic_config
 from plinth.database.revisions import PLATFORM, SERVICE, read_revisions
 from plinth.jobs import JobContext, enqueue_many, job
 from plinth.jobs.admin.jobs import request_cancel
@@ -23,8 +22,9 @@ from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, MAX_FIGURE, MIGRATION_LO
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
-from tests.support.api import NOBODY_SERVES, settings_with
+from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, samples, series
+from tests.support.notes import settings_with
 
 REVISIONS = read_revisions(Settings.service.migrations)
 NEWEST = [*REVISIONS.heads(PLATFORM), *REVISIONS.heads(SERVICE)]
@@ -353,7 +353,7 @@ class TestFleet:
 
 class TestSchema:
     def test_the_code_s_revisions_are_what_alembic_says(self) -> None:
-        scripts = ScriptDirectory.from_config(Config("alembic.ini"))
+        scripts = ScriptDirectory.from_config(alembic_config(Settings.isolated()))
         assert REVISIONS.parents.keys() == {script.revision for script in scripts.walk_revisions()}
         assert {*REVISIONS.heads(PLATFORM), *REVISIONS.heads(SERVICE)} == set(scripts.get_heads())
 
