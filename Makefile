@@ -91,6 +91,10 @@ chart-lint: $(VENV)/.dev ## Check the chart with Helm 3, Helm 4 and kube-score
 chart-test: $(VENV)/.dev ## Test the chart, its rules and dashboards (UPDATE=1: write the reviewed manifest anew)
 	@$(BIN)/python -m pytest tests/chart tests/observability $(ARGS)
 
+.PHONY: schema
+schema: $(VENV)/.dev ## Bring the chart's values.schema.json in line with the settings
+	@$(BIN)/python -m scripts.values_schema
+
 .PHONY: chart-docs
 chart-docs: ## Make the chart's README of values.yaml
 	@$(HELM_DOCS) --sort-values-order file --log-level warn --chart-search-root charts
@@ -195,7 +199,7 @@ start: ## Make this tree the service NAME=orders-api: without the sample
 
 .PHONY: merge
 merge: ## Merge another version of the platform (FROM=v0.2.0)
-	@$(PYTHON) scripts/merge.py "$(FROM)"
+	@$(PYTHON) scripts/start.py --merge "$(FROM)"
 
 ##@ Environment, locks, documentation
 

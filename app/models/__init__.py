@@ -1,10 +1,7 @@
-"""The tables. Importing this package imports every module in it, so that metadata knows them all."""
+"""The service's tables. Importing this package imports every module in it, so that metadata knows them all."""
 
 from importlib import import_module
 from pkgutil import iter_modules
-
-import plinth.http.idempotency_table
-import plinth.jobs.tables  # noqa: F401 - the platform's tables
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -43,7 +43,7 @@ class Contender:
         self._database = Database(self._settings, session_info={DOORBELL: doorbell})
 
     async def install(self) -> None:
-        await Migrator(self._settings).upgrade("head")
+        await Migrator(self._settings).upgrade()
 
     async def clear(self) -> None:
         async with self._database.connection() as connection:

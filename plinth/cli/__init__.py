@@ -202,11 +202,15 @@ def _work_reloaded(*, sockets: list[Any], **options: Any) -> None:
 
 @main.command()
 @click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
-@click.option("--to", default="head", show_default=True, help="The revision to upgrade to.")
-@click.option("--down", help="Take back instead: to this revision, -1 or base.")
+@click.option("--to", default="heads", show_default=True, help="The revision to upgrade to.")
+@click.option(
+    "--down",
+    help="Take back instead: to this revision. -1 and base speak of the service's revisions, plinth@-1 and plinth@base "
+    "of the platform's.",
+)
 @click.option("--wait", type=click.FloatRange(0), default=60, show_default=True, help="Seconds to wait.")
 def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
-    """Bring the database to the revision of this code."""
+    """Bring the database to the revisions of this code, the platform's and the service's."""
     from plinth.database.migrator import MigrationError, Migrator
 
     try:

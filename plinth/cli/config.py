@@ -1,11 +1,11 @@
-"""The effective configuration, as `plinth config check` prints it."""
+"""The values in force, as `plinth config check` prints them."""
 
 from typing import Literal, NamedTuple
 
 from pydantic import SecretStr
 
-from plinth.settings import urls
-from plinth.settings.base import PlatformSettings, _postgres
+from plinth.settings import PlatformSettings, urls
+from plinth.settings.database import postgres_url
 
 Origin = Literal["set", "default", "computed"]
 
@@ -22,7 +22,7 @@ class SettingRow(NamedTuple):
 
 
 def effective_configuration(settings: PlatformSettings) -> list[SettingRow]:
-    """What is in force, secrets masked: every setting, then what is computed from several of them."""
+    """Return a row for each setting, then for each value computed from several, with secrets masked."""
     given = settings.model_fields_set
     origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in type(settings).model_fields}
     origins |= dict.fromkeys(("docs_enabled", "issuer", "jwks_url", "jwt_algorithms", "traces_endpoint"), "computed")
@@ -38,7 +38,7 @@ def _shown(name: str, value: object) -> str:
         case tuple():
             return ",".join(value)
         case SecretStr() if name == "DATABASE_URL":
-            address = _postgres(value)
+            address = postgres_url(value)
             return address.masked() if address else value.get_secret_value()
         case SecretStr() if name == "REDIS_URL":
             return urls.masked_redis_url(value.get_secret_value())

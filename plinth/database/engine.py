@@ -22,6 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.observed_connection import observe
 from plinth.database.pool import POOL_LABEL, FairQueuePool
+from plinth.database.tables import PlatformTable
 from plinth.errors import ServiceUnavailableError
 from plinth.settings.base import PlatformSettings
 from plinth.telemetry import tracing
@@ -202,7 +203,8 @@ class Database:
     async def create_tables(self) -> None:
         """Create the tables of every model imported so far. For tests and first steps; else migrate."""
         async with self.engine.begin() as connection:
-            await connection.run_sync(SQLModel.metadata.create_all)
+            for metadata in (PlatformTable.metadata, SQLModel.metadata):
+                await connection.run_sync(metadata.create_all)
 
     async def warm(self) -> None:
         """Open the connections that the first requests will need, so that none of them waits for that.

@@ -2,28 +2,32 @@
 
 A migration waits for a lock for less time than a request waits for an answer, and tries again: every query that arrives
 behind a waiting `ALTER TABLE` waits with it. Each revision is a transaction of its own. A database that is ahead of
-this code is a success: that is what a rollback looks like.
+this code, in the platform's branch or in the service's, is a success: that is what a rollback looks like.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import structlog
-from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, branch_of, read_revisions
 from plinth.settings.base import PlatformSettings
 
-__all__ = ["MigrationError", "Migrator", "migration_engine", "wait_until_migrated"]
+__all__ = ["MigrationError", "Migrator", "merge_sentence", "migration_engine", "wait_until_migrated"]
 
 log = structlog.get_logger("plinth.migrations")
 
@@ -39,12 +43,26 @@ _LOCK_NOT_AVAILABLE = "55P03"
 def alembic_config(settings: PlatformSettings) -> Config:
     """Alembic's configuration for the service of `settings`. No alembic.ini is read."""
     config = Config()
-    config.set_main_option("script_location", str(settings.service.migrations).replace("%", "%%"))
+    migrations = settings.service.migrations
+    options = {
+        "script_location": str(migrations),
+        "version_locations": f"{VERSIONS}\n{migrations / 'versions'}",
+        "path_separator": "newline",
+    }
+    for name, value in options.items():
+        config.set_main_option(name, value.replace("%", "%%"))
     return config
 
 
 class MigrationError(Exception):
     """The migrations cannot be applied; the message says why."""
+
+
+def merge_sentence(heads: list[str]) -> str:
+    """How to merge revisions that were made beside each other."""
+    return (
+        f"The service has {len(heads)} newest revisions. Merge them: alembic merge -m merge {' '.join(sorted(heads))}"
+    )
 
 
 def migration_engine(settings: PlatformSettings) -> AsyncEngine:
@@ -76,70 +94,120 @@ class Migrator:
     """Brings the database of `settings` to a revision of this code."""
 
     def __init__(self, settings: PlatformSettings, *, wait_seconds: float = 60) -> None:
-        """`wait_seconds`: how long to wait for the database, and for another migrator to finish."""
+        """`wait_seconds`: how long to wait for the database, and for another migrator to finish.
+
+        Raises:
+            MigrationError: the settings lead through a transaction pooler, or the service's revisions must be merged.
+        """
         self._engine = migration_engine(settings)
         self._wait_seconds = wait_seconds
         self._config = alembic_config(settings)
         self._scripts = ScriptDirectory.from_config(self._config)
+        self._revisions = read_revisions(settings.service.migrations)
+        self._running: str | None = None
+        if len(heads := self._revisions.heads(SERVICE)) > 1:
+            raise MigrationError(merge_sentence(heads))
         # What is done is said here, in lines of ours.
         logging.getLogger("alembic").setLevel(logging.WARNING)
 
-    async def upgrade(self, revision: str = "head") -> None:
-        """Apply what is missing.
+    async def upgrade(self, to: str = "heads") -> None:
+        """Apply what is missing up to the revision `to`; for one of the service's, all of the platform's as well.
 
         Raises:
-            MigrationError: the database does not answer, another migrator does not finish, or locks are not to be had.
+            MigrationError: the database does not answer, another migrator does not finish, locks are not to be had, or
+                a revision fails.
         """
         async with self._alone() as connection:
-            if await self._is_ahead(connection):
+            rows = await self._rows(connection)
+            if (unknown := self._revisions.unknown(rows)) and not self._revisions.missing(rows):
+                log.info("the database is ahead of this code; nothing to do", revision=unknown)
                 return
-            pending = await connection.run_sync(self._pending)
-            await self._attempt(connection, lambda: command.upgrade(self._config, revision))
-            log.info("migrated", applied=pending)
+            # The platform's first: the service's may need any of them.
+            targets = [to] if to.startswith(PLATFORM) else [f"{PLATFORM}@head", to]
+            applied: list[str] = []
+            for target in targets:
+                applied += await self._attempt(connection, partial(self._upgrade_steps, target))
+            log.info("migrated", applied=applied)
 
-    async def downgrade(self, revision: str) -> None:
-        """Take revisions back, to `revision` (an id, `-1`, or `base`); errors as for `upgrade`."""
+    async def downgrade(self, to: str) -> None:
+        """Take revisions back, to the revision `to`; errors as for `upgrade`.
+
+        `-1` and `base` speak of the service's revisions. The platform's are `plinth@-1` and `plinth@base`.
+        """
         async with self._alone() as connection:
-            await self._attempt(connection, lambda: command.downgrade(self._config, revision))
-            log.info("downgraded", to=revision)
+            rows = await self._rows(connection)
+            if unknown := self._revisions.unknown(rows):
+                raise MigrationError(f"The database has {', '.join(unknown)}, which only later code can take back.")
+            if to == "base" or to.startswith("-"):
+                own = [row for row in rows if branch_of(row) == SERVICE]
+                if not own:
+                    raise MigrationError("No revision of the service is applied: there is nothing to take back.")
+                to = f"{own[0]}@{to}"
+            taken_back = await self._attempt(connection, partial(self._scripts._downgrade_revs, to))
+            log.info("downgraded", to=to, taken_back=taken_back)
 
     async def pending(self) -> list[str]:
-        """The revisions that the database lacks, oldest first; none if it is ahead of this code."""
+        """The revisions that the database lacks, oldest first. A branch that is ahead of this code lacks none."""
         async with self._connected() as connection:
-            if await self._is_ahead(connection):
-                return []
-            return await connection.run_sync(self._pending)
+            return self._revisions.missing(await self._rows(connection))
 
-    def _pending(self, connection: Connection) -> list[str]:
-        return _pending(self._scripts, connection)
-
-    async def _is_ahead(self, connection: AsyncConnection) -> bool:
-        unknown = await connection.run_sync(partial(_unknown, self._scripts))
+    async def _rows(self, connection: AsyncConnection) -> list[str]:
+        rows = await connection.run_sync(_version_rows)
         await connection.rollback()
-        if unknown:
-            log.info("the database is ahead of this code; nothing to do", revision=unknown)
-        return bool(unknown)
+        return rows
 
-    async def _attempt(self, connection: AsyncConnection, step: Callable[[], None]) -> None:
+    def _upgrade_steps(self, to: str, rows: tuple[str, ...]) -> list[RevisionStep]:
+        known: Any = tuple(row for row in rows if row in self._revisions.parents)
+        missing = self._revisions.missing(rows)
+        return [step for step in self._scripts._upgrade_revs(to, known) if step.revision.revision in missing]
+
+    async def _attempt(self, connection: AsyncConnection, plan: Callable[[Any], Iterable[RevisionStep]]) -> list[str]:
+        """Run what `plan` makes of the version rows, again while locks are held; returns the revisions run."""
+        done: list[str] = []
+
+        def steps(rows: tuple[str, ...], _: MigrationContext) -> Iterator[RevisionStep]:
+            self._running = None
+            for step in plan(rows):
+                self._running = step.revision.revision
+                yield step
+                done.append(self._running)
+
         def run(sync: Connection) -> None:
             self._config.attributes["connection"] = sync
-            step()
+            with EnvironmentContext(self._config, self._scripts, fn=steps):
+                self._scripts.run_env()
 
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
                 await connection.run_sync(run)
                 await connection.commit()
-                return
-            except DBAPIError as error:
+                return done
+            except Exception as error:
                 await connection.rollback()
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-                    raise
+                if _sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                    log.debug("the migration failed", exc_info=True)
+                    raise MigrationError(self._sentence(error)) from error
                 log.warning("a lock was not to be had", attempt=attempt, of=LOCK_ATTEMPTS)
                 await asyncio.sleep(min(POLL_SECONDS * attempt, LOCK_PAUSE_SECONDS))
         raise MigrationError(
             f"A lock was not to be had in {LOCK_ATTEMPTS} attempts: a long transaction holds it. "
             "What was applied so far stays; run the migration again."
         )
+
+    def _sentence(self, error: Exception) -> str:
+        """What failed, and what the database or Alembic said."""
+        if isinstance(error, DBAPIError):
+            cause = error.orig.__cause__ if error.orig is not None else None
+            said = f"{getattr(cause, 'message', None) or error.orig} ({_sqlstate(error) or _kind(error)})"
+        elif isinstance(error, CommandError):
+            said = str(error)
+        else:
+            said = f"{type(error).__name__}: {error}"
+        said = " ".join(said.split()).rstrip(".")
+        if self._running is None:
+            return f"The migration cannot begin: {said}."
+        file = Path(self._scripts.get_revision(self._running).path).name
+        return f"The revision {self._running} ({file}) failed and left nothing behind: {said}."
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[AsyncConnection]:
@@ -180,16 +248,8 @@ class Migrator:
             await self._engine.dispose()
 
 
-def _pending(scripts: ScriptDirectory, connection: Connection) -> list[str]:
-    """The revisions that the database lacks, oldest first. It must have no unknown one."""
-    current = MigrationContext.configure(connection).get_current_heads()
-    return [script.revision for script in scripts.iterate_revisions("heads", current or "base")][::-1]
-
-
-def _unknown(scripts: ScriptDirectory, connection: Connection) -> list[str]:
-    """The revisions of the database that this code does not have: those of later code."""
-    known = {script.revision for script in scripts.walk_revisions()}
-    return [head for head in MigrationContext.configure(connection).get_current_heads() if head not in known]
+def _version_rows(connection: Connection) -> list[str]:
+    return list(MigrationContext.configure(connection).get_current_heads())
 
 
 async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> None:  # noqa: ASYNC109 - it says more than that
@@ -200,7 +260,7 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
     Raises:
         MigrationError: it did not come so far within `timeout` seconds; the message says how far it came.
     """
-    scripts = ScriptDirectory.from_config(alembic_config(settings))
+    revisions = read_revisions(settings.service.migrations)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     engine = create_async_engine(
         settings.async_database_url,
@@ -210,9 +270,8 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
     )
 
     def lacking(connection: Connection) -> str | None:
-        if _unknown(scripts, connection) or not (missing := _pending(scripts, connection)):
-            return None
-        return f"The database lacks the migrations {', '.join(missing)}"
+        missing = revisions.missing(_version_rows(connection))
+        return f"The database lacks the migrations {', '.join(missing)}" if missing else None
 
     deadline = asyncio.get_running_loop().time() + timeout
     said = None
@@ -233,6 +292,10 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
             await asyncio.sleep(POLL_SECONDS)
     finally:
         await engine.dispose()
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
 def _kind(error: Exception) -> str:

@@ -1,25 +1,34 @@
-"""What every table shares: id, timestamps, soft deletion, and names for constraints.
+"""What every table shares: names for constraints, soft deletion, versions. And the base of the platform's tables.
 
-A table is `class Thing(BaseModel, table=True)`. SQLModel does not validate table classes: input goes through the
-models in the service's schemas first.
+A service's table is `class Thing(BaseModel, table=True)`. SQLModel does not validate table classes: input goes
+through the models in the service's schemas first.
 """
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import DateTime, event
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy import DateTime, MetaData, event
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, registry, with_loader_criteria
 from sqlalchemy.sql.base import ExecutableOption
 from sqlmodel import Field, SQLModel
 
 # Alembic can only drop or alter what has a name, and the database's own names differ between versions.
-SQLModel.metadata.naming_convention = {
+NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+SQLModel.metadata.naming_convention = NAMES
+
+
+class PlatformTable(SQLModel, registry=registry(metadata=MetaData(naming_convention=NAMES))):
+    """The base class of the platform's tables, which the service's metadata does not hold.
+
+    So the service's migrations leave them alone, and it may name a class of its own `Job`.
+    """
+
 
 UtcDateTime: Any = DateTime(timezone=True)
 

@@ -14,6 +14,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 from sqlmodel import SQLModel
 
+from plinth.database.tables import PlatformTable
+
 CREATE_UUID7 = """
 CREATE OR REPLACE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(
@@ -28,7 +30,9 @@ CREATE OR REPLACE FUNCTION uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL S
 $$
 """
 
-event.listen(SQLModel.metadata, "before_create", DDL(CREATE_UUID7.replace("%", "%%")).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
+_CREATE = DDL(CREATE_UUID7.replace("%", "%%"))  # type: ignore[no-untyped-call]
+for _metadata in (PlatformTable.metadata, SQLModel.metadata):
+    event.listen(_metadata, "before_create", _CREATE.execute_if(dialect="postgresql"))
 
 
 class uuid7(GenericFunction[uuid.UUID]):  # noqa: N801 - it is the SQL function's name

@@ -3,12 +3,12 @@
 from datetime import datetime
 
 from sqlalchemy import JSON, Index, LargeBinary, String
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from plinth.database.tables import UtcDateTime
+from plinth.database.tables import PlatformTable, UtcDateTime
 
 
-class IdempotencyRecord(SQLModel, table=True):
+class IdempotencyRecord(PlatformTable, table=True):
     """The first answer to a request that bore an `Idempotency-Key`."""
 
     __tablename__ = "idempotency_record"

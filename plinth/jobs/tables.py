@@ -10,9 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import JSON, BigInteger, Index, SmallInteger, String, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
-from plinth.database.tables import UtcDateTime
+from plinth.database.tables import PlatformTable, UtcDateTime
 from plinth.database.uuid7 import uuid7
 
 # SQLite, which serves only unit tests, has neither.
@@ -34,7 +34,7 @@ HOT_TABLE = {
 }
 
 
-class _JobColumns(SQLModel):
+class _JobColumns(PlatformTable):
     """What a job and its record in the history have in common, in this order."""
 
     id: UUID = Field(default=None, primary_key=True, sa_column_kwargs={"server_default": uuid7()})
@@ -110,7 +110,7 @@ class JobHistory(_JobColumns, table=True):
     finished_at: datetime = Field(sa_type=UtcDateTime)
 
 
-class WorkerSession(SQLModel, table=True):
+class WorkerSession(PlatformTable, table=True):
     """One life of a worker process, alive until `expires_at`, which its heartbeat moves on."""
 
     __tablename__ = "worker_session"
@@ -127,7 +127,7 @@ class WorkerSession(SQLModel, table=True):
     stopping: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
-class JobQueue(SQLModel, table=True):
+class JobQueue(PlatformTable, table=True):
     """A queue that an operator has paused. One that nobody has spoken of has no row and is served."""
 
     __tablename__ = "job_queue"
@@ -136,7 +136,7 @@ class JobQueue(SQLModel, table=True):
     paused_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
-class JobSchedule(SQLModel, table=True):
+class JobSchedule(PlatformTable, table=True):
     """A schedule as the code declares it, and how far it has come."""
 
     __tablename__ = "job_schedule"
@@ -151,7 +151,7 @@ class JobSchedule(SQLModel, table=True):
     declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
-class Duty(SQLModel, table=True):
+class Duty(PlatformTable, table=True):
     """What one process of the fleet does for all, for as long as it renews `expires_at`."""
 
     __tablename__ = "duty"

@@ -1,4 +1,4 @@
-"""Names that are no settings: keys of a `.env` file, and slips of the finger in the environment."""
+"""Finds keys of a `.env` file that are not settings, and misspelt settings in the environment."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -8,18 +8,17 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
-# Anything else before a = may be a piece of a secret, such as a line of a key in base64.
+# Any other text before a = may be part of a secret, such as a line of a key in base64.
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*|[a-z][a-z0-9_]*")
 
-# A shorter name is one letter away from too many variables that other programs own.
+# A shorter name differs by one letter from too many variables of other programs.
 _MIN_LENGTH = 8
 
 
 def scan(path: Path, known: Collection[str]) -> tuple[set[str], list[str]]:
-    """The keys of an `.env` file, if there is one, and what is wrong with it.
+    """Return the keys of an `.env` file and the problems in it. A file that does not exist has neither.
 
-    The file is ours alone, so that every key must be one of `known`. Only COMPOSE_* is let through: Docker
-    Compose reads the same file.
+    Every key must be one of `known`, or start with COMPOSE_: Docker Compose reads the same file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,33 +39,33 @@ def scan(path: Path, known: Collection[str]) -> tuple[set[str], list[str]]:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Says that `name` is not one of `known`, and which of them it most resembles."""
+    """Return the message that `name` is not one of `known`, with the most similar of them."""
     nearest = get_close_matches(name.upper(), known, n=1, cutoff=0.7)
     return f"not a setting; did you mean {nearest[0]}?" if nearest else "not a setting"
 
 
 def misspelt(names: Iterable[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of a name and the setting it must have meant: one slip of the finger apart.
+    """Yield each name that is one typing error away from a setting, with that setting.
 
-    The environment belongs to everybody: images, platforms and Kubernetes (`REDIS_PORT`, `REDIS_SERVICE_HOST`)
-    put their names there. To be similar is not enough.
+    Other programs, images and Kubernetes (`REDIS_PORT`, `REDIS_SERVICE_HOST`) put variables into the same
+    environment, so a name that is merely similar is left alone.
     """
     settings = [(_fold(name), name) for name in known if len(_fold(name)) >= _MIN_LENGTH]
     for name in names:
         if name not in known:
             folded = _fold(name)
-            yield from ((name, setting) for right, setting in settings if _one_slip(folded, right))
+            yield from ((name, setting) for right, setting in settings if _one_error_apart(folded, right))
 
 
 def _fold(name: str) -> str:
     return name.upper().replace("_", "")
 
 
-def _one_slip(typed: str, right: str) -> bool:
-    """Whether one letter more, less or other, or two letters swapped, make `typed` out of `right`."""
+def _one_error_apart(typed: str, right: str) -> bool:
+    """Return whether one letter added, removed or changed, or two swapped, turn `right` into `typed`."""
     if abs(len(typed) - len(right)) > 1:
         return False
-    # What remains when the same beginning and the same end are taken off tells the slip.
+    # Without the common beginning and end, only the difference is left.
     while typed and right and typed[0] == right[0]:
         typed, right = typed[1:], right[1:]
     while typed and right and typed[-1] == right[-1]:

@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: how each is written, and what is refused.
+"""The types of settings: how each is written, and what is refused.
 
 Every check raises ValueError with what was expected. No message quotes the value, which may be a secret.
 """
@@ -8,12 +8,17 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
 from pydantic_settings import NoDecode
 
 from plinth.settings import dsn, urls
 
+MAY_BE_EMPTY = "may be empty"
+"""Marks a type that gives an empty value a meaning. For any other type, an empty value counts as not set."""
+
 MIN_SECRET_LENGTH = 32  # HS256 wants a key no shorter than its hash (RFC 7518, 3.2)
+
+_PATH_PREFIX = r"^(/[A-Za-z0-9_.~-]+)+$"
 
 _ALGORITHM_FAMILIES = (
     {"RS256", "RS384", "RS512"},
@@ -39,7 +44,7 @@ def _upper(value: object) -> object:
 
 
 def _check_path_prefix(value: str) -> str:
-    if not re.fullmatch(r"(/[\w.~-]+)+", value, re.ASCII):
+    if not re.fullmatch(_PATH_PREFIX, value):
         raise ValueError("expected a path such as /api/v1, with no slash at the end")
     return value
 
@@ -96,14 +101,14 @@ def _lower(value: object) -> object:
 
 
 def _check_attributes(value: str) -> str:
-    # As OTEL_RESOURCE_ATTRIBUTES and baggage are written: characters that separate are percent-encoded.
+    # As OTEL_RESOURCE_ATTRIBUTES and baggage are written: separators in a value are percent-encoded.
     if not all(re.fullmatch(r"[^=,\s]+\s*=[^=,]*", pair.strip()) for pair in value.split(",") if pair.strip()):
         raise ValueError("expected name=value pairs, separated by commas")
     return value
 
 
 def _check_headers(value: SecretStr) -> SecretStr:
-    # Stricter than OpenTelemetry's exporter, which leaves out what it cannot read and writes it to the log.
+    # Stricter than OpenTelemetry's exporter, which drops a header that it cannot read and logs it.
     for pair in value.get_secret_value().split(","):
         name, _, text = pair.partition("=")
         sent = unquote(text.strip())
@@ -117,17 +122,22 @@ def _check_headers(value: SecretStr) -> SecretStr:
 
 
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
-    # A symmetric algorithm beside a public key lets anybody sign: the key would be taken for the secret.
+    # With a symmetric algorithm allowed beside a public key, a caller can sign with the public key as the secret.
     if not value or not any(family.issuperset(value) for family in _ALGORITHM_FAMILIES):
         raise ValueError("expected algorithms of one family: RS256 …, PS256 …, ES256 … or EdDSA")
     return value
 
 
-_LIST = (NoDecode, BeforeValidator(_split_list))
+LIST = (NoDecode, BeforeValidator(_split_list))
+"""Makes a tuple a setting that is written `a,b` or as JSON: `Annotated[tuple[str, ...], *LIST]`."""
+
+# Without the type of the input, the JSON schema would refuse small letters.
+_UPPER = BeforeValidator(_upper, json_schema_input_type=str)
+_LOWER = BeforeValidator(_lower, json_schema_input_type=str)
 
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Days = Annotated[float, Field(gt=0, le=3650)]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], _UPPER]
 Sampler = Annotated[
     Literal[
         "always_on",
@@ -137,22 +147,24 @@ Sampler = Annotated[
         "parentbased_always_off",
         "parentbased_traceidratio",
     ],
-    BeforeValidator(_lower),
+    _LOWER,
 ]
 Attributes = Annotated[str, AfterValidator(_check_attributes)]
-PathPrefix = Annotated[str, AfterValidator(_check_path_prefix)]
-Rate = Annotated[str, AfterValidator(_check_rate)]
+PathPrefix = Annotated[
+    str, AfterValidator(_check_path_prefix), WithJsonSchema({"type": "string", "pattern": _PATH_PREFIX})
+]
+Rate = Annotated[str, AfterValidator(_check_rate), MAY_BE_EMPTY]
 
-# An issuer is compared with the tokens' letter by letter, a slash at its end included: it is left as it is.
+# Left as it is: an issuer is compared letter by letter with that of a token, a slash at its end included.
 Url = Annotated[str, AfterValidator(_check_url)]
-# Something is appended to these.
+# For URLs that a path is appended to.
 BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
 
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *_LIST]
-CorsOrigins = Annotated[tuple[Annotated[str, AfterValidator(_check_cors_origin)], ...], *_LIST]
-Names = Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], *_LIST, Field(min_length=1)]
-Components = Annotated[tuple[Literal["database", "redis"], ...], *_LIST]
-Algorithms = Annotated[tuple[str, ...], *_LIST, AfterValidator(_check_algorithms)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *LIST]
+CorsOrigins = Annotated[tuple[Annotated[str, AfterValidator(_check_cors_origin)], ...], *LIST]
+Names = Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], Field(min_length=1), *LIST]
+Components = Annotated[tuple[Literal["database", "redis"], ...], *LIST]
+Algorithms = Annotated[tuple[str, ...], *LIST, AfterValidator(_check_algorithms)]
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]

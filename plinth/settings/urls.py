@@ -1,4 +1,4 @@
-"""URLs that settings hold beside the database's: Redis, identity providers. No error quotes the URL."""
+"""URLs of Redis and of identity providers. No error quotes the URL."""
 
 import re
 from urllib.parse import SplitResult, quote, urlsplit
@@ -7,7 +7,7 @@ MASK = "********"
 
 
 def check_web_url(url: str) -> None:
-    """Raises ValueError unless it is an http or https URL without credentials, query and fragment."""
+    """Raise ValueError unless it is an http or https URL without credentials, query and fragment."""
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a URL that starts with https://")
@@ -16,13 +16,13 @@ def check_web_url(url: str) -> None:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether requests to `url` stay on this machine."""
+    """Return whether requests to `url` stay on this machine."""
     host = urlsplit(url).hostname or ""
     return host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
 
 
 def check_redis_url(url: str) -> None:
-    """Raises ValueError unless redis-py can read it."""
+    """Raise ValueError unless redis-py can read it."""
     parts = _split(url)
     if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("expected a URL that starts with redis://, rediss:// or unix://")
@@ -33,7 +33,7 @@ def check_redis_url(url: str) -> None:
 
 
 def masked_redis_url(url: str) -> str:
-    """The URL without its password, and without its query, where redis-py takes a password from too."""
+    """Return the URL without its password and without its query, in which redis-py accepts a password too."""
     parts = urlsplit(url)
     credentials, at, address = parts.netloc.rpartition("@")
     user, colon, _ = credentials.partition(":")
@@ -42,14 +42,14 @@ def masked_redis_url(url: str) -> str:
 
 
 def upstash_redis_url(url: str, token: str) -> str:
-    """The Redis URL, over TLS, of an Upstash database whose REST address and token are given."""
+    """Return the Redis URL, over TLS, of the Upstash database with this REST address and token."""
     return f"rediss://default:{quote(token, safe='')}@{urlsplit(url).hostname}:6379"
 
 
 def _split(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for a port that is none
+        _ = parts.port  # raises ValueError unless it is a number
     except ValueError:
         return None
     return parts

@@ -87,9 +87,9 @@ class Servers:
             if server.process:
                 server.stop()
 
-    def clone(self, database: str) -> str:
+    def clone(self, database: str, template: str = SERVICE) -> str:
         """Copy the template; returns the URL of the copy."""
-        self.postgres.execute(f"CREATE DATABASE {database} OWNER {SERVICE} TEMPLATE {SERVICE} STRATEGY file_copy")
+        self.postgres.execute(f"CREATE DATABASE {database} OWNER {SERVICE} TEMPLATE {template} STRATEGY file_copy")
         return self.postgres.url(database)
 
     def create(self, database: str) -> str:

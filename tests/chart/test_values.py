@@ -1,8 +1,10 @@
-"""The schema: what it catches, what it lets through, and that all examples are right."""
+"""The schema of the chart's values: what it refuses, what it accepts, and that every example is right."""
 
 import json
 import re
-from typing import Any
+import shutil
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -11,14 +13,8 @@ from app import __version__
 from app.core.config import Settings
 from plinth.jobs.metrics import of_kind
 from plinth.telemetry.http_metrics import HttpMetrics
+from scripts.values_schema import ENV_EXAMPLE, generated
 from tests.chart.tools import CHART, ROOT, Object, RenderError, default_values, merged, nodes, template
-
-# Named here because the chart decides them, or because they are secrets and come from a Secret.
-_OWNED = {"ENVIRONMENT", "SECRET_KEY", "DATABASE_URL", "REDIS_URL", "METRICS_PORT"}
-# The same: `tracing` is their place.
-_OWNED |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SERVICE_NAME"}
-_OWNED |= {"OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_RESOURCE_ATTRIBUTES"}
-_SECRET = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
 SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
 
@@ -31,6 +27,10 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         {"config": {"SUPABASE_JWT_SECRET": "s"}}, "additional properties 'SUPABASE_JWT_SECRET' not allowed",
     ),
     "a setting that the chart decides": ({"config": {"METRICS_PORT": 1}}, "'METRICS_PORT' not allowed"),
+    "a setting out of its bounds": ({"config": {"JOBS_CONCURRENCY": 0}}, "minimum: got 0, want 1"),
+    "a number for a text": ({"config": {"OIDC_AUDIENCE": 285710964302104578}}, "got number, want null or string"),
+    "an unknown choice": ({"worker": {"config": {"LOG_FORMAT": "xml"}}}, "must be one of 'auto', 'json', 'console'"),
+    "text for what the chart computes with": ({"config": {"DB_POOL_SIZE": "10"}}, "got string, want integer"),
     "a number in quotes": ({"api": {"replicas": "2"}}, "got string, want integer"),
     "a switch in quotes": ({"redis": {"enabled": "no"}}, "got string, want boolean"),
     "a number for a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "got number, want string"),
@@ -41,13 +41,13 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     "a removed section": ({"api": None}, "missing property 'api'"),
     "a removed key": ({"config": {"DB_POOL_SIZE": None}}, "missing property 'DB_POOL_SIZE'"),
     "an interval without a unit": ({"metrics": {"podMonitor": {"interval": "15"}}}, "does not match pattern"),
-    "a promise that nobody can keep": (
+    "an objective of 100%": (
         {"metrics": {"rules": {"objectives": {"latency": {"percent": 100}}}}}, "exclusiveMaximum: got 100, want 100",
     ),
-    "a bound that is no bucket's": (
+    "a bound that is not one of the buckets": (
         {"metrics": {"rules": {"objectives": {"latency": {"seconds": 0.3}}}}}, "value must be one of",
     ),
-    "a part that is a percentage": ({"tracing": {"ratio": 10}}, "maximum: got 10, want 1"),
+    "a percentage where a share is expected": ({"tracing": {"ratio": 10}}, "maximum: got 10, want 1"),
     "an address without a scheme": ({"tracing": {"endpoint": "collector:4318"}}, "does not match pattern"),
     "a resource under the wrong head": ({"api": {"resources": {"cpu": "1"}}}, "'cpu' not allowed"),
 }  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_mistake_is_named(case: str, helm: str) -> None:
     assert sentence in str(refused.value)
 
 
-def test_what_a_parent_chart_puts_into_global_is_accepted() -> None:
+def test_other_keys_of_global_are_accepted() -> None:
     template({"global": {"region": "eu", "tracing": {"enabled": True}}})
 
 
@@ -86,9 +86,20 @@ def test_our_own_objects_take_no_other_keys() -> None:
     assert open_objects == {"properties.global"}
 
 
-def test_config_knows_every_setting_of_the_application_that_is_no_secret() -> None:
-    known = SCHEMA["definitions"]["config"]["properties"].keys()
-    assert known == Settings.model_fields.keys() - _OWNED - _SECRET, "bring values.schema.json in line"
+@pytest.mark.parametrize("helm", ["HELM", "HELM4"])
+def test_setting_of_a_service_is_accepted_and_checked(tmp_path: Path, helm: str) -> None:
+    class ShopSettings(Settings):
+        CURRENCY: Literal["EUR", "USD"] = "EUR"
+
+    chart = tmp_path / "plinth"
+    shutil.copytree(CHART, chart)
+    env_example = f"{ENV_EXAMPLE.read_text()}# The currency of every price.\n# CURRENCY=EUR\n"
+    (chart / "values.schema.json").write_text(generated(ShopSettings, json.dumps(SCHEMA), env_example))
+    manifest = template({"config": {"CURRENCY": "USD"}}, chart=chart, helm=helm)
+    assert '- name: CURRENCY\n              value: "USD"' in manifest
+    for wrong, sentence in ({"CURRENCY": "euro"}, "must be one of 'EUR', 'USD'"), ({"CURENCY": "EUR"}, "not allowed"):
+        with pytest.raises(RenderError, match=sentence):
+            template({"config": wrong}, chart=chart, helm=helm)
 
 
 def test_defaults_are_those_of_the_application() -> None:
@@ -98,7 +109,7 @@ def test_defaults_are_those_of_the_application() -> None:
 
 
 def test_bounds_of_objectives_are_bounds_of_the_histograms() -> None:
-    """A number that is no bucket's would make a rule that never has a value."""
+    """With any other number, the rule would never have a value."""
     objectives = SCHEMA["properties"]["metrics"]["properties"]["rules"]["properties"]["objectives"]["properties"]
     requests = HttpMetrics()
     requests.of("GET", "/", 200)
@@ -115,8 +126,8 @@ def test_the_chart_is_for_the_version_of_the_application() -> None:
     assert chart["appVersion"] == __version__
 
 
-def test_numbers_are_written_out() -> None:
-    """Helm reads them as floats, and would make 1.048576e+06 of a million and a bit."""
+def test_numbers_are_not_written_in_scientific_notation() -> None:
+    """Helm reads every number as a float, and writes 1048576 as 1.048576e+06."""
     manifest = template({"config": {"MAX_BODY_BYTES": 1048576, "DB_POOL_TIMEOUT": 0.25}})
     assert '"1048576"' in manifest
     assert '"0.25"' in manifest
@@ -143,23 +154,23 @@ EXAMPLES = _examples()
 
 @pytest.mark.parametrize("where", EXAMPLES)
 def test_an_example_works(where: str) -> None:
-    manifest = template(_with_what_it_takes_for_granted(EXAMPLES[where]))
-    assert manifest != template({}), "an example changes something"
+    manifest = template(_completed(EXAMPLES[where]))
+    assert manifest != template({}), "the example changes nothing"
 
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 8
 
 
-def _with_what_it_takes_for_granted(values: Object) -> Object:
-    """An identity provider belongs to a deployment, which the example need not spell out each time."""
+def _completed(values: Object) -> Object:
+    """An identity provider makes the environment production, which needs more than the example shows."""
     provider = values.get("config", {}).get("AUTH_PROVIDER", "local")
     database = values.get("externalDatabase", {}).get("existingSecret")
     return values if provider == "local" or database else merged({"environment": "local"}, values)
 
 
 def _schema_paths(schema: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-    """The keys that the schema knows, each with the way to it."""
+    """Return the path of every key that the schema knows."""
     if "$ref" in schema:
         return _schema_paths(SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]], path)
     paths = {path} if path else set()

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+from plinth.database.revisions import SERVICE, read_revisions
 
 ROOT = Path(__file__).parents[2]
 NAME = "plinth-e2e"
@@ -111,8 +110,7 @@ def build_images() -> None:
     2 follows on 1; 3 and `broken` follow on 2, and the migration of `broken` fails.
     """
     run("docker", "build", "--file", "docker/Dockerfile", "--tag", image("1"), "--build-arg", "VERSION=e2e-1", ".")
-    head = ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head()
-    assert head is not None
+    (head,) = read_revisions(ROOT / "migrations").heads(SERVICE)
     _build_next("2", base="1", after=head, sql="ALTER TABLE item ADD COLUMN e2e_note text")
     _build_next("3", base="2", after="e2e_2", sql="CREATE TABLE e2e_more (id int PRIMARY KEY)")
     _build_next("broken", base="2", after="e2e_2", sql="SELECT 1 / 0")

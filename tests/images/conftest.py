@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from app import __version__
-from tests.support.servers import scratch_folder
+from plinth.testing.servers import scratch_folder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds, for what takes a few on an idle machine

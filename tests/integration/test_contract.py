@@ -15,11 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis import Case as AnyCase
 from schemathesis import GenerationMode
 
-from app.business import exports
+from app.business import exports  # sample
 from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
-from tests.support.api import serving, settings_with
+from tests.support.api import serving
+from tests.support.service import settings_with
 
 EXAMPLES = 12
 STEPS = 6
@@ -50,6 +51,7 @@ def settings(database_url: str, redis_url: str) -> Settings:
     )
 
 
+# sample: begin
 @pytest.fixture(scope="module", autouse=True)
 def _no_end_of_exports() -> Iterator[None]:
     """No worker runs here, so every export is unfinished, and soon there would be too many for any answer but 409."""
@@ -59,6 +61,7 @@ def _no_end_of_exports() -> Iterator[None]:
         yield
 
 
+# sample: end
 @pytest.fixture(scope="module")
 def url(settings: Settings) -> Iterator[str]:
     with serving(create_app(settings)) as url:

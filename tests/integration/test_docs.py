@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
+from plinth.testing.servers import Servers, scratch_folder
 from tests.support.api import serving
 from tests.support.pages import copy_of_the_project, files_of
 from tests.support.processes import declare
-from tests.support.servers import Servers, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ class TestTours:
             }.items():
                 assert shown in script
                 script = script.replace(shown, here)
-            declare(tmp_path)
+            declare(tmp_path, "app.core.config:Settings")
             done = subprocess.run(
                 ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
             )

@@ -17,7 +17,7 @@ import app.jobs  # noqa: F401 - registers the kinds of jobs
 from app.business import exports
 from app.core.config import Settings
 from plinth.database.engine import Database
-from tests.support.api import settings_with
+from tests.support.service import settings_with
 
 ITEMS = 200_000
 MAX_GROWTH = 40 * 1024 * 1024  # bytes; the file has more than 60 MB

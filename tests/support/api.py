@@ -9,31 +9,24 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.config import Settings
 from plinth.identity import sign_local_token
+from plinth.settings.base import PlatformSettings
 from plinth.testing import NO_DATABASE as NOBODY_SERVES
-from plinth.testing import problem, serving, settings_for_tests
+from plinth.testing import problem, serving
 from plinth.testing.settings import PATIENT
 
 __all__ = [
     "NOBODY_SERVES",
     "PATIENT",
     "client_of",
-    "item",
     "problem",
     "serving",
-    "settings_with",
     "signed_in",
     "with_state",
 ]
 
 
-def settings_with(**values: Any) -> Settings:
-    """Settings of a service under test, not of the environment. Unlimited and patient unless `values` say otherwise."""
-    return settings_for_tests(Settings, **values)
-
-
-def signed_in(settings: Settings, subject: str | None = None) -> dict[str, str]:
+def signed_in(settings: PlatformSettings, subject: str | None = None) -> dict[str, str]:
     """The headers of a caller; of one who was never seen before where none is named."""
     token = sign_local_token(settings, subject=subject or f"caller-{uuid4()}", ttl=600)
     return {"Authorization": f"Bearer {token}"}
@@ -55,8 +48,3 @@ def with_state(app: ASGIApp, state: Any) -> ASGIApp:
         await app({**scope, "state": dict(state or {})}, receive, send)
 
     return stateful
-
-
-def item(**values: Any) -> dict[str, Any]:
-    """A body for POST /items."""
-    return {"name": "a thing", **values}

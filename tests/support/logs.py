@@ -14,7 +14,7 @@ import structlog
 from plinth.telemetry import access_log as waiting_lines
 from plinth.telemetry.access_log import write_to, write_waiting
 from plinth.telemetry.logging import configure_logging, set_log_level
-from tests.support.api import settings_with
+from tests.support.notes import settings_with
 
 __all__ = ["Configure", "Stderr", "logging_as"]
 

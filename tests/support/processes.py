@@ -12,12 +12,14 @@ from typing import Any
 
 import psutil
 
+from tests.support.notes import PACKAGES
+
 __all__ = ["PATIENCE", "Process", "declare", "plinth"]
 
 PATIENCE = 60.0  # seconds, for what takes two on an idle machine
 
 
-def declare(folder: Path, settings: str = "app.core.config:Settings") -> None:
+def declare(folder: Path, settings: str = "notes.config:Settings") -> None:
     """Make `folder` one from which `plinth` finds the service whose settings class that is."""
     (folder / "pyproject.toml").write_text(f'[tool.plinth]\nsettings = "{settings}"\n')
 
@@ -30,7 +32,7 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "plinth.cli", *arguments],
             cwd=folder,
-            env={**os.environ, "LOG_FORMAT": "json", "METRICS_PORT": "0", **environment},
+            env={**os.environ, "PYTHONPATH": PACKAGES, "LOG_FORMAT": "json", "METRICS_PORT": "0", **environment},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,6 +1,7 @@
-"""A running service, and two of its callers."""
+"""The service `app`, running, and two of its callers."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import httpx
@@ -8,9 +9,22 @@ import pytest
 
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.api import client_of, settings_with, signed_in
+from plinth.testing import settings_for_tests
+from tests.support.api import client_of, signed_in
 
 
+def settings_with(**values: Any) -> Settings:
+    """Settings of the service under test, not of the environment."""
+    return settings_for_tests(Settings, **values)
+
+
+# sample: begin
+def item(**values: Any) -> dict[str, Any]:
+    """A body for POST /items."""
+    return {"name": "a thing", **values}
+
+
+# sample: end
 @pytest.fixture(scope="module")
 def settings(database_url: str, redis_url: str) -> Settings:
     return settings_with(DATABASE_URL=database_url, REDIS_URL=redis_url)

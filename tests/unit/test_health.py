@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from app import __version__
 from app.main import create_app
 from plinth.health.readiness import Readiness
-from tests.support.api import NOBODY_SERVES, client_of, settings_with
+from tests.support.api import NOBODY_SERVES, client_of
+from tests.support.service import settings_with
 
 ALIVE = "/public/health"
 READY = "/public/health/ready"

@@ -4,13 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
 from app.core.config import Settings
 from app.main import create_app
-from tests.support.api import NOBODY_SERVES, client_of, problem, settings_with, signed_in
+from tests.support.api import NOBODY_SERVES, client_of, problem, signed_in
+from tests.support.service import settings_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,8 +128,8 @@ class TestSideBySide:
                 ]
                 assert answers == [[200, 429, 429], [200, 200, 429]]
                 problem(await of_two.get("/me", headers=signed_in(one, "bob")), 401)
-                problem(await of_one.post("/items", content=b"x" * 15), 413)
-                problem(await of_two.post("/items", content=b"x" * 15), 401)
+                problem(await of_one.post(f"/jobs/{uuid4()}/cancel", content=b"x" * 15), 413)
+                problem(await of_two.post(f"/jobs/{uuid4()}/cancel", content=b"x" * 15), 401)
                 assert "access-control-allow-origin" in (await of_one.get("/public/health", headers=origin)).headers
                 assert "access-control-allow-origin" not in (await of_two.get("/public/health", headers=origin)).headers
                 assert (await of_one.get("/openapi.json")).status_code == 200

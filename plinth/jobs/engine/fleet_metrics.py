@@ -6,12 +6,10 @@ who has the duty shows anything: rules take the largest of what they find.
 """
 
 import asyncio
-import re
 from collections import defaultdict
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -21,6 +19,7 @@ import structlog
 
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.revisions import PLATFORM, SERVICE, read_revisions
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
 from plinth.jobs.schedules import LOOK, Schedule, schedules
@@ -57,13 +56,11 @@ OVERDUE = Observed(
     "plinth_schedule_overdue_seconds", "For how long a slot has been due that no worker has taken.", ("schedule",)
 )
 REVISION = Observed(
-    "plinth_schema_revision_info", "The revision of this code and the database's; always 1.", ("expected", "database")
+    "plinth_schema_revision_info", "The revisions of this code and the database's; always 1.", ("expected", "database")
 )
 BEHIND = Observed("plinth_schema_behind", "Whether the database lacks migrations of this code.")
 MIGRATING = Observed("plinth_migration_running_seconds", "For how long a migration has been running; 0 without one.")
 _FAMILIES = (JOBS, OLDEST, PAUSED, DEAD_LETTERS, WORKERS, OVERDUE, REVISION, BEHIND, MIGRATING)
-
-_REVISION = re.compile(r'^(down_)?revision = "(\w+)"', re.MULTILINE)
 
 
 class Figures:
@@ -72,7 +69,7 @@ class Figures:
     def __init__(self, database: Database, settings: PlatformSettings) -> None:
         self._database = database
         self._queues = settings.JOBS_QUEUES
-        self._migrations = settings.service.migrations
+        self._revisions = read_revisions(settings.service.migrations)
         self._holder = uuid4()
         self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
         self._values: dict[Observed, list[tuple[Labels, float]]] = {}
@@ -154,7 +151,8 @@ class Figures:
         return self._values.get(family, []) if now < self._held_until and now < self._fresh_until else []
 
     def _fleet_values(self, fleet: Any) -> dict[Observed, list[tuple[Labels, float]]]:
-        found, (known, expected) = set(fleet["revisions"]), code_revisions(self._migrations)
+        found = fleet["revisions"]
+        expected = [head for branch in (PLATFORM, SERVICE) for head in self._revisions.heads(branch)]
         migrating = fleet["migrating"]
         if migrating is None:
             self._migrating_since = None
@@ -165,8 +163,7 @@ class Figures:
             WORKERS: [((), fleet["workers"])],
             DEAD_LETTERS: [((), fleet["dead_letters"])],
             REVISION: [((",".join(sorted(expected)), ",".join(sorted(found))), 1)],
-            # One that this code does not know is one of later code: the database is ahead.
-            BEHIND: [((), found <= known and found != expected)],
+            BEHIND: [((), bool(self._revisions.missing(found)))],
             MIGRATING: [((), max(migrating or 0.0, seen))],
         }
 
@@ -192,14 +189,3 @@ def _overdue(schedule: Schedule, row: Any) -> float:
         return 0.0
     now: datetime = row["now"]
     return max(0.0, (now - schedule.next_slot(row["last_slot"])).total_seconds())
-
-
-@cache
-def code_revisions(migrations: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """All revisions of this code, and the newest. Read from the files: Alembic itself would cost memory for nothing."""
-    known: set[str] = set()
-    replaced: set[str] = set()
-    for file in (migrations / "versions").glob("*.py"):
-        for is_down, revision in _REVISION.findall(file.read_text()):
-            (replaced if is_down else known).add(revision)
-    return frozenset(known), frozenset(known - replaced)

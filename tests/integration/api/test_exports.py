@@ -21,7 +21,8 @@ from app.main import create_app
 from app.schemas.export import ExportRead
 from plinth.database.engine import Database
 from plinth.jobs.engine.worker import Worker
-from tests.support.api import item, problem, serving, settings_with, signed_in
+from tests.support.api import problem, serving, signed_in
+from tests.support.service import item, settings_with
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 NOWHERE = "/exports/00000000-0000-0000-0000-000000000000"

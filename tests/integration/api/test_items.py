@@ -13,7 +13,8 @@ import pytest
 from app.core.config import Settings
 from app.schemas.item import ItemRead
 from plinth.http.schemas import Page
-from tests.support.api import item, problem, signed_in
+from tests.support.api import problem, signed_in
+from tests.support.service import item
 
 NOWHERE = "/items/00000000-0000-0000-0000-000000000000"
 TEXTS = ["plain", "Grüße, 世界 🎉", "\x01\x1f\x7f\u2028\u2029", 'a "quoted" \\ </script>', " ", "\ufffe\uffff"]

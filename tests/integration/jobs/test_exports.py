@@ -24,7 +24,7 @@ from plinth.errors import NotFoundError
 from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.schedules import schedules
-from tests.support.api import settings_with
+from tests.support.service import settings_with
 from tests.support.transaction_pooler import transaction_pooler
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine

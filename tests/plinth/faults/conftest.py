@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from notes.config import Settings
 from plinth.embedded.postgres import Postgres
+from plinth.testing.servers import Servers, scratch_folder
 from tests.plinth.faults.figures import PROPERTY, Figures, table
 from tests.plinth.faults.fleet import Fleet
-from tests.support.servers import Servers, scratch_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,7 +57,7 @@ async def fleet(
 def breakable() -> Iterator[Servers]:
     """Servers that a test may break; this PostgreSQL writes to the disk what it says it has written."""
     with scratch_folder() as folder:
-        servers = Servers(folder)
+        servers = Servers(folder, Settings)
         servers.postgres = Postgres(folder / "durable", log=folder / "postgresql.log", durable=True)
         try:
             servers.start()

@@ -26,11 +26,10 @@ from plinth.jobs.doorbell import DOORBELL, doorbell_for
 from plinth.redis.client import close_redis, open_redis
 from tests.plinth.faults.figures import Figures
 from tests.plinth.faults.kinds import TABLES
-from tests.support.api import settings_with
+from tests.support.notes import PACKAGES, settings_with
 
 __all__ = ["Fleet", "Member", "until"]
 
-ROOT = Path(__file__).parents[3]
 POLL = 0.05  # seconds
 
 # Lost workers are found out in seconds, and connections are few: several fleets share one server.
@@ -124,7 +123,7 @@ class Fleet:
         for _ in range(count):
             log = self._folder / f"worker-{len(self.members)}.log"
             command = [sys.executable, "-m", "tests.plinth.faults.worker", *without, *flags]
-            env = environment(PYTHONPATH=str(ROOT), **values)
+            env = environment(PYTHONPATH=PACKAGES, **values)
             for name in [name for name in env if name.startswith("COVERAGE")]:
                 del env[name]  # those who are killed would have nothing to say, and all would be slower
             process = Process("worker", command, log=log, env=env, stop_signal=signal.SIGKILL)

@@ -15,9 +15,9 @@ import pytest
 from plinth.database.engine import DatabaseUnavailableError
 from plinth.embedded.postgres import Postgres
 from plinth.embedded.redis import Redis
+from plinth.testing.servers import Servers
 from tests.plinth.faults.fleet import Fleet
 from tests.plinth.faults.kinds import Effect, effect
-from tests.support.servers import Servers
 
 LOOK_UP = """
 SELECT id FROM job WHERE kind = $1 AND unique_key = $2 UNION ALL

@@ -18,7 +18,7 @@ from uuid import UUID
 import uvloop
 
 import tests.plinth.faults.kinds as kinds
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.jobs import schedule
 from plinth.jobs.engine import sql as statements
 from plinth.jobs.engine import store
@@ -106,7 +106,7 @@ def set_clock(seconds: float) -> None:
     time.time = lambda: time_() + seconds
     time.time_ns = lambda: time_ns() + round(seconds * 1e9)
     for name, module in sys.modules.items():
-        if name.partition(".")[0] in ("app", "cronsim") and getattr(module, "datetime", None) is dt.datetime:
+        if name.partition(".")[0] in ("cronsim", "plinth") and getattr(module, "datetime", None) is dt.datetime:
             module.datetime = Skewed  # type: ignore[attr-defined]
 
 

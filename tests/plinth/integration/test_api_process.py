@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import time
@@ -14,10 +13,11 @@ from threading import Thread
 import httpx
 import pytest
 
-import app
-from tests.support.api import NOBODY_SERVES, item, settings_with, signed_in
+import notes
+from plinth.testing.servers import Servers, scratch_folder
+from tests.support.api import NOBODY_SERVES, signed_in
+from tests.support.notes import copy_packages, note, settings_with
 from tests.support.processes import PATIENCE, Process, plinth
-from tests.support.servers import Servers, scratch_folder
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ class TestDrain:
             api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="1") as (process, address, probes),
             httpx.Client(base_url=address, headers=headers) as kept,
         ):
-            before = [kept.post("/items", json=item()) for _ in range(3)]
+            before = [kept.post("/notes", json=note()) for _ in range(3)]
             assert {response.status_code for response in before} == {201}
             assert not any("connection" in response.headers for response in before)
 
@@ -111,7 +111,7 @@ class TestDrain:
             served, closed = len(before), 0
             while asking.is_alive() or not closed:
                 # The one that kept its connection, and one that comes anew, as long as the drain takes.
-                for response in (kept.post("/items", json=item()), httpx.get(f"{address}/items", headers=headers)):
+                for response in (kept.post("/notes", json=note()), httpx.get(f"{address}/notes", headers=headers)):
                     assert response.is_success, response.text
                     closed += response.headers.get("connection") == "close"
                 served += 1
@@ -151,8 +151,8 @@ class TestDrain:
         headers = signed_in(settings_with())
         with api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="0") as (_, address, probes):
             # No worker runs, so there is nothing to come after the first event.
-            key = {"Idempotency-Key": "an-export"}
-            job = httpx.post(f"{address}/exports", headers=headers | key, json={"format": "csv"}).json()["job_id"]
+            key = {"Idempotency-Key": "a-digest"}
+            job = httpx.post(f"{address}/digests", headers=headers | key).json()["job_id"]
             with httpx.stream("GET", f"{address}/jobs/{job}/events", headers=headers, timeout=PATIENCE) as stream:
                 lines = stream.iter_lines()
                 while not next(lines).startswith("data:"):
@@ -169,15 +169,13 @@ def test_with_reload_both_ports_serve_the_new_code(
             monkeypatch.delenv(name)
     with scratch_folder() as folder:
         # A copy: whoever changed the code of this tree would disturb other tests.
-        for name in ("app", "plinth"):
-            source = Path(app.__file__).parents[1] / name
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_packages(folder)
         with api(folder, port, "--reload", DATABASE_URL=database_url) as (process, address, probes):
             # The port is there before the code is: who comes early waits.
-            assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == app.__version__
+            assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == notes.__version__
             assert httpx.get(f"{probes}/readyz").status_code == 200
-            changed = folder / "app" / "__init__.py"
-            changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
+            changed = folder / "notes" / "__init__.py"
+            changed.write_text(changed.read_text().replace(notes.__version__, "9.9.9"))
             deadline = time.monotonic() + PATIENCE
             while not process.said("StatReload detected changes", timeout=0.5):
                 # A change that came before the first look at the files was not one: change it once more.

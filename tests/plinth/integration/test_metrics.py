@@ -5,10 +5,11 @@ from collections import Counter
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
-from tests.support.api import client_of, item, serving, settings_with, signed_in
+from notes.config import Settings
+from notes.main import create_app
+from tests.support.api import client_of, serving, signed_in
 from tests.support.metrics import OPENMETRICS, metric, samples, series
+from tests.support.notes import note, settings_with
 
 REQUESTS = "http_server_request_duration_seconds_count"
 # What is there only while an application runs.
@@ -41,28 +42,28 @@ def test_each_request_of_a_real_server_is_counted_once_under_its_route(settings:
     before = requests()
     with serving(create_app(settings)) as root, httpx.Client(base_url=f"{root}/api/v1") as client:
         client.headers.update(signed_in(settings))
-        made = [client.post("/items", json=item()).json()["id"] for _ in range(3)]
-        for item_id in made:
-            client.get(f"/items/{item_id}")
-        client.get("/items/0195e0ca-0000-7000-8000-000000000000")
-        client.get("/items/nonsense")
-        client.put(f"/items/{made[0]}")
+        made = [client.post("/notes", json=note()).json()["id"] for _ in range(3)]
+        for note_id in made:
+            client.get(f"/notes/{note_id}")
+        client.get("/notes/0195e0ca-0000-7000-8000-000000000000")
+        client.get("/notes/nonsense")
+        client.put(f"/notes/{made[0]}")
         client.get("/me", headers={"Authorization": "Bearer nonsense"})
-        client.post("/items", content=b" " * 20_000)
+        client.post("/notes", content=b" " * 20_000)
         client.get("/nowhere")
-        client.request("PROPFIND", "/items")
+        client.request("PROPFIND", "/notes")
         for path in ("/public/health", "/public/health/ready"):
             client.get(path)
     assert requests() - before == {
-        ("POST", "/api/v1/items", "201"): 3,
-        ("GET", "/api/v1/items/{item_id}", "200"): 3,
-        ("GET", "/api/v1/items/{item_id}", "404"): 1,
-        ("GET", "/api/v1/items/{item_id}", "422"): 1,
-        ("PUT", "/api/v1/items/{item_id}", "405"): 1,
+        ("POST", "/api/v1/notes", "201"): 3,
+        ("GET", "/api/v1/notes/{note_id}", "200"): 3,
+        ("GET", "/api/v1/notes/{note_id}", "404"): 1,
+        ("GET", "/api/v1/notes/{note_id}", "422"): 1,
+        ("PUT", "/api/v1/notes/{note_id}", "405"): 1,
         ("GET", "/api/v1/me", "401"): 1,
         ("POST", "unmatched", "413"): 1,
         ("GET", "unmatched", "404"): 1,
-        ("_OTHER", "/api/v1/items", "405"): 1,
+        ("_OTHER", "/api/v1/notes", "405"): 1,
     }
     assert metric("http_server_active_requests") == 0
 
@@ -85,7 +86,7 @@ async def test_what_the_statements_of_a_request_took_is_counted(settings: Settin
         return metric(name, db_system_name="postgresql", db_operation_name="UPDATE")
 
     async with client_of(create_app(settings), headers=signed_in(settings)) as client:
-        made = (await client.post("/items", json=item())).json()["id"]
+        made = (await client.post("/notes", json=note())).json()["id"]
         before = updates()
-        assert (await client.delete(f"/items/{made}", headers={"If-Match": '"1"'})).status_code == 204
+        assert (await client.delete(f"/notes/{made}", headers={"If-Match": '"1"'})).status_code == 204
         assert updates() == before + 1

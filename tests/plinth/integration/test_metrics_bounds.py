@@ -12,16 +12,17 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, job
 from plinth.jobs.engine import fleet_metrics as figures
 from plinth.jobs.kinds import JobKind
 from plinth.telemetry.route_template import UNMATCHED
 from tests.plinth.integration.jobs.conftest import Number, until, working
-from tests.support.api import client_of, settings_with
+from tests.support.api import client_of
 from tests.support.metrics import metric, samples, series
+from tests.support.notes import settings_with
 
 ROUNDS = 3
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -168,6 +169,6 @@ async def test_labels_are_known_beforehand(app: FastAPI, client: httpx.AsyncClie
     await ask(client, app, settings, Chance(99))
     shown = [dict(labels) for labels, count in counts().items() if count != before.get(labels)]
     assert {labels["http_request_method"] for labels in shown} <= {*METHODS, "_OTHER"}
-    assert {labels["http_route"] for labels in shown} >= {UNMATCHED, "/api/v1/items/{item_id}"}
+    assert {labels["http_route"] for labels in shown} >= {UNMATCHED, "/api/v1/notes/{note_id}"}
     assert {labels["http_route"] for labels in shown} - {UNMATCHED} <= templates(app)
     assert not {labels["http_route"] for labels in shown} & {"/api/v1/public/health", "/api/v1/public/health/ready"}

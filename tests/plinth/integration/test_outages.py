@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import httpx
 import pytest
 
-from app.core.config import Settings
-from tests.support.api import item, problem, signed_in
-from tests.support.servers import Servers
+from notes.config import Settings
+from plinth.testing.servers import Servers
+from tests.support.api import problem, signed_in
+from tests.support.notes import FOLDER, PACKAGES, note
 
 READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
 ANSWER_WITHIN = 2.0  # seconds for any request while the database is away
@@ -30,12 +31,14 @@ def service(own_servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
         port = free.getsockname()[1]
     environment = {
         **os.environ,
+        "PYTHONPATH": PACKAGES,
         "DATABASE_URL": own_servers.postgres.url(),
         "REDIS_URL": own_servers.redis.url(),
         "RATE_LIMIT": "100000/minute",
         "LOG_LEVEL": "CRITICAL",
     }
-    with subprocess.Popen([sys.executable, "-m", "plinth.cli", "api", "--port", str(port)], env=environment) as process:
+    command = [sys.executable, "-m", "plinth.cli", "api", "--port", str(port)]
+    with subprocess.Popen(command, cwd=FOLDER, env=environment) as process:
         url = f"http://127.0.0.1:{port}/api/v1"
         try:
             wait_for(url, process)
@@ -76,7 +79,7 @@ def is_(status: str) -> Callable[[httpx.Response], bool]:
 
 
 async def burst(client: httpx.AsyncClient, of_each: int = 10) -> list[httpx.Response]:
-    """More requests than there are connections, reads and writes of both ways, each of them answered in time."""
+    """More requests than there are connections: reads, and writes with a key and without; each is answered in time."""
 
     async def timed(method: str, path: str, **options: object) -> httpx.Response:
         started = time.monotonic()
@@ -85,10 +88,10 @@ async def burst(client: httpx.AsyncClient, of_each: int = 10) -> list[httpx.Resp
         return response
 
     return await asyncio.gather(
-        *(timed("GET", "/items") for _ in range(of_each)),
-        *(timed("POST", "/items", json=item()) for _ in range(of_each)),
+        *(timed("GET", "/notes") for _ in range(of_each)),
+        *(timed("POST", "/notes", json=note()) for _ in range(of_each)),
         *(
-            timed("POST", "/items", json=item(), headers={"Idempotency-Key": f"{time.time_ns()}"})
+            timed("POST", "/notes", json=note(), headers={"Idempotency-Key": f"{time.time_ns()}"})
             for _ in range(of_each)
         ),
     )

@@ -16,11 +16,13 @@ import httpx
 import psutil
 import pytest
 
+from plinth.testing.servers import scratch_folder
+from tests.support.notes import PACKAGES
 from tests.support.processes import declare
-from tests.support.servers import scratch_folder
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
 PLINTH = [sys.executable, "-m", "plinth.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PACKAGES}
 
 # Python runs a module of this name at its start: kinds of jobs for every process of a run, and for none of its code.
 KINDS = """
@@ -62,7 +64,7 @@ def kinds(folder: Path) -> dict[str, str]:
     place = folder / "kinds"
     place.mkdir(exist_ok=True)
     (place / "sitecustomize.py").write_text(KINDS)
-    return {"PYTHONPATH": f"{place}:{os.environ['PYTHONPATH']}"}
+    return {"PYTHONPATH": f"{place}:{PACKAGES}"}
 
 
 class Run:
@@ -72,7 +74,7 @@ class Run:
         self.process = subprocess.Popen(
             [*PLINTH, "run", *options],
             cwd=folder,
-            env={**os.environ, **env},
+            env={**ENVIRONMENT, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -140,10 +142,10 @@ def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
             headers = {"Authorization": f"Bearer {first.value('Token')}"}
             assert client.get(me, headers=headers).json()["subject"] == "alice"
             assert first.value("Try") == f"curl {me} -H 'Authorization: {headers['Authorization']}'"
-            created = client.post(f"http://127.0.0.1:{port}/api/v1/items", headers=headers, json={"name": "kept"})
+            created = client.post(f"http://127.0.0.1:{port}/api/v1/notes", headers=headers, json={"text": "kept"})
             assert created.status_code == 201
         assert (first.value("Data"), first.value("Logs")) == (".plinth", ".plinth/logs")
-        sql = f'{first.value("SQL")} -Atc "SELECT name FROM item"'
+        sql = f'{first.value("SQL")} -Atc "SELECT text FROM note"'
         assert subprocess.check_output(sql, shell=True, text=True) == "kept\n"
 
         # A second copy is told about the first, whatever its port.
@@ -157,7 +159,7 @@ def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
 
         # Other commands find its servers.
         beside = [*PLINTH, "with-servers", "--", "sh", "-c", 'echo "$DATABASE_URL $REDIS_URL"; exit 3']
-        done = subprocess.run(beside, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(beside, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=False)
         assert done.returncode == 3
         assert done.stdout.split()[0] in first.value("SQL")
         assert done.stdout.split()[1].startswith("unix://")
@@ -177,7 +179,7 @@ class TestWorker:
         with run(folder, "--port", str(port), "--data-dir", "work", JOBS_SHUTDOWN_GRACE="1000", **kinds) as started:
             assert started.running, started.process.communicate()[1]
             sql = started.value("SQL")
-            env = {**os.environ, **kinds, "DATABASE_URL": sql.split('"')[1]}
+            env = {**ENVIRONMENT, **kinds, "DATABASE_URL": sql.split('"')[1]}
 
             def enqueue(kind: str) -> str:
                 command = [*PLINTH, "jobs", "enqueue", kind, "{}"]
@@ -195,7 +197,7 @@ class TestWorker:
             wait_for("running\n", f"SELECT state FROM job WHERE id = '{endless}'")
 
             # What it prints about jobs is true.
-            shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, text=True)
+            shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, env=ENVIRONMENT, text=True)
             assert shown.splitlines()[1].split()[:4] == ["default", "no", "0", "1"]
 
             started.press_ctrl_c()
@@ -298,13 +300,15 @@ class TestWithServers:
     def test_the_servers_run_as_long_as_the_command(self, folder: Path) -> None:
         script = 'echo "$DATABASE_URL"; kill -0 "$(head -1 alone/postgres/postmaster.pid)" && exit 7'
         command = [*PLINTH, "with-servers", "--data-dir", "alone", "--", "sh", "-c", script]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        done = subprocess.run(
+            command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
         assert (done.returncode, done.stderr) == (7, "")
         assert done.stdout.startswith("postgresql://plinth@/plinth?host=")
         assert not (folder / "alone" / "postgres" / "postmaster.pid").exists()
 
     def test_ctrl_c_ends_the_command(self, folder: Path, fresh_database_url: str, redis_url: str) -> None:
-        env = {**os.environ, "DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+        env = {**ENVIRONMENT, "DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
         command = [*PLINTH, "with-servers", "--data-dir", "alone", "--", "sh", "-c", "trap '' INT; echo; sleep 60"]
         with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, start_new_session=True) as process:
             assert process.stdout
@@ -314,5 +318,5 @@ class TestWithServers:
 
     def test_a_command_that_does_not_exist(self, folder: Path) -> None:
         command = [*PLINTH, "with-servers", "--", "no-such-command"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (1, "There is no command no-such-command.\n")

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 import redis
 
-from tests.support.servers import Servers
+from plinth.testing.servers import Servers
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_each_test_finds_empty_tables(connection: asyncpg.Connection, attempt: int) -> None:
-    assert await connection.fetchval("SELECT count(*) FROM item") == 0, f"before attempt {attempt}"
-    await connection.execute("INSERT INTO item (name, owner) VALUES ('a', 'b')")
+    assert await connection.fetchval("SELECT count(*) FROM note") == 0, f"before attempt {attempt}"
+    await connection.execute("INSERT INTO note (text, owner) VALUES ('a', 'b')")
 
 
 async def test_the_database_is_migrated_and_the_services_own(connection: asyncpg.Connection) -> None:
-    assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 1
+    assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 2
     owners = await connection.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
     assert [owner for (owner,) in owners] == ["plinth"]
 
@@ -39,7 +39,7 @@ def test_each_test_finds_an_empty_redis(redis_url: str, attempt: int) -> None:
 async def test_a_fresh_database_may_be_ruined(fresh_database_url: str, database_url: str, attempt: int) -> None:
     assert fresh_database_url != database_url
     connection = await asyncpg.connect(fresh_database_url)
-    await connection.execute("DROP TABLE item")
+    await connection.execute("DROP TABLE note")
     await connection.close()
 
 
@@ -56,5 +56,5 @@ async def test_own_servers_may_be_stopped(own_servers: Servers, database_url: st
     own_servers.postgres.start()
     for url in (own_servers.postgres.url(), database_url):
         connection = await asyncpg.connect(url)
-        assert await connection.fetchval("SELECT count(*) FROM item") == 0
+        assert await connection.fetchval("SELECT count(*) FROM note") == 0
         await connection.close()

@@ -12,14 +12,14 @@ import pytest
 import redis.asyncio
 from fastapi import APIRouter
 
-import app.jobs  # noqa: F401 - registers the kinds of jobs
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 from plinth.jobs.engine.worker import Worker
 from plinth.telemetry import tracing
-from tests.support.api import client_of, item, problem, settings_with, signed_in
+from tests.support.api import client_of, problem, signed_in
 from tests.support.collector import Collector, Recorded
 from tests.support.logs import logging_as
+from tests.support.notes import note, settings_with
 from tests.support.processes import plinth
 
 KEY = {"Idempotency-Key": "order-4711"}
@@ -65,38 +65,38 @@ def statements(collector: Collector, span: Recorded) -> list[Recorded]:
 
 class TestRequest:
     async def test_by_bare_statements_has_one_span_for_each(self, api: httpx.AsyncClient, collector: Collector) -> None:
-        await api.get("/items")  # the first one also opens a connection
-        collector.one("GET /api/v1/items")
+        await api.get("/notes")  # the first one also opens a connection
+        collector.one("GET /api/v1/notes")
         collector.spans.clear()
-        answer = await api.get("/items")
+        answer = await api.get("/notes")
 
-        request = collector.one("GET /api/v1/items")
+        request = collector.one("GET /api/v1/notes")
         (query,) = statements(collector, request)
-        assert (query.name, query.kind) == ("SELECT item", "CLIENT")
+        assert (query.name, query.kind) == ("SELECT note", "CLIENT")
         assert query.attributes["db.system.name"] == "postgresql"
         assert query.attributes["db.operation.name"] == "SELECT"
-        assert query.attributes["db.query.text"].startswith("SELECT item.id")
+        assert query.attributes["db.query.text"].startswith("SELECT note.id")
         assert query.attributes["db.namespace"]
         assert "alice" not in repr(query)
         assert answer.headers["traceresponse"][3:35] == request.trace_id
 
     async def test_by_a_session_has_one_span_for_each(self, api: httpx.AsyncClient, collector: Collector) -> None:
-        made = (await api.post("/items", json=item())).json()
-        collector.one("POST /api/v1/items")
+        made = (await api.post("/notes", json=note())).json()
+        collector.one("POST /api/v1/notes")
         collector.spans.clear()
-        answer = await api.patch(f"/items/{made['id']}", json={"name": "b"}, headers={"If-Match": '"1"'})
+        answer = await api.patch(f"/notes/{made['id']}", json={"text": "b"}, headers={"If-Match": '"1"'})
         assert answer.status_code == 200, answer.text
 
-        request = collector.one("PATCH /api/v1/items/{item_id}")
+        request = collector.one("PATCH /api/v1/notes/{note_id}")
         names = Counter(span.name for span in statements(collector, request))
-        assert names.pop("UPDATE item") == 1
-        assert names.pop("SELECT item") == 1
+        assert names.pop("UPDATE note") == 1
+        assert names.pop("SELECT note") == 1
         assert set(names) <= {"BEGIN", "COMMIT"}  # if they took their time
 
     async def test_that_asks_redis_says_so(self, api: httpx.AsyncClient, collector: Collector) -> None:
-        await api.get("/items", headers=signed_in(settings_with(), "somebody-new"))
+        await api.get("/notes", headers=signed_in(settings_with(), "somebody-new"))
 
-        request = collector.one("GET /api/v1/items")
+        request = collector.one("GET /api/v1/notes")
         asked = [span for span in under(collector, request) if span.attributes["db.system.name"] == "redis"]
         assert asked
         assert {span.name for span in asked} <= {"EVALSHA", "EVAL", "SCRIPT LOAD", "TTL", "PTTL", "GET"}
@@ -115,18 +115,18 @@ class TestRequest:
 
     async def test_s_access_line_names_the_route_and_not_the_caller(self, api: httpx.AsyncClient) -> None:
         with logging_as(LOG_FORMAT="json") as log:
-            await api.get("/items/00000000-0000-0000-0000-000000000000")
+            await api.get("/notes/00000000-0000-0000-0000-000000000000")
 
         (line,) = log.lines("request")
-        assert line["route"] == "/api/v1/items/{item_id}"
-        assert line["path"].startswith("/api/v1/items/0000")
+        assert line["route"] == "/api/v1/notes/{note_id}"
+        assert line["path"].startswith("/api/v1/notes/0000")
         assert len(line["principal"]) == 16
         assert "alice" not in str(line)
 
     async def test_of_a_probe_is_no_trace(self, api: httpx.AsyncClient, collector: Collector) -> None:
         assert "traceresponse" not in (await api.get("/public/health/ready")).headers
-        await api.get("/items")
-        collector.one("GET /api/v1/items")
+        await api.get("/notes")
+        collector.one("GET /api/v1/notes")
         assert not [span for span in collector.spans if "health" in span.name]
         assert len({span.trace_id for span in collector.spans}) == 1
 
@@ -134,12 +134,12 @@ class TestRequest:
         origin = "https://app.example"
         service = create_app(settings_with(DATABASE_URL=database_url, BACKEND_CORS_ORIGINS=origin))
         async with client_of(service, headers={"Origin": origin}) as client:
-            answer = await client.get("/items")
+            answer = await client.get("/notes")
             asked = {
                 "Access-Control-Request-Method": "GET",
                 "Access-Control-Request-Headers": "traceparent, tracestate",
             }
-            preflight = await client.options("/items", headers=asked)
+            preflight = await client.options("/notes", headers=asked)
         assert "traceresponse" in answer.headers["access-control-expose-headers"]
         assert preflight.status_code == 200
 
@@ -148,30 +148,30 @@ async def test_a_request_and_its_job_are_one_trace(
     api: httpx.AsyncClient, collector: Collector, settings: Settings
 ) -> None:
     with logging_as(LOG_FORMAT="json") as log:
-        made = await api.post("/exports", json={"format": "csv"}, headers=KEY)
+        made = await api.post("/digests", headers=KEY)
         assert made.status_code == 202, made.text
         worker = Worker(settings)
         running = asyncio.create_task(worker.run())
         try:
-            run = await asyncio.to_thread(collector.one, "job exports.build")
+            run = await asyncio.to_thread(collector.one, "job notes.digest")
         finally:
             worker.stop()
             await running
 
-    request, enqueued = collector.one("POST /api/v1/exports"), collector.one("enqueue exports.build")
+    request, enqueued = collector.one("POST /api/v1/digests"), collector.one("enqueue notes.digest")
     assert {request.trace_id, enqueued.trace_id, run.trace_id} == {made.headers["traceresponse"][3:35]}
     assert (enqueued.parent_id, run.parent_id) == (request.span_id, enqueued.span_id)
     assert [span.name for span in under(collector, enqueued) if span.kind == "CLIENT"] == ["INSERT job"]
-    assert {span.name for span in under(collector, run)} >= {"SELECT item", "INSERT export_chunk"}
+    assert {span.name for span in under(collector, run)} >= {"SELECT note", "INSERT note"}
     for line in log.lines("request") + log.lines("job"):
-        if line.get("kind", "exports.build") == "exports.build":
+        if line.get("kind", "notes.digest") == "notes.digest":
             assert line["trace_id"] == request.trace_id, line
 
 
 async def test_nothing_is_traced_while_it_is_off(settings: Settings, collector: Collector, redis_url: str) -> None:
     off: Any = settings.model_copy(update={"OTEL_SDK_DISABLED": True})
     async with client_of(create_app(off), headers=signed_in(off)) as client:
-        assert "traceresponse" not in (await client.get("/items")).headers
+        assert "traceresponse" not in (await client.get("/notes")).headers
         assert not tracing.is_on()
     async with redis.asyncio.Redis.from_url(redis_url) as plain:
         await plain.ping()
@@ -191,20 +191,20 @@ def test_a_worker_delivers_its_last_spans_before_it_ends(
     }
     with plinth(tmp_path, "worker", **environment) as worker:
         worker.heard("traces")
-        asyncio.run(_enqueue_expiry(database_url))
+        asyncio.run(_enqueue_purge(database_url))
         line = worker.heard("job")
         worker.process.terminate()
         code, _ = worker.end()
     assert code == 0
-    span = collector.one("job exports.expire")
+    span = collector.one("job notes.purge")
     assert span.trace_id == line["trace_id"]
     assert (span.resource["service.name"], span.resource["k8s.pod.name"]) == ("plinth-worker", "worker-1")
 
 
-async def _enqueue_expiry(database_url: str) -> None:
+async def _enqueue_purge(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         "INSERT INTO job (id, kind, queue, priority, payload, max_attempts, run_at, state) "
-        "VALUES (gen_random_uuid(), 'exports.expire', 'default', 0, '{}', 1, now(), 'available')"
+        "VALUES (gen_random_uuid(), 'notes.purge', 'default', 0, '{}', 1, now(), 'available')"
     )
     await connection.close()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import time
@@ -13,10 +12,11 @@ import httpx
 import psutil
 import pytest
 
-import app
+import notes
+from plinth.testing.servers import Servers, scratch_folder
 from tests.support.api import NOBODY_SERVES
+from tests.support.notes import copy_packages
 from tests.support.processes import PATIENCE, Process, plinth
-from tests.support.servers import Servers, scratch_folder
 
 
 def worker(folder: Path, *options: str, **environment: str) -> AbstractContextManager[Process]:
@@ -94,13 +94,11 @@ def test_with_reload_new_code_takes_over(database_url: str, monkeypatch: pytest.
             monkeypatch.delenv(name)
     with scratch_folder() as folder:
         # A copy: whoever changed the code of this tree would disturb other tests.
-        for name in ("app", "plinth"):
-            source = Path(app.__file__).parents[1] / name
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_packages(folder)
         with worker(folder, "--reload", DATABASE_URL=database_url) as running:
-            assert running.heard("worker started")["version"] == app.__version__
-            changed = folder / "app" / "__init__.py"
-            changed.write_text(changed.read_text().replace(app.__version__, "9.9.9"))
+            assert running.heard("worker started")["version"] == notes.__version__
+            changed = folder / "notes" / "__init__.py"
+            changed.write_text(changed.read_text().replace(notes.__version__, "9.9.9"))
             deadline = time.monotonic() + PATIENCE
             while not running.said("worker stopped", timeout=0.5):
                 # A change that came before the first look at the files was not one: change it once more.

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 # The supervisor hands its environment on to its children, and looks at nothing in it.
-READS_THE_ENVIRONMENT = {"plinth/settings/base.py", "plinth/embedded/process.py"}
+READS_THE_ENVIRONMENT = {"plinth/settings/loading.py", "plinth/embedded/process.py"}
 
 
 def test_imports_point_one_way() -> None:

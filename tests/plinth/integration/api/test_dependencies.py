@@ -15,35 +15,35 @@ from sqlalchemy import column, insert, table
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
-from app.core.db import get_session
-from app.main import create_app
-from plinth.api.dependencies import SessionDep
+from notes.main import create_app
+from plinth.api.dependencies import SessionDep, _session
 from plinth.database.engine import Database
 from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
-from tests.support.api import item, problem, serving, settings_with, signed_in
+from tests.support.api import problem, serving, signed_in
+from tests.support.notes import note, settings_with
 
-# The commit of a note takes its time, or fails.
-NOTES = """
-CREATE TABLE note (text text);
+# The commit of a line takes its time, or fails.
+SLOW_COMMITS = """
+CREATE TABLE line (text text);
 CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_sleep(0.2);
     IF NEW.text = 'broken' THEN RAISE 'broken'; END IF;
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON note
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON line
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit();
-CREATE FUNCTION at_commit_of_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION at_commit_of_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_sleep(0.1);
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE ON item
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit_of_item();
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE ON note
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit_of_note();
 """
 
 
-def notes_app(database_url: str) -> FastAPI:
+def lines_app(database_url: str) -> FastAPI:
     """The smallest service with a session: one endpoint depends on it as ours do, one as FastAPI would have it."""
 
     @asynccontextmanager
@@ -57,17 +57,17 @@ def notes_app(database_url: str) -> FastAPI:
     app.add_middleware(RequestContextMiddleware)
     install_exception_handlers(app)
 
-    async def add(session: AsyncSession, note: str) -> dict[str, str]:
-        await session.exec(insert(table("note", column("text"))).values(text=note))
-        return {"noted": note}
+    async def add(session: AsyncSession, line: str) -> dict[str, str]:
+        await session.exec(insert(table("line", column("text"))).values(text=line))
+        return {"added": line}
 
-    @app.post("/ours/{note}")
-    async def ours(note: str, session: SessionDep) -> dict[str, str]:
-        return await add(session, note)
+    @app.post("/ours/{line}")
+    async def ours(line: str, session: SessionDep) -> dict[str, str]:
+        return await add(session, line)
 
-    @app.post("/default/{note}")
-    async def default(note: str, session: Annotated[AsyncSession, Depends(get_session)]) -> dict[str, str]:
-        return await add(session, note)
+    @app.post("/default/{line}")
+    async def default(line: str, session: Annotated[AsyncSession, Depends(_session)]) -> dict[str, str]:
+        return await add(session, line)
 
     return app
 
@@ -76,7 +76,7 @@ def notes_app(database_url: str) -> FastAPI:
 async def another(fresh_database_url: str) -> AsyncIterator[asyncpg.Connection]:
     """Another connection to the database, in which commits take their time."""
     connection = await asyncpg.connect(fresh_database_url)
-    await connection.execute(NOTES)
+    await connection.execute(SLOW_COMMITS)
     yield connection
     await connection.close()
 
@@ -84,13 +84,13 @@ async def another(fresh_database_url: str) -> AsyncIterator[asyncpg.Connection]:
 class TestSessionDep:
     @pytest.fixture
     def url(self, fresh_database_url: str, another: asyncpg.Connection) -> Iterator[str]:
-        with capture_logs(), serving(notes_app(fresh_database_url)) as url:
+        with capture_logs(), serving(lines_app(fresh_database_url)) as url:
             yield url
 
     async def test_who_reads_success_finds_the_row(self, url: str, another: asyncpg.Connection) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
             response = await client.post("/ours/lamp")
-            rows = await another.fetchval("SELECT count(*) FROM note")
+            rows = await another.fetchval("SELECT count(*) FROM line")
 
         assert (response.status_code, rows) == (200, 1)
 
@@ -98,33 +98,33 @@ class TestSessionDep:
         async with httpx.AsyncClient(base_url=url) as client:
             problem(await client.post("/ours/broken"), 500, "internal_error")
 
-        assert await another.fetchval("SELECT count(*) FROM note") == 0
+        assert await another.fetchval("SELECT count(*) FROM line") == 0
 
     async def test_with_the_framework_s_own_scope_both_would_be_wrong(
         self, url: str, another: asyncpg.Connection
     ) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
             early = await client.post("/default/lamp")
-            rows = await another.fetchval("SELECT count(*) FROM note")
+            rows = await another.fetchval("SELECT count(*) FROM line")
             failed = await client.post("/default/broken")
 
         assert (early.status_code, rows) == (200, 0)
         assert failed.status_code == 200
 
 
-class TestItems:
+class TestNotes:
     async def test_each_change_is_there_when_its_response_is(
         self, fresh_database_url: str, another: asyncpg.Connection
     ) -> None:
         settings = settings_with(DATABASE_URL=fresh_database_url)
-        state = "SELECT version || ' ' || (deleted_at IS NULL) FROM item"
+        state = "SELECT version || ' ' || (deleted_at IS NULL) FROM note"
         with serving(create_app(settings)) as url:
             async with httpx.AsyncClient(base_url=f"{url}/api/v1", headers=signed_in(settings)) as client:
-                created = await client.post("/items", json=item(), headers={"Idempotency-Key": "x"})
+                created = await client.post("/notes", json=note(), headers={"Idempotency-Key": "x"})
                 assert (created.status_code, await another.fetchval(state)) == (201, "1 true")
-                path = f"/items/{created.json()['id']}"
+                path = f"/notes/{created.json()['id']}"
 
-                changed = await client.patch(path, json={"name": "new"}, headers={"If-Match": "*"})
+                changed = await client.patch(path, json={"text": "new"}, headers={"If-Match": "*"})
                 assert (changed.status_code, await another.fetchval(state)) == (200, "2 true")
 
                 deleted = await client.delete(path)

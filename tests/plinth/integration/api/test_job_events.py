@@ -10,8 +10,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 from plinth.api import job_events
 from plinth.api.schemas import JobSummary
 from plinth.database.engine import Database
@@ -22,7 +22,8 @@ from plinth.jobs.admin.jobs import retry_job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
 from tests.plinth.integration.jobs.conftest import PATIENCE, Number, open_store, until
-from tests.support.api import problem, serving, settings_with
+from tests.support.api import problem, serving
+from tests.support.notes import settings_with
 
 
 @job("test.api.events")

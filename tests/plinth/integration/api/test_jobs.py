@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.api.schemas import JobRead, JobSummary, OperatorJobRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
@@ -17,7 +17,8 @@ from plinth.jobs import JobContext, State, enqueue, job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
 from tests.plinth.integration.jobs.conftest import Number, open_store, until, working
-from tests.support.api import problem, settings_with
+from tests.support.api import problem
+from tests.support.notes import settings_with
 
 
 @job("test.api.jobs")

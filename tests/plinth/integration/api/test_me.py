@@ -3,11 +3,12 @@
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 from plinth.identity import sign_local_token
-from tests.support.api import client_of, problem, settings_with, signed_in
+from tests.support.api import client_of, problem, signed_in
 from tests.support.identity_provider import IdentityProvider
+from tests.support.notes import settings_with
 
 
 class TestMe:
@@ -72,11 +73,11 @@ class TestStrangers:
         ("method", "path"),
         [
             ("GET", "/me"),
-            ("GET", "/items"),
-            ("POST", "/items"),
-            ("GET", "/items/00000000-0000-0000-0000-000000000000"),
-            ("PATCH", "/items/00000000-0000-0000-0000-000000000000"),
-            ("DELETE", "/items/00000000-0000-0000-0000-000000000000"),
+            ("GET", "/notes"),
+            ("POST", "/notes"),
+            ("GET", "/notes/00000000-0000-0000-0000-000000000000"),
+            ("PATCH", "/notes/00000000-0000-0000-0000-000000000000"),
+            ("DELETE", "/notes/00000000-0000-0000-0000-000000000000"),
         ],
     )
     async def test_get_no_further_anywhere(self, service: httpx.AsyncClient, method: str, path: str) -> None:

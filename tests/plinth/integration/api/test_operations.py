@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.api.schemas import QueueRead, ScheduleRead, WorkerRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
@@ -15,7 +15,8 @@ from plinth.jobs import JobContext, enqueue, job, schedule
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.schedules import Scheduler
 from tests.plinth.integration.jobs.conftest import Number, open_store
-from tests.support.api import problem, settings_with
+from tests.support.api import problem
+from tests.support.notes import settings_with
 
 OPERATIONS = [
     ("GET", "/queues"),

@@ -14,7 +14,7 @@ import redis
 from click.testing import Result
 from pydantic import BaseModel, ConfigDict, Field
 
-import app.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
+import notes.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
 from plinth.jobs import JobContext, job, schedule
 from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.queues import QueueFigures, ScheduleView, WorkerView

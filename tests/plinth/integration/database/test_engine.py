@@ -4,20 +4,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import bindparam, insert, text
+from sqlalchemy import select as select_columns
 from sqlalchemy.pool import NullPool
-from sqlmodel import select
+from sqlmodel import col, select
 
-from app.business import items
-from app.models.item import Item
+from notes.models import Note
 from plinth.database.engine import WARM_CONNECTIONS, Database, DatabaseUnavailableError
 from plinth.database.pool import FairQueuePool
-from tests.support.api import settings_with
+from plinth.database.statement import Statement
+from tests.support.notes import settings_with
 from tests.support.transaction_pooler import transaction_pooler
+
+_TEXT: Any = (Note.id, Note.text)
+INSERT = Statement(insert(Note).values(owner=bindparam("owner"), text=bindparam("text"), tags=[]).returning(*_TEXT))
+GET = Statement(select_columns(*_TEXT).where(col(Note.id) == bindparam("id")))
 
 
 @pytest.fixture
@@ -29,19 +35,19 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 async def names(database: Database) -> list[str]:
     async with database.session() as session:
-        return [item.name for item in await session.exec(select(Item).order_by(Item.name))]
+        return [note.text for note in await session.exec(select(Note).order_by(Note.text))]
 
 
 class TestSession:
     async def test_it_commits_at_the_end_of_the_block(self, database: Database) -> None:
         async with database.session() as session:
-            session.add(Item(owner="alice", name="kept"))
+            session.add(Note(owner="alice", text="kept"))
         assert await names(database) == ["kept"]
 
     async def test_it_rolls_back_when_the_block_raises(self, database: Database) -> None:
         async def fail() -> None:
             async with database.session() as session:
-                session.add(Item(owner="alice", name="lost"))
+                session.add(Note(owner="alice", text="lost"))
                 await session.flush()
                 raise RuntimeError
 
@@ -51,16 +57,16 @@ class TestSession:
 
     async def test_times_are_utc(self, database: Database) -> None:
         async with database.session() as session:
-            session.add(item := Item(owner="alice", name="x"))
+            session.add(note := Note(owner="alice", text="x"))
             await session.flush()
-        assert item.created_at.utcoffset() is not None
-        assert not item.created_at.utcoffset()
+        assert note.created_at.utcoffset() is not None
+        assert not note.created_at.utcoffset()
 
 
 class TestConnection:
     async def test_a_statement_on_it_commits_by_itself(self, database: Database) -> None:
         async with database.connection() as connection:
-            await items.create_item(connection, "alice", name="hot", description=None, tags=[])
+            await INSERT.fetchrow(connection, owner="alice", text="hot")
             assert await names(database) == ["hot"]
 
     async def test_an_error_of_the_statement_is_the_drivers_own(self, database: Database) -> None:
@@ -170,11 +176,15 @@ class TestTransactionPooler:
 
         async def one_life(number: int) -> None:
             async with database.connection() as connection:
-                made = await items.create_item(connection, "alice", name=f"{number}", description=None, tags=[])
+                made = await INSERT.fetchrow(connection, owner="alice", text=f"{number}")
+            assert made
             async with database.session() as session:
-                await items.update_item(session, "alice", made["id"], {"name": "changed"}, if_version=None)
+                changed = await session.get_one(Note, made["id"], with_for_update=True)
+                changed.text = "changed"
             async with database.connection() as connection:
-                assert (await items.get_item(connection, "alice", made["id"]))["name"] == "changed"
+                read = await GET.fetchrow(connection, id=made["id"])
+                assert read
+                assert read["text"] == "changed"
 
         await asyncio.gather(*(one_life(number) for number in range(30)))
         async with database.session() as session:

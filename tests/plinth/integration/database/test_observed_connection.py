@@ -11,12 +11,12 @@ from sqlalchemy import insert, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlmodel import select
 
-from app.models.item import Item
+from notes.models import Note
 from plinth.database import observed_connection
 from plinth.database.engine import Database
 from plinth.telemetry import trace_setup
-from tests.support.api import settings_with
 from tests.support.collector import Collector, Recorded
+from tests.support.notes import settings_with
 
 Work = Callable[[Database], Awaitable[None]]
 
@@ -64,11 +64,11 @@ def traced(request: pytest.FixtureRequest, database_url: str, collector: Collect
 
 async def by_session(database: Database) -> None:
     async with database.session() as session:
-        session.add(item := Item(owner="alice", name="a"))
+        session.add(note := Note(owner="alice", text="a"))
         await session.flush()
-        item.name = "b"
+        note.text = "b"
         await session.flush()
-        await session.exec(select(Item))
+        await session.exec(select(Note))
 
 
 async def by_hand(database: Database) -> None:
@@ -88,7 +88,7 @@ async def by_hand(database: Database) -> None:
 
 class TestStatements:
     async def test_of_a_session_are_one_span_each(self, traced: Tracing) -> None:
-        assert await traced.names(by_session) == ["BEGIN", "INSERT item", "UPDATE item", "SELECT item", "COMMIT"]
+        assert await traced.names(by_session) == ["BEGIN", "INSERT note", "UPDATE note", "SELECT note", "COMMIT"]
 
     async def test_of_a_bare_connection_are_one_span_each(self, traced: Tracing) -> None:
         spans = await traced.spans(by_hand)
@@ -117,11 +117,11 @@ class TestStatements:
 
     async def test_of_which_one_is_run_many_times_are_one_span(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
-            rows = [{"owner": "alice", "name": name} for name in "abc"]
+            rows = [{"owner": "alice", "text": text} for text in "abc"]
             async with database.session() as session:
-                await (await session.connection()).execute(insert(Item.__table__).inline(), rows)  # type: ignore[attr-defined]
+                await (await session.connection()).execute(insert(Note.__table__).inline(), rows)  # type: ignore[attr-defined]
 
-        assert await traced.names(work) == ["BEGIN", "INSERT item", "COMMIT"]
+        assert await traced.names(work) == ["BEGIN", "INSERT note", "COMMIT"]
 
     async def test_whose_rows_come_through_a_cursor_are_none(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
@@ -145,13 +145,13 @@ class TestBoundaries:
 
     async def test_are_none_if_they_take_no_time(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
-        assert await traced.names(by_session) == ["INSERT item", "UPDATE item", "SELECT item"]
+        assert await traced.names(by_session) == ["INSERT note", "UPDATE note", "SELECT note"]
 
     @pytest.mark.parametrize(
         ("seconds", "names"),
         [
-            (inf, ["SELECT item"]),
-            (0, ["BEGIN", "SAVEPOINT", "SELECT item", "RELEASE", "COMMIT"]),
+            (inf, ["SELECT note"]),
+            (0, ["BEGIN", "SAVEPOINT", "SELECT note", "RELEASE", "COMMIT"]),
         ],
     )
     async def test_so_are_savepoints(
@@ -159,7 +159,7 @@ class TestBoundaries:
     ) -> None:
         async def work(database: Database) -> None:
             async with database.session() as session, session.begin_nested():
-                await session.exec(select(Item))
+                await session.exec(select(Note))
 
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", seconds)
         assert await traced.names(work) == names

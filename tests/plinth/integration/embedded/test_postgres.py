@@ -11,7 +11,7 @@ import pytest
 from plinth.embedded import folders
 from plinth.embedded.postgres import PACKAGE, Postgres
 from plinth.embedded.process import Account, EmbeddedError
-from tests.support.servers import scratch_folder
+from plinth.testing.servers import scratch_folder
 
 
 @pytest.fixture(scope="module")

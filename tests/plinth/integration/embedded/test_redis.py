@@ -8,7 +8,7 @@ import redis
 from plinth.embedded import redis as embedded
 from plinth.embedded.process import EmbeddedError
 from plinth.embedded.redis import Redis
-from tests.support.servers import scratch_folder
+from plinth.testing.servers import scratch_folder
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "throw-away"], scope="module")

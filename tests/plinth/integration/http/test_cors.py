@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
-from tests.support.api import client_of, item, problem, signed_in
+from notes.config import Settings
+from notes.main import create_app
+from tests.support.api import client_of, problem, signed_in
+from tests.support.notes import note
 
 FRIEND = "https://app.example.com"
 STRANGER = "https://evil.example.com"
@@ -33,7 +34,7 @@ async def service(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 class TestPreflight:
     @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
     async def test_lets_a_friend_do_what_the_api_offers(self, service: httpx.AsyncClient, method: str) -> None:
-        response = await service.options("/items", headers=preflight(FRIEND, method))
+        response = await service.options("/notes", headers=preflight(FRIEND, method))
 
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == FRIEND
@@ -55,7 +56,7 @@ class TestPreflight:
         ],
     )
     async def test_lets_a_friend_send_each_header_that_is_read(self, service: httpx.AsyncClient, header: str) -> None:
-        assert (await service.options("/items", headers=preflight(FRIEND, headers=header))).status_code == 200
+        assert (await service.options("/notes", headers=preflight(FRIEND, headers=header))).status_code == 200
 
     @pytest.mark.parametrize(
         "asked",
@@ -69,17 +70,17 @@ class TestPreflight:
         ],
     )
     async def test_refuses_all_else_as_a_problem(self, service: httpx.AsyncClient, asked: dict[str, str]) -> None:
-        problem(await service.options("/items", headers=asked), 400, "cors_refused")
+        problem(await service.options("/notes", headers=asked), 400, "cors_refused")
 
     async def test_tells_a_stranger_no_origin(self, service: httpx.AsyncClient) -> None:
-        response = await service.options("/items", headers=preflight(STRANGER))
+        response = await service.options("/notes", headers=preflight(STRANGER))
 
         assert "access-control-allow-origin" not in response.headers
 
 
 class TestRequests:
     async def test_of_a_friend_may_be_read(self, service: httpx.AsyncClient, alice: dict[str, str]) -> None:
-        response = await service.post("/items", json=item(), headers=alice | {"Origin": FRIEND})
+        response = await service.post("/notes", json=note(), headers=alice | {"Origin": FRIEND})
 
         assert response.headers["access-control-allow-origin"] == FRIEND
         assert "Origin" in response.headers["vary"]
@@ -98,7 +99,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
-        [("GET", "/me", 401), ("GET", "/nowhere", 404), ("PUT", "/items", 405), ("POST", "/items", 413)],
+        [("GET", "/me", 401), ("GET", "/nowhere", 404), ("PUT", "/notes", 405), ("POST", "/notes", 413)],
     )
     async def test_of_a_friend_may_be_read_when_they_fail(
         self, service: httpx.AsyncClient, method: str, path: str, status: int

@@ -8,18 +8,19 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
-from app.main import create_app
-from tests.support.api import NOBODY_SERVES, client_of, item, problem, settings_with, signed_in
+from notes.config import Settings
+from notes.main import create_app
+from tests.support.api import NOBODY_SERVES, client_of, problem, signed_in
+from tests.support.notes import note, settings_with
 
-SOME_ITEM = "/items/00000000-0000-0000-0000-000000000000"
+SOME_NOTE = "/notes/00000000-0000-0000-0000-000000000000"
 EVERY_OPERATION = [
     ("GET", "/me", None),
-    ("GET", "/items", None),
-    ("POST", "/items", item()),
-    ("GET", SOME_ITEM, None),
-    ("PATCH", SOME_ITEM, {"name": "new"}),
-    ("DELETE", SOME_ITEM, None),
+    ("GET", "/notes", None),
+    ("POST", "/notes", note()),
+    ("GET", SOME_NOTE, None),
+    ("PATCH", SOME_NOTE, {"text": "new"}),
+    ("DELETE", SOME_NOTE, None),
 ]
 OPERATIONS_ON_THE_DATABASE = EVERY_OPERATION[1:]
 
@@ -29,15 +30,15 @@ class TestPaths:
         "path",
         [
             "/nowhere",
-            "/items/",
-            "/items//",
-            "//items",
-            "/items/../../../etc/passwd",
-            "/items/..%2f..%2fetc%2fpasswd",
-            "/items/%2e%2e/%2e%2e/",
-            "/Items",
-            "/items%00",
-            "/items/a/b",
+            "/notes/",
+            "/notes//",
+            "//notes",
+            "/notes/../../../etc/passwd",
+            "/notes/..%2f..%2fetc%2fpasswd",
+            "/notes/%2e%2e/%2e%2e/",
+            "/Notes",
+            "/notes%00",
+            "/notes/a/b",
             "/" + "x" * 30_000,
             "/%0d%0aSet-Cookie:%20a=b",
         ],
@@ -51,8 +52,8 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("path", "allowed"),
         [
-            ("/items", "GET, POST"),
-            (SOME_ITEM, "DELETE, GET, PATCH"),
+            ("/notes", "GET, POST"),
+            (SOME_NOTE, "DELETE, GET, PATCH"),
             ("/me", "GET"),
             ("/public/health", "GET"),
             ("/public/health/ready", "GET"),
@@ -74,26 +75,26 @@ class TestBodies:
         "content",
         [
             b"{",
-            b'{"name": "x"} x',
+            b'{"text": "x"} x',
             b"name=x",
             b"\xff\xfe",
-            b'{"name": "\xff"}',
+            b'{"text": "\xff"}',
             b"[" * 100_000,
-            b'{"name": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-            b'{"name": ' + b"9" * 5000 + b"}",
-            b'{"name": "\\ud800"}',
-            b'{"name": "x", "\\ud800": 1}',
-            b'{"name": NaN}',
-            b'{"name": "x", "tags": [Infinity, -Infinity, 1e999]}',
-            b'{"name": "x", "tags": [' + b"0," * 200_000 + b"0]}",
+            b'{"text": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+            b'{"text": ' + b"9" * 5000 + b"}",
+            b'{"text": "\\ud800"}',
+            b'{"text": "x", "\\ud800": 1}',
+            b'{"text": NaN}',
+            b'{"text": "x", "tags": [Infinity, -Infinity, 1e999]}',
+            b'{"text": "x", "tags": [' + b"0," * 200_000 + b"0]}",
             b"{" + b",".join(b'"%d":1' % n for n in range(50_000)) + b"}",
             b"null",
             b"",
             b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
         ],
     )
-    @pytest.mark.parametrize(("method", "path"), [("POST", "/items"), ("PATCH", SOME_ITEM)])
-    async def test_that_are_no_item_are_refused(
+    @pytest.mark.parametrize(("method", "path"), [("POST", "/notes"), ("PATCH", SOME_NOTE)])
+    async def test_that_are_no_note_are_refused(
         self, api: httpx.AsyncClient, method: str, path: str, content: bytes
     ) -> None:
         headers = {"Content-Type": "application/json", "If-Match": "*"}
@@ -113,7 +114,7 @@ class TestBodies:
     ) -> None:
         headers = {b"Content-Type": content_type.encode("latin-1")}
 
-        problem(await api.post("/items", content=b'{"name": "x"}', headers=headers), 422)
+        problem(await api.post("/notes", content=b'{"text": "x"}', headers=headers), 422)
 
 
 LIMIT = 300
@@ -129,7 +130,7 @@ async def small(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 class TestBodyLimit:
     def body_of(self, size: int) -> bytes:
-        return b'{"name": "%s"}' % (b"x" * 20) + b" " * (size - 32)
+        return b'{"text": "%s"}' % (b"x" * 20) + b" " * (size - 32)
 
     async def in_chunks(self, content: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(content), 100):
@@ -138,28 +139,28 @@ class TestBodyLimit:
     async def test_of_the_very_size_passes(self, small: httpx.AsyncClient) -> None:
         headers = {"Content-Type": "application/json"}
         for content in (self.body_of(LIMIT), self.in_chunks(self.body_of(LIMIT))):
-            assert (await small.post("/items", content=content, headers=headers)).status_code == 201
+            assert (await small.post("/notes", content=content, headers=headers)).status_code == 201
 
     async def test_counts_what_is_announced(self, small: httpx.AsyncClient) -> None:
-        response = await small.post("/items", content=self.body_of(LIMIT + 1))
+        response = await small.post("/notes", content=self.body_of(LIMIT + 1))
 
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
     async def test_counts_what_comes_unannounced(self, small: httpx.AsyncClient) -> None:
-        response = await small.post("/items", content=self.in_chunks(self.body_of(LIMIT + 1)))
+        response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)))
 
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
     async def test_does_not_believe_what_is_announced(self, small: httpx.AsyncClient) -> None:
         headers = {"Content-Length": "10"}
-        response = await small.post("/items", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
+        response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
 
         problem(response, 413)
 
     async def test_holds_for_strangers_and_nowhere(self, small: httpx.AsyncClient) -> None:
         content = self.body_of(LIMIT + 1)
 
-        problem(await small.post("/items", content=content, headers={"Authorization": ""}), 413)
+        problem(await small.post("/notes", content=content, headers={"Authorization": ""}), 413)
         problem(await small.post("/nowhere", content=content), 413)
 
 
@@ -194,7 +195,7 @@ class TestUnforeseen:
     async def broken(self, fresh_database_url: str) -> AsyncIterator[httpx.AsyncClient]:
         """A service on a database without its tables."""
         connection = await asyncpg.connect(fresh_database_url)
-        await connection.execute("DROP TABLE item, idempotency_record")
+        await connection.execute("DROP TABLE note, idempotency_record")
         await connection.close()
         settings = settings_with(DATABASE_URL=fresh_database_url)
         async with client_of(create_app(settings), headers=signed_in(settings)) as client:
@@ -213,12 +214,12 @@ class TestUnforeseen:
 
     async def test_does_not_say_more_when_debugging(self, fresh_database_url: str) -> None:
         connection = await asyncpg.connect(fresh_database_url)
-        await connection.execute("DROP TABLE item")
+        await connection.execute("DROP TABLE note")
         await connection.close()
         settings = settings_with(DATABASE_URL=fresh_database_url, DEBUG=True)
         with capture_logs():
             async with client_of(create_app(settings), headers=signed_in(settings)) as client:
-                response = await client.get("/items", headers={"Accept": "text/html"})
+                response = await client.get("/notes", headers={"Accept": "text/html"})
 
         problem(response, 500)
 

@@ -18,9 +18,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
-from app.main import create_app
-from tests.support.api import client_of, item, serving, settings_with
+from notes.config import Settings
+from notes.main import create_app
+from tests.support.api import client_of, serving
+from tests.support.notes import note, settings_with
 
 POOL_SIZE = 3
 
@@ -107,14 +108,14 @@ class TestMalformedRequests:
             b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03",
             b"hello\r\n\r\n",
             b"GET /api/v1/me HTTP/9.9\r\n\r\n",
-            "GET /api/v1/items/é HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+            "GET /api/v1/notes/é HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
             b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX-\0: y\r\n\r\n",
             b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
-            b"POST /api/v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-            b"POST /api/v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
-            b"POST /api/v1/items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+            b"POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+            b"POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             # Two proxies might read these two ways, and one request would hide in another.
-            b"POST /api/v1/items HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+            b"POST /api/v1/notes HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
             b"POST /api/v1/me HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ],
     )
@@ -154,7 +155,7 @@ class TestHeaders:
 class TestPaths:
     @pytest.mark.parametrize(
         "path",
-        [b"/api/v1/../../etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd", b"/api/v1/items/..%2f..%2fsecrets", b"//api/v1/me",
+        [b"/api/v1/../../etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd", b"/api/v1/notes/..%2f..%2fsecrets", b"//api/v1/me",
          b"/" + b"x" * 60_000, b"/api/v1/me/%00", b"*"],
     )  # fmt: skip
     def test_out_of_the_api_lead_nowhere(self, wire: Wire, path: bytes) -> None:
@@ -177,7 +178,7 @@ class TestPaths:
 
 class TestBodies:
     def test_that_are_too_large_are_refused_before_they_are_sent(self, wire: Wire) -> None:
-        wire.send(b"POST /api/v1/items", b"Content-Length: 50000000\r\nExpect: 100-continue\r\n")
+        wire.send(b"POST /api/v1/notes", b"Content-Length: 50000000\r\nExpect: 100-continue\r\n")
 
         status, head, body = wire.answer()
 
@@ -186,7 +187,7 @@ class TestBodies:
         assert wire.is_closed()
 
     def test_that_never_end_are_cut(self, wire: Wire) -> None:
-        wire.send(b"POST /api/v1/items", b"Transfer-Encoding: chunked\r\n")
+        wire.send(b"POST /api/v1/notes", b"Transfer-Encoding: chunked\r\n")
         try:
             for _ in range(1000):
                 wire.socket.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
@@ -197,11 +198,11 @@ class TestBodies:
 
     async def test_may_take_their_time(self, client: httpx.AsyncClient) -> None:
         async def slowly() -> AsyncIterator[bytes]:
-            for letter in json.dumps(item()).encode():
+            for letter in json.dumps(note()).encode():
                 yield bytes([letter])
                 await asyncio.sleep(0.001)
 
-        response = await client.post("/items", content=slowly(), headers={"Content-Type": "application/json"})
+        response = await client.post("/notes", content=slowly(), headers={"Content-Type": "application/json"})
 
         assert response.status_code == 201
 
@@ -213,13 +214,13 @@ class TestClientsThatLeave:
         for _ in range(POOL_SIZE * 2):
             with closing(Wire(url, alice)) as wire:
                 wire.send(
-                    b"POST /api/v1/items",
+                    b"POST /api/v1/notes",
                     b"Content-Type: application/json\r\nContent-Length: 100\r\n",
-                    b'{"name": "half of',
+                    b'{"text": "half of',
                 )
                 await asyncio.sleep(0.01)
 
-        assert (await client.get("/items")).json()["items"] == []
+        assert (await client.get("/notes")).json()["items"] == []
 
     async def test_before_their_answer_hold_no_connection(
         self,
@@ -229,20 +230,20 @@ class TestClientsThatLeave:
         database: asyncpg.Connection,
         errors: list[Any],
     ) -> None:
-        created = (await client.post("/items", json=item())).json()
-        change = json.dumps({"name": "new"}).encode()
+        created = (await client.post("/notes", json=note())).json()
+        change = json.dumps({"text": "new"}).encode()
         async with database.transaction():
-            await database.execute("SELECT FROM item FOR UPDATE")  # the changes have to wait
+            await database.execute("SELECT FROM note FOR UPDATE")  # the changes have to wait
             for waiting in range(1, POOL_SIZE + 1):
                 with closing(Wire(url, alice)) as wire:
                     wire.send(
-                        b"PATCH /api/v1/items/" + created["id"].encode(),
+                        b"PATCH /api/v1/notes/" + created["id"].encode(),
                         b"Content-Type: application/json\r\nIf-Match: *\r\nContent-Length: %d\r\n" % len(change),
                         change,
                     )
                     await self.until_waiting(database, waiting)
 
-        read = await client.get(f"/items/{created['id']}")
+        read = await client.get(f"/notes/{created['id']}")
 
         assert read.status_code == 200
         assert read.json()["version"] in (1, 2)
@@ -262,9 +263,9 @@ class TestCrowds:
         self, settings: Settings, alice: dict[str, str], database: asyncpg.Connection
     ) -> None:
         async with client_of(create_app(settings), headers=alice) as client:
-            responses = await asyncio.gather(*(client.post("/items", json=item(name=str(n))) for n in range(500)))
+            responses = await asyncio.gather(*(client.post("/notes", json=note(text=str(n))) for n in range(500)))
 
         assert {response.status_code for response in responses} == {201}
         made = {response.json()["id"] for response in responses}
         assert len(made) == 500
-        assert await database.fetchval("SELECT count(DISTINCT name) FROM item") == 500
+        assert await database.fetchval("SELECT count(DISTINCT text) FROM note") == 500

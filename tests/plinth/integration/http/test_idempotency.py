@@ -10,7 +10,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.api import item, problem
+from tests.support.api import problem
+from tests.support.notes import note
 
 KEY = {"Idempotency-Key": "order-4711"}
 
@@ -19,9 +20,9 @@ class TestReplay:
     async def test_is_the_first_answer_byte_for_byte(
         self, api: httpx.AsyncClient, database: asyncpg.Connection
     ) -> None:
-        body = item(name="Grüße 🎉", description=None, tags=["a"])
+        body = note(text="Grüße 🎉", tags=["a"])
 
-        first, again = [await api.post("/items", json=body, headers=KEY) for _ in range(2)]
+        first, again = [await api.post("/notes", json=body, headers=KEY) for _ in range(2)]
 
         assert (first.status_code, again.status_code) == (201, 201)
         assert first.content == again.content
@@ -29,64 +30,64 @@ class TestReplay:
             assert first.headers[name] == again.headers[name]
         assert "idempotency-replayed" not in first.headers
         assert again.headers["idempotency-replayed"] == "true"
-        assert await database.fetchval("SELECT count(*) FROM item") == 1
+        assert await database.fetchval("SELECT count(*) FROM note") == 1
 
     async def test_is_what_a_request_without_a_key_would_have_got(self, api: httpx.AsyncClient) -> None:
-        keyed = await api.post("/items", json=item(tags=["a"]), headers=KEY)
+        keyed = await api.post("/notes", json=note(tags=["a"]), headers=KEY)
 
         assert keyed.content == (await api.get(keyed.headers["location"].removeprefix("/api/v1"))).content
 
-    async def test_stays_the_first_answer_when_the_item_has_changed(self, api: httpx.AsyncClient) -> None:
-        first = await api.post("/items", json=item(), headers=KEY)
+    async def test_stays_the_first_answer_when_the_note_has_changed(self, api: httpx.AsyncClient) -> None:
+        first = await api.post("/notes", json=note(), headers=KEY)
         path = first.headers["location"].removeprefix("/api/v1")
-        await api.patch(path, json={"name": "new"}, headers={"If-Match": "*"})
+        await api.patch(path, json={"text": "new"}, headers={"If-Match": "*"})
 
-        assert (await api.post("/items", json=item(), headers=KEY)).content == first.content
+        assert (await api.post("/notes", json=note(), headers=KEY)).content == first.content
 
     async def test_is_for_the_same_caller_alone(self, api: httpx.AsyncClient, bob: dict[str, str]) -> None:
-        mine = await api.post("/items", json=item(), headers=KEY)
-        theirs = await api.post("/items", json=item(), headers=KEY | bob)
+        mine = await api.post("/notes", json=note(), headers=KEY)
+        theirs = await api.post("/notes", json=note(), headers=KEY | bob)
 
         assert (mine.status_code, theirs.status_code) == (201, 201)
         assert mine.json()["id"] != theirs.json()["id"]
 
 
 class TestKeys:
-    @pytest.mark.parametrize("body", [item(name="another"), item(tags=[])])
+    @pytest.mark.parametrize("body", [note(text="another"), note(tags=[])])
     async def test_are_refused_for_another_request(
         self, api: httpx.AsyncClient, body: object, database: asyncpg.Connection
     ) -> None:
-        await api.post("/items", json=item(), headers=KEY)
+        await api.post("/notes", json=note(), headers=KEY)
 
-        problem(await api.post("/items", json=body, headers=KEY), 422, "idempotency_key_reused")
-        assert await database.fetchval("SELECT count(*) FROM item") == 1
+        problem(await api.post("/notes", json=body, headers=KEY), 422, "idempotency_key_reused")
+        assert await database.fetchval("SELECT count(*) FROM note") == 1
 
     @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "\x7f", "\xa0"])
     async def test_are_visible_ascii_of_255_characters_at_most(self, api: httpx.AsyncClient, key: str) -> None:
-        response = await api.post("/items", json=item(), headers={b"Idempotency-Key": key.encode("latin-1")})
+        response = await api.post("/notes", json=note(), headers={b"Idempotency-Key": key.encode("latin-1")})
 
         assert problem(response, 422)["errors"][0]["loc"] == ["header", "Idempotency-Key"]
 
     @pytest.mark.parametrize("key", ["x", "x" * 255, "!~'\";--%s{}"])
     async def test_may_be_anything_else(self, api: httpx.AsyncClient, key: str) -> None:
-        response = await api.post("/items", json=item(), headers={"Idempotency-Key": key})
+        response = await api.post("/notes", json=note(), headers={"Idempotency-Key": key})
 
         assert response.status_code == 201
 
     async def test_may_be_used_again_after_they_have_expired(
         self, api: httpx.AsyncClient, database: asyncpg.Connection
     ) -> None:
-        await api.post("/items", json=item(), headers=KEY)
+        await api.post("/notes", json=note(), headers=KEY)
         await database.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
 
-        response = await api.post("/items", json=item(name="another"), headers=KEY)
+        response = await api.post("/notes", json=note(text="another"), headers=KEY)
 
         assert response.status_code == 201
         assert "idempotency-replayed" not in response.headers
         assert await database.fetchval("SELECT count(*) FROM idempotency_record") == 1
 
     async def test_hold_for_a_day(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
-        await api.post("/items", json=item(), headers=KEY)
+        await api.post("/notes", json=note(), headers=KEY)
 
         left = await database.fetchval("SELECT expires_at - now() FROM idempotency_record")
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
@@ -95,20 +96,20 @@ class TestKeys:
         self, api: httpx.AsyncClient, database: asyncpg.Connection
     ) -> None:
         for n in range(25):
-            await api.post("/items", json=item(), headers={"Idempotency-Key": f"old-{n}"})
+            await api.post("/notes", json=note(), headers={"Idempotency-Key": f"old-{n}"})
         await database.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
 
         left = []
         for n in range(3):
-            await api.post("/items", json=item(), headers={"Idempotency-Key": f"new-{n}"})
+            await api.post("/notes", json=note(), headers={"Idempotency-Key": f"new-{n}"})
             left.append(await database.fetchval("SELECT count(*) FROM idempotency_record WHERE key LIKE 'old-%'"))
 
         assert left == [15, 5, 0]
 
 
 class TestAtOnce:
-    async def test_twenty_of_a_kind_make_one_item(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
-        responses = await asyncio.gather(*(api.post("/items", json=item(), headers=KEY) for _ in range(20)))
+    async def test_twenty_of_a_kind_make_one_note(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
+        responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=KEY) for _ in range(20)))
 
         made = [response for response in responses if response.status_code == 201]
         for response in responses:
@@ -116,47 +117,47 @@ class TestAtOnce:
                 problem(response, 409, "idempotency_in_progress")
         assert len({response.content for response in made}) == 1
         assert Counter("idempotency-replayed" in response.headers for response in made)[False] == 1
-        assert await database.fetchval("SELECT count(*) FROM item") == 1
-        assert (await api.post("/items", json=item(), headers=KEY)).content == made[0].content
+        assert await database.fetchval("SELECT count(*) FROM note") == 1
+        assert (await api.post("/notes", json=note(), headers=KEY)).content == made[0].content
 
     async def test_twenty_of_twenty_kinds_make_twenty(
         self, api: httpx.AsyncClient, database: asyncpg.Connection
     ) -> None:
         keys = [{"Idempotency-Key": str(n)} for n in range(20)]
 
-        responses = await asyncio.gather(*(api.post("/items", json=item(), headers=key) for key in keys))
+        responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=key) for key in keys))
 
         assert {response.status_code for response in responses} == {201}
-        assert await database.fetchval("SELECT count(*) FROM item") == 20
+        assert await database.fetchval("SELECT count(*) FROM note") == 20
 
 
 class TestFailure:
     @pytest.fixture
     async def broken(self, database: asyncpg.Connection) -> AsyncIterator[None]:
-        """Inserting an item fails, at the very end: when its transaction commits."""
+        """Inserting a note fails, at the very end: when its transaction commits."""
         await database.execute(
             """
-            CREATE FUNCTION break_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;
-            CREATE CONSTRAINT TRIGGER broken AFTER INSERT ON item
-                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION break_item();
+            CREATE FUNCTION break_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;
+            CREATE CONSTRAINT TRIGGER broken AFTER INSERT ON note
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION break_note();
             """
         )
         yield
-        await database.execute("DROP FUNCTION IF EXISTS break_item CASCADE")
+        await database.execute("DROP FUNCTION IF EXISTS break_note CASCADE")
 
     async def test_leaves_nothing_behind_and_the_key_free(
         self, api: httpx.AsyncClient, database: asyncpg.Connection, broken: None
     ) -> None:
         with capture_logs():
-            problem(await api.post("/items", json=item(), headers=KEY), 500, "internal_error")
+            problem(await api.post("/notes", json=note(), headers=KEY), 500, "internal_error")
         assert await database.fetchval("SELECT count(*) FROM idempotency_record") == 0
-        assert await database.fetchval("SELECT count(*) FROM item") == 0
+        assert await database.fetchval("SELECT count(*) FROM note") == 0
 
-        await database.execute("DROP FUNCTION break_item CASCADE")
+        await database.execute("DROP FUNCTION break_note CASCADE")
 
-        assert (await api.post("/items", json=item(), headers=KEY)).status_code == 201
+        assert (await api.post("/notes", json=note(), headers=KEY)).status_code == 201
 
     async def test_of_the_input_does_not_use_up_the_key(self, api: httpx.AsyncClient) -> None:
-        problem(await api.post("/items", json={}, headers=KEY), 422)
+        problem(await api.post("/notes", json={}, headers=KEY), 422)
 
-        assert (await api.post("/items", json=item(), headers=KEY)).status_code == 201
+        assert (await api.post("/notes", json=note(), headers=KEY)).status_code == 201

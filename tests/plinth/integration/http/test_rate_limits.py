@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 from plinth.embedded.redis import Redis
-from tests.support.api import client_of, problem, settings_with, signed_in
-from tests.support.servers import scratch_folder
+from plinth.testing.servers import scratch_folder
+from tests.support.api import client_of, problem, signed_in
+from tests.support.notes import settings_with
 
 LIMITED = {"RATE_LIMIT": "20/minute", "RATE_LIMIT_ANONYMOUS": "5/minute"}
 
@@ -63,8 +64,8 @@ class TestCallers:
     async def test_are_counted_over_all_operations(self, service: httpx.AsyncClient, settings: Settings) -> None:
         caller = signed_in(settings)
         for _ in range(10):
-            await service.get("/items", headers=caller)
-            await service.post("/items", headers=caller, json={})
+            await service.get("/notes", headers=caller)
+            await service.post("/notes", headers=caller, json={})
 
         problem(await service.get("/me", headers=caller), 429)
 

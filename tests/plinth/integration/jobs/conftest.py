@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
@@ -18,7 +18,7 @@ from plinth.jobs.engine.store import Store
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.kinds import JobKind
 from plinth.redis.client import close_redis, open_redis
-from tests.support.api import settings_with
+from tests.support.notes import settings_with
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 

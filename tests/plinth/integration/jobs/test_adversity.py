@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs import doorbell as doorbell_module

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs import Discard, JobContext, RetryPolicy, State, enqueue, job

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import event
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, UnknownKindError, enqueue, enqueue_many, job
 from plinth.jobs.kinds import JobKind

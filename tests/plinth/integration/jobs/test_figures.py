@@ -7,25 +7,27 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.database.migrator import LOCK_KEY
+from plinth.database.migrator import LOCK_KEY, alembic_config
+from plinth.database.revisions import PLATFORM, SERVICE, read_revisions
 from plinth.jobs import JobContext, enqueue_many, job
 from plinth.jobs.admin.jobs import request_cancel
 from plinth.jobs.admin.queues import pause_queue
 from plinth.jobs.engine import fleet_metrics as figures
-from plinth.jobs.engine.fleet_metrics import HOLD, INTERVAL_SECONDS, MAX_FAILURES, MAX_QUEUES, Figures, code_revisions
+from plinth.jobs.engine.fleet_metrics import HOLD, INTERVAL_SECONDS, MAX_FAILURES, MAX_QUEUES, Figures
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, MAX_FIGURE, MIGRATION_LOCK, TAKE_DUTY
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
-from tests.support.api import NOBODY_SERVES, settings_with
+from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, samples, series
+from tests.support.notes import settings_with
 
-MIGRATIONS = Settings.service.migrations
+REVISIONS = read_revisions(Settings.service.migrations)
+NEWEST = [*REVISIONS.heads(PLATFORM), *REVISIONS.heads(SERVICE)]
 
 NAMES = {
     "plinth_queue_jobs",
@@ -351,32 +353,47 @@ class TestFleet:
 
 class TestSchema:
     def test_the_code_s_revisions_are_what_alembic_says(self) -> None:
-        scripts = ScriptDirectory.from_config(Config("alembic.ini"))
-        known, newest = code_revisions(MIGRATIONS)
-        assert known == {script.revision for script in scripts.walk_revisions()}
-        assert newest == set(scripts.get_heads())
+        scripts = ScriptDirectory.from_config(alembic_config(Settings.isolated()))
+        assert REVISIONS.parents.keys() == {script.revision for script in scripts.walk_revisions()}
+        assert {*REVISIONS.heads(PLATFORM), *REVISIONS.heads(SERVICE)} == set(scripts.get_heads())
 
     def test_the_lock_of_migrations_is_theirs(self) -> None:
         assert MIGRATION_LOCK == LOCK_KEY
 
     @pytest.mark.parametrize(
         ("revisions", "behind"),
-        [(None, 0), ([], 1), (["330ca466329a"], 1), (["0123456789ab"], 0)],
-        ids=["the code's", "none", "an earlier one", "a later one"],
+        [
+            (NEWEST, 0),
+            ([], 1),
+            (REVISIONS.heads(SERVICE), 1),
+            (REVISIONS.heads(PLATFORM), 1),
+            (["0123456789ab", *REVISIONS.heads(PLATFORM)], 0),
+            (["0123456789ab", "plinth_0001"], 1),
+            ([*REVISIONS.heads(SERVICE), "plinth_9999"], 0),
+            (["0123456789ab", "plinth_9999"], 0),
+        ],
+        ids=[
+            "the code's",
+            "none",
+            "the service's only",
+            "the platform's only",
+            "a later one of the service",
+            "a later one of the service and an earlier one of the platform",
+            "a later one of the platform",
+            "later ones of both",
+        ],
     )
     async def test_who_is_behind(
-        self, fresh_database_url: str, settings: Settings, revisions: list[str] | None, behind: int
+        self, fresh_database_url: str, settings: Settings, revisions: list[str], behind: int
     ) -> None:
         database = Database(settings_with(DATABASE_URL=fresh_database_url))
-        (newest,) = code_revisions(MIGRATIONS)[1]
-        if revisions is not None:
-            async with database.connection() as connection:
-                await connection.execute("DELETE FROM alembic_version")
-                await connection.executemany("INSERT INTO alembic_version VALUES ($1)", [(r,) for r in revisions])
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM alembic_version")
+            await connection.executemany("INSERT INTO alembic_version VALUES ($1)", [(r,) for r in revisions])
         ours = await begun(database, settings)
         await ours.step()
         found = [s.labels for s in samples() if s.name == "plinth_schema_revision_info"]
-        assert found == [{"expected": newest, "database": ",".join([newest] if revisions is None else revisions)}]
+        assert found == [{"expected": ",".join(sorted(NEWEST)), "database": ",".join(sorted(revisions))}]
         assert metric("plinth_schema_behind") == behind
         await ours.stop()
         await database.aclose()

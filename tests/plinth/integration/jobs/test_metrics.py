@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, enqueue, job
 from plinth.jobs.engine.heartbeat import Heartbeat
@@ -16,8 +16,9 @@ from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Schedule, Scheduler
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
-from tests.support.api import NOBODY_SERVES, settings_with
+from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, series
+from tests.support.notes import settings_with
 
 
 @pytest.fixture

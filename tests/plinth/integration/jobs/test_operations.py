@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.errors import NotFoundError
 from plinth.jobs import JobContext, Schedule, enqueue, enqueue_many, job, schedule

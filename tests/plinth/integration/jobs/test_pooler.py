@@ -5,7 +5,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, enqueue_many, job
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from opentelemetry import context as otel
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import Discard, JobContext, RetryPolicy, enqueue, job
 from plinth.jobs.admin.jobs import request_cancel, retry_job

@@ -9,15 +9,16 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlmodel import select
 
-from app.models.item import Item
+from notes.models import Note
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.observed_connection import MAX_STATEMENT
 from plinth.health.readiness import Readiness
 from plinth.http.rate_limit import RateLimiter
 from plinth.redis.client import close_redis, open_redis
 from plinth.telemetry.metrics import db_operation
-from tests.support.api import NOBODY_SERVES, settings_with
+from tests.support.api import NOBODY_SERVES
 from tests.support.metrics import metric, series
+from tests.support.notes import settings_with
 
 OPERATIONS = "db_client_operation_duration_seconds_count"
 POOL = "test"
@@ -52,14 +53,14 @@ def used() -> tuple[float, float]:
 class TestStatements:
     async def test_of_a_session_are_counted_once(self, database: Database) -> None:
         async with database.session() as session:
-            await session.exec(select(Item))  # connected, with all that this takes
+            await session.exec(select(Note))  # connected, with all that this takes
         before = {name: operations(name) for name in ("SELECT", "INSERT", "UPDATE", "BEGIN", "COMMIT")}
         async with database.session() as session:
-            session.add(item := Item(owner="alice", name="a"))
+            session.add(note := Note(owner="alice", text="a"))
             await session.flush()
-            item.name = "b"
+            note.text = "b"
             await session.flush()
-            await session.exec(select(Item))
+            await session.exec(select(Note))
         counted = {name: operations(name) - count for name, count in before.items()}
         assert counted == {"SELECT": 1, "INSERT": 1, "UPDATE": 1, "BEGIN": 1, "COMMIT": 1}
 
@@ -77,11 +78,11 @@ class TestStatements:
         }
 
     async def test_of_which_one_is_run_many_times_are_counted_once(self, database: Database) -> None:
-        rows = [{"owner": "alice", "name": name} for name in "abc"]
+        rows = [{"owner": "alice", "text": text} for text in "abc"]
         async with database.session() as session:
-            await session.exec(select(Item))
+            await session.exec(select(Note))
             before = operations("INSERT")
-            await (await session.connection()).execute(insert(Item.__table__).inline(), rows)  # type: ignore[attr-defined]
+            await (await session.connection()).execute(insert(Note.__table__).inline(), rows)  # type: ignore[attr-defined]
         assert operations("INSERT") == before + 1
 
     async def test_that_fail_are_counted_too(self, database: Database) -> None:

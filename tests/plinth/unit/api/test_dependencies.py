@@ -6,8 +6,8 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from app.core.config import Settings
-from app.main import create_app
+from notes.config import Settings
+from notes.main import create_app
 
 
 def callables(dependant: Dependant) -> Iterator[object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import app
+import notes
 import plinth
 from plinth.cli.jobs import STATES
 from plinth.health.probe_server import ProbeServer
@@ -141,7 +141,7 @@ class TestJobs:
 
 
 def test_version(run: Run) -> None:
-    assert run("version").stdout == f"{app.__version__} (plinth {plinth.__version__})\n"
+    assert run("version").stdout == f"{notes.__version__} (plinth {plinth.__version__})\n"
 
 
 class TestLogLevel:

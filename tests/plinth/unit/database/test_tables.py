@@ -9,46 +9,45 @@ from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.core.config import Settings
-from app.core.db import get_session_context, init_db
-from app.models.item import Item
+from notes.config import Settings
+from notes.models import Note
 from plinth.database.engine import Database
 
 
 @pytest.fixture
 async def database() -> AsyncIterator[Database]:
     database = Database(Settings.isolated(DATABASE_URL="sqlite+aiosqlite://"))
-    await init_db(database)
+    await database.create_tables()
     yield database
     await database.aclose()
 
 
 @pytest.fixture
 async def session(database: Database) -> AsyncIterator[AsyncSession]:
-    async with get_session_context(database) as session:
+    async with database.session() as session:
         yield session
 
 
-async def saved(session: AsyncSession, name: str = "x") -> Item:
-    item = Item(owner="alice", name=name)
-    session.add(item)
+async def saved(session: AsyncSession, text: str = "x") -> Note:
+    note = Note(owner="alice", text=text)
+    session.add(note)
     await session.flush()
-    return item
+    return note
 
 
 class TestBaseModel:
     async def test_the_database_sets_id_and_timestamps(self, session: AsyncSession) -> None:
-        item = await saved(session)
-        assert isinstance(item.id, UUID)
-        assert item.id.version == 7
-        assert item.created_at == item.updated_at
+        note = await saved(session)
+        assert isinstance(note.id, UUID)
+        assert note.id.version == 7
+        assert note.created_at == note.updated_at
 
     async def test_an_update_brings_its_new_values_back_with_it(self, session: AsyncSession) -> None:
-        item = await saved(session)
-        item.name = "y"
+        note = await saved(session)
+        note.text = "y"
         await session.flush()
         # Were it not so, this read would be a second query, and in asyncio an error.
-        assert item.updated_at is not None
+        assert note.updated_at is not None
 
     def test_constraints_have_names(self) -> None:
         for table in SQLModel.metadata.tables.values():
@@ -61,33 +60,33 @@ class TestSoftDelete:
         deleted.deleted_at = datetime.now(UTC)
         await session.flush()
         session.expunge_all()
-        assert [item.name for item in await session.exec(select(Item))] == ["kept"]
-        assert await session.get(Item, deleted.id) is None
-        assert await session.get(Item, kept.id) is not None
+        assert [note.text for note in await session.exec(select(Note))] == ["kept"]
+        assert await session.get(Note, deleted.id) is None
+        assert await session.get(Note, kept.id) is not None
 
     async def test_who_asks_for_them_gets_them(self, session: AsyncSession) -> None:
         deleted = await saved(session)
         deleted.deleted_at = datetime.now(UTC)
         await session.flush()
         session.expunge_all()
-        query = select(Item).execution_options(include_deleted=True)
-        assert [item.id for item in await session.exec(query)] == [deleted.id]
+        query = select(Note).execution_options(include_deleted=True)
+        assert [note.id for note in await session.exec(query)] == [deleted.id]
 
 
 class TestVersion:
     async def test_every_change_counts(self, session: AsyncSession) -> None:
-        item = await saved(session)
-        assert item.version == 1
-        item.name = "y"
+        note = await saved(session)
+        assert note.version == 1
+        note.text = "y"
         await session.flush()
-        assert item.version == 2
+        assert note.version == 2
 
     async def test_of_two_writers_the_second_fails(self, session: AsyncSession) -> None:
-        item = await saved(session)
+        note = await saved(session)
         await session.exec(
-            Item.__table__.update().where(Item.__table__.c.id == item.id).values(version=9)  # type: ignore[attr-defined]
+            Note.__table__.update().where(Note.__table__.c.id == note.id).values(version=9)  # type: ignore[attr-defined]
         )
-        item.name = "y"
+        note.text = "y"
         with pytest.raises(StaleDataError):
             await session.flush()
         await session.rollback()

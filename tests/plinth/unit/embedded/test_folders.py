@@ -9,7 +9,7 @@ import pytest
 
 from plinth.embedded import folders
 from plinth.embedded.process import Account, EmbeddedError, unprivileged
-from tests.support.servers import scratch_folder
+from plinth.testing.servers import scratch_folder
 
 
 class Elsewhere(Account):

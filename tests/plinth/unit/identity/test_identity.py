@@ -1,6 +1,7 @@
 """Verifiers as settings build them, against a provider over HTTP: what an attacker meets."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -9,11 +10,12 @@ from typing import Any
 import jwt
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.identity import build_verifier
 from plinth.identity.rules import KeysUnavailable, Reason, TokenError
 from plinth.identity.verifier import TokenVerifier
 from tests.support.identity_provider import DISCOVERY_PATH, JWKS_PATH, IdentityProvider, SigningKey, compact, hs256
+from tests.support.notes import PACKAGES
 
 MINE = SigningKey.make("mine")
 
@@ -179,7 +181,9 @@ async def test_deployed_verifier_takes_no_keys_over_http(
 
 def test_local_provider_needs_no_http_client() -> None:
     program = (
-        "import sys; from app.core.config import Settings; from plinth.identity import build_verifier;"
+        "import sys; from notes.config import Settings; from plinth.identity import build_verifier;"
         "build_verifier(Settings.isolated()); sys.exit('httpx' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": PACKAGES}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert done.returncode == 0

@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.identity import build_verifier, sign_local_token
 from plinth.identity.rules import Reason, TokenError
 from plinth.settings.keys import derive_key

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.identity.providers import rules_for
 from plinth.identity.rules import Principal, Reason, TokenError, TokenRules
 

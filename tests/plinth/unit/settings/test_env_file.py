@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.settings.env_file import misspelt, scan, unknown
 
 KNOWN = ("DATABASE_URL", "DEBUG", "SECRET_KEY")

@@ -23,6 +23,7 @@ from plinth.telemetry.access_log import MAX_WAITING, log_values, write_waiting
 from plinth.telemetry.log_records import current_ids, request_id_var
 from plinth.telemetry.logging import set_log_level
 from tests.support.logs import Configure
+from tests.support.notes import PACKAGES
 
 
 def say(number: int, *more: object, soon: bool = True) -> None:
@@ -225,7 +226,7 @@ async def test_is_at_once_where_somebody_looks_on(configure: Configure) -> None:
 def test_is_written_once_though_the_process_has_children_and_ends(tmp_path: Path) -> None:
     script = (
         "import asyncio, os, sys\n"
-        "from app.core.config import Settings\n"
+        "from notes.config import Settings\n"
         "from plinth.telemetry.log_records import Ids\n"
         "from plinth.telemetry.logging import configure_logging\n"
         "from plinth.telemetry.access_log import log_values\n"
@@ -237,7 +238,7 @@ def test_is_written_once_though_the_process_has_children_and_ends(tmp_path: Path
         "    sys.exit(3)\n"
         "asyncio.run(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    environment = {**os.environ, "PYTHONPATH": PACKAGES}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

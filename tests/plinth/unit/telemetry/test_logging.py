@@ -15,6 +15,7 @@ import structlog
 from plinth.telemetry.log_records import Ids, attempt_var, job_id_var, json_line, request_id_var
 from plinth.telemetry.logging import log_level, set_log_level
 from tests.support.logs import Configure
+from tests.support.notes import PACKAGES
 
 HOSTILE = ["\nforged", "\x1b[2J", "\x9b31m", "a\rb", "\u2028", "\x08\x08", '"}\n{"message": "forged"}', "\0"]
 
@@ -224,7 +225,7 @@ class TestSecrets:
 PROCESS = """
 import atexit, logging, sys, threading, warnings
 import structlog
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.telemetry.logging import configure_logging
 
 configure_logging(Settings(_env_file=None, LOG_FORMAT=sys.argv[1]))
@@ -261,7 +262,7 @@ class TestNothingEscapes:
         def run(form: str) -> str:
             (tmp_path / "process.py").write_text(PROCESS)
             command = [sys.executable, str(tmp_path / "process.py"), form]
-            env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+            env = {**os.environ, "PYTHONPATH": PACKAGES}
             done = subprocess.run(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, check=False)
             assert done.returncode == 1
             assert "hunter2" not in done.stderr

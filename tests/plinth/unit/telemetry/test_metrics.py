@@ -8,8 +8,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import format_trace_id
 from prometheus_client import REGISTRY
 
-import app
-from app.core.config import Settings
+import notes
+from notes.config import Settings
 from plinth.telemetry import metrics
 from plinth.telemetry.metrics import Observed, db_operation, exemplar, exposition
 from tests.support.metrics import OPENMETRICS, metric, samples
@@ -79,9 +79,9 @@ class TestExposition:
 class TestBuild:
     def test_build_info_names_the_service_s_version_and_revision(self) -> None:
         metrics.tell_build(Settings.isolated(BUILD_REVISION="0123abc"))
-        assert metric("plinth_build_info", version=app.__version__, revision="0123abc") == 1
+        assert metric("plinth_build_info", version=notes.__version__, revision="0123abc") == 1
         metrics.tell_build(Settings.isolated())
-        assert metric("plinth_build_info", version=app.__version__, revision="unknown") == 1
+        assert metric("plinth_build_info", version=notes.__version__, revision="unknown") == 1
         assert len([sample for sample in samples() if sample.name == "plinth_build_info"]) == 1
 
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from plinth.telemetry.redaction import is_secret, redact, redact_text
-from tests.support.api import settings_with, signed_in
+from tests.support.api import signed_in
+from tests.support.notes import settings_with
 
 SECRET = "hunter2/hunter2"
 JWT = signed_in(settings_with(), "alice")["Authorization"].removeprefix("Bearer ")

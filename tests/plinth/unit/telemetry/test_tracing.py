@@ -33,9 +33,10 @@ from plinth.telemetry import span_recorder as spans
 from plinth.telemetry import trace_setup, tracing
 from plinth.telemetry.span_exporter import MAX_REASON
 from plinth.telemetry.span_recorder import Spans
-from tests.support.api import problem, settings_with
+from tests.support.api import problem
 from tests.support.collector import PATIENCE, Collector, Recorded, collecting
 from tests.support.logs import Stderr, logging_as
+from tests.support.notes import PACKAGES, settings_with
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -160,14 +161,17 @@ class TestTraceparent:
 
 class TestOff:
     def test_nothing_of_it_is_imported(self, tmp_path: Path) -> None:
-        script = "import sys, app.main, plinth.jobs.engine.worker; app.main.app; print(*sys.modules)"
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4]), "OTEL_TRACES_SAMPLER": "always_on"}
+        script = (
+            "import sys, plinth.jobs.engine.worker; from notes.main import Settings, create_app\n"
+            "create_app(Settings()); print(*sys.modules)"
+        )
+        environment = {**os.environ, "PYTHONPATH": PACKAGES, "OTEL_TRACES_SAMPLER": "always_on"}
         done = subprocess.run(
             [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         modules = done.stdout.split()
         assert "plinth.telemetry.tracing" in modules
-        unwanted = r"opentelemetry\.(sdk\.trace|exporter|proto)|app\.core\.(span|plain_span)"
+        unwanted = r"opentelemetry\.(sdk\.trace|exporter|proto)|plinth\.telemetry\.(span|lazy_span)"
         assert not [module for module in modules if re.match(unwanted, module)]
 
     @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])

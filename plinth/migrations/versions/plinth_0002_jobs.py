@@ -1,8 +1,8 @@
-"""jobs and exports
+"""jobs and idempotency records
 
-Revision: cf6603e2c426
-After: 330ca466329a
-Made: 2026-11-25 17:51:19+00:00
+Revision: plinth_0002
+After: plinth_0001
+Made: 2026-11-29 00:00:00+00:00
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "cf6603e2c426"
-down_revision = "330ca466329a"
+revision = "plinth_0002"
+down_revision = "plinth_0001"
 branch_labels = None
 depends_on = None
 
@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("session_id", sa.Uuid()),
         timestamp("deadline_at"),
         timestamp("cancel_requested_at"),
+        sa.Column("trace_context", postgresql.JSONB()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         postgresql_with={
             "fillfactor": 70,
@@ -100,6 +101,7 @@ def upgrade() -> None:
         "job_history",
         *job_columns(),
         timestamp("finished_at", nullable=False),
+        sa.Column("trace_context", postgresql.JSONB()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_history")),
         postgresql_with={"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05},
     )
@@ -134,46 +136,31 @@ def upgrade() -> None:
         now("declared_at"),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_job_schedule")),
     )
-
     op.create_table(
-        "export",
-        identity(),
-        now("created_at"),
-        now("updated_at"),
-        sa.Column("owner", sa.String(length=255), nullable=False),
-        sa.Column("format", sa.String(length=20), nullable=False),
-        sa.Column("tag", sa.String(length=50)),
-        sa.Column("job_id", sa.Uuid(), nullable=False),
-        sa.Column("run", sa.BigInteger()),
-        sa.Column("item_count", sa.BigInteger()),
-        sa.Column("size", sa.BigInteger()),
-        sa.Column("digest", sa.String(length=64)),
-        timestamp("ready_at"),
+        "duty",
+        name("name"),
+        sa.Column("holder", sa.Uuid(), nullable=False),
         timestamp("expires_at", nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_export")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_duty")),
     )
-    op.create_index("ix_export_expires_at", "export", ["expires_at"])
-    op.create_index("ix_export_owner_id", "export", ["owner", "id"])
     op.create_table(
-        "export_chunk",
-        sa.Column("export_id", sa.Uuid(), nullable=False),
-        sa.Column("run", sa.BigInteger(), nullable=False),
-        sa.Column("start", sa.BigInteger(), nullable=False),
-        sa.Column("size", sa.Integer(), nullable=False),
-        sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["export_id"], ["export.id"], name=op.f("fk_export_chunk_export_id_export"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("export_id", "run", "start", name=op.f("pk_export_chunk")),
+        "idempotency_record",
+        sa.Column("principal", sa.String(length=255), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("headers", sa.JSON(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("principal", "key", name=op.f("pk_idempotency_record")),
     )
-    # Chunks come compressed: the server need not try again.
-    op.execute("ALTER TABLE export_chunk ALTER data SET STORAGE EXTERNAL")
+    op.create_index("ix_idempotency_record_expires_at", "idempotency_record", ["expires_at"])
 
 
 def downgrade() -> None:
     for table in (
-        "export_chunk",
-        "export",
+        "idempotency_record",
+        "duty",
         "job_schedule",
         "job_queue",
         "worker_session",

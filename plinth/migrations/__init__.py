@@ -1,0 +1,1 @@
+"""The platform's Alembic environment and its own revisions."""

@@ -1,0 +1,104 @@
+"""The settings of the database: its address, the pool, the time limits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+
+from plinth.settings import types
+from plinth.settings.dsn import PostgresURL
+from plinth.settings.general import GeneralSettings
+from plinth.settings.loading import SettingsError
+
+__all__ = ["DatabaseSettings", "postgres_url"]
+
+# Seconds after DB_STATEMENT_TIMEOUT, at which the server cancels a statement, until the client stops waiting for it.
+COMMAND_TIMEOUT_MARGIN = 0.2
+# Seconds after which the server ends a transaction without activity, and frees its locks.
+IDLE_IN_TRANSACTION_TIMEOUT = 60
+
+
+class DatabaseSettings(GeneralSettings):
+    """How to reach the database, and how long to wait for it."""
+
+    DATABASE_URL: types.DatabaseUrl = SecretStr("postgresql://plinth:plinth@localhost:5432/plinth")
+    DB_POOL_SIZE: int = Field(10, ge=1)
+    DB_MAX_OVERFLOW: int = Field(0, ge=0)
+    DB_POOL_TIMEOUT: types.Seconds = 0.7
+    DB_CONNECT_TIMEOUT: types.Seconds = 0.8
+    DB_STATEMENT_TIMEOUT: types.Seconds = 1.3
+    DB_USE_NULL_POOL: bool = False
+    DB_TRANSACTION_POOLER: bool = False
+
+    @field_validator("DB_TRANSACTION_POOLER")
+    @classmethod
+    def _detect_pooler(cls, value: bool, info: ValidationInfo) -> bool:
+        address = postgres_url(info.data["DATABASE_URL"]) if "DATABASE_URL" in info.data else None
+        return value or (address is not None and address.transaction_pooler)
+
+    @property
+    def async_database_url(self) -> str:
+        """The URL for `create_async_engine`, to be used with `database_connect_args`. Holds the password."""
+        address = postgres_url(self.DATABASE_URL)
+        return address.for_asyncpg() if address else self.DATABASE_URL.get_secret_value()
+
+    @property
+    def sync_database_url(self) -> str:
+        """The URL for psql and pg_dump. Holds the password, so pass it in the environment, not as an argument."""
+        address = postgres_url(self.DATABASE_URL)
+        return address.for_libpq() if address else self.DATABASE_URL.get_secret_value().replace("+aiosqlite", "")
+
+    @property
+    def database_connect_args(self) -> dict[str, Any]:
+        """The arguments for asyncpg besides the URL: time limits, TLS, session settings, the pooler mode.
+
+        Raises:
+            SettingsError: a certificate cannot be loaded.
+        """
+        address = postgres_url(self.DATABASE_URL)
+        if address is None:
+            return {}
+        problem = ""
+        try:
+            from_url = address.connect_arguments()
+        except ValueError as error:
+            problem = f"DATABASE_URL: {error}"
+        if problem:
+            raise SettingsError([problem])
+        session = {
+            "application_name": self.PROJECT_NAME,
+            "statement_timeout": _milliseconds(self.DB_STATEMENT_TIMEOUT),
+            "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT),
+            "timezone": "UTC",
+            "jit": "off",  # compiling costs more than it saves on short statements
+        }
+        arguments = {
+            "timeout": self.DB_CONNECT_TIMEOUT,
+            "command_timeout": self.DB_STATEMENT_TIMEOUT + COMMAND_TIMEOUT_MARGIN,
+        }
+        if self.DB_TRANSACTION_POOLER:
+            # A prepared statement belongs to one server connection, and the next transaction may get another one:
+            # cache none and name none. Poolers refuse session settings; set those on the role.
+            return {
+                **arguments,
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": str,  # str() is the empty name
+                **from_url,
+            }
+        return {**arguments, **from_url, "server_settings": session | from_url.get("server_settings", {})}
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        yield from super().unfit_for_deployment()
+        if "DATABASE_URL" not in self.model_fields_set or postgres_url(self.DATABASE_URL) is None:
+            yield "DATABASE_URL", "expected postgresql://user:password@host:port/database"
+
+
+def postgres_url(url: SecretStr) -> PostgresURL | None:
+    """Parse the URL of a PostgreSQL database. Return None for one of SQLite."""
+    plain = url.get_secret_value()
+    return None if plain.startswith("sqlite") else PostgresURL.parse(plain)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

@@ -1,0 +1,62 @@
+"""The settings that every part of the service uses: its name, its environment, its secret."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from pydantic import Field, SecretStr
+
+from plinth.settings import types, urls
+from plinth.settings.loading import CheckedSettings
+
+__all__ = ["DEVELOPMENT_SECRET_KEY", "Environment", "GeneralSettings"]
+
+DEVELOPMENT_SECRET_KEY = "for-development-only-do-not-deploy-me"  # noqa: S105 - a deployment refuses it
+
+
+class Environment(StrEnum):
+    """Where the service runs."""
+
+    LOCAL = "local"
+    TEST = "test"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+    @property
+    def deployed(self) -> bool:
+        """Whether other people can reach the service, so that it refuses what is made for development."""
+        return self in (Environment.STAGING, Environment.PRODUCTION)
+
+
+class GeneralSettings(CheckedSettings):
+    """The settings that the other groups build on."""
+
+    PROJECT_NAME: str = Field("Plinth", max_length=63)  # PostgreSQL cuts application_name there
+    ENVIRONMENT: Environment = Environment.LOCAL
+    DEBUG: bool = False
+    SECRET_KEY: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
+    BUILD_REVISION: str = "unknown"
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        yield from super().broken_rules()
+        if self.ENVIRONMENT.deployed:
+            yield from self.unfit_for_deployment()
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        """Yield what staging and production refuse, in the form of `broken_rules`."""
+        # DEBUG is allowed in staging, to look at a failure. The other rules are the same in both, or staging would not
+        # show that production works.
+        if self.DEBUG and self.ENVIRONMENT is Environment.PRODUCTION:
+            yield "DEBUG", "expected false in production"
+        secret, length = self.SECRET_KEY.get_secret_value(), types.MIN_SECRET_LENGTH
+        if secret == DEVELOPMENT_SECRET_KEY or len(secret) < length:
+            yield (
+                "SECRET_KEY",
+                f"expected a secret of your own of {length} characters or more (openssl rand -hex 32)",
+            )
+
+    def insecure_urls(self, *names: str) -> Iterator[tuple[str, str]]:
+        """Yield those of the settings `names` that are plain http to another machine, in the form of `broken_rules`."""
+        for name in names:
+            url = getattr(self, name) or "https://"
+            if not url.startswith("https://") and (self.ENVIRONMENT.deployed or not urls.is_loopback(url)):
+                yield name, "expected https:// (http:// only to this machine, with ENVIRONMENT local or test)"

@@ -1,0 +1,34 @@
+"""The settings of the HTTP API: its paths, its documentation, what it accepts and how much of it."""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from plinth.settings import types
+from plinth.settings.general import Environment, GeneralSettings
+
+__all__ = ["HttpSettings"]
+
+
+class HttpSettings(GeneralSettings):
+    """What the API serves, and which requests it refuses before they reach an endpoint."""
+
+    API_V1_STR: types.PathPrefix = "/api/v1"
+    DOCS_ENABLED: bool | None = None
+    BACKEND_CORS_ORIGINS: types.CorsOrigins = ()
+    MAX_BODY_BYTES: int = Field(1_048_576, ge=1)
+    FORWARDED_ALLOW_IPS: str = "127.0.0.1"
+    RATE_LIMIT: types.Rate = "600/minute"
+    RATE_LIMIT_ANONYMOUS: types.Rate = "60/minute"
+
+    @property
+    def docs_enabled(self) -> bool:
+        """Whether /docs and the OpenAPI document are served."""
+        if self.DOCS_ENABLED is None:
+            return self.ENVIRONMENT is not Environment.PRODUCTION
+        return self.DOCS_ENABLED
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        yield from super().unfit_for_deployment()
+        if "*" in self.BACKEND_CORS_ORIGINS:
+            yield "BACKEND_CORS_ORIGINS", "expected origins by name, not *: they may send credentials"

@@ -1,0 +1,94 @@
+"""The settings of identity: whose tokens are accepted, and which of them make an operator."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+from plinth.settings import types
+from plinth.settings.general import GeneralSettings
+
+__all__ = ["AuthProvider", "IdentitySettings"]
+
+LOCAL_ISSUER = "plinth-local"
+
+
+class AuthProvider(StrEnum):
+    """What issues the tokens."""
+
+    SUPABASE = "supabase"
+    CLERK = "clerk"
+    CUSTOM = "custom"
+    LOCAL = "local"
+
+
+_REQUIRED = {
+    AuthProvider.SUPABASE: ("SUPABASE_URL",),
+    AuthProvider.CLERK: ("CLERK_ISSUER", "CLERK_AUTHORIZED_PARTIES"),
+    AuthProvider.CUSTOM: ("OIDC_ISSUER", "OIDC_AUDIENCE"),
+    AuthProvider.LOCAL: (),
+}
+
+
+class IdentitySettings(GeneralSettings):
+    """The provider, and what each provider needs."""
+
+    AUTH_PROVIDER: AuthProvider = AuthProvider.LOCAL
+    SUPABASE_URL: types.BaseUrl | None = None
+    SUPABASE_JWT_SECRET: types.HmacSecret | None = None
+    CLERK_ISSUER: types.BaseUrl | None = None
+    CLERK_AUTHORIZED_PARTIES: types.Origins = ()
+    OIDC_ISSUER: types.Url | None = None
+    OIDC_AUDIENCE: str | None = None
+    OIDC_JWKS_URL: types.Url | None = None
+    OIDC_ALGORITHMS: types.Algorithms = ("RS256",)
+
+    OPERATOR_ROLE: str | None = None
+    OPERATOR_SCOPE: str | None = None
+
+    @property
+    def issuer(self) -> str:
+        """The value that `iss` must have in a token."""
+        match self.AUTH_PROVIDER:
+            case AuthProvider.SUPABASE:
+                return f"{self.SUPABASE_URL}/auth/v1"
+            case AuthProvider.CLERK:
+                return str(self.CLERK_ISSUER)
+            case AuthProvider.CUSTOM:
+                return str(self.OIDC_ISSUER)
+            case AuthProvider.LOCAL:
+                return LOCAL_ISSUER
+
+    @property
+    def jwks_url(self) -> str | None:
+        """The URL of the keys. None: there is none (local), or discovery finds it (custom)."""
+        match self.AUTH_PROVIDER:
+            case AuthProvider.SUPABASE | AuthProvider.CLERK:
+                return f"{self.issuer}/.well-known/jwks.json"
+            case AuthProvider.CUSTOM:
+                return self.OIDC_JWKS_URL
+            case AuthProvider.LOCAL:
+                return None
+
+    @property
+    def jwt_algorithms(self) -> tuple[str, ...]:
+        """The algorithms to accept, of one family: a public key must never pass for an HMAC secret."""
+        match self.AUTH_PROVIDER:
+            case AuthProvider.SUPABASE:
+                return ("HS256",) if self.SUPABASE_JWT_SECRET else ("ES256",)
+            case AuthProvider.CLERK:
+                return ("RS256",)
+            case AuthProvider.CUSTOM:
+                return self.OIDC_ALGORITHMS
+            case AuthProvider.LOCAL:
+                return ("HS256",)
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        yield from super().broken_rules()
+        for name in _REQUIRED[self.AUTH_PROVIDER]:
+            if not getattr(self, name):
+                yield name, f"expected a value, because AUTH_PROVIDER is {self.AUTH_PROVIDER}"
+        yield from self.insecure_urls("SUPABASE_URL", "CLERK_ISSUER", "OIDC_ISSUER", "OIDC_JWKS_URL")
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        yield from super().unfit_for_deployment()
+        if self.AUTH_PROVIDER is AuthProvider.LOCAL:
+            yield "AUTH_PROVIDER", "expected supabase, clerk or custom: local is for ENVIRONMENT local and test"

@@ -1,0 +1,161 @@
+"""Reads settings from the environment and `.env`, and reports everything that is wrong with them at once.
+
+No other module reads the environment, and nothing is read at import.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from pydantic import ModelWrapValidatorHandler, model_validator
+from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from plinth.settings import env_file, types
+
+__all__ = ["CheckedSettings", "SettingsError"]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used. Lists every problem, and quotes no value: any could be a secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n  - ".join(["The configuration cannot be used:", *self.problems])
+
+
+class CheckedSettings(BaseSettings):
+    """Settings that are read once, never change, and print no secret.
+
+    Raises:
+        SettingsError: a value is missing, wrong or misspelt, or a rule is broken.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        case_sensitive=True,
+        hide_input_in_errors=True,
+        dotenv_filtering="only_existing",  # `env_file.scan` reports the other keys
+    )
+
+    def __init__(self, *, _env_file: Path | str | None = ".env", _environment: bool = True, **values: Any) -> None:
+        problems = self._load(_env_file, _environment, values)
+        if problems:
+            # Raised here, outside of any handler and in a frame that holds no value that was read: a report of the
+            # error may show its context and the local variables.
+            raise SettingsError(problems)
+
+    @classmethod
+    def isolated(cls, **values: Any) -> Self:
+        """Make settings of `values` and the defaults alone: neither the environment nor `.env` is read."""
+        return cls(_env_file=None, _environment=False, **values)
+
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        """Yield a setting's name and what was expected of it, for each rule about several settings that is broken.
+
+        A class that adds a rule yields from `super().broken_rules()` first. No message may quote a value.
+        """
+        yield from ()
+
+    @classmethod
+    def wrong_variables(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Yield the name of each wrong variable that a library reads by itself, and what was expected of it."""
+        yield from ()
+
+    def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
+        """Read and check every setting. Return the problems, each with the source of the value."""
+        known = type(self).model_fields
+        environment = os.environ if from_environment else {}
+        keys, problems = env_file.scan(Path(path), known) if path else ((), [])
+        given = {"argument": values, "environment": environment, str(path): keys}
+
+        for name, right in env_file.misspelt(environment, known):
+            if not any(right in names for names in given.values()):
+                problems.append(
+                    f"{name} (environment): did you mean {right}? If it belongs to another program, set {right} too"
+                )
+        problems += [f"{name} (environment): {what}" for name, what in self.wrong_variables(environment)]
+        try:
+            if from_environment:
+                super().__init__(_env_file=path if keys else None, **values)
+            else:
+                super().__init__(_build_sources=((InitSettingsSource(type(self), values),), values))
+        except _Refused as refused:
+            for name, what in refused.problems.items():
+                origin = next((origin for origin, names in given.items() if name in names), "not set")
+                problems.append(f"{name} ({origin}): {what}")
+        except PydanticError as error:  # of a service's own validator of the whole model
+            problems += [_message(detail) for detail in _details(error)]
+        return problems
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _collect_problems(cls, data: dict[str, Any], validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # Values from files and secrets often end in a newline.
+        data = {name: value.strip() if isinstance(value, str) else value for name, value in data.items()}
+        # An empty value counts as not set, except where the type gives it a meaning.
+        may_be_empty = {name for name, field in cls.model_fields.items() if types.MAY_BE_EMPTY in field.metadata}
+        data = {name: value for name, value in data.items() if value != "" or name in may_be_empty}
+        problems: dict[str, str] = {}
+        try:
+            settings = validate(data)
+        except PydanticError as error:
+            problems = dict(_describe(error, cls.model_fields))
+            # Validated again without the wrong values, to find the broken rules too: one message lists everything.
+            try:
+                settings = validate({name: value for name, value in data.items() if name not in problems})
+            except PydanticError:  # a setting without a default is missing, so the rules cannot be checked
+                raise _Refused(problems) from None
+        for name, what in settings.broken_rules():
+            problems.setdefault(name, what)
+        if problems:
+            raise _Refused(problems)
+        return settings
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        # Pydantic's error for a frozen model quotes the value, whatever `hide_input_in_errors` says.
+        raise AttributeError(f"Settings are frozen: {name} cannot be set")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("Settings are not pickled: they hold secrets")
+
+
+class _Refused(Exception):
+    """Carries problems through Pydantic to `_load`, and no further: the frames it passes hold raw values."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        self.problems = problems
+
+
+def _describe(error: PydanticError, known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for detail in _details(error):
+        name = str(detail["loc"][0])
+        yield name, env_file.unknown(name, known) if detail["type"] == "extra_forbidden" else _message(detail)
+
+
+def _details(error: PydanticError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _message(detail: ErrorDetails) -> str:
+    if detail["type"] == "missing":
+        return "expected a value"
+    message = detail["msg"].removeprefix("Value error, ").partition(", unable")[0]
+    return re.sub("^(Input should be|String should have) ", "expected ", message)

@@ -1,0 +1,82 @@
+import pytest
+
+from plinth.settings.base import PlatformSettings
+from tests.support.settings import isolated_problems
+
+
+@pytest.mark.parametrize(
+    ("values", "issuer", "jwks_url", "algorithms"),
+    [
+        ({}, "plinth-local", None, ("HS256",)),
+        (
+            {"AUTH_PROVIDER": "supabase", "SUPABASE_URL": "https://x.supabase.co/"},
+            "https://x.supabase.co/auth/v1",
+            "https://x.supabase.co/auth/v1/.well-known/jwks.json",
+            ("ES256",),
+        ),
+        (
+            {
+                "AUTH_PROVIDER": "supabase",
+                "SUPABASE_URL": "http://127.0.0.1:54321",
+                "SUPABASE_JWT_SECRET": "s" * 32,
+            },
+            "http://127.0.0.1:54321/auth/v1",
+            "http://127.0.0.1:54321/auth/v1/.well-known/jwks.json",
+            ("HS256",),
+        ),
+        (
+            {
+                "AUTH_PROVIDER": "clerk",
+                "CLERK_ISSUER": "https://x.clerk.accounts.dev",
+                "CLERK_AUTHORIZED_PARTIES": "https://app.example.com",
+            },
+            "https://x.clerk.accounts.dev",
+            "https://x.clerk.accounts.dev/.well-known/jwks.json",
+            ("RS256",),
+        ),
+        (
+            {"AUTH_PROVIDER": "custom", "OIDC_ISSUER": "https://id.example.com/", "OIDC_AUDIENCE": "api"},
+            "https://id.example.com/",
+            None,
+            ("RS256",),
+        ),
+        (
+            {
+                "AUTH_PROVIDER": "custom",
+                "OIDC_ISSUER": "http://localhost:8080",
+                "OIDC_AUDIENCE": "api",
+                "OIDC_JWKS_URL": "http://[::1]:8080/keys",
+                "OIDC_ALGORITHMS": "ES256,ES384",
+            },
+            "http://localhost:8080",
+            "http://[::1]:8080/keys",
+            ("ES256", "ES384"),
+        ),
+    ],
+)
+def test_issuer_keys_and_algorithms_of_each_provider(
+    values: dict[str, str], issuer: str, jwks_url: str | None, algorithms: tuple[str, ...]
+) -> None:
+    found = PlatformSettings.isolated(**values)
+    assert (found.issuer, found.jwks_url, found.jwt_algorithms) == (issuer, jwks_url, algorithms)
+
+
+@pytest.mark.parametrize(
+    ("provider", "names"),
+    [
+        ("supabase", ["SUPABASE_URL"]),
+        ("clerk", ["CLERK_ISSUER", "CLERK_AUTHORIZED_PARTIES"]),
+        ("custom", ["OIDC_ISSUER", "OIDC_AUDIENCE"]),
+    ],
+)
+def test_each_provider_needs_its_settings(provider: str, names: list[str]) -> None:
+    expected = [f"{name} (not set): expected a value, because AUTH_PROVIDER is {provider}" for name in names]
+    assert isolated_problems(AUTH_PROVIDER=provider) == expected
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_URL", "CLERK_ISSUER", "OIDC_ISSUER", "OIDC_JWKS_URL"])
+@pytest.mark.parametrize("url", ["http://id.example.com", "http://localhost.example.com", "http://10.0.0.1"])
+def test_plain_http_to_another_machine_is_refused(name: str, url: str) -> None:
+    found = isolated_problems(**{name: url})
+    assert len(found) == 1
+    assert found[0].startswith(f"{name} (argument): expected https://")

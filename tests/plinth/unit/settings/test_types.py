@@ -1,0 +1,68 @@
+import pytest
+
+from plinth.settings.base import PlatformSettings
+from tests.support.settings import isolated_problems
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENVIRONMENT", "prod"),
+        ("DEBUG", "perhaps"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("PROJECT_NAME", "x" * 64),
+        ("API_V1_STR", "/api/v1/"),
+        ("API_V1_STR", "api"),
+        ("BACKEND_CORS_ORIGINS", "app.example.com"),
+        ("BACKEND_CORS_ORIGINS", "https://app.example.com/path"),
+        ("MAX_BODY_BYTES", "0"),
+        ("DATABASE_URL", "mysql://app@db/app"),
+        ("DATABASE_URL", "sqlite:///app.db"),
+        ("DB_POOL_SIZE", "0"),
+        ("DB_MAX_OVERFLOW", "-1"),
+        ("DB_STATEMENT_TIMEOUT", "0"),
+        ("DB_CONNECT_TIMEOUT", "inf"),
+        ("DB_POOL_TIMEOUT", "nan"),
+        ("REDIS_URL", "http://cache"),
+        ("READINESS_REQUIRED", "database,disk"),
+        ("RATE_LIMIT", "600"),
+        ("RATE_LIMIT", "0/minute"),
+        ("SUPABASE_JWT_SECRET", "short"),
+        ("SUPABASE_URL", "https://user:password@example.com"),
+        ("CLERK_AUTHORIZED_PARTIES", "*"),
+        ("OIDC_JWKS_URL", "file:///etc/passwd"),
+        ("OIDC_ALGORITHMS", "HS256"),
+        ("OIDC_ALGORITHMS", "none"),
+        ("OIDC_ALGORITHMS", "RS256,ES256"),
+        ("OIDC_ALGORITHMS", "[]"),
+    ],
+)
+def test_wrong_value_is_refused(name: str, value: str) -> None:
+    found = isolated_problems(**{name: value})
+    assert len(found) == 1
+    assert found[0].startswith(f"{name} (argument): expected")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LOG_LEVEL", "warning", "WARNING"),
+        ("BACKEND_CORS_ORIGINS", "*", ("*",)),
+        ("BACKEND_CORS_ORIGINS", "http://[::1]:3000", ("http://[::1]:3000",)),
+        ("RATE_LIMIT", "10 per 30 seconds", "10 per 30 seconds"),
+        ("OIDC_ALGORITHMS", "ES256,ES384", ("ES256", "ES384")),
+        ("OIDC_ALGORITHMS", "EdDSA", ("EdDSA",)),
+        ("CLERK_ISSUER", "https://x.clerk.accounts.dev/", "https://x.clerk.accounts.dev"),
+        ("OIDC_ISSUER", "https://x.example.com/", "https://x.example.com/"),
+    ],
+)
+def test_value_is_accepted_and_normalised(name: str, value: str, expected: object) -> None:
+    assert getattr(PlatformSettings.isolated(**{name: value}), name) == expected
+
+
+@pytest.mark.parametrize("rate", ["600/minute", "1 per second", "10/30seconds", "5 per 2 hours", "9/day"])
+def test_rates_are_those_that_the_limiter_reads(rate: str) -> None:
+    from limits import parse
+
+    assert str(parse(PlatformSettings.isolated(RATE_LIMIT=rate).RATE_LIMIT))

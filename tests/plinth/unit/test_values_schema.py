@@ -1,0 +1,73 @@
+"""The part of the chart's schema that is made of the settings."""
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, SecretStr
+
+from plinth.settings import types
+from plinth.settings.base import PlatformSettings
+from scripts.values_schema import DECIDED_BY_CHART, config_schema, explanations
+
+
+class ShopSettings(PlatformSettings):
+    CURRENCY: Literal["EUR", "USD"] = "EUR"
+    ORDERS_PER_PAGE: int = Field(20, ge=1, le=100)
+    COUNTRIES: Annotated[tuple[str, ...], *types.LIST] = ()
+    DISCOUNT: float | None = Field(None, gt=0, lt=1)
+    SHOP_OPEN: bool = True
+    LIMIT: int | Literal["none"] = 5
+    PRICES: dict[str, int] | None = None
+    CARRIER_TOKEN: SecretStr | None = None
+
+
+def properties(*required: str) -> dict[str, Any]:
+    explained = dict.fromkeys(ShopSettings.model_fields, "What it does.")
+    schema = config_schema(ShopSettings, required, explained)
+    assert schema["additionalProperties"] is False
+    return dict(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CURRENCY", {"type": ["string", "null"], "enum": ["EUR", "USD", None]}),
+        ("ORDERS_PER_PAGE", {"type": ["integer", "string", "null"], "minimum": 1, "maximum": 100}),
+        ("COUNTRIES", {"type": ["array", "string", "null"], "items": {"type": "string"}}),
+        ("DISCOUNT", {"type": ["number", "string", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        ("SHOP_OPEN", {"type": ["boolean", "string", "null"]}),
+        ("LIMIT", {"type": ["integer", "string", "null"]}),
+        ("PRICES", {"type": ["string", "null"]}),  # a map has no form in an environment variable but JSON
+        ("LOG_LEVEL", {"type": ["string", "null"]}),  # in small letters too
+        ("AUTH_PROVIDER", {"type": ["string", "null"], "enum": ["supabase", "clerk", "custom", "local", None]}),
+    ],
+)
+def test_setting_accepts_what_its_type_does_and_text(name: str, expected: dict[str, Any]) -> None:
+    assert properties()[name] == {"description": "What it does.", **expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("AUTH_PROVIDER", {"type": "string", "enum": ["supabase", "clerk", "custom", "local"]}),
+        ("DRAIN_SECONDS", {"type": "number", "minimum": 0, "maximum": 300}),
+    ],
+)
+def test_required_setting_accepts_its_own_type_alone(name: str, expected: dict[str, Any]) -> None:
+    assert properties(name)[name] == {"description": "What it does.", **expected}
+
+
+def test_secrets_and_what_the_chart_decides_are_left_out() -> None:
+    secrets = {name for name, field in ShopSettings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert "CARRIER_TOKEN" in secrets
+    assert properties().keys() == ShopSettings.model_fields.keys() - secrets - DECIDED_BY_CHART
+
+
+def test_setting_without_an_explanation_is_an_error() -> None:
+    with pytest.raises(KeyError, match="PROJECT_NAME"):
+        config_schema(ShopSettings, (), {})
+
+
+def test_explanation_is_the_comment_right_above_a_setting() -> None:
+    text = "# The page.\n\n# --- Group ---\n\n# One line\n# and another.\n# A=1\nB=2\n# Third.\nC=\n"
+    assert explanations(text) == {"A": "One line and another.", "C": "Third."}

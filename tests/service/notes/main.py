@@ -1,0 +1,78 @@
+"""The application factory."""
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from notes import __version__, api, health
+from notes.config import Settings
+from plinth.api import jobs, me, operations
+from plinth.api.lifespan import lifespan_of
+from plinth.health.lifecycle import Lifecycle
+from plinth.http.body_limit import BodyLimitMiddleware
+from plinth.http.cors import ProblemCORSMiddleware
+from plinth.http.error_handlers import install_exception_handlers
+from plinth.http.gzip import GZipAcceptedMiddleware
+from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.security_headers import SecurityHeadersMiddleware
+from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from plinth.settings.keys import derive_key
+
+__all__ = ["create_app"]
+
+READ_HEADERS = (
+    *("Authorization", "Content-Type", "If-Match", "If-None-Match", "If-Range", "Idempotency-Key", "Last-Event-ID"),
+    *("Range", "traceparent", "tracestate", "X-Request-ID"),
+)
+SENT_HEADERS = (
+    *("Content-Disposition", "Content-Range", "ETag", "Idempotency-Replayed", "Link", "Location", "RateLimit"),
+    *("RateLimit-Policy", "Retry-After", "traceresponse", "X-Request-ID"),
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the application for these settings. Nothing is opened before its lifespan begins."""
+    lifecycle = Lifecycle(settings.DRAIN_SECONDS)
+    app = FastAPI(
+        title=settings.PROJECT_NAME,
+        version=__version__,
+        openapi_url=f"{settings.API_V1_STR}/openapi.json" if settings.docs_enabled else None,
+        docs_url="/docs" if settings.docs_enabled else None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan_of(settings, lifecycle),
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestContextMiddleware does it
+        middleware=middleware_of(settings, lifecycle),
+    )
+    app.state.lifecycle = lifecycle
+    install_exception_handlers(app)
+    for router in (api.router, health.router, jobs.router, me.router, operations.router):
+        app.include_router(router, prefix=settings.API_V1_STR)
+    return app
+
+
+def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
+    """The middleware of every request, the outermost first."""
+    context = Middleware(
+        RequestContextMiddleware,
+        lifecycle=lifecycle,
+        quiet_paths=frozenset(f"{settings.API_V1_STR}/public/health{path}" for path in ("", "/ready")),
+        access_sample=settings.LOG_ACCESS_SAMPLE,
+        slow_seconds=settings.LOG_SLOW_REQUEST,
+        hash_key=derive_key(settings.SECRET_KEY.get_secret_value(), "log"),
+    )
+    cors = Middleware(
+        ProblemCORSMiddleware,
+        allow_origins=settings.BACKEND_CORS_ORIGINS,
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=READ_HEADERS,
+        expose_headers=SENT_HEADERS,
+    )
+    return [
+        context,
+        *([cors] if settings.BACKEND_CORS_ORIGINS else []),
+        Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
+        Middleware(UnhandledErrorMiddleware),
+        Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES),
+        Middleware(GZipAcceptedMiddleware, minimum_size=1024, compresslevel=4),
+    ]
