@@ -1,18 +1,15 @@
-"""What can be done with items. Everything is done in the name of an owner; nobody else's items exist.
+"""The operations on items. Each acts for one owner, for whom only their own items exist.
 
-Reads and the plain insert are hot: they run as prepared statements on the bare connection and answer with
-`asyncpg.Record`s whose columns are those of `app.schemas.item.ItemRead`. Changes go through the ORM session.
+Reads and the plain insert are hot: they run as prepared statements on the bare connection and return
+`asyncpg.Record`s with the columns of `app.schemas.item.ItemRead`. Changes go through the ORM session.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import bindparam, func, insert, select, tuple_
+from sqlalchemy import bindparam, func, insert, select
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,10 +17,10 @@ from app.core.security import owned_by
 from app.models.item import Item
 from plinth.database.statement import Statement
 from plinth.errors import NotFoundError, PreconditionFailedError
-from plinth.http.cursor import CursorCodec
+from plinth.http.pagination import Order, Slice, sort_orders
 
 __all__ = [
-    "ItemPage",
+    "ORDERS",
     "create_item",
     "create_item_in",
     "delete_item",
@@ -51,24 +48,16 @@ _INSERT = Statement(
 )
 
 
+ORDERS = sort_orders(Item.created_at, Item.name, unique=Item.id)
+"""The orders in which items are listed, by the names of `app.schemas.item.ItemSort`. Each has an index."""
+
+
 @cache
-def _list_statement(sort: str, *, tagged: bool, resumed: bool) -> Statement:
-    column: Any = getattr(Item, sort.removeprefix("-"))
-    key = tuple_(column, Item.id)
-    conditions = [*_OWNED]
+def _list_statement(order: Order, *, tagged: bool, resumed: bool) -> Statement:
+    statement = select(*_COLUMNS).where(*_OWNED)
     if tagged:
-        conditions.append(col(Item.tags).contains(bindparam("tags")))
-    if resumed:
-        last = tuple_(bindparam("last_value", type_=column.type), bindparam("last_id", type_=Item.id.type))  # type: ignore[attr-defined]
-        conditions.append(key < last if sort.startswith("-") else key > last)
-    order = [part.desc() if sort.startswith("-") else part for part in (column, col(Item.id))]
-    return Statement(select(*_COLUMNS).where(*conditions).order_by(*order).limit(bindparam("limit")))
-
-
-@dataclass(frozen=True, slots=True)
-class ItemPage:
-    items: Sequence[asyncpg.Record]
-    next_cursor: str | None
+        statement = statement.where(col(Item.tags).contains(bindparam("tags")))
+    return Statement(order.apply(statement, resumed=resumed))
 
 
 async def get_item(connection: asyncpg.Connection, owner: str, item_id: UUID) -> asyncpg.Record:
@@ -84,36 +73,11 @@ async def get_item(connection: asyncpg.Connection, owner: str, item_id: UUID) ->
 
 
 async def list_items(
-    connection: asyncpg.Connection,
-    cursors: CursorCodec,
-    owner: str,
-    *,
-    sort: str,
-    limit: int,
-    tag: str | None = None,
-    cursor: str | None = None,
-) -> ItemPage:
-    """A page of `owner`'s items in the order of `sort`, beginning after `cursor`.
-
-    Raises:
-        ValidationError: the cursor is not one of this list.
-    """
-    context = f"items:{owner!r}:{sort}:{tag!r}"  # quoted, so that no two lists share one
-    parameters: dict[str, Any] = {"owner": owner, "limit": limit + 1}
-    if tag is not None:
-        parameters["tags"] = [tag]
-    if cursor is not None:
-        value, last_id = cursors.decode(context, cursor)
-        parameters["last_value"] = datetime.fromisoformat(value) if "created_at" in sort else value
-        parameters["last_id"] = UUID(last_id)
-    statement = _list_statement(sort, tagged=tag is not None, resumed=cursor is not None)
-    records = await statement.fetch(connection, **parameters)
-    if len(records) <= limit:
-        return ItemPage(records, None)
-    del records[limit:]
-    last = records[-1]
-    value = last["created_at"].isoformat() if "created_at" in sort else last["name"]
-    return ItemPage(records, cursors.encode(context, [value, str(last["id"])]))
+    connection: asyncpg.Connection, owner: str, part: Slice, *, tag: str | None = None
+) -> list[asyncpg.Record]:
+    """A part of `owner`'s items, or of those with a tag."""
+    statement = _list_statement(part.order, tagged=tag is not None, resumed=part.resumed)
+    return await statement.fetch(connection, owner=owner, tags=[tag], **part.parameters)
 
 
 async def create_item(connection: asyncpg.Connection, owner: str, **values: Any) -> asyncpg.Record:
@@ -143,7 +107,7 @@ async def update_item(
 
     Raises:
         NotFoundError: there is none of that id, or it is not `owner`'s.
-        PreconditionFailedError: it has another version by now.
+        PreconditionFailedError: it has another version.
     """
     item = await _load(session, owner, item_id, if_version)
     for name, value in changes.items():

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from plinth.http.schemas import Cursor, ReadModel, Text, WriteModel
+from plinth.http.schemas import PageQuery, ReadModel, Text, WriteModel
 
 __all__ = ["ItemCreate", "ItemQuery", "ItemRead", "ItemSort", "ItemUpdate"]
 
@@ -33,14 +33,11 @@ class ItemUpdate(WriteModel):
     tags: Tags = Field(default_factory=list)
 
 
-class ItemQuery(WriteModel):
+class ItemQuery(PageQuery):
     """The parameters of a list of items."""
 
-    # Parameters arrive as text: take "10" for 10 here.
-    limit: int = Field(default=50, ge=1, le=100, strict=False)
     sort: ItemSort = "-created_at"
     tag: Tag | None = None
-    cursor: Cursor | None = None
 
 
 class ItemRead(ReadModel):

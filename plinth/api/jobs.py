@@ -1,7 +1,6 @@
 """Jobs: their owners look at them, cancel them and try them again; operators do so with everybody's."""
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -10,55 +9,46 @@ from plinth.api.dependencies import PrincipalDep, SessionDep, is_operator, state
 from plinth.api.job_events import JobEvents, event_id
 from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead
 from plinth.errors import ForbiddenError
+from plinth.http.headers import with_headers
+from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
 from plinth.identity.rules import Principal
 from plinth.jobs import State
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
 from plinth.jobs.admin.watch import JobSnapshot
+from plinth.jobs.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=problems(401, 422, 429, 503))
 
-_LINK = {"Link": {"description": 'The next page, as rel="next".', "schema": {"type": "string"}}}
+NEWEST_FIRST = Order(Job.id, descending=True)
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "A stream that ends after the event `end`.", "content": {"text/event-stream": {}}},
     204: {"description": "The job has ended, as `Last-Event-ID` knows: do not come again."},
 }
 
 
-@router.get("", responses={200: {"headers": _LINK}, **problems(403)})
+@router.get("", response_model=Page[JobSummary], responses={200: with_headers("Link"), **problems(403)})
 async def read_jobs(
-    query: Annotated[JobQuery, Query()],
-    principal: PrincipalDep,
-    request: Request,
-    session: SessionDep,
-    response: Response,
-) -> Page[JobSummary]:
-    """The caller's jobs, for operators everybody's; the newest first, a page at a time."""
+    query: Annotated[JobQuery, Query()], principal: PrincipalDep, request: Request, session: SessionDep
+) -> Response:
+    """The caller's jobs, for operators all jobs; the newest first, a page at a time."""
     owner = query.owner
     if not is_operator(request, principal):
         if owner not in (None, principal.subject):
             raise ForbiddenError("Only operators see the jobs of others.")
         owner = principal.subject
-    cursors = state_of(request)["cursors"]
-    # Quoted, so that no two lists share a context.
-    context = f"jobs:{owner!r}:{sorted(query.state)!r}:{query.kind!r}:{query.queue!r}"
+    pager = Pager(request, principal, query, NEWEST_FIRST)
     jobs = await list_jobs(
         session,
         owner=owner,
         states=query.state,
         kind=query.kind,
         queue=query.queue,
-        before=None if query.cursor is None else UUID(*cursors.decode(context, query.cursor)),
-        limit=query.limit + 1,
+        before=pager.slice.after[0] if pager.slice.after else None,
+        limit=query.limit + 1,  # one more shows whether there is a next page
     )
-    next_cursor = None
-    if len(jobs) > query.limit:
-        del jobs[query.limit :]
-        next_cursor = cursors.encode(context, [str(jobs[-1].id)])
-        parameters = query.model_dump(mode="json", exclude_unset=True) | {"cursor": next_cursor}
-        response.headers["Link"] = f'<{request.url.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
-    return Page(items=[JobSummary.model_validate(job) for job in jobs], next_cursor=next_cursor)
+    return pager.response(jobs, JobSummary)
 
 
 @router.get("/{job_id}", responses=problems(404))

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from plinth.http.schemas import Cursor, ReadModel, Text, WriteModel
+from plinth.http.schemas import PageQuery, ReadModel, Text
 from plinth.jobs import State
 
 __all__ = [
@@ -28,12 +28,10 @@ __all__ = [
 EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
 
 
-class JobQuery(WriteModel):
+class JobQuery(PageQuery):
     """The parameters of a list of jobs."""
 
-    # Parameters arrive as text: take "10" for 10 here.
-    limit: int = Field(default=50, ge=1, le=100, strict=False)
-    state: list[Annotated[State, Field(strict=False)]] = Field(
+    state: list[State] = Field(
         default_factory=list, max_length=len(State), description="Jobs in this state; may be given several times."
     )
     kind: EngineName | None = None
@@ -41,7 +39,6 @@ class JobQuery(WriteModel):
     owner: Annotated[Text, Field(min_length=1, max_length=255)] | None = Field(
         default=None, description="Jobs of this owner. Other owners than oneself are for operators."
     )
-    cursor: Cursor | None = None
 
 
 class JobProgress(ReadModel):

@@ -1,7 +1,6 @@
 """Cursors for keyset pagination: the sort key of the last row seen, signed.
 
-Signed, so that a cursor is what this service made for this very list; nobody steers the query by hand-made ones,
-and no error of the database can come of them.
+The signature covers the list as well, so only a cursor that this service made for that list reaches the query.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -12,36 +11,40 @@ from typing import Any
 
 from plinth.errors import ValidationError
 
-__all__ = ["CursorCodec"]
+__all__ = ["CursorCodec", "CursorError"]
 
 _DIGEST_BYTES = 16
 
 
+class CursorError(ValidationError):
+    """The cursor was not made here, or was made for another list: another path, caller, filter or order."""
+
+    def __init__(self) -> None:
+        issue = {"loc": ["query", "cursor"], "msg": "not a cursor of this list", "type": "cursor"}
+        super().__init__("The cursor is not one of this list.", errors=[issue])
+
+
 class CursorCodec:
+    """Makes and reads cursors. `key`: at most 64 secret bytes."""
+
     def __init__(self, key: bytes) -> None:
-        """`key`: at most 64 secret bytes."""
         self._key = key
 
     def encode(self, context: str, values: list[Any]) -> str:
-        """A cursor that holds JSON `values` and is good only for the list that `context` describes."""
+        """A cursor that holds JSON `values` and is valid only for the list that `context` describes."""
         # Unescaped: a name of 200 emoji has 800 bytes, and 2,400 in JSON's escapes.
         payload = dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
         return urlsafe_b64encode(self._sign(context, payload) + payload).rstrip(b"=").decode()
 
     def decode(self, context: str, cursor: str) -> list[Any]:
-        """The values of a cursor.
-
-        Raises:
-            ValidationError: it was not made here, or for another list (other filter, order or caller).
-        """
+        """The values of a cursor. Raises CursorError."""
         try:
             raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
         except ValueError:
             raw = b""
         signature, payload = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
         if not compare_digest(signature, self._sign(context, payload)):
-            issue = {"loc": ["query", "cursor"], "msg": "not a cursor of this list", "type": "cursor"}
-            raise ValidationError("The cursor is not one of this list.", errors=[issue])
+            raise CursorError
         values: list[Any] = loads(payload)
         return values
 

@@ -4,6 +4,7 @@ Raise an `AppException` (or a subclass) anywhere; the handlers turn it, and ever
 into `application/problem+json`. What a client may read goes into `detail`; nothing else ever leaves.
 """
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -112,14 +113,9 @@ async def _request_validation_error(request: Request, error: Exception) -> Respo
     assert isinstance(error, RequestValidationError)
     if any(issue["type"] == "missing" and issue["loc"] == ("header", "If-Match") for issue in error.errors()):
         return await _app_exception(request, PreconditionRequiredError("Say with If-Match which version you change."))
-    # Pydantic's `input` and `ctx` echo what was sent; neither belongs into an answer or its log line. `loc` echoes
-    # the names of unknown fields.
+    # Pydantic's `input` and `ctx` echo what was sent; neither belongs into an answer or its log line.
     errors = [
-        {
-            "loc": [part[:MAX_NAME_LENGTH] if isinstance(part, str) else part for part in issue["loc"]],
-            "msg": issue["msg"],
-            "type": issue["type"],
-        }
+        {"loc": [_shown(part) for part in issue["loc"]], "msg": issue["msg"], "type": issue["type"]}
         for issue in error.errors()[:MAX_ISSUES]
     ]
     return problem_response(
@@ -129,6 +125,18 @@ async def _request_validation_error(request: Request, error: Exception) -> Respo
         request_id=_request_id(request),
         extra={"errors": errors},
     )
+
+
+# How Pydantic names a WriteModel that is one of a union.
+_WRITE_MODEL = re.compile(r"lax-or-strict\[.*,strict=(.+)\]")
+
+
+def _shown(part: str | int) -> str | int:
+    """A part of `loc` as clients see it. The name of an unknown field is their own, of any length."""
+    if isinstance(part, int):
+        return part
+    model = _WRITE_MODEL.fullmatch(part)
+    return (model[1] if model else part)[:MAX_NAME_LENGTH]
 
 
 def install_exception_handlers(app: FastAPI) -> None:

@@ -1,4 +1,7 @@
-"""Conditional requests: ETag, If-Match, If-None-Match (RFC 9110, section 13). The ETag is the row's version."""
+"""Conditional requests: ETag, If-Match, If-None-Match (RFC 9110, section 13).
+
+The ETag of a row is its version, an integer; that of a file may be its digest.
+"""
 
 import re
 from typing import Annotated
@@ -16,26 +19,27 @@ IfNoneMatch = Annotated[
 _IF_MATCH = Header(alias="If-Match", description='The ETag that was read, or "*".')
 
 
-def etag(version: int) -> str:
+def etag(version: int | str) -> str:
+    """The value of the `ETag` header."""
     return f'"{version}"'
 
 
-def matches(if_none_match: str, version: int) -> bool:
-    """Whether the representation of `version` is one that the client has. Weak comparison, as for caches."""
+def matches(if_none_match: str, version: int | str) -> bool:
+    """Whether the client has `version` already, so that the answer is 304. Weak comparison, as for caches."""
     if if_none_match.strip() == "*":
         return True
     return any(tag == str(version) for _, tag in _ETAG.findall(if_none_match))
 
 
 async def _versions(if_match: Annotated[str | None, _IF_MATCH] = None) -> frozenset[int] | None:
-    """The versions that `If-Match` accepts; None for any. Weak tags never match, nor do tags not made here."""
+    """The versions that `If-Match` accepts; None for any. A weak or malformed tag matches no version."""
     if if_match is None or if_match.strip() == "*":
         return None
     return frozenset(int(tag) for weak, tag in _ETAG.findall(if_match) if not weak and _VERSION.fullmatch(tag))
 
 
 async def _required_versions(if_match: Annotated[str, _IF_MATCH]) -> frozenset[int] | None:
-    """The same, and the OpenAPI document says that there must be one. Without one the answer is 428."""
+    """The same for a header that is required, also in the OpenAPI document. Without it the answer is 428."""
     return await _versions(if_match)
 
 

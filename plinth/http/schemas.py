@@ -1,14 +1,32 @@
-"""What requests and responses of all resources share."""
+"""Base models for bodies and parameters, and the schemas that all resources share."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Callable
+from json import JSONEncoder
+from typing import Annotated, Any, Generic, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import (
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    lax_or_strict_schema,
+    with_info_wrap_validator_function,
+)
 
 __all__ = [
     "Cursor",
     "Page",
+    "PageQuery",
     "Problem",
+    "QueryModel",
     "ReadModel",
     "Text",
     "WriteModel",
@@ -16,35 +34,88 @@ __all__ = [
 
 T = TypeVar("T")
 
-# A string that PostgreSQL can store: its text has no NUL. Say the bounds too: `Annotated[Text, Field(max_length=…)]`.
+# A string that PostgreSQL can store: its text has no NUL. State the bounds too: `Annotated[Text, Field(max_length=…)]`.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 
-# What `next_cursor` of the page before said. Opaque to clients; `plinth.http.cursor` makes and reads it.
+# The `next_cursor` of the page before. Opaque to clients; `plinth.http.cursor` makes and reads it.
 Cursor = Annotated[str, Field(max_length=2048)]
 
+# A megabyte of unknown fields makes 100,000 errors. Listing them would block the event loop for half a second.
+MAX_ERRORS = 1000
 
-# More than any request body of this API has.
-MAX_FIELDS = 64
+# NaN and Infinity, which Python's parser accepts, are no JSON. The body came from a parser, so it has no cycles.
+_encode_json = JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
 class WriteModel(BaseModel):
-    """The body of a request: types are taken at their word, and a field that does not exist is an error."""
+    """The body of a request, validated as strict JSON; an unknown field is an error.
+
+    Dates, UUIDs, decimals, enumerations, sets and the like are read from JSON strings, numbers and lists. Numbers and
+    booleans are not converted: `"1"` and `true` are no integers. Made in Python (`ItemCreate(due=date.today())`), a
+    model takes Python's types; to read JSON in a test, call `model_validate_json`.
+
+    Validators run after a field has its type (`mode="after"`). One with `mode="before"` works only on fields that
+    declare `Field(strict=False)`: Pydantic takes what it returns for a Python value and no longer for JSON.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    @model_validator(mode="before")
     @classmethod
-    def _refuse_floods(cls, data: Any) -> Any:
-        # Each unknown field makes an error of its own; a megabyte of them holds up the event loop for half a second.
-        if isinstance(data, dict) and len(data) > MAX_FIELDS:
-            raise PydanticCustomError("too_many_fields", "There are too many fields")
-        return data
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        schema = handler(source)
+        if not cls.__pydantic_complete__:
+            return schema  # for the model's own validator, which `_read_body` calls
+        # FastAPI parses the body and validates Python values, for which "strict" means that a date is a `date` already.
+        # So where the model is the type of a parameter, its value goes back to JSON. Not where it is a field of another
+        # WriteModel, which is strict and was read as JSON with all its fields.
+        model = cast(Any, dict(handler.resolve_ref_schema(schema)))
+        reference = model.pop("ref")
+        body = with_info_wrap_validator_function(cls._read_body, model)
+        return lax_or_strict_schema(lax_schema=body, strict_schema=model, ref=reference)
+
+    @classmethod
+    def _read_body(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict):
+            return validate(value)
+        try:
+            body = _encode_json(value)
+        except (ValueError, RecursionError):
+            raise PydanticCustomError("json_invalid", "NaN, Infinity and endless nesting are no JSON") from None
+        return _bounded(lambda: cls.__pydantic_validator__.validate_json(body, context=info.context))
+
+
+class QueryModel(BaseModel):
+    """The query parameters of an operation, converted from text; an unknown parameter is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_query(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        return _bounded(lambda: validate(value))
+
+
+def _bounded(validate: Callable[[], T]) -> T:
+    """Call `validate`, and replace its errors by one if there are more than `MAX_ERRORS`."""
+    try:
+        return validate()
+    except ValidationError as error:
+        if error.error_count() <= MAX_ERRORS:
+            raise
+    raise PydanticCustomError("too_many_errors", "There are too many errors to list")
 
 
 class ReadModel(BaseModel):
     """The body of a response."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class PageQuery(QueryModel):
+    """The parameters of a list that comes in pages. A list's own filters and order go into a subclass."""
+
+    limit: int = Field(default=50, ge=1, le=100)
+    cursor: Cursor | None = None
 
 
 class Page(ReadModel, Generic[T]):
@@ -63,7 +134,7 @@ class ValidationIssue(ReadModel):
 
 
 class Problem(ReadModel):
-    """Every error's body: RFC 9457 problem details."""
+    """The body of every error: RFC 9457 problem details."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -4,7 +4,6 @@ Reads take the fast way (bare connection, ready bytes), changes the plain way (s
 """
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +12,9 @@ from app.api.deps import SessionDep
 from app.business import items
 from app.schemas.item import ItemCreate, ItemQuery, ItemRead, ItemUpdate
 from plinth.api.dependencies import PrincipalDep, state_of
+from plinth.http.headers import location_of, with_headers
 from plinth.http.idempotency import IdempotencyKey, answer_once
+from plinth.http.pagination import Pager
 from plinth.http.preconditions import IfMatch, IfNoneMatch, RequiredIfMatch, etag, matches
 from plinth.http.problems import problems
 from plinth.http.responses import json_response
@@ -21,15 +22,11 @@ from plinth.http.schemas import Page
 
 router = APIRouter(prefix="/items", tags=["items"], responses=problems(401, 422, 429, 503))
 
-_ETAG = {"ETag": {"description": "The version of the item.", "schema": {"type": "string"}}}
-_LOCATION = {"Location": {"description": "Where the new item is.", "schema": {"type": "string"}}}
-_LINK = {"Link": {"description": 'The next page, as rel="next".', "schema": {"type": "string"}}}
-
 
 @router.get(
     "/{item_id}",
     response_model=ItemRead,
-    responses={200: {"headers": _ETAG}, 304: {"description": "Not Modified"}, **problems(404)},
+    responses={200: with_headers("ETag"), 304: {"description": "Not Modified"}, **problems(404)},
 )
 async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if_none_match: IfNoneMatch = None) -> Any:
     """One item of the caller."""
@@ -42,34 +39,20 @@ async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if
     return json_response(dict(item), headers=headers)
 
 
-@router.get("", response_model=Page[ItemRead], responses={200: {"headers": _LINK}})
+@router.get("", response_model=Page[ItemRead], responses={200: with_headers("Link")})
 async def list_items(query: Annotated[ItemQuery, Query()], principal: PrincipalDep, request: Request) -> Any:
     """The caller's items, a page at a time."""
-    state = state_of(request)
-    async with state["database"].connection() as connection:
-        page = await items.list_items(
-            connection,
-            state["cursors"],
-            principal.subject,
-            sort=query.sort,
-            limit=query.limit,
-            tag=query.tag,
-            cursor=query.cursor,
-        )
-    headers = {}
-    if page.next_cursor is not None:
-        parameters = query.model_dump(exclude_unset=True) | {"cursor": page.next_cursor}
-        headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
-    return json_response(
-        {"items": [dict(item) for item in page.items], "next_cursor": page.next_cursor}, headers=headers
-    )
+    pager = Pager(request, principal, query, items.ORDERS[query.sort])
+    async with state_of(request)["database"].connection() as connection:
+        found = await items.list_items(connection, principal.subject, pager.slice, tag=query.tag)
+    return pager.response(found)
 
 
 @router.post(
     "",
     status_code=201,
     response_model=ItemRead,
-    responses={201: {"headers": _ETAG | _LOCATION}, **problems(400, 409, 413)},
+    responses={201: with_headers("ETag", "Location"), **problems(400, 409, 413)},
 )
 async def create_item(
     body: ItemCreate,
@@ -95,7 +78,7 @@ async def create_item(
 
 @router.patch(
     "/{item_id}",
-    responses={200: {"headers": _ETAG}, **problems(400, 404, 412, 413, 428)},
+    responses={200: with_headers("ETag"), **problems(400, 404, 412, 413, 428)},
 )
 async def update_item(
     item_id: UUID,
@@ -120,5 +103,5 @@ async def delete_item(item_id: UUID, principal: PrincipalDep, if_version: IfMatc
 
 
 def _created(request: Request, item: dict[str, Any]) -> Response:
-    headers = {"Location": f"{request.url.path}/{item['id']}", "ETag": etag(item["version"])}
+    headers = {"Location": location_of(request, item["id"]), "ETag": etag(item["version"])}
     return json_response(item, 201, headers)

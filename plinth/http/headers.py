@@ -1,0 +1,36 @@
+"""Response headers: their descriptions for the OpenAPI document, and the values of `Location` and `Link`."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import Request
+
+__all__ = ["location_of", "next_link", "with_headers"]
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Accept-Ranges": {"description": "`bytes`: ask for a part with Range."},
+    "Content-Disposition": {"description": "The name under which to save the file."},
+    "Content-Range": {"description": "Which part of the file this is."},
+    "ETag": {"description": "The version of what is returned, for If-None-Match and If-Match."},
+    "Link": {"description": 'The next page, as rel="next".'},
+    "Location": {"description": "The path of the new resource."},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+    "WWW-Authenticate": {"description": "Bearer, and why a token was refused."},
+}
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """The entry of `responses=` for a response with these headers: `responses={200: with_headers("ETag")}`."""
+    return {"headers": {name: {"schema": {"type": "string"}, **_HEADERS[name]} for name in names}}
+
+
+def location_of(request: Request, new: UUID) -> str:
+    """The `Location` of what a POST to the request's path has made."""
+    return f"{request.url.path}/{new}"
+
+
+def next_link(request: Request, parameters: Mapping[str, Any]) -> str:
+    """The `Link` to the next page of a list: the request's path with these parameters."""
+    return f'<{request.url.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
