@@ -71,4 +71,5 @@ def copy_of_the_project(**environment: str) -> Iterator[Copy]:
     with scratch_folder() as folder:
         left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".plinth", "*.egg-info", "__pycache__", "build")
         shutil.copytree(ROOT, folder / "plinth", ignore=left_out)
-        yield Copy(folder / "plinth", inherited | environment)
+        copy = folder / "plinth"
+        yield Copy(copy, inherited | {"PYTHONPATH": str(copy)} | environment)

@@ -47,10 +47,6 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     assert broken_links(page) == ["page.md#nowhere", "gone.md"]
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
-
-
 def tree(page: Path) -> set[str]:
     """The folders of the tree that a page shows, each with its path."""
     (shown,) = re.findall(r"^```\n(app/ .*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
