@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.docs_site import ROOT, foreign_addresses, links_of, site_path
+from tests.support.pages import files_of
 
 PAGES = sorted(
     path
@@ -45,6 +46,14 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `heading`, here\n[a](#a-heading-here) [b](page.md#nowhere) [c](gone.md) [d](https://e.f)\n")
     assert broken_links(page) == ["page.md#nowhere", "gone.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_the_platform_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    written = files_of(page)
+    named = {name.rstrip("/") for name in re.findall(r"`((?:plinth|charts)/[\w./-]+)`", text)}
+    assert [name for name in sorted(named) if name not in written and not (ROOT / name).exists()] == []
 
 
 def tree(page: Path) -> set[str]:
