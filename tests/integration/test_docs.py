@@ -114,7 +114,7 @@ class TestJobs:
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
     def test_every_command_it_names_exists(self) -> None:
-        (listing,) = blocks("docs/jobs.md", "## For operators", "sh")
+        (listing,) = blocks("docs/jobs.md", "## Operate jobs: list, retry, cancel, pause", "sh")
         for line in listing.splitlines():
             command = line.split("#")[0].split()[1:]
             words = list(itertools.takewhile(lambda word: word.islower() and not word.startswith("-"), command))[:2]
