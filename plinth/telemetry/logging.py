@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.access_log import render_json, write_to
 from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask
 

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.lazy_span import SCOPE, PlainSpan, Processors, Recorder
 from plinth.telemetry.span_exporter import SpanExport
 from plinth.telemetry.tracing import RequestTrace
