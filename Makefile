@@ -7,6 +7,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
+DOCS := $(VENV)/docs
 # Modules instead of the scripts beside them: those break when the folder moves.
 PLINTH := $(BIN)/python -m plinth.cli
 
@@ -19,7 +20,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST)) $(E2E)
+
+##@ Every day
 
 .PHONY: run
 run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
@@ -29,16 +33,18 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
-# Without the chart's tests, which need Helm: those are `make chart-test`. A test that hangs says where, and fails.
+# A test that hangs says where, and fails.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
+	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
+# Without those that need more than Python: chart-test, image-test, test-adoption and e2e run them.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/chart --ignore tests/observability \
-		--ignore tests/images --ignore tests/e2e -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true $(ARGS)
+	@$(PYTEST) tests/unit tests/integration tests/plinth $(ARGS)
 
-# One after the other: what they measure is how long a fleet takes that has the machine for itself.
-.PHONY: test-faults
-test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print the figures (ARGS='--figures FILE')
-	@$(BIN)/python -m pytest tests/faults -m "" $(ARGS)
+.PHONY: test-app
+test-app: $(VENV)/.dev ## Run the service's own tests (ARGS='-k …')
+	@$(PYTEST) tests/unit tests/integration $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
@@ -51,6 +57,23 @@ lint: $(VENV)/.dev ## Check style, types and the direction of imports
 format: $(VENV)/.dev ## Put the style right
 	@$(BIN)/python -m ruff check --fix
 	@$(BIN)/python -m ruff format
+
+# A revision is the difference between the models and a database that has all the earlier ones.
+.PHONY: migrate
+migrate: $(if $(m),$(VENV)/.dev,$(VENV)/.run) ## Apply the migrations (m='…': write a new one first)
+ifdef m
+	@$(PLINTH) with-servers -- sh -c '$(PLINTH) migrate && $(BIN)/python -m alembic revision --autogenerate -m "$$1" \
+		&& $(PLINTH) migrate' sh "$$m"
+else
+	@$(PLINTH) with-servers -- $(PLINTH) migrate
+endif
+
+##@ Tests that take longer or need more
+
+# One after the other: what they measure is how long a fleet takes that has the machine for itself.
+.PHONY: test-faults
+test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print the figures (ARGS='--figures FILE')
+	@$(BIN)/python -m pytest tests/plinth/faults -m "" $(ARGS)
 
 # Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm
@@ -76,29 +99,30 @@ schema: $(VENV)/.dev ## Bring the chart's values.schema.json in line with the se
 chart-docs: ## Make the chart's README of values.yaml
 	@$(HELM_DOCS) --sort-values-order file --log-level warn --chart-search-root charts
 
-# A revision is the difference between the models and a database that has all the earlier ones.
-.PHONY: migrate
-migrate: $(if $(m),$(VENV)/.dev,$(VENV)/.run) ## Apply the migrations (m='…': write a new one first)
-ifdef m
-	@$(PLINTH) with-servers -- sh -c '$(PLINTH) migrate && $(BIN)/python -m alembic revision --autogenerate -m "$$1" \
-		&& $(PLINTH) migrate' sh "$$m"
-else
-	@$(PLINTH) with-servers -- $(PLINTH) migrate
-endif
+# A fork of the last release that adds a resource and takes this tree's changes: what a service does for an upgrade.
+.PHONY: test-adoption
+test-adoption: $(VENV)/.dev ## Start a service from this tree, and upgrade one
+	@$(BIN)/python -m pytest tests/adoption $(ARGS)
 
 .PHONY: bench-jobs
 bench-jobs: $(VENV)/.run $(BENCH)/.done ## Measure the job engine beside others (ARGS='--rounds 3')
 	@$(BIN)/python bench/jobs.py $(ARGS)
 
-# --- in Docker, and on a cluster ---
+##@ In Docker and on a cluster
 
-VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' plinth/__init__.py)
+# The service's name and version: its image, its release and its namespace are called so.
+SERVICE := $(shell sed -n '/^\[tool.plinth\]/,/^$$/ s/^name = "\(.*\)"/\1/p' pyproject.toml)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' app/__init__.py)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 COMPOSE := docker compose --file docker/docker-compose.yml
 CLUSTER ?= plinth
 KIND_NODE_IMAGE ?= kindest/node:v1.34.4
 # What the chart brings along for trying out.
 CHART_IMAGES := postgres:17 redis:8
+
+.PHONY: service-name
+service-name:
+	@echo $(SERVICE)
 
 # Says what is missing, before anything is half done.
 needs = @for tool in $(1); do command -v $$tool >/dev/null || { echo "$@ needs $$tool, and it is not installed."; exit 1; }; done
@@ -115,9 +139,9 @@ down: ## Stop that; the data stay in volumes
 	@PORT=$(PORT) $(COMPOSE) down --remove-orphans
 
 .PHONY: image
-image: ## Build the image plinth, tagged with the version
+image: ## Build the service's image, tagged with its version
 	$(call needs,docker)
-	@docker build --file docker/Dockerfile --tag plinth:$(VERSION) \
+	@docker build --file docker/Dockerfile --tag $(SERVICE):$(VERSION) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
 
 .PHONY: image-test
@@ -140,11 +164,12 @@ cluster-down: ## Delete it, with all that is in it
 .PHONY: deploy
 deploy: image ## Build the image and bring the release up in that cluster, on http://127.0.0.1:8080
 	$(call needs,docker kind kubectl helm)
-	@tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' plinth:$(VERSION)) && \
-		docker tag plinth:$(VERSION) plinth:$$tag && \
-		kind load docker-image --name $(CLUSTER) plinth:$$tag plinth:$(VERSION) && \
-		helm upgrade plinth charts/plinth --install --reset-then-reuse-values --kube-context kind-$(CLUSTER) --namespace plinth --create-namespace \
-			--set image.tag=$$tag --set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
+	@tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' $(SERVICE):$(VERSION)) && \
+		docker tag $(SERVICE):$(VERSION) $(SERVICE):$$tag && \
+		kind load docker-image --name $(CLUSTER) $(SERVICE):$$tag $(SERVICE):$(VERSION) && \
+		helm upgrade $(SERVICE) charts/plinth --install --reset-then-reuse-values --kube-context kind-$(CLUSTER) \
+			--namespace $(SERVICE) --create-namespace --values k8s/values.yaml --set image.tag=$$tag \
+			--set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
 
 # Which Service takes the traces. jaeger: without a collector before it.
 COLLECTOR ?= otel-collector
@@ -155,20 +180,28 @@ OBSERVE_IMAGES = prom/prometheus:v2.53.3 quay.io/prometheus/prometheus:v2.53.3 j
 observe: ## Put Prometheus, a collector and Jaeger beside that release (COLLECTOR=jaeger: no collector)
 	$(call needs,docker kind kubectl helm)
 	@$(call load,$(OBSERVE_IMAGES))
-	@scripts/observe.sh $(CLUSTER) $(COLLECTOR)
+	@scripts/observe.sh $(CLUSTER) $(COLLECTOR) $(SERVICE)
 
-# On a cluster of its own, which it makes and deletes, or on one that is there: E2E_CONTEXT=kind-plinth.
-.PHONY: e2e
-e2e: ## Test the release on a real cluster (E2E_CONTEXT=…, ARGS='-m ""': all of it)
-	$(call needs,docker kind kubectl helm skaffold)
-	@$(MAKE) --no-print-directory $(VENV)/.e2e
-	@KIND_NODE_IMAGE=$(KIND_NODE_IMAGE) COLLECTOR=$(COLLECTOR) $(BIN)/python -m pytest tests/e2e -m "not slow" $(ARGS)
+# The end-to-end tests drive the sample service; a service without it lacks them and their target.
+E2E := $(wildcard tests/e2e/e2e.mk)
+include $(E2E)
 
 # Images that the engine has already need not be pulled by each node.
 load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; then \
 	kind load docker-image --name $(CLUSTER) $$image; fi; done
 
-# --- the environment ---
+##@ A service of your own
+
+# Needs nothing but Python and git: it comes before everything else.
+.PHONY: start
+start: ## Make this tree the service NAME=orders-api: without the sample
+	@$(PYTHON) scripts/start.py "$(NAME)"
+
+.PHONY: merge
+merge: ## Merge another version of the platform (FROM=v0.2.0)
+	@$(PYTHON) scripts/start.py --merge "$(FROM)"
+
+##@ Environment, locks, documentation
 
 .PHONY: venv
 venv: $(BIN)/python ## Make the virtual environment, empty
@@ -181,12 +214,25 @@ LOCK := env -u UV_FIND_LINKS -u UV_CONFIG_FILE $(BIN)/uv pip compile --quiet --n
 	--python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
 .PHONY: lock
-lock: $(VENV)/.uv ## Bring requirements*.txt in line with pyproject.toml
-	@$(LOCK) $(UPGRADE) pyproject.toml --extra dev --group build -o requirements-dev.txt
-	@$(LOCK) $(UPGRADE) pyproject.toml --extra e2e --group build -c requirements-dev.txt -o requirements-e2e.txt
-	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements-dev.txt -o requirements-run.txt
-	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements-dev.txt -o requirements.txt
-	@$(LOCK) $(UPGRADE) --group bench -o requirements-bench.txt
+lock: $(VENV)/.uv ## Bring requirements/ in line with pyproject.toml
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra dev --group build -o requirements/dev.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra e2e --group build -c requirements/dev.txt -o requirements/e2e.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements/dev.txt -o requirements/run.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
+	@$(LOCK) $(UPGRADE) --group service -c requirements/dev.txt -o requirements/service.txt
+	@$(LOCK) $(UPGRADE) --group bench -o requirements/bench.txt
+	@$(LOCK) $(UPGRADE) --group docs -o requirements/docs.txt
+
+# Without --quiet, which has --strict count no warnings.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
+
+.PHONY: docs
+docs: $(DOCS)/.done ## Build the documentation's site in build/site, and fail on a broken link
+	@$(MKDOCS) build --strict
+
+.PHONY: docs-serve
+docs-serve: $(DOCS)/.done ## Serve it on http://127.0.0.1:8001, and again after each change
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8001
 
 .PHONY: upgrade
 upgrade: ## Move every locked dependency to its newest allowed version
@@ -194,7 +240,7 @@ upgrade: ## Move every locked dependency to its newest allowed version
 
 .PHONY: clean
 clean: ## Remove .venv, caches and reports; the data in .plinth stay
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* build *.egg-info
+	@rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What is installed is remembered in files that are as old as the installation.
@@ -209,7 +255,7 @@ $(BIN)/python:
 
 # uv installs several times faster than pip. Where it cannot be had or does not reach an index, pip does the work.
 $(VENV)/.uv: $(BIN)/python
-	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > $(VENV)/uv.txt
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/uv.txt
 	@$(PIP) --only-binary :all: -r $(VENV)/uv.txt || echo "uv is not to be had here: pip installs"
 	@touch $@
 
@@ -217,28 +263,25 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 UV := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --compile-bytecode
 
 define install
-	@echo "Installing $(1)"
-	@$(UV) --require-hashes -r $(1) || $(PIP) --require-hashes -r $(1)
+	@echo "Installing $(firstword $(1))"
+	@$(UV) --require-hashes $(addprefix -r ,$(1)) || $(PIP) --require-hashes $(addprefix -r ,$(1))
 	@$(UV) --no-build-isolation -e . || $(PIP) --no-build-isolation -e .
 	@touch $@
 endef
 
-$(VENV)/.run: requirements-run.txt pyproject.toml $(VENV)/.uv
-	$(call install,requirements-run.txt)
+$(VENV)/.run: requirements/run.txt requirements/service.txt pyproject.toml $(VENV)/.uv
+	$(call install,requirements/run.txt requirements/service.txt)
 
 # It holds all that running needs, in the same versions.
-$(VENV)/.dev: requirements-dev.txt requirements-run.txt pyproject.toml $(VENV)/.uv
-	$(call install,requirements-dev.txt)
+$(VENV)/.dev: requirements/dev.txt requirements/run.txt requirements/service.txt pyproject.toml $(VENV)/.uv
+	$(call install,requirements/dev.txt requirements/service.txt)
 	@touch $(VENV)/.run
 
-# The same with the client of Kubernetes.
-$(VENV)/.e2e: requirements-e2e.txt $(VENV)/.dev
-	$(call install,requirements-e2e.txt)
-
-# Whom the job engine is compared with: beside the environment of the service, so that neither has a say in the other.
-$(BENCH)/.done: requirements-bench.txt $(VENV)/.uv
+# What the job engine is compared with, and what makes the documentation's site: environments of their own, so that
+# they have no say in what the service runs on.
+$(BENCH)/.done $(DOCS)/.done: $(VENV)/%/.done: requirements/%.txt $(VENV)/.uv
 	@echo "Installing $<"
-	@$(BIN)/python -m venv --clear $(BENCH)
-	@$(BIN)/uv pip install --quiet --no-config --python $(BENCH)/bin/python --require-hashes -r $< \
-		|| $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(BIN)/uv pip install --quiet --no-config --python $(@D)/bin/python --require-hashes -r $< \
+		|| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -568,6 +568,8 @@ def main() -> None:
     watching.add_argument("--collector", choices=["hangs", "away"], help="such a collector, beside one that takes")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
+    if not Path("app/api/v1/items.py").exists():
+        parser.error("it drives the sample's items, and this service is without them")
     cases = CASES
     if arguments.observability:  # both cache verdicts, as it is the same service
         cases = {name: replace(CASES[name], opponent=UNOBSERVED) for name in ("health", "get", "list", "create")}

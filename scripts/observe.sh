@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Watch the release `plinth` of the kind cluster $1: Prometheus, an OpenTelemetry collector and Jaeger in the namespace
-# `monitoring`, and metrics and traces of the release turned on. Safe to run again. Where the cluster has the operator of
-# Prometheus, by its custom resources; else plainly. $2 names the Service that takes the traces: otel-collector, or
-# jaeger, and then there is no collector.
+# Watch the release $3 (`plinth` by default) of the kind cluster $1: Prometheus, an OpenTelemetry collector and Jaeger in
+# the namespace `monitoring`, and metrics and traces of the release turned on. Safe to run again. Where the cluster has
+# the operator of Prometheus, by its custom resources; else plainly. $2 names the Service that takes the traces:
+# otel-collector, or jaeger, and then there is no collector.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 context=kind-$1
 collector=$2
+name=${3:-plinth}
 files=k8s/observability
-release=(--kube-context "$context" --namespace plinth)
+release=(--kube-context "$context" --namespace "$name")
 on_cluster() { kubectl --context "$context" "$@"; }
 in_monitoring() { on_cluster --namespace monitoring "$@"; }
 
@@ -23,7 +24,7 @@ else
     kind=plain
 fi
 # What the release has been given so far stays.
-helm upgrade plinth charts/plinth "${release[@]}" --reset-then-reuse-values --values $files/values-$kind.yaml \
+helm upgrade "$name" charts/plinth "${release[@]}" --reset-then-reuse-values --values $files/values-$kind.yaml \
     --set tracing.endpoint="http://$collector.monitoring:4318" --wait --timeout 5m
 
 if [ $kind = operator ]; then
@@ -31,8 +32,8 @@ if [ $kind = operator ]; then
     in_monitoring wait --for=condition=Available prometheus/plinth --timeout=180s
 else
     # The rules of this very release, in the form in which Prometheus reads them.
-    helm get values plinth "${release[@]}" --output yaml |
-        helm template plinth charts/plinth --namespace plinth --values - --set metrics.rules.enabled=true \
+    helm get values "$name" "${release[@]}" --output yaml |
+        helm template "$name" charts/plinth --namespace "$name" --values - --set metrics.rules.enabled=true \
             --kube-version 1.34 --api-versions monitoring.coreos.com/v1/PrometheusRule \
             --api-versions keda.sh/v1alpha1/ScaledObject --api-versions gateway.networking.k8s.io/v1/HTTPRoute \
             --show-only templates/observability/rules.yaml |

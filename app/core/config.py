@@ -4,10 +4,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from pydantic import Field
+
 from app import __version__
 from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
-from plinth.settings.types import Days
+from plinth.settings.types import Days  # sample
 
 __all__ = ["Settings", "get_settings", "settings"]
 
@@ -23,7 +25,8 @@ class Settings(PlatformSettings):
         migrations=Path(__file__).parents[2] / "migrations",
     )
 
-    EXPORTS_KEEP_DAYS: Days = 1.0
+    PROJECT_NAME: str = Field("Plinth", max_length=63)  # PostgreSQL cuts application_name there
+    EXPORTS_KEEP_DAYS: Days = 1.0  # sample
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
-"""The service's errors, beside those of `plinth.errors`."""
+"""The service's errors, beside those of `plinth.errors`. Each derives from one of them and has a `code` of its own."""
 
+# sample: begin
 from plinth.errors import ConflictError
 
 __all__ = ["ExportNotReadyError", "TooManyExportsError"]
@@ -15,3 +16,6 @@ class TooManyExportsError(ConflictError):
     """An owner has as many exports as one may have."""
 
     code = "too_many"
+
+
+# sample: end

@@ -137,7 +137,7 @@ class TestNotes:
         assert "helm -n shop test plinth" in notes
         assert "kubectl -n shop port-forward svc/store-api 8000:80" in notes
         assert "exec deploy/store-api -c api -- plinth token --sub me" in notes
-        assert "http://localhost:8000/api/v1/items" in notes
+        assert "http://localhost:8000/api/v1/me" in notes
         assert "NO NETWORK POLICY" in notes
 
     def test_they_say_whether_prometheus_knows_of_the_pods(self, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class TestWhatIsInIt:
     def test_its_labels_say_what_it_is(self, docker: Docker, image: str) -> None:
         labels = inspect(docker, image)["Config"]["Labels"]
         kept = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
-        assert kept["title"] == "Plinth"
+        assert kept["title"] == Settings.isolated().PROJECT_NAME
         assert kept["licenses"] == "MIT"
         assert (kept["version"], kept["revision"]) == (__version__, REVISION)
         assert kept["description"]

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis import Case as AnyCase
 from schemathesis import GenerationMode
 
-from app.business import exports
+from app.business import exports  # sample
 from app.core.config import Settings
 from app.main import create_app
 from plinth.identity import sign_local_token
@@ -48,6 +48,7 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings(RATE_LIMIT="1000000/minute", OPERATOR_ROLE="operator")
 
 
+# sample: begin
 @pytest.fixture(scope="module", autouse=True)
 def _no_end_of_exports() -> Iterator[None]:
     """No worker runs here, so every export is unfinished, and soon there would be too many for any answer but 409."""
@@ -57,6 +58,7 @@ def _no_end_of_exports() -> Iterator[None]:
         yield
 
 
+# sample: end
 @pytest.fixture(scope="module")
 def url(settings: Settings) -> Iterator[str]:
     with serving(create_app(settings)) as url:

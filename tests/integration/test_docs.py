@@ -1,9 +1,8 @@
-"""The README and the docs, typed word for word."""
+"""The pages of `docs/`, typed word for word."""
 
 import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
 from plinth.testing import serving
-from plinth.testing.servers import Servers, scratch_folder
+from plinth.testing.servers import Servers
+from tests.support.pages import copy_of_the_project, files_of
 from tests.support.processes import declare
 
 ROOT = Path(__file__).parents[2]
@@ -30,17 +30,17 @@ def blocks(page: str, heading: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
-class TestReadme:
+class TestTours:
     @pytest.fixture
     def tour(self, database_url: str, redis_url: str) -> subprocess.CompletedProcess[str]:
         """The tour's commands, run as one script against a service set up as `make run` does it."""
-        (script,) = blocks("README.md", "## A tour", "sh")
+        (script,) = blocks("docs/tour.md", "## Items: create, read, change, delete", "sh")
         with serving(create_app(Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url))) as url:
             script = script.replace("http://127.0.0.1:8000", url)
             script = script.replace(".venv/bin/plinth", f"{sys.executable} -m plinth.cli")
             return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
 
-    def test_the_tour_works(self, tour: subprocess.CompletedProcess[str]) -> None:
+    def test_the_tour_of_the_api_works(self, tour: subprocess.CompletedProcess[str]) -> None:
         assert tour.returncode == 0, tour.stderr
         statuses = [int(status) for status in re.findall(r"HTTP/1.1 (\d+)", tour.stdout)]
         # made; listed; read; not changed; which version?; changed; too late; not yours; deleted
@@ -51,7 +51,7 @@ class TestReadme:
 
     def test_a_job_goes_from_the_request_to_the_file(self, database_url: str, redis_url: str, tmp_path: Path) -> None:
         """As it stands but for the number of items, with a worker as `make run` starts it."""
-        (script,) = blocks("README.md", "## A job, from the request to the file", "sh")
+        (script,) = blocks("docs/job-tour.md", "## From the request to the file", "sh")
         settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
         servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "METRICS_PORT": "0"}
         environment = {**os.environ, **servers, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
@@ -75,22 +75,33 @@ class TestReadme:
         assert '"state":"succeeded"' in done.stdout
         assert done.stdout.split()[-2:] == ["250", "250"]
 
-    def test_every_setting_it_names_exists(self) -> None:
-        rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-        names = {name for row in rows for name in re.findall(r"`([A-Z0-9_]+)`", row)}
-        assert names
-        assert names <= set(Settings.model_fields)
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+class TestCommandLine:
+    """docs/command-line.md"""
 
     def test_every_command_it_names_exists(self) -> None:
-        (listing,) = blocks("README.md", "## The command line", "")
+        (listing,) = blocks("docs/command-line.md", "## Commands", "")
         for line in listing.splitlines():
             command = re.split(r"\s{2,}", line)[0].split()[1:]
             assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0, line
 
-    def test_every_file_it_names_exists(self) -> None:
-        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-            for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    def test_no_command_is_left_out(self) -> None:
+        (listing,) = blocks("docs/command-line.md", "## Commands", "")
+        assert {line.split()[1] for line in listing.splitlines()} == set(main.commands)
+
+
+def test_every_setting_that_a_table_names_exists() -> None:
+    names = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        for table in re.findall(r"^\| setting \|.*\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
+            for row in table.splitlines():
+                names |= set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row.split("|")[1]))
+    assert "JOBS_QUEUES" in names
+    assert names <= set(Settings.model_fields)
 
 
 class TestJobs:
@@ -103,7 +114,7 @@ class TestJobs:
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
     def test_every_command_it_names_exists(self) -> None:
-        (listing,) = blocks("docs/jobs.md", "## For operators", "sh")
+        (listing,) = blocks("docs/jobs.md", "## Operate jobs: list, retry, cancel, pause", "sh")
         for line in listing.splitlines():
             command = line.split("#")[0].split()[1:]
             words = list(itertools.takewhile(lambda word: word.islower() and not word.startswith("-"), command))[:2]
@@ -121,38 +132,34 @@ class TestJobs:
             assert default == (",".join(value) if isinstance(value, tuple) else f"{value:g}"), name
 
 
+class TestExtend:
+    """docs/extend.md; `tests/observability/test_extend.py` types its rule and its dashboard."""
+
+    def test_its_router_its_job_and_its_metric_work_as_they_stand(self) -> None:
+        with copy_of_the_project() as copy:
+            files = copy.type(ROOT / "docs/extend.md")
+            code = [path for path in files if path.endswith(".py")]
+            copy.run("ruff", "check", "--no-cache", *code)
+            copy.run("importlinter.cli", "lint", "--no-cache")
+            tests = [path for path in code if path.startswith("tests/")]
+            copy.run("pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/plinth/unit/test_metrics_docs.py")
+
+    def test_it_adds_files_and_edits_none_of_the_platform(self) -> None:
+        assert [path for path in files_of(ROOT / "docs/extend.md") if (ROOT / path).exists()] == []
+
+
 class TestAddAResource:
+    """docs/add-a-resource.md"""
+
     def test_the_page_works_as_it_stands(self, servers: Servers, empty_database_url: str) -> None:
-        page = (ROOT / "docs/add-a-resource.md").read_text()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-        environment["DATABASE_URL"] = empty_database_url
-        with scratch_folder() as folder:
-            copy = folder / "plinth"
-            kept_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "bench")
-            shutil.copytree(ROOT, copy, ignore=kept_out)
-
-            def run(*command: str) -> None:
-                done = subprocess.run(
-                    [sys.executable, "-m", *command],
-                    cwd=copy,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                assert done.returncode == 0, done.stdout + done.stderr
-
-            for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-                if path := re.match(r"# (\S+\.py)\n", code):
-                    (copy / path[1]).write_text(code)
-            # Step 2, which `make migrate m="notes"` runs, and step 5. The tests apply the new migration themselves.
-            run("plinth.cli", "migrate")
-            run("alembic", "revision", "--autogenerate", "-m", "notes")
-            router = copy / "app/api/v1/router.py"
-            items_line, notes_line = re.findall(r"^ +\*\w+\.router\.routes,\n", page, re.MULTILINE)
-            text = router.read_text().replace("from app.api.v1 import ", "from app.api.v1 import notes, ")
-            router.write_text(text.replace(items_line, items_line + notes_line))
-            run("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_notes.py")
+        with copy_of_the_project(DATABASE_URL=empty_database_url) as copy:
+            files = copy.type(ROOT / "docs/add-a-resource.md")
+            copy.run("plinth.cli", "migrate")
+            # Step 2, which `make migrate m="orders"` runs. The tests apply the new migration themselves.
+            copy.run("alembic", "revision", "--autogenerate", "-m", "orders")
+            copy.run("ruff", "check", "--no-cache", "migrations", *files)
+            copy.run("importlinter.cli", "lint", "--no-cache")
+            copy.run("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_orders.py")
 
 
 def _shell_commands() -> list[str]:

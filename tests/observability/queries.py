@@ -14,6 +14,7 @@ __all__ = [
     "NEEDS_TROUBLE",
     "Query",
     "Selector",
+    "all_groups",
     "all_queries",
     "dashboards",
     "groups",
@@ -58,7 +59,9 @@ class Parts:
 
 
 def dashboards() -> dict[str, Object]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
+    """The platform's dashboards: a service puts its own beside them."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
+    return {name: dashboard for name, dashboard in found.items() if dashboard["uid"].startswith("plinth-")}
 
 
 def panels(dashboard: Object) -> list[Object]:
@@ -80,6 +83,11 @@ def panel_queries(
 
 
 def groups(values: Object | None = None) -> list[Object]:
+    """The platform's groups of rules: a service puts its own beside them."""
+    return [group for group in all_groups(values) if group["name"].startswith("plinth-")]
+
+
+def all_groups(values: Object | None = None) -> list[Object]:
     """The groups of rules of a rendered release `plinth` in the namespace `shop`."""
     manifest = template(
         VALUES if values is None else values, options=("--show-only=templates/observability/rules.yaml",)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.chart.tools import Object, merged, run, tool
-from tests.observability.queries import VALUES, groups, read
+from tests.observability.queries import VALUES, all_groups, groups, read
 
 CASES = sorted((Path(__file__).parent / "alerts").glob("*.yaml"))
 ALERTS: list[Object] = [rule for group in groups() for rule in group["rules"] if "alert" in rule]
@@ -41,7 +41,7 @@ def _write(folder: Path, found: list[Object]) -> list[str]:
 
 @pytest.mark.parametrize("values", [VALUES, merged(VALUES, _OTHER_VALUES)], ids=["default", "other values"])
 def test_rules_are_sound(values: Object, tmp_path: Path) -> None:
-    found = groups(values)
+    found = all_groups(values)
     done = run(tool("PROMTOOL"), "check", "rules", "--lint=all", "--lint-fatal", *_write(tmp_path, found))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "${" not in yaml.safe_dump(found)
@@ -49,7 +49,7 @@ def test_rules_are_sound(values: Object, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_alerts_fire_when_they_should_and_only_then(case: Path, tmp_path: Path) -> None:
-    _write(tmp_path, groups())
+    _write(tmp_path, all_groups())
     (tmp_path / "case.yaml").write_text(case.read_text())
     done = run(tool("PROMTOOL"), "test", "rules", "case.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

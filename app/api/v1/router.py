@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api.v1 import exports, items
+from app.api.v1 import exports, items  # sample
 from app.api.v1.public import health
 from plinth.api import jobs, me, queues, schedules, workers
 
@@ -10,8 +10,8 @@ from plinth.api import jobs, me, queues, schedules, workers
 # same reason the busiest come first.
 router = APIRouter(
     routes=[
-        *items.router.routes,
-        *exports.router.routes,
+        *items.router.routes,  # sample
+        *exports.router.routes,  # sample
         *jobs.router.routes,
         *me.router.routes,
         *health.router.routes,

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, T201 - a script that `helm test` runs in a pod of the release, by the image's own Python
-"""Make an item and export it, through the Service, as a client would. Ends with 1 and says what it saw otherwise.
+"""Call the API through the Service, as a client would. Ends with 1 and says what it saw otherwise.
 
 Takes the API's address with its prefix, and reads TOKEN and AUTH_PROVIDER. Without a TOKEN it signs one, which only
 AUTH_PROVIDER=local accepts; with another provider it only checks that a request without a token is refused.
@@ -41,15 +41,18 @@ def expect(status: int, method: str, path: str, token: str = "", body: dict[str,
 
 def main() -> None:
     expect(200, "GET", "public/health/ready")
-    expect(401, "GET", "items")
+    expect(401, "GET", "me")
     token = os.environ.get("TOKEN", "")
     if not token:
         if os.environ.get("AUTH_PROVIDER", "local") != "local":
-            print("No TOKEN: set tests.tokenSecret to try an item and an export as well.")
+            print("No TOKEN: set tests.tokenSecret to call the API as a known client as well.")
             return
         signed = subprocess.run(["plinth", "token", "--sub", "helm-test"], check=True, capture_output=True, text=True)  # noqa: S607
         token = signed.stdout.strip()
 
+    expect(200, "GET", "me", token)
+    expect(200, "GET", "jobs", token)
+    # sample: begin
     item = json.loads(expect(201, "POST", "items", token, {"name": "helm test", "tags": ["helm-test"]}))
     try:
         export = json.loads(expect(202, "POST", "exports", token, {"format": "ndjson", "tag": "helm-test"}))
@@ -64,6 +67,7 @@ def main() -> None:
     finally:
         expect(204, "DELETE", f"items/{item['id']}", token)
     print("An item was made, exported by a worker, read back and deleted.")
+    # sample: end
 
 
 main()

@@ -168,8 +168,9 @@ def the_test_goes_through_the_service_and_tidies_up(release: Release) -> None:
     assert container["command"] == ["python", "-c"]
     script, address = container["args"]
     compile(script, "helm_test.py", "exec")
-    assert '"exports"' in script
-    assert '"items"' in script
+    assert '"me"' in script
+    assert '"exports"' in script  # sample
+    assert '"items"' in script  # sample
     port = release.get("Service", "api")["spec"]["ports"][0]["port"]
     assert address == f"http://{release.name}-api:{port}{release.config('api')['API_V1_STR']}"
 

@@ -8,8 +8,6 @@ from sqlalchemy import JSON, Index, String, func, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field
 
-import plinth.http.idempotency_store
-import plinth.jobs.tables  # noqa: F401 - the platform's tables
 from plinth.database.tables import SoftDeleteMixin, UtcDateTime, VersionedMixin
 from plinth.database.uuid7 import uuid7
 

@@ -41,9 +41,9 @@ workerReplicas: {{ include "plinth.leastReplicas" .Values.worker | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* The groups of a file of rules, filled in. Takes (list root file). */}}
+{{/* The groups of a file of rules, filled in. Takes (list root path). */}}
 {{- define "plinth.ruleGroups" -}}
-{{- $text := (first .).Files.Get (printf "rules/%s.yaml" (last .)) -}}
+{{- $text := (first .).Files.Get (last .) -}}
 {{- range $name, $value := include "plinth.ruleValues" (first .) | fromYaml -}}
 {{- $text = $text | replace (printf "${%s}" $name) $value -}}
 {{- end -}}

@@ -1,7 +1,7 @@
 """notes
 
 Revision: 7e1a5c0d9b34
-After: 5d1f0c8e7a21
+After:
 Made: 2026-11-29 00:00:00+00:00
 """
 
@@ -10,9 +10,9 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "7e1a5c0d9b34"
-down_revision = "5d1f0c8e7a21"
+down_revision = None
 branch_labels = None
-depends_on = None
+depends_on = "plinth_0001"
 
 
 def upgrade() -> None:

@@ -1,0 +1,154 @@
+"""Files beside the code hold together: workflows, hooks, Makefile, changelog."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+WORKFLOWS = [*(ROOT / ".github/workflows").glob("*.yml"), ROOT / ".gitlab-ci.yml"]
+KINDS_OF_CHANGE = ("Added", "Changed", "Fixed", "What you must do")
+
+RELEASED = """\
+# Changelog
+
+## Unreleased
+
+## 0.2.0 (2026-12-31, 0123456789ab)
+
+### Added
+
+- A thing.
+
+## 0.1.0 (2026-12-01, ba9876543210)
+
+### Fixed
+
+- Another.
+"""
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def commands(tree: Any) -> list[str]:
+    """Every string below the keys that hold commands of a workflow."""
+    found = []
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        if key in ("run", "script", "before_script"):
+            found += value if isinstance(value, list) else [value]
+        else:
+            found += commands(value)
+    return found
+
+
+def workflow_commands(*files: Path) -> list[str]:
+    return [command for file in files for command in commands(yaml.safe_load(file.read_text()))]
+
+
+def make_targets() -> set[str]:
+    files = [ROOT / "Makefile", *ROOT.glob("tests/e2e/*.mk")]
+    return {name for file in files for name in re.findall(r"^([a-z0-9-]+):", file.read_text(), re.MULTILINE)}
+
+
+def named_targets(text: str) -> set[str]:
+    return set(re.findall(r"\bmake (?:--silent )?([a-z][a-z0-9-]*)", text))
+
+
+def test_make_targets_of_workflows_and_steps_exist() -> None:
+    steps = set(output(".ci/run", "--list").split())
+    named = named_targets("\n".join(workflow_commands(*WORKFLOWS))) | steps
+    assert {"service-name", "lint", "test-adoption"} <= named
+    # A service without the sample lacks this one, and its step does nothing.
+    assert named - {"e2e"} <= make_targets()
+
+
+@pytest.mark.parametrize("file", [".github/workflows/ci.yml", ".gitlab-ci.yml"])
+def test_each_ci_calls_every_step(file: str) -> None:
+    steps = set(output(".ci/run", "--list").split())
+    calls = re.findall(r"\.ci/run ([a-z0-9 -]+)", "\n".join(workflow_commands(ROOT / file)))
+    assert {step for call in calls for step in call.split()} == steps
+
+
+def test_an_unknown_step_is_refused() -> None:
+    done = subprocess.run([".ci/run", "lnit"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "lnit is none of the steps: install lint" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "file", [".ci/run", ".ci/tools", *(str(p.relative_to(ROOT)) for p in ROOT.glob("scripts/*.sh"))]
+)
+def test_shell_scripts_can_be_parsed(file: str) -> None:
+    output("bash", "-n", file)
+
+
+@pytest.mark.parametrize("file", ["renovate.json", ".vscode/launch.json", ".vscode/settings.json"])
+def test_json_can_be_parsed(file: str) -> None:
+    assert json.loads((ROOT / file).read_text())
+
+
+def test_hooks_run_programs_that_are_installed() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
+    assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/lint-imports"}
+    assert all((Path(sys.executable).parent / Path(program).name).exists() for program in programs)
+
+
+def test_help_shows_each_target_in_a_group() -> None:
+    shown = output("make", "help")
+    listed = re.findall(r"^  make ([a-z0-9-]+) ", shown, re.MULTILINE)
+    assert set(listed) == make_targets() - {"service-name"}
+    assert len(re.findall(r"^\S.*$", shown, re.MULTILINE)) >= 5
+
+
+def test_locks_are_free_of_addresses_and_paths() -> None:
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        assert not re.search(r"https?://|file:|^--(index|find)", lock.read_text(), re.MULTILINE), lock
+
+
+def test_locks_agree_on_each_version() -> None:
+    """What is installed side by side: a service's own dependencies cannot move one of the platform's."""
+    pinned: dict[str, set[frozenset[str]]] = {}
+    for name in ("base", "run", "dev", "e2e", "service"):
+        lock = (ROOT / f"requirements/{name}.txt").read_text()
+        found: dict[str, set[str]] = {}  # some packages have a version for each range of Pythons
+        for package, version in re.findall(r"^([A-Za-z0-9_.-]+)\S*?==(\S+)", lock, re.MULTILINE):
+            found.setdefault(package, set()).add(version)
+        for package, versions in found.items():
+            pinned.setdefault(package, set()).add(frozenset(versions))
+    assert len(pinned) > 50
+    assert {package for package, versions in pinned.items() if len(versions) > 1} == set()
+
+
+class TestChangelog:
+    def test_unreleased_comes_first_and_each_change_has_its_kind(self) -> None:
+        text = (ROOT / "CHANGELOG.md").read_text()
+        headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert headings[0] == "Unreleased"
+        assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= set(KINDS_OF_CHANGE)
+        assert all(re.match(r"\d+\.\d+\.\d+( \(\d{4}-\d\d-\d\d, [0-9a-f]{12,40}\))?$", found) for found in headings[1:])
+
+    def test_releases_are_read_the_newest_first(self, tmp_path: Path) -> None:
+        (tmp_path / "scripts").mkdir()
+        script = tmp_path / "scripts/releases.py"
+        script.write_bytes((ROOT / "scripts/releases.py").read_bytes())
+        (tmp_path / "CHANGELOG.md").write_text(RELEASED)
+
+        assert output(sys.executable, str(script), "newest") == "0.2.0 0123456789ab\n"
+        assert output(sys.executable, str(script), "notes", "0.1.0") == "### Fixed\n\n- Another.\n"
+
+    def test_without_a_release_there_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "scripts").mkdir()
+        script = tmp_path / "scripts/releases.py"
+        script.write_bytes((ROOT / "scripts/releases.py").read_bytes())
+        (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n## 0.1.0\n\n### Added\n")
+
+        assert output(sys.executable, str(script), "newest") == ""
