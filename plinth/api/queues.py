@@ -18,7 +18,7 @@ Name = Annotated[EngineName, Path()]
 @router.get("")
 async def read_queues(operator: OperatorDep, session: SessionDep) -> Page[QueueRead]:
     """Every queue that holds a job or is paused."""
-    found = await queues.queue_figures(session)
+    found = await queues.count_queues(session)
     return Page(items=[QueueRead.model_validate(queue) for queue in found], next_cursor=None)
 
 

@@ -17,6 +17,7 @@ from plinth.cli.common import fail, load_job_settings, load_settings, not_migrat
 from plinth.cli.config import effective_configuration
 from plinth.cli.jobs import jobs
 from plinth.cli.log_level import log_level
+from plinth.cli.queues import pause, resume, stats
 from plinth.cli.schedules import schedules
 from plinth.cli.service import declared_settings, load
 from plinth.cli.workers import workers
@@ -55,6 +56,8 @@ def main() -> None:
 
 for _command in (jobs, log_level, schedules, workers):
     main.add_command(_command)
+for _command in (pause, resume, stats):
+    jobs.add_command(_command)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""`plinth jobs`: what operators see and do of jobs and queues."""
+"""`plinth jobs`: lists, shows, cancels, retries and enqueues jobs."""
 
 import shlex
 import sys
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from plinth.database.engine import Database
     from plinth.jobs import EnqueuedJob, JobKind
     from plinth.jobs.admin.jobs import JobView
-    from plinth.jobs.admin.queues import QueueFigures
 
-# Those of plinth.jobs.State, which is not worth its import when nobody asks for jobs.
+# The values of plinth.jobs.State, repeated because importing it would slow every other command.
 STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
 MAX_ISSUES = 20
 ERROR_LENGTH = 60  # characters of an error in a list
@@ -305,48 +304,3 @@ def _issues(kind: str, error: "PydanticError") -> str:
     if len(issues) > MAX_ISSUES:
         lines.append(f"  and {len(issues) - MAX_ISSUES} more")
     return "\n".join(lines)
-
-
-@jobs.command()
-@json_option
-def stats(as_json: bool) -> None:
-    """Show the queues' figures: how many jobs in which state, and how long the oldest due one waits."""
-    from plinth.jobs.admin.queues import queue_figures
-
-    found = transact(queue_figures)
-    columns = ("QUEUE", "PAUSED", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "OLDEST DUE")
-    print_list(found, columns, map(_figures, found), as_json=as_json, none="The queues are empty.")
-
-
-def _figures(queue: "QueueFigures") -> tuple[object, ...]:
-    age = None if queue.oldest_due_age is None else f"{queue.oldest_due_age:.0f} s"
-    return queue.name, queue.paused, queue.available, queue.running, queue.scheduled, queue.retryable, age
-
-
-@jobs.command()
-@click.argument("queue", type=NAME)
-@json_option
-def pause(queue: str, as_json: bool) -> None:
-    """Let no worker take a job of a queue; what runs goes on."""
-    from plinth.jobs.admin.queues import pause_queue
-
-    transact(lambda session: pause_queue(session, queue))
-    _say_paused(queue, paused=True, as_json=as_json)
-
-
-@jobs.command()
-@click.argument("queue", type=NAME)
-@json_option
-def resume(queue: str, as_json: bool) -> None:
-    """Serve a paused queue again."""
-    from plinth.jobs.admin.queues import resume_queue
-
-    transact(lambda session: resume_queue(session, queue))
-    _say_paused(queue, paused=False, as_json=as_json)
-
-
-def _say_paused(queue: str, *, paused: bool, as_json: bool) -> None:
-    if as_json:
-        print_json({"name": queue, "paused": paused})
-    else:
-        click.echo(f"{queue} is {'paused' if paused else 'served'}.")

@@ -21,11 +21,11 @@ def log_level(level: str | None, port: int | None) -> None:
     """
     port = port or load_settings().METRICS_PORT
     if port == 0:
-        fail("METRICS_PORT is 0, so nobody knows which port it is: say it with --port.", code=2)
+        fail("METRICS_PORT is 0, so the port is not known: give it with --port.", code=2)
     try:
         status, answer = _ask(port, level)
     except (OSError, HTTPException) as error:
-        fail(f"Nobody answers on port {port} of this machine: {type(error).__name__}.", code=1)
+        fail(f"No process answers on port {port} of this machine: {type(error).__name__}.", code=1)
     if status != 200:
         fail(f"The process on port {port} refuses: {answer}.", code=1)
     click.echo(" -> ".join(answer.split()))

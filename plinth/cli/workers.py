@@ -1,4 +1,4 @@
-"""`plinth workers`: who works."""
+"""`plinth workers`: lists the workers."""
 
 from typing import TYPE_CHECKING
 

@@ -82,7 +82,7 @@ def migration_engine(settings: PlatformSettings) -> AsyncEngine:
     arguments["server_settings"] = {
         **arguments.get("server_settings", {}),
         **unlimited,
-        # Half of what a request has, so that those who wait behind this one get their answer still.
+        # Half of a request's time, so that queries that queue behind the migration's lock are still answered.
         "lock_timeout": f"{round(min(settings.DB_STATEMENT_TIMEOUT, settings.DB_POOL_TIMEOUT) * 500)}ms",
     }
     return create_async_engine(

@@ -1,6 +1,6 @@
 """Lists, shows, cancels and retries jobs, for owners and operators.
 
-Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None means an operator, for whom
+Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None means an operator:
 all exist.
 """
 

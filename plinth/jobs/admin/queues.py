@@ -15,7 +15,7 @@ from plinth.jobs.admin.sql import (
     COUNT_DEAD_LETTERS,
     PAUSE_QUEUE,
     PAUSE_SCHEDULE,
-    QUEUE_FIGURES,
+    QUEUE_COUNTS,
     RESUME_QUEUE,
     RESUME_SCHEDULE,
     RETRY_DEAD_LETTERS,
@@ -28,14 +28,14 @@ from plinth.jobs.kinds import check_name
 from plinth.jobs.schedules import schedules
 
 __all__ = [
-    "QueueFigures",
+    "QueueCounts",
     "ScheduleView",
     "WorkerView",
+    "count_queues",
     "list_schedules",
     "list_workers",
     "pause_queue",
     "pause_schedule",
-    "queue_figures",
     "resume_queue",
     "resume_schedule",
     "retry_dead_letters",
@@ -44,7 +44,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class QueueFigures:
+class QueueCounts:
     """Counts of a queue's jobs by state. `oldest_due_age`: seconds since its oldest waiting job became due."""
 
     name: str
@@ -108,15 +108,15 @@ async def retry_dead_letters(
     return len(queues)
 
 
-async def queue_figures(session: AsyncSession) -> list[QueueFigures]:
+async def count_queues(session: AsyncSession) -> list[QueueCounts]:
     """List every queue that holds a job or is paused.
 
     Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the next 20,000 scheduled and
     retryable jobs of all queues. Beyond that a count means "at least", so that a backlog of millions does not make it
     slow.
     """
-    result = await (await session.connection()).exec_driver_sql(QUEUE_FIGURES)
-    return [QueueFigures(**row._asdict()) for row in result]
+    result = await (await session.connection()).exec_driver_sql(QUEUE_COUNTS)
+    return [QueueCounts(**row._asdict()) for row in result]
 
 
 async def pause_queue(session: AsyncSession, name: str) -> None:

@@ -153,3 +153,23 @@ class Run:
     def _entry(self, outcome: str, error: str = "", exception: BaseException | None = None) -> ErrorEntry:
         job = self.job
         return error_entry(outcome, run=job.lease, attempt=job.attempt, error=error, exception=exception)
+
+    def result(self, outcome: Outcome | None) -> str:
+        """The run's outcome in one word, for metrics, logs and traces."""
+        match outcome:
+            case Finish():
+                return outcome.state.value
+            case Release():
+                return "released"
+            case None:
+                return "succeeded" if self.ctx.completed else "lost"
+            case _:
+                return "retryable"
+
+
+def error_type(outcome: Outcome | None) -> str | None:
+    """The type of a failed run's error, for its span. Messages stay out of traces: they may quote secrets."""
+    entry = None if outcome is None or isinstance(outcome, Release) else outcome.error
+    if entry is None:
+        return None
+    return entry["outcome"] if entry["outcome"] != "error" else entry["detail"].partition(":")[0]

@@ -16,7 +16,7 @@ from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.recorder import Recorder, RunKey
-from plinth.jobs.engine.run import Interruption, Run
+from plinth.jobs.engine.run import Interruption, Run, error_type
 from plinth.jobs.engine.sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
@@ -188,12 +188,12 @@ class Runner:
             # Nothing is awaited from here on, so that the run and its outcome change hands in one step.
             del self._running[job.id, job.lease]
         seconds = monotonic() - began
-        result = _result(outcome, run)
+        result = run.result(outcome)
         metrics = of_kind(job.kind)
         metrics.run.observe(seconds, exemplar())
         metrics.finished[result].inc()
         log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
-        end_job(run.span, outcome=result, error=_error_type(outcome))
+        end_job(run.span, outcome=result, error=error_type(outcome))
         if job.kind in self._limited or isinstance(outcome, Release):
             self._frees[job.id, job.lease] = job.queue
         if outcome is not None:
@@ -331,23 +331,3 @@ class Runner:
                 await self._doorbell.aclose()
         except (TimeoutError, DatabaseUnavailableError):
             log.warning("the session could not be closed; it expires by itself")
-
-
-def _error_type(outcome: Outcome | None) -> str | None:
-    """What a run has failed with, in one word: a trace has no place for messages, which may quote anything."""
-    entry = None if outcome is None or isinstance(outcome, Release) else outcome.error
-    if entry is None:
-        return None
-    return entry["outcome"] if entry["outcome"] != "error" else entry["detail"].partition(":")[0]
-
-
-def _result(outcome: Outcome | None, run: Run) -> str:
-    match outcome:
-        case Finish():
-            return outcome.state.value
-        case Release():
-            return "released"
-        case None:
-            return "succeeded" if run.ctx.completed else "lost"
-        case _:
-            return "retryable"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import notes.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
 from plinth.jobs import JobContext, job, schedule
 from plinth.jobs.admin.jobs import JobView
-from plinth.jobs.admin.queues import QueueFigures, ScheduleView, WorkerView
+from plinth.jobs.admin.queues import QueueCounts, ScheduleView, WorkerView
 from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
 from plinth.jobs.outcome import error_entry
 from plinth.testing import NO_DATABASE
@@ -455,7 +455,7 @@ class TestQueues:
         assert float(rows[1][6]) >= 90
 
         mail, slow = lines(run("jobs", "stats", "--json"))
-        assert set(mail) == fields(QueueFigures)
+        assert set(mail) == fields(QueueCounts)
         assert (mail["name"], mail["available"], mail["scheduled"]) == ("mail", 1, 1)
         assert slow["oldest_due_age"] >= 90
 

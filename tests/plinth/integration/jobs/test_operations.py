@@ -13,19 +13,19 @@ from plinth.errors import NotFoundError
 from plinth.jobs import JobContext, Schedule, enqueue, enqueue_many, job, schedule
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.admin.queues import (
-    QueueFigures,
+    QueueCounts,
     ScheduleView,
+    count_queues,
     list_schedules,
     list_workers,
     pause_queue,
     pause_schedule,
-    queue_figures,
     resume_queue,
     resume_schedule,
     retry_dead_letters,
     run_schedule,
 )
-from plinth.jobs.admin.sql import QUEUE_FIGURES
+from plinth.jobs.admin.sql import QUEUE_COUNTS
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Scheduler
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
@@ -121,9 +121,9 @@ class TestDeadLetters:
         assert {row["run_lease"] for row in await jobs.all("SELECT run_lease FROM job")} == {2}
 
 
-async def figures(database: Database) -> dict[str, QueueFigures]:
+async def counts_of_queues(database: Database) -> dict[str, QueueCounts]:
     async with database.session() as session:
-        return {queue.name: queue for queue in await queue_figures(session)}
+        return {queue.name: queue for queue in await count_queues(session)}
 
 
 class TestQueues:
@@ -135,7 +135,7 @@ class TestQueues:
             """
         )
         await jobs.all("ANALYZE job")
-        rows = await jobs.all(f"EXPLAIN (ANALYZE, FORMAT JSON) {QUEUE_FIGURES}")
+        rows = await jobs.all(f"EXPLAIN (ANALYZE, FORMAT JSON) {QUEUE_COUNTS}")
 
         def read(plan: dict[str, Any]) -> float:
             rows: float = plan["Actual Rows"] * plan["Actual Loops"] if plan.get("Relation Name") == "job" else 0
@@ -144,7 +144,7 @@ class TestQueues:
         assert read(rows[0][0][0]["Plan"]) < 10_100  # those that are counted, and one for each priority
 
     async def test_nothing_is_there(self, database: Database) -> None:
-        assert await figures(database) == {}
+        assert await counts_of_queues(database) == {}
 
     async def test_each_state_in_its_queue(self, database: Database, jobs: Jobs, task: JobKind[Number]) -> None:
         async with database.session() as session:
@@ -156,7 +156,7 @@ class TestQueues:
             await pause_queue(session, "z")
         await jobs.all("UPDATE job SET state = 'retryable' WHERE queue = 'c'")
         await (await open_store(database)).claim(["default"], {"test.task": task}, 2)
-        found = await figures(database)
+        found = await counts_of_queues(database)
         ages = {name: found[name].oldest_due_age for name in found}
         assert {
             name: (queue.paused, queue.available, queue.scheduled, queue.retryable, queue.running)
@@ -182,18 +182,18 @@ class TestQueues:
             for priority, minutes in ((0, 1), (1, 3), (2, 2)):
                 at = datetime.now(UTC) - timedelta(minutes=minutes)
                 await enqueue(session, task, Number(), priority=priority, run_at=at)
-        age = (await figures(database))["default"].oldest_due_age
+        age = (await counts_of_queues(database))["default"].oldest_due_age
         assert age is not None
         assert 180 <= age < 240
         # Suspects stand in a line of their own.
         await jobs.all("UPDATE job SET crash_count = 2 WHERE priority = 1")
-        found = (await figures(database))["default"]
+        found = (await counts_of_queues(database))["default"]
         assert found.available == 4
         assert found.oldest_due_age is not None
         assert found.oldest_due_age >= 180
         # Where no worker lives, nobody makes available what has become due.
         await jobs.all("UPDATE job SET state = 'scheduled', run_at = now() - interval '1 hour' WHERE priority = 2")
-        age = (await figures(database))["default"].oldest_due_age
+        age = (await counts_of_queues(database))["default"].oldest_due_age
         assert age is not None
         assert age >= 3600
 
@@ -203,7 +203,7 @@ class TestQueues:
             " SELECT 'test.task', queue, 0, '{}', 1, now() + interval '1 hour', state FROM generate_series(1, 30000),"
             " (VALUES ('default', 'available'), ('later', 'scheduled')) AS line (queue, state)"
         )
-        found = await figures(database)
+        found = await counts_of_queues(database)
         assert found["default"].available == 10_000
         assert found["later"].scheduled == 20_000
 
@@ -223,7 +223,7 @@ class TestQueues:
             async with database.session() as session:
                 await resume_queue(session, "side")
             await jobs.end_of(barred.id)
-        assert await figures(database) == {}
+        assert await counts_of_queues(database) == {}
 
     @pytest.mark.parametrize("change", [pause_queue, resume_queue])
     async def test_what_is_no_name_is_refused(self, database: Database, change: Any) -> None:

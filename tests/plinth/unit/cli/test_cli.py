@@ -173,7 +173,7 @@ class TestLogLevel:
     def test_of_nobody_is_an_error(self, run: Run) -> None:
         result = run("log-level", METRICS_PORT="1")
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == "Nobody answers on port 1 of this machine: ConnectionRefusedError.\n"
+        assert result.stderr == "No process answers on port 1 of this machine: ConnectionRefusedError.\n"
 
     def test_of_a_port_that_nobody_knows_is_an_error(self, run: Run) -> None:
         result = run("log-level", METRICS_PORT="0")

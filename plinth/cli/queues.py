@@ -1,0 +1,59 @@
+"""`plinth jobs stats`, `pause` and `resume`: counts of the queues, and pausing them."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from plinth.cli.arguments import NAME, json_option
+from plinth.cli.common import transact
+from plinth.cli.output import print_json, print_list
+
+if TYPE_CHECKING:
+    from plinth.jobs.admin.queues import QueueCounts
+
+__all__ = ["pause", "resume", "stats"]
+
+
+@click.command()
+@json_option
+def stats(as_json: bool) -> None:
+    """Show the jobs of each queue by state, and how long the oldest due job has waited."""
+    from plinth.jobs.admin.queues import count_queues
+
+    found = transact(count_queues)
+    columns = ("QUEUE", "PAUSED", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "OLDEST DUE")
+    print_list(found, columns, map(_row, found), as_json=as_json, none="The queues are empty.")
+
+
+def _row(queue: "QueueCounts") -> tuple[object, ...]:
+    age = None if queue.oldest_due_age is None else f"{queue.oldest_due_age:.0f} s"
+    return queue.name, queue.paused, queue.available, queue.running, queue.scheduled, queue.retryable, age
+
+
+@click.command()
+@click.argument("queue", type=NAME)
+@json_option
+def pause(queue: str, as_json: bool) -> None:
+    """Pause a queue: workers claim none of its jobs. Running jobs go on."""
+    from plinth.jobs.admin.queues import pause_queue
+
+    transact(lambda session: pause_queue(session, queue))
+    _say_paused(queue, paused=True, as_json=as_json)
+
+
+@click.command()
+@click.argument("queue", type=NAME)
+@json_option
+def resume(queue: str, as_json: bool) -> None:
+    """Resume a paused queue."""
+    from plinth.jobs.admin.queues import resume_queue
+
+    transact(lambda session: resume_queue(session, queue))
+    _say_paused(queue, paused=False, as_json=as_json)
+
+
+def _say_paused(queue: str, *, paused: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": queue, "paused": paused})
+    else:
+        click.echo(f"{queue} is {'paused' if paused else 'served'}.")
