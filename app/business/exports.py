@@ -50,24 +50,22 @@ BATCH_EXPORTS = 10
 
 GONE = "The export has expired before it was ready."
 
-# A job is in one of two tables and moves between them in one statement, so one query always finds it. Records of ended
-# jobs are pruned after some days: an export without a job and without a file has failed.
+# Records of ended jobs are pruned after some days: an export without a job and without a file has failed.
 _GET = """
 SELECT export.id, export.format, export.tag, export.job_id, export.run, export.item_count, export.size, export.digest,
     export.created_at, export.ready_at, export.expires_at, CASE
         WHEN export.ready_at IS NOT NULL THEN 'ready'
-        WHEN job.state = 'running' THEN 'running'
-        WHEN job.state IS NOT NULL THEN 'pending'
-        WHEN job_history.state = 'cancelled' THEN 'cancelled'
+        WHEN job_status.state IN ('running', 'cancelled') THEN job_status.state
+        WHEN job_status.live THEN 'pending'
         ELSE 'failed' END AS status
-FROM export LEFT JOIN job ON job.id = export.job_id LEFT JOIN job_history ON job_history.id = export.job_id
+FROM export LEFT JOIN job_status ON job_status.id = export.job_id
 WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
 """
 
 # Unfinished: its job is still to be done.
 _COUNT = """
 SELECT count(*) AS kept, count(*) FILTER (WHERE ready_at IS NULL AND EXISTS (
-    SELECT FROM job WHERE job.id = export.job_id)) AS unfinished
+    SELECT FROM job_status WHERE job_status.id = export.job_id AND job_status.live)) AS unfinished
 FROM export WHERE owner = $1 AND expires_at > now()
 """
 
@@ -83,8 +81,8 @@ _ITEMS = f"SELECT {', '.join(COLUMNS)} {_OF_OWNER} ORDER BY created_at, id"
 # meanwhile.
 _WRITE_CHUNK = """
 INSERT INTO export_chunk (export_id, run, start, size, data)
-SELECT export.id, $2, $3, $4, $5 FROM export JOIN job ON job.id = export.job_id
-WHERE export.id = $1 AND job.run_lease = $2 FOR KEY SHARE OF export
+SELECT export.id, $2, $3, $4, $5 FROM export JOIN job_status ON job_status.id = export.job_id
+WHERE export.id = $1 AND job_status.live AND job_status.run = $2 FOR KEY SHARE OF export
 RETURNING true
 """
 _EXISTS = "SELECT EXISTS (SELECT FROM export WHERE id = $1)"

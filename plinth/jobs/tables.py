@@ -1,14 +1,15 @@
 """Durable jobs: the hot table, the history, and what workers and operators say of them.
 
 `job` holds what is still to be done, so it stays small whatever has been done before; a job that has ended moves to
-`job_history` in the statement that ends it. Jobs are written by the statements of `plinth.jobs` alone.
+`job_history` in the statement that ends it. Jobs are written by the statements of `plinth.jobs` alone; a service reads
+them through the view `job_status`.
 """
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, Index, SmallInteger, String, Text, func, text
+from sqlalchemy import DDL, JSON, BigInteger, Index, SmallInteger, String, Text, event, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field
 
@@ -108,6 +109,20 @@ class JobHistory(_JobColumns, table=True):
 
     state: str = Field(sa_type=String(20))
     finished_at: datetime = Field(sa_type=UtcDateTime)
+
+
+# What a service may ask of jobs in its own SQL. A join on `id` is two look-ups, and one with `live`; docs/jobs.md.
+CREATE_JOB_STATUS = """
+CREATE OR REPLACE VIEW job_status AS
+SELECT id, state, true AS live, run_lease AS run, progress_done, progress_total, progress_message,
+    NULL::timestamptz AS finished_at
+FROM job
+UNION ALL
+SELECT id, state, false, run_lease, progress_done, progress_total, progress_message, finished_at
+FROM job_history
+"""
+_CREATE = DDL(CREATE_JOB_STATUS)  # type: ignore[no-untyped-call]
+event.listen(PlatformTable.metadata, "after_create", _CREATE.execute_if(dialect="postgresql"))
 
 
 class WorkerSession(PlatformTable, table=True):

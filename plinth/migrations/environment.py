@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from alembic import context
@@ -17,7 +18,7 @@ from sqlmodel import AutoString
 import plinth.http.idempotency_store
 import plinth.jobs.tables  # noqa: F401 - with the line above: all tables of the platform
 from plinth.database.migrator import merge_sentence, migration_engine
-from plinth.database.revisions import FIRST, PLATFORM, SERVICE, read_revisions
+from plinth.database.revisions import FIRST, PLATFORM, SERVICE, VERSIONS, read_revisions
 from plinth.database.tables import PlatformTable
 from plinth.settings import PlatformSettings
 
@@ -53,8 +54,10 @@ def _options(metadata: MetaData, get_settings: Callable[[], PlatformSettings]) -
 
     def place_revision(_: Any, rows: Any, scripts: Iterable[MigrationScript]) -> None:
         for script in scripts:
-            if script.head in (None, "head"):
-                _place(script, get_settings())
+            if of_platform:
+                _name(script)
+            elif script.head in (None, "head"):
+                _place(script, get_settings().service.migrations)
 
     return {
         "target_metadata": PlatformTable.metadata if of_platform else metadata,
@@ -65,9 +68,14 @@ def _options(metadata: MetaData, get_settings: Callable[[], PlatformSettings]) -
     }
 
 
-def _place(script: MigrationScript, settings: PlatformSettings) -> None:
+def _name(script: MigrationScript) -> None:
+    """Give a new revision of the platform the next number."""
+    (head,) = read_revisions(VERSIONS.parent).heads(PLATFORM)
+    script.rev_id = f"{PLATFORM}_{int(head.rpartition('_')[2]) + 1:04}"
+
+
+def _place(script: MigrationScript, migrations: Path) -> None:
     """Put a new revision after the service's newest one, and beside it."""
-    migrations = settings.service.migrations
     heads = read_revisions(migrations).heads(SERVICE)
     if len(heads) > 1:
         raise CommandError(merge_sentence(heads))

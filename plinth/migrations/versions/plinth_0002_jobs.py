@@ -16,6 +16,17 @@ down_revision = "plinth_0001"
 branch_labels = None
 depends_on = None
 
+# As in plinth.jobs.tables, and frozen here.
+CREATE_JOB_STATUS = """
+CREATE OR REPLACE VIEW job_status AS
+SELECT id, state, true AS live, run_lease AS run, progress_done, progress_total, progress_message,
+    NULL::timestamptz AS finished_at
+FROM job
+UNION ALL
+SELECT id, state, false, run_lease, progress_done, progress_total, progress_message, finished_at
+FROM job_history
+"""
+
 
 def timestamp(name: str, **options: Any) -> sa.Column[Any]:
     return sa.Column(name, sa.DateTime(timezone=True), **options)
@@ -155,9 +166,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("principal", "key", name=op.f("pk_idempotency_record")),
     )
     op.create_index("ix_idempotency_record_expires_at", "idempotency_record", ["expires_at"])
+    op.execute(CREATE_JOB_STATUS)
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW job_status")
     for table in (
         "idempotency_record",
         "duty",

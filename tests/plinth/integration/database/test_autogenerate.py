@@ -61,6 +61,7 @@ async def shop(shop: Shop) -> Shop:
     shutil.copy(ROOT / "pyproject.toml", shop.folder)  # ruff as it is set up here
     await shop.migrator().upgrade()
     shop.tables(TABLES)
+    shop.versions.rmdir()  # git keeps no empty folder
     return shop
 
 
@@ -96,6 +97,7 @@ def test_a_table_of_the_service_cannot_have_the_name_of_one_of_the_platform_s(sh
 
 
 async def test_several_heads_of_the_service_are_named_with_the_way_to_merge_them(shop: Shop) -> None:
+    shop.versions.mkdir()
     shop.revision("one", depends_on=FIRST)
     shop.alembic("upgrade", "heads")
     connection = await asyncpg.connect(shop.url)
@@ -104,6 +106,20 @@ async def test_several_heads_of_the_service_are_named_with_the_way_to_merge_them
     shop.revision("two", depends_on=FIRST)
     done = shop.run("alembic", "revision", "--autogenerate", "-m", "more")
     assert "Merge them: alembic merge -m merge one two" in done.stdout + done.stderr
+
+
+def test_the_platform_s_next_revision_sees_the_platform_s_tables_only(shop: Shop) -> None:
+    """As its developers write one; here in a copy of the platform."""
+    shutil.copytree(ROOT / "plinth", shop.folder / "plinth", ignore=shutil.ignore_patterns("__pycache__"))
+    tables = shop.folder / "plinth" / "http" / "idempotency_table.py"
+    tables.write_text(tables.read_text().replace("    status: int\n", "    status: int\n    hits: int\n"))
+    versions = shop.folder / "plinth" / "migrations" / "versions"
+    before = set(versions.glob("*.py"))
+    shop.alembic("revision", "--autogenerate", "--head", "plinth@head", "-m", "hits")
+    (written,) = set(versions.glob("*.py")) - before
+    assert re.findall(r'^revision = "plinth_\d{4}"', written.read_text(), re.MULTILINE) != []
+    assert re.findall(r"\bop\.\w+", written.read_text()) == ["op.add_column", "op.drop_column"]
+    assert list(shop.folder.glob("migrations/versions/*.py")) == []
 
 
 def test_check_finds_what_the_service_s_revisions_lack(shop: Shop) -> None:

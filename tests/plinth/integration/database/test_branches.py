@@ -56,6 +56,11 @@ class TestPlatform:
         assert {branch_of(revision) for revision in revisions.parents} == {PLATFORM}
         assert len(revisions.heads(PLATFORM)) == 1
 
+    def test_services_do_not_depend_on_its_newest_revision(self) -> None:
+        """Alembic would keep one row for both."""
+        assert FIRST in read_revisions(VERSIONS.parent / "none").parents
+        assert FIRST != PLATFORM_HEAD
+
     async def test_a_service_without_revisions_gets_the_platform_s(self, shop: Shop) -> None:
         await shop.migrator().upgrade()
         assert await rows(shop.url) == {PLATFORM_HEAD}
@@ -226,6 +231,11 @@ class TestFailure:
         file = two.revision("code", "two")
         file.write_text(file.read_text().replace('op.execute("CREATE TABLE code (id int)")', code))
         with pytest.raises(MigrationError, match=said):
+            await two.migrator().upgrade()
+
+    async def test_of_the_connection_is_told_too(self, two: Shop) -> None:
+        two.revision("cut", "two", up="SELECT pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(MigrationError, match=r"The revision cut \(cut\.py\) failed and left nothing behind: .+\.$"):
             await two.migrator().upgrade()
 
     async def test_to_load_a_revision_is_told_too(self, two: Shop) -> None:

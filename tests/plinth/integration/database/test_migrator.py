@@ -41,6 +41,13 @@ async def tables(url: str) -> set[str]:
     return {row["tablename"] for row in rows}
 
 
+async def fetch(url: str, sql: str) -> object:
+    connection = await asyncpg.connect(url)
+    found = await connection.fetchval(sql)
+    await connection.close()
+    return found
+
+
 async def execute(url: str, sql: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(sql)
@@ -76,6 +83,16 @@ class TestUpgrade:
             assert await connection.run_sync(differences) == []
         await database.aclose()
         assert PlatformTable.metadata.tables.keys() == PLATFORM_TABLES
+
+    async def test_tables_made_without_migrations_have_the_same_view(
+        self, fresh_database_url: str, empty_database_url: str
+    ) -> None:
+        database = Database(Settings.isolated(DATABASE_URL=empty_database_url))
+        for _ in range(2):
+            await database.create_tables()
+        await database.aclose()
+        view = "SELECT pg_get_viewdef('job_status'::regclass)"
+        assert await fetch(empty_database_url, view) == await fetch(fresh_database_url, view)
 
     async def test_down_to_nothing_and_up_again(self, fresh_database_url: str) -> None:
         await migrator(fresh_database_url).downgrade("base")
