@@ -9,10 +9,11 @@ import plinth
 from notes.config import Settings
 from plinth.testing import settings_for_tests
 
-__all__ = ["FOLDER", "PACKAGES", "copy_packages", "note", "settings_with"]
+__all__ = ["FOLDER", "PACKAGES", "ROOT", "copy_packages", "note", "settings_with"]
 
-FOLDER = Path(__file__).parents[1] / "service"
-PACKAGES = f"{Path(__file__).parents[2]}:{FOLDER}"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "tests" / "service"
+PACKAGES = f"{ROOT}:{FOLDER}"
 """PYTHONPATH for a process that is to find the platform and this service."""
 
 
