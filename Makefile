@@ -46,6 +46,11 @@ test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
 test-app: $(VENV)/.dev ## Run the service's own tests (ARGS='-k …')
 	@$(PYTEST) tests/unit tests/integration $(ARGS)
 
+# With the tiny service as the one of this tree: nothing of app/ is read.
+.PHONY: test-plinth
+test-plinth: $(VENV)/.dev ## Run the platform's tests (ARGS='-k …')
+	@$(PYTEST) -c pyproject.toml --rootdir tests/service tests/plinth $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, types and the direction of imports
 	@$(BIN)/python -m ruff check

@@ -62,7 +62,7 @@ def observe(engine: Engine, *, counted: bool) -> None:
 
 @lru_cache(maxsize=1024)
 def describe(statement: str) -> tuple[str, str]:
-    """The name of a statement's span, such as `SELECT item`, and its operation, `SELECT`."""
+    """The name of a statement's span, such as `SELECT job`, and its operation, `SELECT`."""
     found = _OPERATION.match(statement)
     operation = found[1].upper() if found else "SQL"
     target = _CHANGED.search(statement) or _READ.search(statement)

@@ -1,9 +1,9 @@
 """Hot statements: written once as SQLAlchemy Core, run on the bare asyncpg connection.
 
-    get_item = Statement(select(Item.id, Item.name).where(Item.id == bindparam("id")))
+    get_order = Statement(select(Order.id, Order.total).where(Order.id == bindparam("id")))
 
     async with database.connection() as connection:
-        row = await get_item.fetchrow(connection, id=item_id)
+        row = await get_order.fetchrow(connection, id=order_id)
 
 Tables and columns keep their one source, and a request pays for neither the ORM nor the compiler.
 """

@@ -25,7 +25,7 @@ def watch_route(scope: Scope) -> None:
 
 
 def route_template(scope: Scope) -> str:
-    """The template with its full prefix, such as `/api/v1/items/{item_id}`, or `UNMATCHED`. Call after the application.
+    """The template with its full prefix, such as `/api/v1/jobs/{job_id}`, or `UNMATCHED`. Call after the application.
 
     A path within a mount has the mount's template, `/static/{path}`, unless the mounted application reports its own. A
     request whose method the route does not have still has the route's template.

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from tests.support.servers import scratch_folder
 
 from tests.support.notes import FOLDER, ROOT
-from tests.support.servers import scratch_folder
 from tests.support.wheel import build_wheel
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine

@@ -1,6 +1,7 @@
 """The rules of the layout that no type checker knows."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-# The supervisor hands its environment on to its children, and looks at nothing in it.
-READS_THE_ENVIRONMENT = {"plinth/settings/loading.py", "plinth/embedded/process.py"}
-
-
-def test_imports_point_one_way() -> None:
-    # In a process of its own: it sets up logging for itself, and switches off every logger that is there.
-    lint = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
-    done = subprocess.run([sys.executable, "-c", lint], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+# The supervisor hands its environment on to its children, and the pytest plugin takes the settings out of it.
+READS_THE_ENVIRONMENT = {"plinth/settings/loading.py", "plinth/embedded/process.py", "plinth/testing/plugin.py"}
 
 
 def reads_environment(code: str) -> bool:
@@ -42,3 +36,48 @@ def test_only_the_configuration_reads_the_environment() -> None:
         for path in (ROOT / house).rglob("*.py")
     }
     assert {name for name, code in sources.items() if reads_environment(code)} == READS_THE_ENVIRONMENT
+
+
+def imported(code: str) -> set[str]:
+    """The top-level packages that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "code", ["import app", "import app.main as m", "from app import jobs", "from app.core import db"]
+)
+def test_an_import_of_the_service_is_seen(code: str) -> None:
+    assert "app" in imported(code)
+
+
+def test_the_platform_and_its_tests_import_nothing_of_the_service() -> None:
+    places = ("plinth", "tests/plinth", "tests/service", "tests/support")
+    files = [*(path for place in places for path in (ROOT / place).rglob("*.py")), ROOT / "tests" / "conftest.py"]
+    assert [str(path) for path in files if "app" in imported(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_platform_does_not_name_the_sample() -> None:
+    sample = re.compile(r"/(items|exports)\b|\bItem\b|\b(item|export)_id\b|\b(SELECT|FROM) (item|export)\b|\bexports\b")
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}: {line}"
+        for path in (ROOT / "plinth").rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if sample.search(line)
+    ]
+    assert lines == []
+
+
+def test_the_platform_s_tests_are_collected_without_the_service() -> None:
+    collect = (
+        "import sys, pytest; sys.modules['app'] = None\n"
+        "options = ['--collect-only', '-qq', '-p', 'no:cacheprovider', '-c', 'pyproject.toml']\n"
+        "sys.exit(pytest.main([*options, '--rootdir', 'tests/service', 'tests/plinth']))"
+    )
+    done = subprocess.run([sys.executable, "-c", collect], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
