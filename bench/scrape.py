@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in range(arguments.routes):
         for status in arguments.statuses.split(","):
-            for histogram in HTTP.of("GET", f"/api/v1/resources-{number}/{{resource_id}}", int(status)):
+            for histogram in HTTP.histograms("GET", f"/api/v1/resources-{number}/{{resource_id}}", int(status)):
                 histogram.observe(0.02)
     for name, accept in (("text", ""), ("OpenMetrics", OPENMETRICS)):
         milliseconds, lines = scrape(accept, arguments.times)

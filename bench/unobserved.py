@@ -14,7 +14,7 @@ HttpMetrics.begin = lambda self, method: method  # type: ignore[method-assign]
 HttpMetrics.end = lambda self, *values: None  # type: ignore[method-assign]
 plinth.database.engine.observe = lambda engine, *, counted: None  # type: ignore[attr-defined]
 plinth.database.engine.Database._count = lambda self, pool, pool_name: None  # type: ignore[method-assign]
-plinth.redis.client._CountedRedis = Redis  # type: ignore[assignment, misc]
+plinth.redis.client.ObservedRedis = Redis  # type: ignore[assignment, misc]
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,6 @@ from plinth.jobs.resources import open_resources
 from plinth.settings.base import PlatformSettings
 from plinth.settings.keys import derive_key
 from plinth.telemetry import trace_setup
-from plinth.telemetry.access_log import write_waiting
 from plinth.telemetry.metrics import tell_build
 
 __all__ = ["lifespan_of"]
@@ -33,7 +32,6 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
         # What is opened later is closed earlier, also when a later opening fails.
         async with AsyncExitStack() as closing:
-            closing.callback(write_waiting)
             tell_build(settings)
             await closing.enter_async_context(trace_setup.running(settings, "api"))
             resources = await closing.enter_async_context(open_resources(settings, pool_name="main"))

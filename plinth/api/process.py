@@ -26,7 +26,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
         sys.exit(str(error))
     configure_logging(settings)
     if settings.traces_endpoint is not None:
-        from plinth.telemetry import span_recorder  # noqa: F401 - now, so that it is frozen with the rest
+        from plinth.telemetry import tracer_provider  # noqa: F401 - now, so that it is frozen with the rest
     application = create_app(settings)
     # What lives as long as the process need not be looked through again and again by the garbage collector: each
     # full collection would stop every request for tens of milliseconds.

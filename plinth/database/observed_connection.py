@@ -1,10 +1,9 @@
-"""A connection of asyncpg whose statements are counted and put into spans, whoever sends them: a session or bare code.
+"""An asyncpg connection that counts its statements and records their spans, without the values of parameters.
 
-asyncpg's query loggers do not see what SQLAlchemy runs, and cost ten times as much. SQLAlchemy's events see nothing
-else, and two listeners make every statement of its engine dearer by 9 µs. OpenTelemetry's instrumentations make an
-object for each call of the nine in ten requests that are not recorded; here those pay for one look at the current span.
-
-Spans hold statements without the values of their parameters.
+It sees the statements of sessions and of bare connections. asyncpg's query loggers do not see SQLAlchemy's, and cost
+ten times as much; SQLAlchemy's events see only its own, and two listeners cost each statement 9 µs. OpenTelemetry's
+instrumentations make an object for each call of the nine in ten requests that are not recorded; here those pay for one
+look at the current span.
 """
 
 import re
@@ -19,19 +18,19 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from plinth.telemetry.metrics import db_operation
-from plinth.telemetry.tracing import is_recorded, note_call
+from plinth.telemetry.tracing import is_recorded, record_call
 
-__all__ = ["described", "observe"]
+__all__ = ["describe", "observe"]
 
 MAX_STATEMENT = 2000  # characters
-# What a transaction begins and ends with has a span if it takes that long, as when a pooler has no server to give.
+# BEGIN, COMMIT and the like have a span if they take this long, as when a pooler has no server to give.
 BOUNDARY_SECONDS = 0.005
 
 _BOUNDARIES = frozenset({"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"})
 _USUAL_BOUNDARIES = frozenset({"BEGIN;", "COMMIT;", "ROLLBACK;"})
 
 _OPERATION = re.compile(r"\s*(\w+)")
-# What is changed says more than what is read for it.
+# A span is named after the table that is changed, rather than one that is read for it.
 _CHANGED = re.compile(
     r'\b(?:INSERT\s+INTO|(?<!FOR\s)(?<!DO\s)UPDATE|DELETE\s+FROM)\s+"?([A-Za-z_][\w.]*)', re.IGNORECASE
 )
@@ -39,10 +38,10 @@ _READ = re.compile(r'\bFROM\s+"?([A-Za-z_][\w.]*)', re.IGNORECASE)
 
 
 def observe(engine: Engine, *, counted: bool) -> None:
-    """Make spans of the statements of what is recorded, on connections that the engine opens from now on, and count all
-    statements or none. Before other listeners that open connections.
+    """Record the spans of statements on connections that the engine opens from now on; count them if `counted`.
 
-    No spans are made of those with which SQLAlchemy looks a new server over.
+    Call it before other listeners that open connections. The statements with which SQLAlchemy inspects a new server
+    have no spans.
     """
     url = engine.url
     named = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
@@ -55,15 +54,15 @@ def observe(engine: Engine, *, counted: bool) -> None:
         options["connection_class"] = connection_class
 
     def begin(connection: Any, record: Any) -> None:
-        connection_class.ready = True  # this comes after SQLAlchemy's own look
+        connection_class.ready = True  # SQLAlchemy has inspected the server
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", begin, once=True)
 
 
 @lru_cache(maxsize=1024)
-def described(statement: str) -> tuple[str, str]:
-    """The name of a statement's span, such as `SELECT item`, and its operation."""
+def describe(statement: str) -> tuple[str, str]:
+    """The name of a statement's span, such as `SELECT item`, and its operation, `SELECT`."""
     found = _OPERATION.match(statement)
     operation = found[1].upper() if found else "SQL"
     target = _CHANGED.search(statement) or _READ.search(statement)
@@ -77,7 +76,7 @@ class _Connection(asyncpg.Connection):
     ready: bool
     server: Mapping[str, str | int]
 
-    # These hand out a coroutine and are none themselves: each level would cost every statement a little.
+    # These return a coroutine and are no coroutine functions: each level would cost every statement a little.
 
     def execute(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, str]:
         return _observed(self, query, super().execute(query, *args, **options))
@@ -95,17 +94,17 @@ class _Connection(asyncpg.Connection):
         return _observed(self, query, super().fetchval(query, *args, **options))
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        """As SQLAlchemy has every statement prepared, once on each connection. Observed is what fails, and each run."""
+        """Prepare a statement, as SQLAlchemy does once on each connection. Failures are observed, and each run."""
         began = perf_counter()
         try:
             return _Statement(self, query, await super().prepare(query, **options))
         except BaseException as error:
-            _note(self, query, perf_counter() - began, error)
+            _record(self, query, perf_counter() - began, error)
             raise
 
 
 class _Statement:
-    """A prepared statement whose runs are observed, as far as they are complete: no cursors."""
+    """A prepared statement whose complete runs are observed; cursors are not."""
 
     __slots__ = ("_connection", "_fetch", "_query", "_statement", "get_statusmsg")
 
@@ -113,7 +112,7 @@ class _Statement:
         self._connection = connection
         self._query = query
         self._statement = statement
-        # What SQLAlchemy asks for with every run.
+        # SQLAlchemy reads both at every run.
         self._fetch = statement.fetch
         self.get_statusmsg = statement.get_statusmsg
 
@@ -129,22 +128,22 @@ async def _observed(connection: _Connection, query: str, answer: Awaitable[Any])
     try:
         result = await answer
     except BaseException as error:
-        _note(connection, query, perf_counter() - began, error)
+        _record(connection, query, perf_counter() - began, error)
         raise
-    _note(connection, query, perf_counter() - began)
+    _record(connection, query, perf_counter() - began)
     return result
 
 
-def _note(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
+def _record(connection: _Connection, query: str, seconds: float, error: BaseException | None = None) -> None:
     if connection.counted:
-        # Cut, since what is cached is kept: a bulk insert is another text for each number of rows.
+        # Cut, because the cache keeps it: a bulk insert has another text for each number of rows.
         db_operation("postgresql", query[:MAX_STATEMENT]).observe(seconds)
     quick = seconds < BOUNDARY_SECONDS and error is None
-    # Two of a transaction's three statements need no look at the current span.
+    # A quick BEGIN or COMMIT has no span: no look at the current one is needed.
     if (quick and query in _USUAL_BOUNDARIES) or not is_recorded() or not connection.ready:
         return
-    name, operation = described(query[:MAX_STATEMENT])
+    name, operation = describe(query[:MAX_STATEMENT])
     if quick and operation in _BOUNDARIES:
         return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
-    note_call(name, attributes, seconds=seconds, error=error)
+    record_call(name, attributes, seconds=seconds, error=error)

@@ -115,7 +115,7 @@ class ProbeServer:
             case "/livez":
                 alive = self._alive()
                 status, body = ("200 OK", "alive") if alive else ("503 Service Unavailable", "stuck")
-                if not alive:  # a line takes along those that the loop was to write
+                if not alive:
                     log.warning("the event loop is stuck")
             case "/readyz":
                 status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")

@@ -1,4 +1,4 @@
-"""What happens to every request, as pure ASGI: a few microseconds each, no task, no copied body."""
+"""The middleware that identifies, traces, counts and logs every request: pure ASGI, no task, no copied body."""
 
 import re
 from collections.abc import Callable
@@ -15,9 +15,8 @@ from opentelemetry.trace import format_trace_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plinth.health.lifecycle import Lifecycle
-from plinth.telemetry.access_log import log_values
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
-from plinth.telemetry.log_records import Ids, request_id_var
+from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.route_template import route_template, watch_route
 from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
 
@@ -29,29 +28,27 @@ __all__ = [
 log = structlog.get_logger("plinth.access")
 
 CUT_OFF = 499
-"""Stands for the status of a request whose client left before a response began, and of one that was cancelled."""
+"""The status of a request that was cancelled or whose client left before a response began."""
 
-# What the access line says, the last of it where the caller is known.
-_LINE = "method", "route", "path", "status", "duration_ms", "request_bytes", "response_bytes", "client", "principal"
-_BROKEN_LINE = (*_LINE[:-1], "error", "principal")
-
-# Somebody else's id goes into our logs and headers: keep its length and its characters harmless.
+# The client's own id goes into our logs and headers: its length and characters must be harmless.
 _ACCEPTABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{8,128}")
 
 
 class RequestContextMiddleware:
-    """Gives the request its id and its span, counts it and writes its access line. The outermost, so that it sees what
-    the others answer; all in one, since each part would have to look at every message once more.
+    """Gives each request an id and a span, counts it and writes its access line.
 
-    The id (`X-Request-ID`, the client's own if it is well formed) is in `scope["state"]["request_id"]`, in every
-    log line of the request and in the response. So is the trace, where there is one: `traceresponse` names it.
-    Response headers that other parts want to add are collected in `scope["state"]["response_headers"]`; the caller,
-    once known, is in `scope["state"]["principal"]`. Once the process drains, each response ends its connection.
+    It is the outermost middleware, so that it sees the responses of all others. It is one class: each further one
+    costs every message another call.
 
-    Requests on `quiet_paths` are neither counted nor traced, and their successes not logged: probes come every second.
-    Of the others' successes a share of `access_sample` is logged, and all that took longer than `slow_seconds` or whose
-    trace is recorded. A response that an error has cut short is none, whatever status it began with. Callers go by a
-    hash with `hash_key`, so that lines of one caller can be told to be that without telling who it is.
+    The id (`X-Request-ID`: the client's own if it is well formed) is in `scope["state"]["request_id"]`, on every log
+    line of the request and in the response. The header `traceresponse` names the trace, where there is one. Response
+    headers of other parts are collected in `scope["state"]["response_headers"]`; the authenticated caller is in
+    `scope["state"]["principal"]`. While the process drains, each response closes its connection.
+
+    Requests for `quiet_paths`, the probes', are neither counted nor traced, and logged only when they fail. Of other
+    successes a share of `access_sample` is logged, and all that took `slow_seconds` or longer or whose trace is
+    recorded. A response that an error has cut short counts as a failure, whatever status it began with. Callers are
+    logged as a hash with `hash_key`.
     """
 
     def __init__(
@@ -90,7 +87,7 @@ class RequestContextMiddleware:
         trace = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
         if trace is not None:
             extra_headers.append((b"traceresponse", trace.response))
-            trace_token = attach(trace.within)
+            trace_token = attach(trace.context)
         id_token = request_id_var.set(request_id)
         status = received = sent = 0
         ended = 0.0
@@ -141,31 +138,28 @@ class RequestContextMiddleware:
             route = route_template(scope)
             recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:
-                trace_id = None if trace is None or recorded is None else format_trace_id(trace.ids[0])
+                trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
                 self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id, broken)
             if recorded is not None:
                 end_request(recorded, scope, route=route, status=status, error=error)
             remarkable = broken or not 0 < status < 400 or seconds >= self.slow_seconds
-            if (
-                remarkable
-                or (not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample))  # noqa: S311
-            ):
-                values: tuple[Any, ...] = (
-                    scope["method"],
-                    route,
-                    scope["path"][:MAX_PATH],
-                    status or CUT_OFF,
-                    round(seconds * 1000, 2),
-                    _announced(given),
-                    sent,
-                    (scope.get("client") or ("",))[0],
-                )
+            sampled = not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample)  # noqa: S311
+            if remarkable or sampled:
+                line: dict[str, Any] = {
+                    "method": scope["method"],
+                    "route": route,
+                    "path": scope["path"][:MAX_PATH],
+                    "status": status or CUT_OFF,
+                    "duration_ms": round(seconds * 1000, 2),
+                    "request_bytes": _announced_length(given),
+                    "response_bytes": sent,
+                    "client": (scope.get("client") or ("",))[0],
+                }
                 if broken:
-                    values = (*values, type(error).__qualname__)
+                    line["error"] = type(error).__qualname__
                 if "principal" in state:
-                    values = (*values, self.hash_of(state["principal"].subject))
-                ids = Ids(None if trace is None else trace.ids, request_id)
-                log_values("request", _BROKEN_LINE if broken else _LINE, values, ids, soon=not remarkable)
+                    line["principal"] = self.hash_of(state["principal"].subject)
+                log.info("request", **line)
             request_id_var.reset(id_token)
             if trace is not None:
                 detach(trace_token)
@@ -176,7 +170,7 @@ _READ = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-len
 
 
 def _headers(scope: Scope) -> dict[bytes, str]:
-    """Those of the request's headers that are read here."""
+    """The request's headers that the middleware reads."""
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in _READ:
@@ -194,8 +188,8 @@ def _inbound_id(given: dict[bytes, str]) -> str | None:
     return theirs if theirs is not None and _ACCEPTABLE_REQUEST_ID.fullmatch(theirs) else None
 
 
-def _announced(given: dict[bytes, str]) -> int | None:
-    """The size of the request's body as its client has announced it. None: it comes in chunks."""
+def _announced_length(given: dict[bytes, str]) -> int | None:
+    """The announced size of the request's body. None: it comes in chunks."""
     if b"transfer-encoding" in given:
         return None
     length = given.get(b"content-length", "0")
@@ -203,7 +197,7 @@ def _announced(given: dict[bytes, str]) -> int | None:
 
 
 def principal_hash(key: bytes) -> Callable[[str], str]:
-    """What stands for a caller's subject in access lines: 16 hexadecimal digits."""
+    """Make the function that hashes a caller's subject for access lines, to 16 hexadecimal digits."""
 
     @lru_cache(maxsize=4096)
     def hash_of(subject: str) -> str:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from plinth.settings.urls import is_loopback
+from plinth.telemetry.http_client import TracedClient
 
 MAX_DOCUMENT_BYTES = 512 * 1024
 
@@ -57,9 +58,9 @@ class Documents:
 
     async def _read(self, url: str) -> bytearray:
         if self._client is None:
-            self._client = httpx.AsyncClient(
+            self._client = TracedClient(
                 follow_redirects=False,
-                timeout=None,  # noqa: S113
+                timeout=None,
                 # Proxies come from the environment, for clusters whose only way out they are; but not for
                 # http, which is allowed on loopback alone, where no proxy gets to.
                 mounts={"http://": None},

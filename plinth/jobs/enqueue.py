@@ -17,7 +17,7 @@ from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
-from plinth.telemetry.tracing import enqueuing
+from plinth.telemetry.tracing import enqueue_span
 
 __all__ = ["EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
@@ -132,7 +132,7 @@ class Insertion:
         if not self.ids:
             return []
         connection = await session.connection()
-        with enqueuing(self.kind, self.queue, len(self.ids), self.context) as trace_context:
+        with enqueue_span(self.kind, self.queue, len(self.ids), self.context) as trace_context:
             result = await connection.exec_driver_sql(ENQUEUE, (*self.arguments, trace_context))
         ring_after_commit(session, queues=[self.queue])
         if self.unique_keys is None:

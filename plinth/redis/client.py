@@ -8,32 +8,56 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from plinth.settings.base import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation
+from plinth.telemetry.tracing import is_recorded, record_call
 
-__all__ = ["close_redis", "open_redis"]
+__all__ = ["ObservedRedis", "close_redis", "open_redis"]
 
 MAX_CONNECTIONS = 50
 
 
-class _CountedRedis(Redis):
-    """A client whose commands are counted. Pipelines and subscriptions are not: nobody here has a pipeline."""
+class ObservedRedis(Redis):
+    """A client that counts its commands and records their spans, without their arguments.
+
+    Not those of pipelines and subscriptions.
+    """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
+        name = str(args[0])
+        failure: BaseException | None = None
         started = perf_counter()
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except exceptions.TimeoutError:
-            db_error("redis", "timeout")
-            raise
-        except (exceptions.ConnectionError, OSError):
-            db_error("redis", "unavailable")
-            raise
-        except exceptions.NoScriptError:  # the client sends the script then
-            raise
-        except exceptions.RedisError:
-            db_error("redis", "other")
+        except BaseException as error:
+            failure = error
+            _count_error(error)
             raise
         finally:
-            db_operation("redis", str(args[0])).observe(perf_counter() - started)
+            seconds = perf_counter() - started
+            db_operation("redis", name).observe(seconds)
+            if is_recorded():
+                record_call(name, self._attributes(name), seconds=seconds, error=failure)
+            failure = None  # its traceback holds this frame
+
+    def _attributes(self, name: str) -> dict[str, str | int]:
+        options = self.connection_pool.connection_kwargs
+        server = {"server.address": options.get("host") or options.get("path"), "server.port": options.get("port")}
+        return {
+            "db.system.name": "redis",
+            "db.operation.name": name,
+            **{key: value for key, value in server.items() if value is not None},
+        }
+
+
+def _count_error(error: BaseException) -> None:
+    match error:
+        case exceptions.NoScriptError():  # the client sends the script then
+            pass
+        case exceptions.TimeoutError():
+            db_error("redis", "timeout")
+        case exceptions.ConnectionError() | OSError():
+            db_error("redis", "unavailable")
+        case exceptions.RedisError():
+            db_error("redis", "other")
 
 
 def open_redis(settings: PlatformSettings) -> Redis | None:
@@ -53,7 +77,7 @@ def open_redis(settings: PlatformSettings) -> Redis | None:
         health_check_interval=30,
         client_name=settings.PROJECT_NAME.replace(" ", "-"),
     )
-    return _CountedRedis(connection_pool=pool)
+    return ObservedRedis(connection_pool=pool)
 
 
 async def close_redis(redis: Redis | None) -> None:

@@ -1,6 +1,6 @@
-"""What a line of the log holds: when, how grave, what, and the request, job and trace that it belongs to.
+"""Turns an event into a log line: timestamp, level, message, and the ids of its request, job and trace.
 
-The steps that make one of an event, for structlog. No line carries a secret that `plinth.telemetry.redaction` knows.
+Processors for structlog. Secrets that `plinth.telemetry.redaction` knows are masked in every line.
 """
 
 import json
@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from time import time
+from typing import Any
 
 import structlog
 from pydantic_core import to_json
@@ -16,17 +17,15 @@ from pydantic_core import to_json
 from plinth.telemetry.redaction import redact
 
 __all__ = [
-    "Ids",
     "add_ids",
     "attempt_var",
-    "current_ids",
     "drop_colours",
     "escape",
     "format_exception",
     "job_id_var",
-    "json_line",
     "mask",
     "read_trace_from",
+    "render_json",
     "request_id_var",
 ]
 
@@ -40,86 +39,76 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Event = MutableMapping[str, Any]
 
 
-class Ids(NamedTuple):
-    """What a line belongs to."""
-
-    trace: tuple[int, int] | None = None
-    """The ids of trace and span."""
-    request: str | None = None
-    job: str | None = None
-    attempt: int | None = None
-    """Of the job."""
-
-    def add_to(self, event: Event) -> None:
-        if self.trace is not None:
-            event["trace_id"], event["span_id"] = self.trace[0].to_bytes(16).hex(), self.trace[1].to_bytes(8).hex()
-        if self.request is not None:
-            event["request_id"] = self.request
-        if self.job is not None:
-            event.setdefault("job_id", self.job)
-            event.setdefault("attempt", self.attempt)
-
-
-def _nobody() -> tuple[int, int] | None:
+def _no_trace() -> tuple[int, int] | None:
     return None
 
 
-_trace: Callable[[], tuple[int, int] | None] = _nobody
+_trace_source: Callable[[], tuple[int, int] | None] = _no_trace
 
 
 def read_trace_from(source: Callable[[], tuple[int, int] | None]) -> None:
-    """Ask `source` for the current trace's and span's id. Called by `plinth.telemetry.tracing`: what does
-    not trace anything need not import it."""
-    global _trace  # noqa: PLW0603 - one for a process
-    _trace = source
+    """Ask `source` for the ids of the current trace and span.
 
-
-def current_ids() -> Ids:
-    """Those of what the caller does now."""
-    return Ids(_trace(), request_id_var.get(), job_id_var.get(), attempt_var.get())
-
-
-def json_line(at: float, level: str, event: Event, ids: Ids) -> bytes:
-    """The line as JSON, without a line break. `at`: seconds since the epoch. Takes `event` apart."""
-    # Every request writes a line: one step takes a third of the time of a chain of processors.
-    redact(event)
-    # Always with microseconds: lines are sorted by it, and a shorter one would stand behind the rest of its second.
-    timestamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:26] + "Z"
-    line = {"timestamp": timestamp, "level": level, "message": event.pop("event", None)}
-    ids.add_to(line)
-    line |= event
-    try:
-        # Infinity is no JSON: who reads the line would refuse all of it.
-        return to_json(line, fallback=str, inf_nan_mode="strings")
-    except ValueError:  # text or bytes that are no UTF-8
-        return json.dumps(line, default=repr, skipkeys=True).encode()
+    Called by `plinth.telemetry.tracing`, which a process without traces need not import.
+    """
+    global _trace_source  # noqa: PLW0603 - one for a process
+    _trace_source = source
 
 
 # --- processors ---
 
 
+def render_json(logger: Any, method: str, event: Event) -> bytes:
+    """Render an event as one line of JSON, without the line break.
+
+    One step: a chain of processors takes three times as long, and every request writes a line.
+    """
+    event = format_exception(logger, method, event)
+    redact(event)
+    # Always with microseconds: lines are sorted by it, and a shorter one would stand behind the rest of its second.
+    timestamp = datetime.fromtimestamp(time(), UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    line: dict[str, Any] = {"timestamp": timestamp, "level": method, "message": event.pop("event", None)}
+    add_ids(logger, method, line)
+    line |= event
+    try:
+        # Infinity is no JSON: a parser would refuse the whole line.
+        return to_json(line, fallback=str, inf_nan_mode="strings")
+    except ValueError:  # text or bytes that are no UTF-8
+        return json.dumps(line, default=repr, skipkeys=True).encode()
+
+
 def add_ids(logger: Any, method: str, event: Event) -> Event:
-    current_ids().add_to(event)
+    """Add the ids of the current trace, request and job."""
+    trace, request_id, job_id = _trace_source(), request_id_var.get(), job_id_var.get()
+    if trace is not None:
+        event["trace_id"], event["span_id"] = trace[0].to_bytes(16).hex(), trace[1].to_bytes(8).hex()
+    if request_id is not None:
+        event["request_id"] = request_id
+    if job_id is not None:
+        event.setdefault("job_id", job_id)
+        event.setdefault("attempt", attempt_var.get())
     return event
 
 
 def format_exception(logger: Any, method: str, event: Event) -> Event:
-    # Now, so that it passes through what takes secrets out. The console would do it when that is over.
+    """Format the traceback before secrets are masked: the console renderer would do it afterwards."""
     return structlog.processors.format_exc_info(logger, method, event) if "exc_info" in event else event
 
 
 def mask(logger: Any, method: str, event: Event) -> Event:
+    """Mask secrets."""
     redact(event)
     return event
 
 
 def drop_colours(logger: Any, method: str, event: Event) -> Event:
-    event.pop("color_message", None)  # uvicorn says everything twice, the second time for terminals
+    """Drop uvicorn's second copy of each message, with colours for terminals."""
+    event.pop("color_message", None)
     return event
 
 
 def escape(logger: Any, method: str, event: Event) -> Event:
-    # A terminal obeys control characters, and a line break in a path would let a client write lines of its own.
+    """Escape control characters for a terminal, which obeys them; a line break in a path would forge a line."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             if name in ("exception", "stack"):  # these have lines

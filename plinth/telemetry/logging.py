@@ -1,8 +1,7 @@
-"""One form for every log line: JSON for machines, aligned columns for people.
+"""Configures logging: every line is JSON for machines, or aligned columns for people.
 
-Our own code logs through `structlog.get_logger()`. The standard library's loggers (uvicorn, SQLAlchemy, Alembic)
-end in the same place and look the same; so do warnings, and exceptions that nobody catches. The level can be changed
-while the process runs.
+Our own code logs through `structlog.get_logger()`. Lines of the standard library's loggers (uvicorn, SQLAlchemy,
+Alembic), warnings and uncaught exceptions have the same form. The level can be changed while the process runs.
 """
 
 import logging
@@ -16,8 +15,7 @@ from typing import Any
 import structlog
 
 from plinth.settings.base import PlatformSettings
-from plinth.telemetry.access_log import render_json, write_to
-from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask
+from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask, render_json
 
 __all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]
 
@@ -25,26 +23,26 @@ log = structlog.get_logger("plinth.telemetry.logging")
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-# uvicorn's own access lines would say what RequestContextMiddleware says better. The others complain, in the caller's
-# words, of each `tracestate` that is not well formed, and of each attribute that a limit cuts as it was meant to.
+# RequestContextMiddleware writes the access lines. OpenTelemetry's loggers quote each malformed `tracestate`, in the
+# caller's words, and report each attribute that a configured limit cuts.
 _SILENCED = ("uvicorn.access", "opentelemetry.trace.span", "opentelemetry.attributes")
 
-# SQLAlchemy keeps its own loggers at this level, but logs what our pool does under the pool's name.
+# SQLAlchemy keeps its own loggers at this level, but logs our pool's actions under the name of our module.
 _WARNINGS_ONLY = ("plinth.database.pool",)
 
 
 class _Logger(structlog.BoundLoggerBase):
-    """What every logger is. Has the methods of structlog's own class for the level in force: below it they do nothing.
+    """The class of every structlog logger. `set_log_level` gives it the methods of structlog's class for that level.
 
-    structlog makes a class for each level and keeps the loggers it has made; this way those change with the level.
+    structlog makes a class for each level and caches loggers; these follow the level while the process runs.
     """
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Of the standard library's loggers."""
+    """The handler of the standard library's loggers."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
-        """Say that a line does not fit its arguments, which may be secret: they would be printed as they are."""
+        """Log that a line does not fit its arguments, without the arguments, which may be secret."""
         error = type(sys.exception()).__qualname__
         try:
             template = str(record.msg)
@@ -56,7 +54,7 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 def configure_logging(settings: PlatformSettings) -> None:
-    """Send all logging of this process to stderr in the settings' level and form."""
+    """Send this process's log to stderr, in the configured level and format."""
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
     # Plain tracebacks: the pretty ones show what variables hold, secrets included, and take seconds.
     console = structlog.dev.ConsoleRenderer(
@@ -75,7 +73,6 @@ def configure_logging(settings: PlatformSettings) -> None:
             console,
         ]
     )
-    write_to(structlog.BytesLogger(sys.stderr.buffer).msg if as_json else None, processors)
     structlog.configure(
         processors=processors,
         wrapper_class=_Logger,
@@ -96,7 +93,7 @@ def configure_logging(settings: PlatformSettings) -> None:
     )
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # Who has set one of his own, a reporter of errors perhaps, knows better.
+    # A hook that is set already stays: it may be an error reporter's.
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _log_uncaught
     if threading.excepthook is threading.__excepthook__:
@@ -139,7 +136,7 @@ def log_level() -> str:
 
 
 def set_log_level(level: str) -> None:
-    """Write lines of this level and above from now on, ours and those of others. From any thread.
+    """Set the level of all loggers. From any thread.
 
     Raises:
         ValueError: it is none of `LEVELS`.

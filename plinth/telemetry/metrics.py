@@ -1,7 +1,7 @@
-"""What every part counts with, and how it is shown: Prometheus's formats, on the second port.
+"""Metrics that several parts share, and their exposition in Prometheus's formats, on the second port.
 
 Each metric is defined where it is counted, with the names of OpenTelemetry's conventions where they have one. Labels
-are bounded by the code: never a path, a caller, an id or the text of an error. `docs/metrics.md` lists them all.
+are bounded by the code: never a path, a caller, an id or the text of an error. `docs/metrics.md` lists all metrics.
 """
 
 import platform
@@ -30,7 +30,7 @@ __all__ = [
     "exposition",
 ]
 
-# Another series for each counter and histogram, which nobody asks for.
+# The `_created` series of each counter and histogram.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Labels = tuple[str, ...]
@@ -38,10 +38,11 @@ Source = Callable[[], Iterable[tuple[Labels, float]]]
 
 
 class Observed:
-    """A gauge whose values are asked for when it is scraped, by a thread, of whatever is alive then.
+    """A gauge that calls its sources when it is scraped.
 
-    A source is a function without arguments that gives pairs of label values and a value; it must not wait. Of several
-    that give the same labels, as in a process with two applications, `merge` makes one: the largest, if not told else.
+    A source is a function without arguments that returns pairs of label values and a value. A thread calls it, and it
+    must not block. Where several sources return the same labels, as in a process with two applications, `merge`
+    combines their values; the default is the largest.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Observed:
 
     @contextmanager
     def by(self, source: Source) -> Iterator[None]:
-        """While the block runs, `source` is asked too."""
+        """Add `source` while the block runs."""
         self.add(source)
         try:
             yield
@@ -68,16 +69,16 @@ class Observed:
             self.remove(source)
 
     def add(self, source: Source) -> None:
-        """Ask `source` from now on."""
+        """Call `source` at each scrape from now on."""
         self._sources.append(source)
 
     def remove(self, source: Source) -> None:
-        """Ask it no longer. Again: nothing happens."""
+        """Remove `source`, if it is there."""
         if source in self._sources:
             self._sources.remove(source)
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """For the registry: the names, without asking anybody."""
+        """For the registry: the names, without calling the sources."""
         return [GaugeMetricFamily(self._name, self._documentation, labels=self._labels)]
 
     def collect(self) -> list[GaugeMetricFamily]:
@@ -93,7 +94,7 @@ class Observed:
 
 
 def exemplar() -> dict[str, str] | None:
-    """The trace that an observation belongs to, if it is recorded here: one that is not, nobody would find."""
+    """The exemplar of an observation: the current trace, if it is recorded."""
     span = get_current_span()
     return {"trace_id": format_trace_id(span.get_span_context().trace_id)} if span.is_recording() else None
 
@@ -140,9 +141,9 @@ _ERRORS = Counter(
 
 @lru_cache(maxsize=1024)
 def db_operation(system: str, statement: str) -> Histogram:
-    """Where an event loop counts the time that a statement or command took, by its first word.
+    """The histogram of a statement's or command's duration, by its first word. For one event loop.
 
-    Cached: most come again.
+    Cached, because most statements come again.
     """
     words = statement.split(maxsplit=1)
     name = words[0].upper().rstrip(";") if words else ""
@@ -160,15 +161,15 @@ def db_error(system: str, kind: str) -> None:
     _ERRORS.labels(system, kind).inc()
 
 
-# --- showing them ---
+# --- exposition ---
 
-# Of these there are too many for the client library, or they are counted too often: it takes five times as long.
+# For metrics of our own histograms, which the client library would render five times as slowly.
 _renderers: list[Callable[[bool], str]] = []
 
 
 def expose(renderer: Callable[[bool], str]) -> None:
-    """Have text of its own shown with everything else. `renderer` is asked whether for OpenMetrics, and may be asked by
-    any thread."""
+    """Add a renderer's text to the exposition. Its argument says whether the format is OpenMetrics. Any thread may
+    call it."""
     _renderers.append(renderer)
 
 
@@ -179,7 +180,7 @@ def exposition(accept: str) -> tuple[str, bytes]:
     """All metrics of this process, and their content type: OpenMetrics, with exemplars, where `accept` asks for it."""
     try:
         encode, content_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is none
+    except (TypeError, ValueError):  # a malformed version
         encode, content_type = choose_encoder("")
     content = encode(REGISTRY)
     openmetrics = content_type.startswith("application/openmetrics-text")

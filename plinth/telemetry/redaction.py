@@ -1,9 +1,9 @@
-"""Secrets that got into a log line by mistake, and how they are taken out of it again.
+"""Masks secrets in log lines, as a safety net: secrets should not be logged at all.
 
-Masked are values whose name says that they are secret; and in any text bearer tokens, JSON Web Tokens, passwords in
-URLs, private keys, and what stands behind such a name. A net, and no licence to log what is secret.
+Masks values whose name says that they are secret, and in any text bearer tokens, JSON Web Tokens, passwords in URLs,
+private keys, and the value after such a name.
 
-Every line passes here, so text that cannot hold anything of that is told apart first: 0.1 µs for most values.
+Every line passes here, so a quick check first skips text that cannot hold a secret: 0.1 µs for most values.
 """
 
 import re
@@ -52,7 +52,7 @@ _HIDEABLE = (bool, type(None))
 
 
 def redact(event: MutableMapping[str, Any]) -> None:
-    """Take secrets out of a line's values, in place."""
+    """Mask the secrets in a line's values, in place."""
     for name, value in event.items():
         if type(value) is str:
             if is_secret(name):
@@ -65,12 +65,12 @@ def redact(event: MutableMapping[str, Any]) -> None:
 
 @lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
-    """Whether a value of this name is not to be shown."""
+    """Whether a value of this name is secret."""
     return _SECRET_NAME.search(str(name)) is not None  # other libraries' lines may have names that are no text
 
 
 def redact_text(text: str) -> str:
-    """The text without what looks like a secret in it."""
+    """Mask the parts of a text that look like secrets."""
     lower = text.lower()
     if not any(word in lower for word in _TRIGGERS):
         return text
@@ -79,7 +79,7 @@ def redact_text(text: str) -> str:
     return _TEXT.sub(_masked, text)
 
 
-# One of these is in everything that the patterns find.
+# Everything that the patterns find contains one of these.
 _TRIGGERS = (
     "eyj", "://", "bearer", "basic", "passw", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
     "token", "key",
@@ -104,7 +104,7 @@ def _masked(found: re.Match[str]) -> str:
 def _redacted(name: str, value: object) -> Any:
     if is_secret(name):
         return MASK
-    # Whatever it is, it shall not cost the line.
+    # A value that cannot be converted must not cost the line.
     try:
         return _walk(to_jsonable_python(value, fallback=str))
     except Exception:  # noqa: BLE001
@@ -114,7 +114,7 @@ def _redacted(name: str, value: object) -> Any:
 def _shown(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - it cannot even say what it is
+    except Exception:  # noqa: BLE001 - its `__repr__` fails
         return f"<{type(value).__qualname__}>"
 
 

@@ -1,74 +1,100 @@
-"""How spans reach the collector without costing anybody anything.
+"""Sends spans to the collector, with bounds on memory, log lines and answers.
 
-A collector that is away or hangs costs what there is room for in the queue, and a line in the log each minute. Spans
-for which there is no room, and those that could not be delivered, are counted.
+A collector that is away or hangs costs the memory of one full queue and a log line a minute. Spans that find the queue
+full, and those that could not be delivered, are counted.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from time import monotonic
 from typing import Any
 
 import requests
 import structlog
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from plinth.settings.base import PlatformSettings
 from plinth.telemetry.tracing import SPANS_DROPPED
 
-__all__ = ["SpanExport"]
+__all__ = ["BoundedSpanProcessor"]
 
 log = structlog.get_logger("plinth.tracing")
 
-COMPLAINT_SECONDS = 60.0
-MAX_ANSWER = 65_536  # bytes of it that are read; nobody looks at them
-MAX_REASON = 500  # characters, of what a collector may have said
-
-# Who sends complains here about each batch, several times and in many words. What it says is the reason that we give.
-_EXPORTER_LOGGER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+WARNING_INTERVAL_SECONDS = 60.0
+MAX_ANSWER = 65_536  # bytes that are read of a collector's answer, so that its connection can be used again
+MAX_REASON = 500  # characters of a reason in the log: part of it may be the collector's own text
 
 
-class SpanExport(BatchSpanProcessor):
-    """Sends spans to `endpoint` in batches, from a thread of its own."""
+class BoundedSpanProcessor(BatchSpanProcessor):
+    """The SDK's batch processor, but the newest span is dropped where the queue is full, and counted.
 
-    # The SDK's own would write a line about each span that it has no room for, and drop the ones that have waited.
+    The SDK's own drops the oldest, and does not count spans that are being sent.
+    """
 
     def __init__(self, settings: PlatformSettings, endpoint: str, headers: Mapping[str, str] | None) -> None:
-        self._room = _Queue(settings.OTEL_BSP_MAX_QUEUE_SIZE, endpoint)
-        exporter = OTLPSpanExporter(endpoint=endpoint, headers=headers, session=_Session())
+        self.pending = 0
+        """Spans that are not delivered yet, those that are being sent included."""
+        self._limit = settings.OTEL_BSP_MAX_QUEUE_SIZE
+        self._endpoint = endpoint
+        self._lock = Lock()
+        self._closed = False
+        self._unreported = 0
+        self._warn_from = 0.0
+        exporter = trace_exporter.OTLPSpanExporter(endpoint=endpoint, headers=headers, session=_Session())
         super().__init__(
-            _Exporter(exporter, self._room),
+            _Exporter(exporter, self._after_export),
             max_queue_size=settings.OTEL_BSP_MAX_QUEUE_SIZE,
             schedule_delay_millis=settings.OTEL_BSP_SCHEDULE_DELAY,
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
         )
 
-    @property
-    def waiting(self) -> int:
-        """Spans that are not delivered yet."""
-        return self._room.length
-
     def on_end(self, span: ReadableSpan) -> None:
-        if span.context is not None and span.context.trace_flags.sampled and self._room.enter():
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        with self._lock:
+            accepted = self.pending < self._limit and not self._closed
+            if accepted:
+                self.pending += 1
+            else:
+                self._unreported += 1
+        if accepted:
             super().on_end(span)
+        else:
+            SPANS_DROPPED.inc()
 
-    def close(self) -> None:
-        """Take nothing more in."""
-        self._room.closed = True
+    def shutdown(self) -> None:
+        """Send the queue and end; drop spans that end later. May take as long as the collector does."""
+        self._closed = True
+        super().shutdown()  # type: ignore[no-untyped-call]
+
+    def _after_export(self, count: int, problem: str | None) -> None:
+        """Take `count` spans off the queue; `problem` says why they were not delivered."""
+        with self._lock:
+            self.pending -= count
+            if problem is None:
+                return
+            self._unreported += count
+            now = monotonic()
+            warn = now >= self._warn_from
+            if warn:
+                self._warn_from = now + WARNING_INTERVAL_SECONDS
+                dropped, self._unreported = self._unreported, 0
+        SPANS_DROPPED.inc(count)
+        if warn:
+            log.warning("traces cannot be delivered", endpoint=self._endpoint, reason=problem, spans_dropped=dropped)
 
 
 class _Session(requests.Session):
-    """The exporter's connections, whose kind it brings. It would take a redirection for a success, and all of an answer
-    into memory."""
+    """The exporter's connections. It alone would take a redirect for a success and read an answer of any size."""
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         response = super().request(*args, **{**options, "stream": True})
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) <= MAX_ANSWER:
-            response.raw.drain_conn()  # so that the connection is free for the next one
+            response.raw.drain_conn()
         else:
             response.close()
         if 300 <= response.status_code < 400:
@@ -76,71 +102,35 @@ class _Session(requests.Session):
         return response
 
 
-class _Queue:
-    """How many spans are in memory, those that are being sent included; and what is said of those that are lost."""
+_messages: list[str] = []
 
-    def __init__(self, limit: int, endpoint: str) -> None:
-        self._limit = limit
-        self._endpoint = endpoint
-        self._lock = Lock()
-        self._lost = 0
-        self._speak_from = 0.0
-        self.length = 0
-        self.closed = False
 
-    def enter(self) -> bool:
-        """Whether there is room for one more, which is taken."""
-        with self._lock:
-            room = self.length < self._limit and not self.closed
-            if room:
-                self.length += 1
-            else:
-                self._lost += 1
-        if not room:
-            SPANS_DROPPED.inc()
-        return room
+def _keep_message(record: logging.LogRecord) -> bool:
+    """Keep the exporter's log messages, several for each batch, for one line a minute of our own."""
+    _messages.append(record.getMessage()[:MAX_REASON])
+    return False
 
-    def leave(self, count: int, *, problem: str | None) -> None:
-        """So many are not in memory any more. `problem`: why they were not delivered."""
-        with self._lock:
-            self.length -= count
-            if problem is not None:
-                self._lost += count
-            now = monotonic()
-            speak = problem is not None and now >= self._speak_from
-            if speak:
-                self._speak_from = now + COMPLAINT_SECONDS
-                lost, self._lost = self._lost, 0
-        if problem is not None:
-            SPANS_DROPPED.inc(count)
-        if speak:
-            log.warning("traces cannot be delivered", endpoint=self._endpoint, reason=problem, spans_dropped=lost)
+
+logging.getLogger(trace_exporter.__name__).addFilter(_keep_message)
 
 
 class _Exporter(SpanExporter):
-    def __init__(self, exporter: SpanExporter, queue: _Queue) -> None:
-        self._exporter = exporter
-        self._queue = queue
-        self._said = ""
-        logger = logging.getLogger(_EXPORTER_LOGGER)
-        for other in logger.filters[:]:
-            logger.removeFilter(other)
-        logger.addFilter(self._take)
+    """Calls `after` with the number of spans of each batch, and the problem if it was not delivered."""
 
-    def _take(self, record: logging.LogRecord) -> bool:
-        self._said = self._said or record.getMessage()[:MAX_REASON]  # the first says why, the last that it gives up
-        return False
+    def __init__(self, exporter: SpanExporter, after: Callable[[int, str | None], None]) -> None:
+        self._exporter = exporter
+        self._after = after
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self._said = ""
+        _messages.clear()
         problem: str | None = None
         try:
             result = self._exporter.export(spans)
             if result is not SpanExportResult.SUCCESS:
-                problem = self._said or "unknown"
+                problem = _messages[0] if _messages else "unknown"  # the first says why, the last that it gives up
         except Exception as error:  # noqa: BLE001 - the thread has to go on
             result, problem = SpanExportResult.FAILURE, repr(error)[:MAX_REASON]
-        self._queue.leave(len(spans), problem=problem)
+        self._after(len(spans), problem)
         return result
 
     def shutdown(self) -> None:

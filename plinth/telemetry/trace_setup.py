@@ -1,4 +1,4 @@
-"""Switches tracing on for a process, and delivers the last spans when it ends."""
+"""Turns tracing on for a process, and delivers the last spans when it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,46 +10,43 @@ import structlog
 from opentelemetry import trace
 
 from plinth.settings.base import PlatformSettings
-from plinth.telemetry.tracing import is_on, record_with
+from plinth.telemetry.tracing import is_on, use_tracer
 
 __all__ = ["running"]
 
 log = structlog.get_logger("plinth.tracing")
 
-# For what is still to be sent when a process ends: the grace periods have room for it.
+# Of a process's end, for its last spans: the grace periods include it.
 FLUSH_SECONDS = 3.0
 
 
 @asynccontextmanager
 async def running(settings: PlatformSettings, component: Literal["api", "worker"]) -> AsyncIterator[None]:
-    """Tracing is on while the block runs, if the settings want it. One for a process: within another it does nothing.
+    """Trace while the block runs, if the settings name a collector. Does nothing within another such block.
 
-    At the end what has been recorded is sent, for `FLUSH_SECONDS` at most.
+    At the end the recorded spans are sent, for `FLUSH_SECONDS` at most.
     """
     if settings.traces_endpoint is None or is_on():
         yield
         return
     # Here, so that a process without traces does not import OpenTelemetry's SDK.
-    from plinth.telemetry import instrument_clients
-    from plinth.telemetry.span_recorder import Spans
+    from plinth.telemetry.tracer_provider import build_tracer_provider
 
-    spans = Spans(settings, settings.traces_endpoint, component)
-    # Libraries that bring spans of their own find it there.
-    trace.set_tracer_provider(spans.provider)
-    record_with(spans)
-    instrument_clients.install()
+    provider, processor = build_tracer_provider(settings, settings.traces_endpoint, component)
+    # Libraries with spans of their own find it there.
+    trace.set_tracer_provider(provider)
+    use_tracer(provider.get_tracer("plinth"))
     log.info("traces", endpoint=settings.traces_endpoint, sampler=settings.OTEL_TRACES_SAMPLER)
     try:
         yield
     finally:
-        instrument_clients.remove()
-        record_with(None)
-        if not await _within(FLUSH_SECONDS, spans.close):
-            log.warning("the last traces were not delivered in time", spans=spans.waiting)
+        use_tracer(None)
+        if not await _returns_within(FLUSH_SECONDS, provider.shutdown):
+            log.warning("the last traces were not delivered in time", spans=processor.pending)
 
 
-async def _within(seconds: float, function: Callable[[], None]) -> bool:
-    """Call a function that may hang, in a thread that nobody waits for any longer; whether it returned in time."""
+async def _returns_within(seconds: float, function: Callable[[], None]) -> bool:
+    """Call a function that may hang in a thread, and tell whether it returned in time."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def call() -> None:
@@ -57,7 +54,7 @@ async def _within(seconds: float, function: Callable[[], None]) -> bool:
         with suppress(RuntimeError):  # too late: the loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    # A daemon: the interpreter does not wait for it either.
+    # A daemon thread, for which the interpreter does not wait at its end.
     Thread(target=call, name="traces", daemon=True).start()
     try:
         async with asyncio.timeout(seconds):

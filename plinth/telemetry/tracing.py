@@ -1,22 +1,35 @@
-"""Traces: where a request or a job belongs, and the spans that tell what it did.
+"""Traces: which trace a request or a job belongs to, and the spans that record it.
 
-A `traceparent` that comes in (W3C Trace Context) gives log lines and problem documents their trace id and goes on with
-the jobs that are enqueued, whether tracing is on or off. Spans are made while it is on: `plinth.telemetry.trace_setup`.
+An incoming `traceparent` (W3C Trace Context) gives log lines and problem documents their trace id and is stored with
+enqueued jobs, whether tracing is on or off. Spans are made while it is on: `plinth.telemetry.trace_setup`.
 
-Spans are made here, in `plinth.database.observed_connection` (SQL) and in `plinth.telemetry.instrument_clients` (Redis,
-HTTP).
+This module needs OpenTelemetry's API alone, not its SDK. Spans of SQL statements are recorded by
+`plinth.database.observed_connection`, of Redis commands by `plinth.redis.client`, of HTTP requests by
+`plinth.telemetry.http_client`.
 """
 
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, Self, cast
+from time import time_ns
+from typing import NamedTuple
 
 from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter
 from starlette.types import Scope
 
@@ -33,101 +46,64 @@ __all__ = [
     "current_trace_id",
     "end_job",
     "end_request",
-    "enqueuing",
+    "enqueue_span",
     "is_on",
     "is_recorded",
-    "note_call",
-    "record_with",
+    "record_call",
     "trace_headers",
+    "use_tracer",
 ]
 
 SPANS_DROPPED = Counter("plinth_trace_spans_dropped", "Spans that never reached the collector.")
 
-MAX_TRACESTATE = 512  # characters: as many as the specification asks to pass on
+MAX_TRACESTATE = 512  # characters: the specification asks to pass on at least as many
 MAX_USER_AGENT = 256
-# Of a path, in spans and log lines: of what waits for the collector no caller decides how large it is.
+# Of a path, in spans and log lines: spans wait for the collector in memory, and a caller must not decide their size.
 MAX_PATH = 1024
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
-_NOBODY = Context()
+_EMPTY = Context()
+_W3C = TraceContextTextMapPropagator()
 
-
-class RecordedSpan(Protocol):
-    """The span of a request that is recorded, as `Spans.begin_request` makes it."""
-
-    current: Span
-    """What user code finds as the current span."""
-
-    def finish(self, attributes: Mapping[str, str | int], *, name: str | None, failed: bool) -> None:
-        """End the span."""
-
-
-class Spans(Protocol):
-    """Makes spans while tracing is on. `plinth.telemetry.span_recorder` implements it."""
-
-    tracer: trace.Tracer
-
-    def new_trace(self) -> "RequestTrace": ...
-
-    def continued(self, caller: SpanContext) -> "RequestTrace": ...
-
-    def begin_request(
-        self, name: str, context: SpanContext, parent: SpanContext | None, attributes: Mapping[str, str | int]
-    ) -> Any: ...
-
-    def note_call(
-        self, name: str, attributes: Mapping[str, str | int], parent: SpanContext, *, seconds: float, failed: bool
-    ) -> None: ...
-
-
-_spans: Spans | None = None
+_tracer: Tracer | None = None
 
 
 def is_on() -> bool:
-    """Whether spans are made in this process."""
-    return _spans is not None
+    """Whether this process makes spans."""
+    return _tracer is not None
 
 
 def is_recorded() -> bool:
-    """Whether what is done now belongs to a trace that is recorded here."""
-    return _spans is not None and bool(trace.get_current_span().get_span_context().trace_flags & TraceFlags.SAMPLED)
+    """Whether the current span is recorded in this process."""
+    return _tracer is not None and bool(trace.get_current_span().get_span_context().trace_flags & TraceFlags.SAMPLED)
 
 
 def current_trace_id() -> str | None:
-    """The trace that what is done now belongs to: 32 hexadecimal digits."""
+    """The id of the current trace: 32 hexadecimal digits."""
     trace_id = trace.get_current_span().get_span_context().trace_id
     return format(trace_id, "032x") if trace_id else None
 
 
-def record_with(spans: Spans | None) -> None:
-    """Make spans with `spans` from now on; with None, make no more. One for a process."""
-    global _spans  # noqa: PLW0603 - one for a process
-    _spans = spans
+def use_tracer(tracer: Tracer | None) -> None:
+    """Make this process's spans with `tracer` from now on; with None, make none."""
+    global _tracer  # noqa: PLW0603 - one for a process
+    _tracer = tracer
 
 
 # --- requests ---
 
 
 class RequestTrace(NamedTuple):
-    """Where a request belongs."""
+    """The trace that a request belongs to."""
 
     span: Span
-    within: Context
-    """The context in which that is the current span. Nothing else of OpenTelemetry's is in it."""
+    context: Context
+    """Holds the span as the current one, and nothing else of OpenTelemetry's."""
     response: bytes
-    """What the header `traceresponse` tells the caller: trace, span, and whether it was recorded here."""
-    ids: tuple[int, int]
-    """Of trace and span."""
-
-    @classmethod
-    def of(cls, context: SpanContext, *, flags: int) -> Self:
-        """One that is not recorded. `flags` are those to be told."""
-        span = NonRecordingSpan(context)
-        response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
-        return cls(span, trace.set_span_in_context(span, _NOBODY), response, (context.trace_id, context.span_id))
+    """The value of the header `traceresponse`: trace, span, and whether it is recorded here."""
 
 
 def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> RequestTrace | None:
@@ -135,30 +111,36 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
 
     While tracing is off the span stands for the caller's and records nothing.
     """
-    caller = None if traceparent is None else _read(traceparent, tracestate)
-    if _spans is None:
-        return None if caller is None else RequestTrace.of(caller, flags=0)
-    begun = _spans.new_trace() if caller is None else _spans.continued(caller)
-    context = begun.span.get_span_context()
-    if not context.trace_flags & TraceFlags.SAMPLED:
-        return begun
-    method = scope["method"]
-    known = method in _METHODS
-    attributes = {
-        "http.request.method": method if known else "_OTHER",
-        "url.path": scope["path"][:MAX_PATH],
-        "url.scheme": scope.get("scheme", "http"),
-    }
-    span = _spans.begin_request(method if known else "HTTP", context, caller, attributes)
-    return RequestTrace(span, trace.set_span_in_context(span.current, _NOBODY), begun.response, begun.ids)
+    caller = None if traceparent is None else _parse(traceparent, tracestate)
+    if _tracer is None:
+        if caller is None:
+            return None
+        span: Span = NonRecordingSpan(caller)
+        flags = 0
+    else:
+        method = scope["method"] if scope["method"] in _METHODS else None
+        parent = _EMPTY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _EMPTY)
+        span = _tracer.start_span(method or "HTTP", parent, SpanKind.SERVER)
+        flags = span.get_span_context().trace_flags
+        # Not in `start_span`, which takes 2 µs longer with attributes for each request that is not recorded.
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "http.request.method": method or "_OTHER",
+                    "url.path": scope["path"][:MAX_PATH],
+                    "url.scheme": scope.get("scheme", "http"),
+                }
+            )
+    context = span.get_span_context()
+    response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
+    return RequestTrace(span, trace.set_span_in_context(span, _EMPTY), response)
 
 
 def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
     """End a recorded request's span. `status` is 0 and `error` what ended it where there was no response."""
-    name = None
     attributes: dict[str, str | int] = {}
     if route != UNMATCHED:
-        name = f"{scope['method'] if scope['method'] in _METHODS else 'HTTP'} {route}"
+        span.update_name(f"{scope['method'] if scope['method'] in _METHODS else 'HTTP'} {route}")
         attributes["http.route"] = route
     if client := scope.get("client"):
         attributes["client.address"] = client[0]
@@ -167,26 +149,27 @@ def end_request(span: Span, scope: Scope, *, route: str, status: int, error: Bas
             attributes["user_agent.original"] = value[:MAX_USER_AGENT].decode("latin-1")
     if status:
         attributes["http.response.status_code"] = status
-    failed = error is not None or not 0 < status < 500
-    if failed:
+    if error is not None or not 0 < status < 500:
         attributes["error.type"] = str(status) if error is None and status else _type_of(error)
-    cast(RecordedSpan, span).finish(attributes, name=name, failed=failed)
+        span.set_status(StatusCode.ERROR)
+    span.set_attributes(attributes)
+    span.end()
 
 
 # --- jobs ---
 
 
 @contextmanager
-def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) -> Iterator[str | None]:
-    """Around the statement that enqueues jobs: what to store with them, as JSON. None: they belong to no trace.
+def enqueue_span(kind: str, queue: str, count: int, within: Context | None = None) -> Iterator[str | None]:
+    """A span around the statement that enqueues jobs. Yields the trace context to store with them, as JSON.
 
-    `within`: the context that they are enqueued in, if not the current one.
+    Yields None if they belong to no trace. `within`: the context that they are enqueued in, if not the current one.
     """
     context = trace.get_current_span(within).get_span_context()
     if not context.is_valid:
         yield None
-    elif _spans is None or not context.trace_flags.sampled:
-        yield json.dumps(_headers(context))
+    elif _tracer is None or not context.trace_flags.sampled:
+        yield json.dumps(trace_headers(within))
     else:
         attributes: dict[str, str | int] = {
             "messaging.system": "plinth",
@@ -196,28 +179,28 @@ def enqueuing(kind: str, queue: str, count: int, within: Context | None = None) 
             "messaging.batch.message_count": count,
             "plinth.job.kind": kind,
         }
-        with client_span(f"enqueue {kind}", attributes, kind=SpanKind.PRODUCER, within=within) as span:
-            yield json.dumps(_headers(span.get_span_context()))
+        with client_span(f"enqueue {kind}", attributes, kind=SpanKind.PRODUCER, within=within):
+            yield json.dumps(trace_headers())
 
 
 def begin_job(
     kind: str, carrier: Mapping[str, str] | None, *, first: bool, attributes: Mapping[str, str | int]
 ) -> Span | None:
-    """The span of a run, current from here to the end of this task. None: it belongs to no trace.
+    """Begin the span of a run and make it current until this task ends. None: the run belongs to no trace.
 
-    `carrier` was stored when the job was enqueued. The `first` attempt is a part of what enqueued it; later ones,
-    which may come days after it, are traces of their own with a link to it.
+    `carrier` was stored when the job was enqueued. The `first` attempt continues that trace; later attempts, which may
+    run days after it, begin traces of their own with a link to it.
     """
     parent = None
     if carrier is not None and "traceparent" in carrier:
-        parent = _read(carrier["traceparent"], carrier.get("tracestate"))
+        parent = _parse(carrier["traceparent"], carrier.get("tracestate"))
     span: Span | None
-    if _spans is None:
+    if _tracer is None:
         span = None if parent is None else NonRecordingSpan(parent)
     else:
-        context, links = _NOBODY, ()
+        context, links = _EMPTY, ()
         if parent is not None and first:
-            context = trace.set_span_in_context(NonRecordingSpan(parent), _NOBODY)
+            context = trace.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
         elif parent is not None:
             links = (Link(parent),)  # type: ignore[assignment]
         described = {
@@ -227,14 +210,14 @@ def begin_job(
             "plinth.job.kind": kind,
             **attributes,
         }
-        span = _spans.tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
+        span = _tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
     if span is not None:
         otel.attach(trace.set_span_in_context(span))
     return span
 
 
 def end_job(span: Span | None, *, outcome: str, error: str | None) -> None:
-    """End a run's span. `error`: what kind of error it ended with."""
+    """End a run's span. `error`: the kind of error that ended the run."""
     if span is None or not span.is_recording():
         return
     span.set_attribute("plinth.job.outcome", outcome)
@@ -244,7 +227,7 @@ def end_job(span: Span | None, *, outcome: str, error: str | None) -> None:
     span.end()
 
 
-# --- what both do ---
+# --- calls to other services ---
 
 
 @contextmanager
@@ -255,50 +238,55 @@ def client_span(
     kind: SpanKind = SpanKind.CLIENT,
     within: Context | None = None,
 ) -> Iterator[Span]:
-    """A span around a call to somebody else, for what `is_recorded`; current while the block runs."""
-    spans = _spans
-    if spans is None:  # tracing has just ended
+    """A span around a call to another service, current while the block runs. Only where `is_recorded`."""
+    if _tracer is None:  # tracing has just ended
         yield trace.INVALID_SPAN
         return
-    span = spans.tracer.start_span(name, within, kind, attributes)
+    span = _tracer.start_span(name, within, kind, attributes)
     token = otel.attach(trace.set_span_in_context(span))
     try:
         yield span
     except BaseException as error:
-        # The type alone: messages quote values.
-        span.set_attribute("error.type", _type_of(error))
-        span.set_status(StatusCode.ERROR)
+        _fail(span, error)
         raise
     finally:
         otel.detach(token)
         span.end()
 
 
-def note_call(
+def record_call(
     name: str, attributes: Mapping[str, str | int], *, seconds: float, error: BaseException | None = None
 ) -> None:
-    """A span of a call to somebody else that took until now, for what `is_recorded`: cheaper than one around it."""
-    spans = _spans
-    if spans is None or isinstance(error, GeneratorExit):  # nobody waits any longer, and the current span is anyone's
+    """Record the span of a call to another service that has just ended. Only where `is_recorded`."""
+    # A coroutine is closed where it is garbage-collected: the current span may be another request's.
+    if _tracer is None or isinstance(error, GeneratorExit):
         return
+    end = time_ns()
+    span = _tracer.start_span(name, None, SpanKind.CLIENT, attributes, start_time=end - int(seconds * 1e9))
     if error is not None:
-        attributes = {**attributes, "error.type": _type_of(error)}
-    parent = trace.get_current_span().get_span_context()
-    spans.note_call(name, attributes, parent, seconds=seconds, failed=error is not None)
+        _fail(span, error)
+    span.end(end)
 
 
-def trace_headers() -> dict[str, str]:
-    """The W3C headers that tell another service which trace it continues; none where there is no trace."""
-    context = trace.get_current_span().get_span_context()
-    return _headers(context) if context.is_valid else {}
+def _fail(span: Span, error: BaseException) -> None:
+    # The type alone: messages quote values.
+    span.set_attribute("error.type", _type_of(error))
+    span.set_status(StatusCode.ERROR)
 
 
-def _traceparent(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+def trace_headers(within: Context | None = None) -> dict[str, str]:
+    """The W3C headers with which another service continues the current trace; none where there is no trace.
+
+    `within`: a context other than the current one.
+    """
+    headers: dict[str, str] = {}
+    _W3C.inject(headers, within)
+    return headers
 
 
-def _read(traceparent: str, tracestate: str | None) -> SpanContext | None:
-    """The W3C headers as a context, or None if `traceparent` is not valid to the letter."""
+def _parse(traceparent: str, tracestate: str | None) -> SpanContext | None:
+    """Parse the W3C headers. None if `traceparent` is not valid to the letter."""
+    # OpenTelemetry's propagator takes spaces and line breaks around it, and passes unknown flags on.
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None:
         return None
@@ -311,13 +299,6 @@ def _read(traceparent: str, tracestate: str | None) -> SpanContext | None:
         state = TraceState.from_header([tracestate])
     context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & _KNOWN_FLAGS), state)
     return context if context.is_valid else None  # zeros are none
-
-
-def _headers(context: SpanContext) -> dict[str, str]:
-    headers = {"traceparent": _traceparent(context)}
-    if context.trace_state:
-        headers["tracestate"] = context.trace_state.to_header()
-    return headers
 
 
 def _type_of(error: BaseException | None) -> str:

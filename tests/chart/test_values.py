@@ -112,7 +112,7 @@ def test_bounds_of_objectives_are_bounds_of_the_histograms() -> None:
     """With any other number, the rule would never have a value."""
     objectives = SCHEMA["properties"]["metrics"]["properties"]["rules"]["properties"]["objectives"]["properties"]
     requests = HttpMetrics()
-    requests.of("GET", "/", 200)
+    requests.histograms("GET", "/", 200)
     text = requests.render(openmetrics=False)
     bounds = re.findall(r'^http_server_request_duration_seconds_bucket{.*le="([0-9.]+)"', text, re.MULTILINE)
     assert objectives["latency"]["properties"]["seconds"]["enum"] == [float(bound) for bound in bounds]

@@ -11,8 +11,6 @@ from unittest.mock import patch
 
 import structlog
 
-from plinth.telemetry import access_log as waiting_lines
-from plinth.telemetry.access_log import write_to, write_waiting
 from plinth.telemetry.logging import configure_logging, set_log_level
 from tests.support.notes import settings_with
 
@@ -27,14 +25,9 @@ class Stderr(io.TextIOWrapper):
         super().__init__(self._bytes, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         self._terminal = terminal
 
-    def written(self) -> str:
+    def getvalue(self) -> str:
         """What has been written by now."""
         return self._bytes.getvalue().decode()
-
-    def getvalue(self) -> str:
-        """That, and what is to be written soon."""
-        write_waiting()
-        return self.written()
 
     def isatty(self) -> bool:
         return self._terminal
@@ -53,7 +46,7 @@ Configure = Callable[..., Stderr]
 def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
     """Log as these settings say, while the block runs; afterwards all is as before."""
     root, access, config = logging.getLogger(), logging.getLogger("uvicorn.access"), structlog.get_config()
-    kept, write = (root.handlers, root.level, access.disabled), waiting_lines._write
+    kept = root.handlers, root.level, access.disabled
     root.handlers = []
     stderr = Stderr(terminal=terminal)
     try:
@@ -66,4 +59,3 @@ def logging_as(*, terminal: bool = False, **settings: Any) -> Iterator[Stderr]:
         set_log_level("INFO")
         root.handlers, root.level, access.disabled = kept
         structlog.configure(**config)
-        write_to(write, config["processors"])

@@ -35,7 +35,8 @@ from plinth.http.headers import with_headers
 from plinth.http.pagination import Order, Pager, Slice, sort_orders
 from plinth.http.schemas import Page, PageQuery, ReadModel
 from plinth.identity.rules import Principal
-from tests.support.api import settings_with, with_state
+from tests.support.api import with_state
+from tests.support.notes import settings_with
 
 metadata = MetaData()
 ROWS = Table(

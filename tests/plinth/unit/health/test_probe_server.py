@@ -1,8 +1,6 @@
 """The second port: it answers when the event loop does not."""
 
 import io
-import json
-import logging
 import socket
 import struct
 import threading
@@ -17,8 +15,6 @@ import pytest
 
 import plinth.jobs.metrics  # noqa: F401 - so that there is something to show
 from plinth.health.probe_server import ProbeServer, ProbeServerError, _log_level
-from plinth.telemetry.access_log import log_values
-from plinth.telemetry.log_records import Ids
 from plinth.telemetry.logging import log_level
 from tests.support.logs import logging_as
 
@@ -73,17 +69,6 @@ class TestProbeServer:
             head, _, body = b"".join(iter(lambda: peer.recv(65536), b"")).partition(b"\r\n\r\n")
         assert b"Content-Length: " in head
         assert body == b""
-
-    async def test_of_a_loop_that_is_stuck_the_last_lines_are_written_by_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It may be killed next, with what it was to write itself."""
-        monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
-        with logging_as(LOG_FORMAT="json") as stderr, probes(alive=lambda: False) as client:
-            log_values("request", ("number",), (1,), Ids(), soon=True)
-            client.get("/livez")  # the loop stands still meanwhile
-            lines = [json.loads(line) for line in stderr.written().splitlines()]
-        assert [line["message"] for line in lines][-2:] == ["request", "the event loop is stuck"]
 
     def test_drain_answers_when_it_is_done_and_probes_are_answered_meanwhile(self) -> None:
         begun, done = threading.Event(), threading.Event()

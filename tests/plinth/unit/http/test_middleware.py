@@ -1,7 +1,6 @@
 """What happens to every request on its way in and to every response on its way out."""
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -22,7 +21,6 @@ from plinth.identity.rules import Principal
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import MAX_PATH
 from tests.support.api import problem
-from tests.support.logs import logging_as
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,20 +114,6 @@ class TestAccessLine:
             "response_bytes": 5,
             "client": "203.0.113.7",
         }
-
-    @pytest.mark.parametrize(("status", "slow", "at_once"), [(200, 9, False), (404, 9, True), (200, 0, True)])
-    async def test_of_what_went_well_may_wait(
-        self, monkeypatch: pytest.MonkeyPatch, status: int, slow: float, at_once: bool
-    ) -> None:
-        monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)  # another line would take it along
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await Response(status_code=status)(scope, receive, send)
-
-        with logging_as(LOG_FORMAT="json") as stderr:
-            await call(RequestContextMiddleware(app, slow_seconds=slow))
-            assert bool(stderr.written()) is at_once
-            assert stderr.lines("request")[0]["status"] == status
 
     async def test_is_no_longer_than_callers_are_allowed_to_make_it(self) -> None:
         with capture_logs() as logs:

@@ -344,7 +344,7 @@ class TestForm:
         metrics, registry = HttpMetrics(), CollectorRegistry()
         names = ("http_request_method", "http_route", "http_response_status_code")
         theirs = Histogram(family.name, family.help, names, buckets=family.bounds, registry=registry)
-        child, ours = theirs.labels("GET", "/a", "200"), metrics.of("GET", "/a", 200)[_FAMILIES.index(family)]
+        child, ours = theirs.labels("GET", "/a", "200"), metrics.histograms("GET", "/a", 200)[_FAMILIES.index(family)]
         for value in values:
             child.observe(value)
             ours.observe(value)
@@ -360,7 +360,7 @@ class TestForm:
     def test_a_route_s_own_characters_do_not_break_a_line(self) -> None:
         metrics = HttpMetrics()
         route = 'a"b\\c\nd'
-        metrics.of("GET", route, 200)[0].observe(1)
+        metrics.histograms("GET", route, 200)[0].observe(1)
         for parse, openmetrics in (plain_families, False), (openmetrics_families, True):
             text = metrics.render(openmetrics) + ("# EOF\n" if openmetrics else "")
             assert {s.labels["http_route"] for m in parse(text) for s in m.samples if "le" in s.labels} == {route}
@@ -398,9 +398,8 @@ class TestForm:
 
         def begin(*request: Any) -> RequestTrace:
             span = tracer.start_span("request")
-            context = span.get_span_context()
-            ids.append(format_trace_id(context.trace_id))
-            return RequestTrace(span, Context(), b"", (context.trace_id, context.span_id))
+            ids.append(format_trace_id(span.get_span_context().trace_id))
+            return RequestTrace(span, Context(), b"")
 
         monkeypatch.setattr(middleware, "begin_request", begin)
         monkeypatch.setattr(middleware, "end_request", lambda span, *request, **answer: span.end())

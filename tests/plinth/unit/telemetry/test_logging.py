@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from plinth.telemetry.log_records import Ids, attempt_var, job_id_var, json_line, request_id_var
+from plinth.telemetry import log_records
+from plinth.telemetry.log_records import attempt_var, job_id_var, render_json, request_id_var
 from plinth.telemetry.logging import log_level, set_log_level
 from tests.support.logs import Configure
 from tests.support.notes import PACKAGES
@@ -37,10 +38,9 @@ class TestJson:
         assert ours == {"message": "hello", "level": "info", "size": 1}
         assert theirs == {"message": "hello world", "level": "info", "size": 1, "logger": "uvicorn.error"}
 
-    def test_has_microseconds_when_there_are_none(self) -> None:
-        line = json.loads(
-            json_line(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp(), "info", {"event": "x"}, Ids())
-        )
+    def test_has_microseconds_when_there_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_records, "time", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp)
+        line = json.loads(render_json(None, "info", {"event": "x"}))
         assert line["timestamp"] == "2026-01-02T03:04:05.000000Z"
 
     def test_carries_the_request_s_id(self, configure: Configure) -> None:

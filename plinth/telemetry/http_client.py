@@ -1,0 +1,50 @@
+"""An httpx client whose requests are traced: for calls to other services.
+
+async with TracedClient(base_url="https://prices.example", timeout=5) as client:
+    answer = await client.get("/today")
+"""
+
+from typing import Any
+
+import httpx
+from opentelemetry.trace import StatusCode
+
+from plinth.telemetry.tracing import client_span, is_recorded, trace_headers
+
+__all__ = ["TracedClient"]
+
+
+class TracedClient(httpx.AsyncClient):
+    """An `httpx.AsyncClient` that makes a span of each request and sends `traceparent` and `tracestate` along.
+
+    A request is one span, with the redirects that the client follows. Spans hold no query and no credentials. Headers
+    that the caller has set stay as they are.
+    """
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        if not is_recorded():
+            return await self._send_traced(request, options)
+        url = request.url
+        attributes: dict[str, str | int] = {
+            "http.request.method": request.method,
+            "server.address": url.host,
+            "server.port": url.port or (443 if url.scheme == "https" else 80),
+            "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}",
+        }
+        with client_span(request.method, attributes) as span:
+            response = await self._send_traced(request, options)
+            span.set_attribute("http.response.status_code", response.status_code)
+            if response.status_code >= 400:
+                span.set_attribute("error.type", str(response.status_code))
+                span.set_status(StatusCode.ERROR)
+            return response
+
+    async def _send_traced(self, request: httpx.Request, options: dict[str, Any]) -> httpx.Response:
+        added = {} if "traceparent" in request.headers else trace_headers()
+        request.headers.update(added)
+        try:
+            return await super().send(request, **options)
+        finally:
+            # The same request may be sent again, within another trace.
+            for name in added:
+                del request.headers[name]

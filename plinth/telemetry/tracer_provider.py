@@ -1,0 +1,91 @@
+"""The SDK's tracer provider as the settings describe it: sampler and resource.
+
+Imported only when tracing is enabled, like `plinth.telemetry.span_exporter` and OpenTelemetry's SDK.
+"""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.util.types import Attributes
+
+from plinth.settings.base import PlatformSettings
+from plinth.telemetry.span_exporter import BoundedSpanProcessor
+
+__all__ = ["build_tracer_provider"]
+
+
+def build_tracer_provider(
+    settings: PlatformSettings, endpoint: str, component: str
+) -> tuple[TracerProvider, BoundedSpanProcessor]:
+    """Build a provider that sends its spans to `endpoint`, and the processor that sends them."""
+    headers = settings.OTEL_EXPORTER_OTLP_TRACES_HEADERS or settings.OTEL_EXPORTER_OTLP_HEADERS
+    processor = BoundedSpanProcessor(
+        settings, endpoint, _parse_pairs(headers.get_secret_value()) if headers is not None else None
+    )
+    provider = TracerProvider(
+        sampler=_sampler(settings), resource=_resource(settings, component), shutdown_on_exit=False
+    )
+    provider.add_span_processor(processor)
+    return provider, processor
+
+
+class _FollowLink(Sampler):
+    """Samples a linked run of a job as what it is linked to; all other roots as `sampler` decides."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        sampler = self._sampler
+        if links and kind is SpanKind.CONSUMER:
+            sampler = ALWAYS_ON if links[0].context.trace_flags.sampled else ALWAYS_OFF
+        return sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        return f"FollowLink{{{self._sampler.get_description()}}}"
+
+
+def _sampler(settings: PlatformSettings) -> Sampler:
+    name = settings.OTEL_TRACES_SAMPLER
+    if name.endswith("traceidratio"):
+        sampler: Sampler = TraceIdRatioBased(settings.OTEL_TRACES_SAMPLER_ARG)
+    else:
+        sampler = ALWAYS_ON if name.endswith("always_on") else ALWAYS_OFF
+    return ParentBased(_FollowLink(sampler)) if name.startswith("parentbased_") else sampler
+
+
+def _resource(settings: PlatformSettings, component: str) -> Resource:
+    project = re.sub(r"[^a-z0-9]+", "-", settings.PROJECT_NAME.lower()).strip("-") or "service"
+    attributes = {"service.name": f"{project}-{component}", "service.version": settings.service.version}
+    attributes |= _parse_pairs(settings.OTEL_RESOURCE_ATTRIBUTES or "")
+    if settings.OTEL_SERVICE_NAME is not None:
+        attributes["service.name"] = settings.OTEL_SERVICE_NAME
+    return Resource.create(attributes)
+
+
+def _parse_pairs(text: str) -> dict[str, str]:
+    """Parse `a=1,b=2`; values are percent-encoded."""
+    pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
+    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
