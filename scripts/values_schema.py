@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from plinth.cli.service import declared_settings
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 Schema: TypeAlias = dict[str, Any]
 

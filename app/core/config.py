@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 from pydantic import Field
 
 from app import __version__
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
 from plinth.settings.types import Days  # sample
 

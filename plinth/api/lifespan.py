@@ -17,7 +17,7 @@ from plinth.identity import build_verifier
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import Figures
 from plinth.jobs.resources import open_resources
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.keys import derive_key
 from plinth.telemetry import trace_setup
 from plinth.telemetry.metrics import tell_build

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging
 
 __all__ = ["make_application"]

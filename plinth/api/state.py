@@ -11,7 +11,7 @@ from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity.verifier import TokenVerifier
 from plinth.jobs.admin.watch import JobWatch
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["AppState"]
 

@@ -20,7 +20,7 @@ from plinth.cli.log_level import log_level
 from plinth.cli.schedules import schedules
 from plinth.cli.service import load
 from plinth.cli.workers import workers
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 # uvicorn waits this long for requests to end before it stops, in seconds.
 GRACE_SECONDS = 20

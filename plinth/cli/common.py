@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 
 from plinth.cli.service import ServiceError, declared_settings, load
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:

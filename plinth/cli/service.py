@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["ServiceError", "declared_settings", "load"]
 

@@ -24,7 +24,7 @@ from plinth.database.observed_connection import observe
 from plinth.database.pool import POOL_LABEL, FairQueuePool
 from plinth.database.tables import PlatformTable
 from plinth.errors import ServiceUnavailableError
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry import tracing
 from plinth.telemetry.metrics import Labels, Observed, db_error
 

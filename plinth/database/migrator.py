@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, branch_of, read_revisions
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["MigrationError", "Migrator", "merge_sentence", "migration_engine", "wait_until_migrated"]
 

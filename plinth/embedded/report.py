@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plinth.embedded.servers import Servers
-from plinth.settings.base import AuthProvider, PlatformSettings
+from plinth.settings import AuthProvider, PlatformSettings
 
 SUBJECT = "alice"
 TOKEN_TTL = 7 * 24 * 3600  # seconds

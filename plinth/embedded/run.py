@@ -15,7 +15,7 @@ from plinth.embedded.process import EmbeddedError, Process, Sleep, environment
 from plinth.embedded.report import Progress, complain, say, summary
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20

@@ -7,7 +7,7 @@ from typing import Self
 from plinth.embedded.postgres import Postgres
 from plinth.embedded.redis import Redis
 from plinth.embedded.supervisor import Supervisor
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 
 class Servers:

@@ -12,7 +12,7 @@ from plinth.embedded.process import EmbeddedError, environment
 from plinth.embedded.report import complain
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 HOLDER_TIMEOUT = 60.0  # seconds for a `plinth run` that is starting to have its servers ready
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended

@@ -4,7 +4,7 @@ from plinth.identity.local import sign_local_token, signing_key
 from plinth.identity.providers import rules_for
 from plinth.identity.rules import FixedKey, KeySource
 from plinth.identity.verifier import TokenVerifier
-from plinth.settings.base import AuthProvider, PlatformSettings
+from plinth.settings import AuthProvider, PlatformSettings
 
 __all__ = ["build_verifier", "sign_local_token"]
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import jwt
 
 from plinth.identity.rules import is_subject
-from plinth.settings.base import AuthProvider, PlatformSettings
+from plinth.settings import AuthProvider, PlatformSettings
 from plinth.settings.keys import derive_key
 
 LOCAL_ALGORITHM = "HS256"

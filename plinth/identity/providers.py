@@ -2,7 +2,7 @@
 
 from plinth.identity.local import LOCAL_ALGORITHM, LOCAL_AUDIENCE
 from plinth.identity.rules import Claims, Reason, TokenError, TokenRules, common_roles, strings
-from plinth.settings.base import AuthProvider, PlatformSettings
+from plinth.settings import AuthProvider, PlatformSettings
 
 
 def rules_for(settings: PlatformSettings) -> TokenRules:

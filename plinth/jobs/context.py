@@ -19,7 +19,7 @@ from plinth.database.engine import Database
 from plinth.jobs.enqueue import Insertion, prepare
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, Finish, JobCancelled, LeaseLost, State, storable
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["ClaimedJob", "JobContext", "Progress", "ProgressSink", "RunStore"]
 

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit"]
 

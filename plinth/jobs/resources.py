@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from plinth.database.engine import Database
 from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
 from plinth.redis.client import close_redis, open_redis
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["Resources", "open_resources"]
 

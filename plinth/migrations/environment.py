@@ -19,7 +19,7 @@ import plinth.jobs.tables  # noqa: F401 - with the line above: all tables of the
 from plinth.database.migrator import merge_sentence, migration_engine
 from plinth.database.revisions import FIRST, PLATFORM, SERVICE, read_revisions
 from plinth.database.tables import PlatformTable
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["run_migrations"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation
 from plinth.telemetry.tracing import is_recorded, record_call
 

@@ -1,7 +1,7 @@
-"""The database's address: what people paste, and what each driver wants to see.
+"""Reads the URL of a PostgreSQL database and writes it for each driver.
 
-Databases hand out libpq URLs, such as `postgres://…?sslmode=require`. SQLAlchemy wants the driver in the
-scheme, and asyncpg takes other parameters than libpq.
+Providers give libpq URLs, such as `postgres://…?sslmode=require`. SQLAlchemy expects the driver in the scheme, and
+asyncpg takes other parameters than libpq.
 """
 
 import os
@@ -26,7 +26,7 @@ _PARAMETERS = (
     *("sslmode", "sslpassword", *_SSL_FILES),
     *("application_name", "options", "connect_timeout", "target_session_attrs"),
     "channel_binding",  # for psql; asyncpg has none
-    "pgbouncer",  # Prisma's way to say that there is one
+    "pgbouncer",  # Prisma's parameter for a transaction pooler
 )
 _ENCODE = "percent-encode / ? # @ : in the user name and the password (%40 is @)"
 
@@ -35,7 +35,7 @@ Host = tuple[str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class PostgresURL:
-    """Where a PostgreSQL is and how to get in. Without hosts it is where the driver looks by default."""
+    """The hosts of a PostgreSQL database, the credentials and the parameters. Without hosts: the driver's default."""
 
     user: str | None
     password: str | None = field(repr=False)
@@ -48,8 +48,8 @@ class PostgresURL:
     def parse(cls, url: str) -> "PostgresURL":
         """Read a libpq URL, with or without SQLAlchemy's `+driver` in its scheme.
 
-        Raises ValueError with what was expected. The message quotes nothing but the name of a parameter: any
-        other part of a malformed URL may be a piece of the password.
+        Raises ValueError with what was expected. The message quotes only the name of a parameter: any other part of
+        a malformed URL may belong to the password.
         """
         scheme, separator, rest = url.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
@@ -57,7 +57,7 @@ class PostgresURL:
         address, _, query = rest.partition("?")
         authority, _, database = address.partition("/")
         if "@" in database or "@" in query:
-            # A / or ? in the password ended the address too early: what follows is not what it seems.
+            # A / or ? in the password ended the address too early, and the rest was read as something else.
             raise ValueError(f"an @ after the host: {_ENCODE}")
         credentials, _, addresses = authority.rpartition("@")
         user, _, password = credentials.partition(":")
@@ -65,7 +65,7 @@ class PostgresURL:
 
         parameters = _parameters(query)
         _check(parameters)
-        # In libpq too, parameters win over what stands before them.
+        # As in libpq, parameters take precedence.
         return cls(
             user=parameters.pop("user", "") or unquote(user) or None,
             password=parameters.pop("password", "") or unquote(password) or None,
@@ -76,11 +76,11 @@ class PostgresURL:
         )
 
     def for_asyncpg(self) -> str:
-        """The URL for SQLAlchemy's asyncpg dialect. `connect_arguments` go with it."""
+        """Return the URL for SQLAlchemy's asyncpg dialect, to be used with `connect_arguments`."""
         netloc = _netloc(*self.hosts[0]) if len(self.hosts) == 1 else ""
         query = {}
         if self.hosts and not netloc:
-            # Of the dialect's two forms this is the one that takes IPv6 addresses and sockets.
+            # Of the dialect's two forms, only this one accepts IPv6 addresses and sockets.
             query["host"] = ",".join(host for host, _ in self.hosts)
             query["port"] = ",".join(str(port or 5432) for _, port in self.hosts)
         if "sslmode" in self.parameters:
@@ -88,16 +88,16 @@ class PostgresURL:
         return self._render("postgresql+asyncpg", netloc, query)
 
     def for_libpq(self) -> str:
-        """The URL for psql and pg_dump."""
+        """Return the URL for psql and pg_dump."""
         return self._render("postgresql", self._libpq_hosts(), self.parameters)
 
     def masked(self) -> str:
-        """The URL for people, without secrets."""
+        """Return the URL with its secrets masked."""
         shown = {name: MASK if name == "sslpassword" else value for name, value in self.parameters.items()}
         return self._render("postgresql", self._libpq_hosts(), shown, mask=True)
 
     def connect_arguments(self) -> dict[str, Any]:
-        """What `asyncpg.connect` needs beside the URL.
+        """Return the arguments of `asyncpg.connect` besides the URL.
 
         Raises ValueError when a certificate cannot be loaded.
         """
@@ -106,7 +106,7 @@ class PostgresURL:
             arguments["timeout"] = float(self.parameters["connect_timeout"])
         if "target_session_attrs" in self.parameters:
             arguments["target_session_attrs"] = self.parameters["target_session_attrs"]
-        # The protocol knows `options` too, and some proxies find the database by it.
+        # `options` is part of the protocol, and some proxies choose the database by it.
         session = {name: self.parameters[name] for name in ("application_name", "options") if name in self.parameters}
         if session:
             arguments["server_settings"] = session
@@ -125,7 +125,7 @@ class PostgresURL:
         credentials = quote(self.user or "", safe="")
         if self.password is not None:
             credentials += ":" + (MASK if mask else quote(self.password, safe=""))
-        # Not urlencode, whose + for a space libpq takes for a plus.
+        # Not urlencode: it writes a space as +, which libpq reads as a plus.
         parameters = "&".join(f"{name}={quote(value, safe='/,:*')}" for name, value in query.items())
         return "".join(
             (
@@ -173,7 +173,7 @@ def _port(text: str) -> int | None:
 
 
 def _netloc(host: str, port: int | None) -> str:
-    """`host:port` where a URL can hold it as it is; nothing for a socket's path and the like."""
+    """Return `host:port`, or nothing if a URL cannot hold the host unquoted, such as the path of a socket."""
     if ":" in host:
         host = f"[{host}]"
     elif not _PLAIN_HOST.fullmatch(host):
@@ -187,7 +187,7 @@ def _parameters(query: str) -> dict[str, str]:
         name, _, value = pair.partition("=")
         value = unquote(value)
         if name == "ssl":
-            # JDBC says ssl=true, which libpq understands; SQLAlchemy says ssl=<mode> to asyncpg.
+            # JDBC writes ssl=true, which libpq accepts; SQLAlchemy writes ssl=<mode> for asyncpg.
             name, value = "sslmode", "require" if value == "true" else value
         if name not in _PARAMETERS:
             raise ValueError(f"asyncpg has no counterpart for the parameter {name!r}: leave it out")
@@ -195,7 +195,7 @@ def _parameters(query: str) -> dict[str, str]:
             raise ValueError(f"expected the parameter {name!r} once")
         parameters[name] = value
     if parameters.get("sslrootcert") == "system":
-        parameters.setdefault("sslmode", "verify-full")  # libpq's default beside it
+        parameters.setdefault("sslmode", "verify-full")  # libpq's default in that case
     return parameters
 
 
@@ -217,7 +217,7 @@ def _check_files(parameters: Mapping[str, str]) -> None:
     mode = parameters.get("sslmode", "prefer")
     given = {name: parameters[name] for name in _SSL_FILES if name in parameters}
     if mode.startswith("verify-") and "sslrootcert" not in given:
-        # libpq and asyncpg would look into ~/.postgresql, which a container does not have.
+        # Without it, libpq and asyncpg look into ~/.postgresql, which a container does not have.
         raise ValueError(f"sslmode={mode} needs sslrootcert: a file, or `system` for the system's certificates")
     if given.get("sslrootcert") == "system":
         if mode != "verify-full":

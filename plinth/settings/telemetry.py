@@ -64,7 +64,7 @@ class TelemetrySettings(GeneralSettings):
         own = self.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
         if (own or self.OTEL_EXPORTER_OTLP_PROTOCOL) != "http/protobuf":
             name = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" if own else "OTEL_EXPORTER_OTLP_PROTOCOL"
-            yield name, "expected http/protobuf, the only one that is spoken here"
+            yield name, "expected http/protobuf, the only protocol that is supported"
         if self.OTEL_BSP_MAX_EXPORT_BATCH_SIZE > self.OTEL_BSP_MAX_QUEUE_SIZE:
             yield "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "expected no more than OTEL_BSP_MAX_QUEUE_SIZE"
 

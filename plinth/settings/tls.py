@@ -1,13 +1,13 @@
-"""TLS to PostgreSQL, by libpq's rules: https://www.postgresql.org/docs/current/libpq-ssl.html"""
+"""Makes the TLS context of a connection to PostgreSQL, by libpq's rules: https://www.postgresql.org/docs/current/libpq-ssl.html"""
 
 import ssl
 from collections.abc import Mapping
 
 
 def client_context(parameters: Mapping[str, str]) -> ssl.SSLContext:
-    """The context for sslmode (at least `require`), sslrootcert, sslcert, sslkey and sslpassword.
+    """Return the context for sslmode (at least `require`), sslrootcert, sslcert, sslkey and sslpassword.
 
-    Raises ValueError, which names the parameter, when a file cannot be loaded.
+    Raises ValueError, with the name of the parameter, if a file cannot be loaded.
     """
     root = parameters.get("sslrootcert")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -33,7 +33,7 @@ def _load_root(context: ssl.SSLContext, path: str) -> None:
 
 def _load_own(context: ssl.SSLContext, parameters: Mapping[str, str]) -> None:
     def password() -> str:
-        # Without a function OpenSSL would ask for the password on the terminal.
+        # Without a function, OpenSSL asks for the password on the terminal.
         return parameters.get("sslpassword", "")
 
     try:

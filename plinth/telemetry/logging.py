@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask, render_json
 
 __all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]

@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 from opentelemetry import trace
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.tracing import is_on, use_tracer
 
 __all__ = ["running"]

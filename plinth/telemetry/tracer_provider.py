@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.span_exporter import BoundedSpanProcessor
 
 __all__ = ["build_tracer_provider"]

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plinth.identity import sign_local_token
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.testing.tracebacks import own_frames
 
 __all__ = ["Client", "open_client"]

@@ -21,7 +21,7 @@ from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import enqueue
 from plinth.jobs.kinds import JobKind, kind_named, kinds
 from plinth.jobs.outcome import Discard, Finish, JobCancelled, LeaseLost, State
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.testing.tracebacks import own_frames
 
 __all__ = ["Jobs"]

@@ -35,7 +35,7 @@ from fastapi import FastAPI
 
 from plinth.cli.service import ServiceError, declared_settings, load
 from plinth.database.engine import Database
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.testing.client import Client, open_client
 from plinth.testing.jobs import Jobs
 from plinth.testing.servers import REDIS_DATABASES, Servers, make_folder, scratch_folder, superuser_url

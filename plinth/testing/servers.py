@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from plinth.database.migrator import Migrator
 from plinth.embedded.postgres import SERVICE, SUPERUSER, Postgres
 from plinth.embedded.redis import Redis
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["REDIS_DATABASES", "Servers", "migrate", "scratch_folder"]
 

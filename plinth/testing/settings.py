@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 
 __all__ = ["NO_DATABASE", "settings_for_tests"]
 

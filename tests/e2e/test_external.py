@@ -11,7 +11,7 @@ import jwt
 import pytest
 import yaml
 
-from plinth.settings.base import DEVELOPMENT_SECRET_KEY
+from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.e2e.cluster import HELM, Cluster, image
 from tests.e2e.release import (
     NODE_PORT,

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plinth.identity import sign_local_token
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.testing import NO_DATABASE as NOBODY_SERVES
 from plinth.testing import problem, serving
 from plinth.testing.settings import PATIENT

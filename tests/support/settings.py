@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 
 PRODUCTION = {
     "ENVIRONMENT": "production",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from plinth.database.migrator import Migrator
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
 
 __all__ = ["Shop"]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = """
 from pathlib import Path
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
 
 

@@ -23,7 +23,7 @@ from plinth.database.revisions import PLATFORM, SERVICE, read_revisions
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_FIGURE, TAKE_DUTY
 from plinth.jobs.schedules import LOOK, Schedule, schedules
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import Labels, Observed
 
 __all__ = ["Figures"]

@@ -17,7 +17,7 @@ import structlog
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.jobs.engine.sql import RENEW_SESSION
 from plinth.jobs.metrics import HEARTBEAT_LAG
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import Labels
 
 __all__ = ["Heartbeat"]

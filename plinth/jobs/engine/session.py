@@ -23,7 +23,7 @@ from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, State
 from plinth.jobs.schedules import Scheduler
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import exemplar
 from plinth.telemetry.tracing import end_job
 

@@ -22,7 +22,7 @@ from plinth.jobs.engine.session import Session
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.telemetry import trace_setup
 from plinth.telemetry.metrics import DEPENDENCY_UP, LOOP_LAG, Labels, tell_build
 

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, SecretStr
 
-from plinth.settings import types
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings, types
 from scripts.values_schema import DECIDED_BY_CHART, config_schema, explanations
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from notes import __version__
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
 from plinth.settings.types import Days
 

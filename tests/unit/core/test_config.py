@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings, get_settings, settings
-from plinth.settings.base import Environment
+from plinth.settings import Environment
+from plinth.settings.env_file import misspelt
 from scripts.values_schema import CHART_SCHEMA, ENV_EXAMPLE, explanations, generated
 from tests.support.settings import clear_environment, run
 
@@ -38,6 +39,12 @@ def test_import_reads_nothing_and_loads_no_driver(tmp_path: Path) -> None:
         DB_POOL_SIZE="not a number",
     )
     assert (ran.returncode, ran.stderr) == (1, "[]\n")
+
+
+def test_no_setting_looks_like_a_misspelling_of_another() -> None:
+    names = Settings.model_fields.keys()
+    for name in names:
+        assert list(misspelt(names, names - {name})) == []
 
 
 def test_env_example_has_every_setting_in_the_order_of_the_groups() -> None:

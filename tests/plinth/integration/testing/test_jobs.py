@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from plinth.database.engine import Database
 from plinth.jobs import Discard, JobContext, JobKind, RetryPolicy, State, enqueue
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from plinth.testing import Jobs
 
 

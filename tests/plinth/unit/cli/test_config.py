@@ -1,5 +1,5 @@
 from plinth.cli.config import effective_configuration
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from tests.support.settings import SECRETS
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 
 
 def test_session_settings_and_time_limits() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from plinth.settings.base import DEVELOPMENT_SECRET_KEY, PlatformSettings
+from plinth.settings import DEVELOPMENT_SECRET_KEY, PlatformSettings
 from tests.support.settings import PRODUCTION, isolated_problems
 
 

@@ -31,7 +31,7 @@ class TestScheme:
         "scheme",
         ["postgres", "postgresql", "POSTGRES", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"],
     )
-    def test_any_of_postgresql_becomes_asyncpg(self, scheme: str) -> None:
+    def test_every_scheme_of_postgresql_becomes_that_of_asyncpg(self, scheme: str) -> None:
         address = PostgresURL.parse(f"{scheme}://app:pass@db:5433/app")
         assert address.for_asyncpg() == "postgresql+asyncpg://app:pass@db:5433/app"
         assert address.for_libpq() == "postgresql://app:pass@db:5433/app"
@@ -39,7 +39,7 @@ class TestScheme:
     @pytest.mark.parametrize(
         "url", ["mysql://db/app", "sqlite:///app.db", "postgresql:/db", "db/app", "", "postgresqlx://db"]
     )
-    def test_others_are_refused(self, url: str) -> None:
+    def test_other_scheme_is_refused(self, url: str) -> None:
         assert refusal(url) == "expected a URL that starts with postgresql://"
 
 
@@ -47,7 +47,7 @@ class TestCredentials:
     @pytest.mark.parametrize(
         "place", ["postgresql://{0}:{0}@db/{0}", "postgresql://db?user={0}&password={0}&dbname={0}"]
     )
-    def test_every_character_survives(self, place: str) -> None:
+    def test_every_character_of_a_password_is_kept(self, place: str) -> None:
         url = place.format(quote(NASTY, safe=""))
         seen = seen_by_asyncpg(url)
         assert (seen["user"], seen["password"], seen["database"]) == (NASTY, NASTY, NASTY)
@@ -59,10 +59,10 @@ class TestCredentials:
     @pytest.mark.parametrize(
         "url", ["postgresql://app:pa/ss@db/app", "postgresql://app:12/34@db/app", "postgresql://app:12?x=1@db/app"]
     )
-    def test_other_characters_do(self, url: str) -> None:
+    def test_other_separator_in_the_password_has_to_be_encoded(self, url: str) -> None:
         assert "percent-encode" in refusal(url)
 
-    def test_may_be_left_out(self) -> None:
+    def test_credentials_may_be_left_out(self) -> None:
         assert PostgresURL.parse("postgresql:///").for_asyncpg() == "postgresql+asyncpg:///"
         assert seen_by_asyncpg("postgresql://:pass@db/app")["password"] == "pass"
         assert seen_by_asyncpg("postgresql://app@db/app") == {"user": "app", "host": "db", "database": "app"}
@@ -90,7 +90,7 @@ class TestHosts:
             ("postgresql://:5433/app", "localhost", 5433),
         ],
     )
-    def test_reach_asyncpg(self, url: str, host: str | list[str] | None, port: int | list[int] | None) -> None:
+    def test_hosts_reach_asyncpg(self, url: str, host: str | list[str] | None, port: int | list[int] | None) -> None:
         seen = seen_by_asyncpg(url)
         assert (seen.get("host"), seen.get("port")) == (host, port)
 
@@ -102,20 +102,20 @@ class TestHosts:
             ("postgresql:///app", "postgresql:///app"),
         ],
     )
-    def test_reach_libpq(self, url: str, expected: str) -> None:
+    def test_hosts_reach_libpq(self, url: str, expected: str) -> None:
         assert PostgresURL.parse(url).for_libpq() == expected
 
     @pytest.mark.parametrize("port", ["0", "65536", "x", "-1", "+5", "\u0665", "5432x"])
     @pytest.mark.parametrize(
         "url", ["postgresql://db:{}/app", "postgresql://[::1]:{}/app", "postgresql://db/app?port={}"]
     )
-    def test_a_port_is_a_number(self, url: str, port: str) -> None:
+    def test_port_that_is_not_a_number_is_refused(self, url: str, port: str) -> None:
         assert refusal(url.format(port)).startswith("expected a port from 1 to 65535")
 
-    def test_as_many_ports_as_hosts(self) -> None:
+    def test_number_of_ports_has_to_match_the_hosts(self) -> None:
         assert refusal("postgresql://a,b,c/app?port=1,2") == "expected one port, or as many as there are hosts"
 
-    def test_ports_have_a_parameter_of_their_own(self) -> None:
+    def test_port_in_the_host_parameter_is_refused(self) -> None:
         assert "in the parameter port" in refusal("postgresql:///app?host=db:5432")
 
 
@@ -134,7 +134,7 @@ class TestParameters:
     def test_sslmode_becomes_ssl(self, query: str, ssl: str | None) -> None:
         assert seen_by_asyncpg(f"postgresql://db/app?{query}").get("ssl") == ssl
 
-    def test_those_that_are_arguments_of_asyncpg(self) -> None:
+    def test_parameters_become_arguments_of_asyncpg(self) -> None:
         address = PostgresURL.parse(
             "postgresql://db/app?connect_timeout=7&target_session_attrs=read-write&application_name=a%20b+c"
             "&options=-c%20search_path%3Dx&channel_binding=require&sslmode=require"
@@ -145,20 +145,20 @@ class TestParameters:
             "server_settings": {"application_name": "a b+c", "options": "-c search_path=x"},
         }
 
-    def test_psql_gets_them_as_they_were(self) -> None:
+    def test_parameters_reach_psql_unchanged(self) -> None:
         query = "sslmode=require&connect_timeout=7&channel_binding=require&options=-c%20search_path%3Da+b"
         assert PostgresURL.parse(f"postgres://db/app?{query}&pgbouncer=true").for_libpq() == (
             f"postgresql://db/app?{query.replace('+', '%2B')}"
         )
 
     @pytest.mark.parametrize(("query", "expected"), [("pgbouncer=true", True), ("pgbouncer=false", False), ("", False)])
-    def test_pgbouncer(self, query: str, expected: bool) -> None:
+    def test_pgbouncer_parameter_means_a_transaction_pooler(self, query: str, expected: bool) -> None:
         assert PostgresURL.parse(f"postgresql://db/app?{query}").transaction_pooler is expected
 
     @pytest.mark.parametrize(
         "name", ["sslcrl", "service", "hostaddr", "schema", "prepared_statement_cache_size", "SSLMODE"]
     )
-    def test_an_unknown_one_is_named(self, name: str) -> None:
+    def test_unknown_parameter_is_named(self, name: str) -> None:
         message = refusal(f"postgresql://db/app?sslmode=require&{name}=0")
         assert message == f"asyncpg has no counterpart for the parameter {name!r}: leave it out"
 
@@ -178,10 +178,10 @@ class TestParameters:
             ("sslmode=require&sslkey=/", "sslkey: no readable file is there"),
         ],
     )
-    def test_wrong_ones(self, query: str, message: str) -> None:
+    def test_wrong_parameter_is_refused(self, query: str, message: str) -> None:
         assert refusal(f"postgresql://db/app?{query}") == message
 
-    def test_a_wrong_session_attribute(self) -> None:
+    def test_wrong_session_attribute_is_refused(self) -> None:
         message = refusal("postgresql://db/app?target_session_attrs=master")
         assert message.startswith("expected target_session_attrs to be one of any, primary, standby")
 
@@ -199,7 +199,7 @@ class TestParameters:
 class TestAsyncpg:
     """What this module believes about the driver."""
 
-    def test_takes_every_argument(self) -> None:
+    def test_asyncpg_takes_every_argument(self) -> None:
         address = PostgresURL.parse(
             "postgresql://app:pass@db:1/app?sslrootcert=system&connect_timeout=7&target_session_attrs=any&options=x"
         )
@@ -208,19 +208,19 @@ class TestAsyncpg:
         assert {"user", "password", "host", "port", "database", "ssl", "timeout", "server_settings"} < set(arguments)
 
     @pytest.mark.parametrize("attribute", ["any", "primary", "standby", "prefer-standby", "read-write", "read-only"])
-    def test_knows_every_session_attribute(self, attribute: str) -> None:
+    def test_asyncpg_knows_every_session_attribute(self, attribute: str) -> None:
         address = PostgresURL.parse(f"postgresql://127.0.0.1:1/app?target_session_attrs={attribute}&user=app")
-        with pytest.raises(OSError, match=r"\b1\b"):  # so it came as far as to connect, and nobody listens on port 1
+        with pytest.raises(OSError, match=r"\b1\b"):  # it tried to connect to port 1, on which nothing listens
             asyncio.run(asyncpg.connect(host="127.0.0.1", port=1, user="app", **address.connect_arguments()))
 
 
 class TestSecrets:
     URL = "postgresql://app:s3cret@db/app?sslmode=require&sslpassword=s3cret"
 
-    def test_are_not_in_the_repr(self) -> None:
+    def test_secrets_are_not_in_the_repr(self) -> None:
         assert "s3cret" not in repr(PostgresURL.parse(self.URL))
 
-    def test_are_masked_for_people(self) -> None:
+    def test_secrets_are_masked(self) -> None:
         assert PostgresURL.parse(self.URL).masked() == (
             "postgresql://app:********@db/app?sslmode=require&sslpassword=********"
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 from tests.support.settings import PRODUCTION, isolated_problems, problems
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from tests.support.settings import isolated_problems
 
 

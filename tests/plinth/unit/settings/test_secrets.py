@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plinth.cli.config import effective_configuration
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError
 from tests.support.settings import PRODUCTION, SECRETS, SENTINEL, run
 
 MALFORMED = [
@@ -99,7 +99,7 @@ def test_secrets_are_not_in_errors_about_arguments(name: str, value: str) -> Non
 def test_secrets_are_not_on_stderr_of_a_program_that_dies(tmp_path: Path) -> None:
     values = PRODUCTION | SECRETS | dict(MALFORMED) | {"ENVIRONMENT": "production"}
     (tmp_path / ".env").write_text(f"DATABSE_URL={SENTINEL}\nSECRET {SENTINEL}\nMIIEvQ{SENTINEL}==\n")
-    ran = run("from plinth.settings.base import PlatformSettings; print(PlatformSettings().DEBUG)", **values)
+    ran = run("from plinth.settings import PlatformSettings; print(PlatformSettings().DEBUG)", **values)
     assert ran.returncode == 1
     for name in {name for name, _ in MALFORMED} - {"ENVIRONMENT"} | {
         "DATABSE_URL",

@@ -8,8 +8,7 @@ import pytest
 from pydantic import Field, SecretStr, model_validator
 
 from plinth.cli.config import effective_configuration
-from plinth.settings import types
-from plinth.settings.base import PlatformSettings, SettingsError
+from plinth.settings import PlatformSettings, SettingsError, types
 from tests.support.settings import PRODUCTION, SENTINEL, problems
 
 

@@ -1,7 +1,7 @@
 import pytest
 from opentelemetry.sdk import trace as sdk_trace
 
-from plinth.settings.base import PlatformSettings
+from plinth.settings import PlatformSettings
 from tests.support.settings import isolated_problems, problems, run
 
 
@@ -99,5 +99,5 @@ def test_variables_of_other_signals_are_not_misspellings() -> None:
         "OTEL_LOGS_EXPORTER",
         "OTEL_PROPAGATORS",
     )
-    code = "from plinth.settings.base import PlatformSettings; PlatformSettings()"
+    code = "from plinth.settings import PlatformSettings; PlatformSettings()"
     assert run(code, **dict.fromkeys(names, "none")).returncode == 0

@@ -95,7 +95,7 @@ def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, host: str = "db.
 
 
 class TestServer:
-    def test_require_takes_any_certificate(self, server: ssl.SSLContext) -> None:
+    def test_require_accepts_any_certificate(self, server: ssl.SSLContext) -> None:
         assert shake_hands(client_context({"sslmode": "require"}), server).version() == "TLSv1.3"
 
     def test_require_verifies_where_a_root_is_named(self, server: ssl.SSLContext, stranger: Certificate) -> None:
@@ -103,7 +103,7 @@ class TestServer:
             shake_hands(client_context({"sslmode": "require", "sslrootcert": str(stranger.path)}), server)
 
     @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-    def test_verification(
+    def test_verify_refuses_a_certificate_of_another_authority(
         self, server: ssl.SSLContext, authority: Certificate, stranger: Certificate, mode: str
     ) -> None:
         shake_hands(client_context({"sslmode": mode, "sslrootcert": str(authority.path)}), server)
@@ -111,25 +111,25 @@ class TestServer:
             with pytest.raises(ssl.SSLCertVerificationError):
                 shake_hands(client_context({"sslmode": mode, "sslrootcert": root}), server)
 
-    def test_only_verify_full_compares_the_name(self, server: ssl.SSLContext, authority: Certificate) -> None:
+    def test_only_verify_full_compares_the_host_name(self, server: ssl.SSLContext, authority: Certificate) -> None:
         root = {"sslrootcert": str(authority.path)}
         shake_hands(client_context(root | {"sslmode": "verify-ca"}), server, host="other.example.com")
         with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
             shake_hands(client_context(root | {"sslmode": "verify-full"}), server, host="other.example.com")
 
-    def test_old_versions_are_refused(self) -> None:
+    def test_old_versions_of_tls_are_refused(self) -> None:
         assert client_context({"sslmode": "require"}).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 class TestClient:
-    def test_shows_its_certificate(self, server: ssl.SSLContext, authority: Certificate) -> None:
+    def test_client_shows_its_certificate(self, server: ssl.SSLContext, authority: Certificate) -> None:
         own = make_certificate(authority.path.with_name("own.pem"), "app", authority)
         key = own.write_key(authority.path.with_name("own.key"), b"pass word")
         parameters = {"sslmode": "require", "sslcert": str(own.path), "sslkey": str(key), "sslpassword": "pass word"}
         assert shake_hands(client_context(parameters), server).getpeercert()
 
     @pytest.mark.parametrize("password", [{}, {"sslpassword": "s3cret"}])
-    def test_a_key_that_cannot_be_opened(
+    def test_key_that_cannot_be_opened_is_an_error(
         self, tmp_path: Path, authority: Certificate, password: dict[str, str]
     ) -> None:
         key = authority.write_key(tmp_path / "own.key", b"pass word")
@@ -137,7 +137,7 @@ class TestClient:
         with pytest.raises(ValueError, match=r"^sslcert, sslkey, sslpassword: certificate and key cannot be loaded$"):
             client_context(parameters)
 
-    def test_a_file_without_certificates(self, tmp_path: Path) -> None:
+    def test_file_without_certificates_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "empty.pem").touch()
         with pytest.raises(ValueError, match=r"^sslrootcert: no certificate can be loaded from it$"):
             client_context({"sslmode": "verify-full", "sslrootcert": str(tmp_path / "empty.pem")})

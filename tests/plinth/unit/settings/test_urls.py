@@ -8,20 +8,20 @@ class TestWebURL:
     @pytest.mark.parametrize(
         "url", ["https://id.example.com", "http://[::1]:8080/realm/", "HTTPS://id.example.com:443"]
     )
-    def test_accepted(self, url: str) -> None:
+    def test_web_url_is_accepted(self, url: str) -> None:
         urls.check_web_url(url)
 
     @pytest.mark.parametrize(
         "url", ["id.example.com", "ftp://id", "https://", "https:///x", "https://id:x", "https://[id"]
     )
-    def test_refused(self, url: str) -> None:
+    def test_other_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"^expected a URL that starts with https://$"):
             urls.check_web_url(url)
 
     @pytest.mark.parametrize(
         "url", ["https://u:p@id", "https://@id", "https://id?", "https://id?key=1", "https://id#x"]
     )
-    def test_carries_nothing_but_the_address(self, url: str) -> None:
+    def test_web_url_with_more_than_an_address_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"without user name, password, query and fragment$"):
             urls.check_web_url(url)
 
@@ -35,7 +35,7 @@ class TestWebURL:
             *((f"http://{host}/x", False) for host in ("example.com", "localhost.example.com", "10.0.0.1", "[::2]")),
         ],
     )
-    def test_is_loopback(self, url: str, expected: bool) -> None:
+    def test_loopback_is_recognised(self, url: str, expected: bool) -> None:
         assert urls.is_loopback(url) is expected
 
 
@@ -50,7 +50,7 @@ class TestRedisURL:
             "unix:///run/r",
         ],
     )
-    def test_accepted_by_us_and_by_redis_py(self, url: str) -> None:
+    def test_redis_url_is_accepted_here_and_by_redis_py(self, url: str) -> None:
         urls.check_redis_url(url)
         redis.Redis.from_url(url).close()
 
@@ -58,7 +58,7 @@ class TestRedisURL:
         "url",
         ["cache:6379", "http://cache", "redis://", "redis://cache:x", "redis://cache/zero", "redis://:p/w@cache/0"],
     )
-    def test_refused(self, url: str) -> None:
+    def test_wrong_redis_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"^expected (a URL that starts with redis|redis)://"):
             urls.check_redis_url(url)
 
@@ -72,10 +72,10 @@ class TestRedisURL:
             ("unix://:s3cret@/run/redis.sock?password=s3cret&db=1", "unix://:********@/run/redis.sock"),
         ],
     )
-    def test_masked(self, url: str, expected: str) -> None:
+    def test_password_of_a_redis_url_is_masked(self, url: str, expected: str) -> None:
         assert urls.masked_redis_url(url) == expected
 
-    def test_of_upstash_is_understood_by_redis_py(self) -> None:
+    def test_url_of_upstash_is_understood_by_redis_py(self) -> None:
         client = redis.Redis.from_url(urls.upstash_redis_url("https://x-1.upstash.io", "to/k@en="))
         options = client.connection_pool.connection_kwargs
         client.close()
