@@ -60,7 +60,7 @@ format: $(VENV)/.dev ## Put the style right
 
 # A revision is the difference between the models and a database that has all the earlier ones.
 .PHONY: migrate
-migrate: $(VENV)/.run ## Apply the migrations (m='…': write a new one first)
+migrate: $(if $(m),$(VENV)/.dev,$(VENV)/.run) ## Apply the migrations (m='…': write a new one first)
 ifdef m
 	@$(PLINTH) with-servers -- sh -c '$(PLINTH) migrate && $(BIN)/python -m alembic revision --autogenerate -m "$$1" \
 		&& $(PLINTH) migrate' sh "$$m"

@@ -53,7 +53,7 @@ def _options(metadata: MetaData, get_settings: Callable[[], PlatformSettings]) -
 
     def place_revision(_: Any, rows: Any, scripts: Iterable[MigrationScript]) -> None:
         for script in scripts:
-            if script.head == "head":
+            if script.head in (None, "head"):
                 _place(script, get_settings())
 
     return {

@@ -17,9 +17,8 @@ def test_the_wheel_holds_the_platform_whole_and_nothing_else(tmp_path: Path) -> 
     for file in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / file, source)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, source], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     found = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
