@@ -1,10 +1,10 @@
 """Makes this tree a service of its own, and merges other versions of the platform into it.
 
-    python scripts/start.py NAME     `make start NAME=orders-api`: remove the sample, set the service's name
+    python scripts/start.py NAME           `make start NAME=orders-api`: remove the sample, set the service's name
     python scripts/start.py --merge REF    `make merge FROM=v0.2.0`: merge, and leave the sample out again
 
-The sample is what REMOVED lists, and in the files that stay: lines that end with `# sample`, and blocks from
-`# sample: begin` to `# sample: end`. A service is told from the platform's own tree by [tool.plinth] name.
+The sample is what REMOVED lists and, in the files that stay, lines that end with `# sample` or `<!-- sample -->`, and
+blocks from `# sample: begin` to `# sample: end`. A tree whose [tool.plinth] name is not "plinth" was started already.
 """
 
 import argparse
@@ -29,7 +29,9 @@ REMOVED = (
     "app/models/item.py",
     "app/schemas/export.py",
     "app/schemas/item.py",
-    "migrations/versions/20261124_0000_items_and_idempotency.py",
+    "docs/job-tour.md",
+    "docs/tour.md",
+    "migrations/versions/20261129_0000_items_and_exports.py",
     "scripts/make_items.py",
     "scripts/pictures.py",
     "tests/e2e",
@@ -40,6 +42,7 @@ REMOVED = (
     "tests/integration/test_docs.py",
     "tests/integration/test_export_memory.py",
     "tests/integration/test_with_items.py",
+    "tests/plinth/unit/test_pages.py",
     "tests/unit/business/test_export_file.py",
     "tests/unit/business/test_items.py",
 )
@@ -56,9 +59,10 @@ NAMES = {
     "app/core/config.py": [(r'(PROJECT_NAME: .*?)"Plinth"', r'\1"{name}"')],
     ".env.example": [
         (r"(?m)^PROJECT_NAME=Plinth$", "PROJECT_NAME={name}"),
-        (r"(?m)^# Files that callers had made .*\n# EXPORTS_KEEP_DAYS=.*\n", ""),
+        (r"(?m)^# Days until an exported file is deleted\.\n# EXPORTS_KEEP_DAYS=.*\n", ""),
     ],
     "k8s/values.yaml": [(r"(?m)^  repository: plinth$", "  repository: {name}")],
+    "charts/plinth/values.schema.json": [(r',\n        "EXPORTS_KEEP_DAYS": \{[^}]*\}', "")],
     "docker/Dockerfile": [
         (r'(image\.title=)"Plinth"', r'\1"{name}"'),
         (r'(image\.description=)"[^"]*"', r'\1"The service {name}"'),
@@ -128,15 +132,10 @@ def start(name: str) -> None:
         sys.exit(f"This tree is the service {found} already.")
     refuse_a_dirty_tree()
     platform = re.search(r'__version__ = "(.+)"', read("plinth/__init__.py"))
-    prune()
-    for file, pairs in NAMES.items():
-        text = read(file)
-        for pattern, replacement in pairs:
-            filled = replacement.replace("{name}", name).replace("{variable}", name.replace("-", "_"))
-            text, count = re.subn(pattern, filled, text)
-            if not count:
-                sys.exit(f"{file} has nothing like {pattern}. Take it back with: git checkout .")
+    named = {file: with_name(file, name) for file in NAMES}
+    for file, text in named.items():
         write(file, text)
+    prune()
     write("README.md", README.format(name=name))
     write("CHANGELOG.md", CHANGELOG.format(platform=platform[1] if platform else ""))
     write(".gitattributes", "# What the service owns: a merge of the platform keeps it.\n")
@@ -168,13 +167,14 @@ def merge(ref: str) -> None:
         sys.exit("Solve these, then git add and git commit:\n" + "".join(f"    {file}\n" for file in left))
     git("commit", "--no-edit", "--quiet", check=True)
     print(f"{ref} is merged. What it asks of you, under What you must do: git show {ref}:CHANGELOG.md")
-    print("Then: make lock migrate lint test")
+    print("Then: make lock schema migrate lint test")
 
 
 def prune(*, besides: str = "") -> None:
-    """Remove the sample, except for files that the commit `besides` has: those are the service's own."""
+    """Remove the sample, except for what the commit `besides` has under one of its names: that is the service's own."""
     for path in REMOVED:
         if besides and not git("cat-file", "-e", f"{besides}:{path}").returncode:
+            git("checkout", besides, "--", path, check=True)
             continue
         git("rm", "-r", "--force", "--quiet", "--ignore-unmatch", "--", path, check=True)
         shutil.rmtree(ROOT / path, ignore_errors=True)  # what is compiled
@@ -187,13 +187,23 @@ def prune(*, besides: str = "") -> None:
 
 def without_sample(text: str) -> str:
     text = re.sub(r"(?ms)^[ \t]*# sample: begin$.*?^[ \t]*# sample: end\n", "", text)
-    text = re.sub(r"(?m)^.*  # sample\n", "", text)
+    text = re.sub(r"(?m)^.* (?:# sample|<!-- sample -->)\n", "", text)
     return text.rstrip() + "\n"
 
 
 def marked_files() -> Iterator[str]:
-    done = git("grep", "--files-with-matches", "-E", "# sample(: begin)?$", "--", ":!scripts/start.py")
+    done = git("grep", "--files-with-matches", "-E", "# sample(: begin)?$|<!-- sample -->$", "--", ":!scripts/start.py")
     yield from done.stdout.splitlines()
+
+
+def with_name(file: str, name: str) -> str:
+    text = read(file)
+    for pattern, replacement in NAMES[file]:
+        filled = replacement.replace("{name}", name).replace("{variable}", name.replace("-", "_"))
+        text, count = re.subn(pattern, filled, text)
+        if not count:
+            sys.exit(f"Nothing was changed: {file} has nothing like {pattern}")
+    return text
 
 
 def service_name() -> str:

@@ -52,7 +52,6 @@ def main() -> None:
 
     expect(200, "GET", "me", token)
     expect(200, "GET", "jobs", token)
-
     # sample: begin
     item = json.loads(expect(201, "POST", "items", token, {"name": "helm test", "tags": ["helm-test"]}))
     try:
