@@ -171,9 +171,10 @@ def merge(ref: str) -> None:
 
 
 def prune(*, besides: str = "") -> None:
-    """Remove the sample, except for files that the commit `besides` has: those are the service's own."""
+    """Remove the sample, except for what the commit `besides` has under one of its names: that is the service's own."""
     for path in REMOVED:
         if besides and not git("cat-file", "-e", f"{besides}:{path}").returncode:
+            git("checkout", besides, "--", path, check=True)
             continue
         git("rm", "-r", "--force", "--quiet", "--ignore-unmatch", "--", path, check=True)
         shutil.rmtree(ROOT / path, ignore_errors=True)  # what is compiled

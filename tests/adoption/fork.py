@@ -63,6 +63,12 @@ class Fork:
         path.write_text(text)
 
     def edit(self, file: str, old: str, new: str) -> None:
-        text = (self.folder / file).read_text()
+        text = self.read(file)
         assert text.count(old) == 1, f"{file}: {old}"
-        (self.folder / file).write_text(text.replace(old, new))
+        self.write(file, text.replace(old, new))
+
+    def prefix(self, file: str, line: str) -> None:
+        self.write(file, f"{line}\n{self.read(file)}")
+
+    def read(self, file: str) -> str:
+        return (self.folder / file).read_text()

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from tests.support.servers import scratch_folder
 
+from plinth.testing.servers import scratch_folder
 from tests.support.notes import FOLDER, ROOT
 from tests.support.wheel import build_wheel
 
