@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,16 @@ for _command in (pause, resume, stats):
 @data_option
 def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
     """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
-    from plinth.embedded.run import run
+    start = _embedded("run").run
+    sys.exit(start(read_settings(), host=host, port=port, reload=reload, data_dir=data_dir))
 
-    sys.exit(run(read_settings(), host=host, port=port, reload=reload, data_dir=data_dir))
+
+def _embedded(module: str) -> Any:
+    """A module of `plinth.embedded`; ends with 2 where that, or what it needs, is not installed."""
+    try:
+        return import_module(f"plinth.embedded.{module}")
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is not installed. Install it with: pip install 'plinth[embedded]'", code=2)
 
 
 @main.command("with-servers", context_settings={"ignore_unknown_options": True})
@@ -77,9 +85,8 @@ def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
     """Run a command beside the embedded servers: plinth with-servers -- alembic history"""
-    from plinth.embedded.with_servers import with_servers
-
-    sys.exit(with_servers(command, read_settings(), data_dir=data_dir))
+    run_beside = _embedded("with_servers").with_servers
+    sys.exit(run_beside(command, read_settings(), data_dir=data_dir))
 
 
 @main.command()

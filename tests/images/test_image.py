@@ -59,9 +59,27 @@ class TestWhatIsInIt:
         found = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script)
         assert found.stdout == ""
 
-    @pytest.mark.parametrize("module", ["pip", "ensurepip", "kubernetes", "pytest", "psutil", "setuptools", "tests"])
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "pip",
+            "ensurepip",
+            "kubernetes",
+            "pytest",
+            "psutil",
+            "setuptools",
+            "tests",
+            "plinth.embedded",
+            "plinth.testing",
+        ],
+    )
     def test_it_lacks(self, python: Callable[[str], str], module: str) -> None:
         assert python(f"import importlib.util; print(importlib.util.find_spec({module!r}))") == "None"
+
+    def test_what_needs_the_embedded_servers_is_told_in_a_sentence(self, docker: Docker, image: str) -> None:
+        refused = run("docker", "run", "--rm", *CONFINED, "--network", "none", image, "run")
+        assert refused.returncode == 2
+        assert refused.stderr == "plinth.embedded is not installed. Install it with: pip install 'plinth[embedded]'\n"
 
     def test_it_has_no_tests(self, python: Callable[[str], str]) -> None:
         code = "import pathlib; print([p for top in ('/app', '/opt/venv') for p in pathlib.Path(top).rglob('tests')])"

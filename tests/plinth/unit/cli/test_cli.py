@@ -1,5 +1,6 @@
 """The command line, as shells and scripts see it: what it prints, and its exit codes."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,15 @@ class TestSettings:
         assert SECRET not in result.output
         (row,) = (row for row in result.stdout.splitlines() if row.startswith("DB_POOL_SIZE"))
         assert row.split() == ["DB_POOL_SIZE", "set", "7"]
+
+
+@pytest.mark.parametrize("command", [["run"], ["with-servers", "true"]])
+def test_missing_embedded_servers_are_told(run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    for name in ("run", "with_servers"):
+        monkeypatch.setitem(sys.modules, f"plinth.embedded.{name}", None)
+    result = run(*command)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(" is not installed. Install it with: pip install 'plinth[embedded]'\n")
 
 
 class TestToken:
