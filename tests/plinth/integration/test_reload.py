@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-import app
 from plinth.testing import NO_DATABASE
 from plinth.testing.servers import scratch_folder
+from tests.support.notes import FOLDER, copy_packages
 from tests.support.processes import PATIENCE, Process, declare, plinth
 
-HEALTH = "app/api/v1/public/health.py"
+HEALTH = "notes/health.py"
 AT_ONCE = 1.0  # seconds for an answer of the reloader, once the code has ended
 
 
@@ -35,9 +35,8 @@ def port() -> int:
 def tree() -> Iterator[Path]:
     """A copy of the code: a change of this tree would disturb other tests."""
     with scratch_folder() as folder:
-        for name in ("app", "plinth", "migrations"):
-            source = Path(app.__file__).parents[1] / name
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_packages(folder)
+        shutil.copytree(FOLDER / "migrations", folder / "migrations")
         declare(folder)
         yield folder
 
@@ -113,7 +112,7 @@ class TestBrokenCode:
     @pytest.mark.parametrize(
         ("line", "reason"),
         [
-            ("raise ValueError('hunter2')", "ValueError (app/api/v1/public/health.py, line "),
+            ("raise ValueError('hunter2')", "ValueError (notes/health.py, line "),
             ("raise SystemExit(7)", "exit code 7"),
         ],
     )
@@ -147,9 +146,9 @@ def test_a_new_file_restarts_it(
     ask_until(ask, 200)
     count = sum("the code has changed" in line for line in process.lines)
 
-    (tree / "app" / "utils" / "new.py").write_text("")
+    (tree / "notes" / "new.py").write_text("")
 
-    assert "app/utils/new.py" in process.heard("the code has changed", nth=count + 1)["files"]
+    assert "notes/new.py" in process.heard("the code has changed", nth=count + 1)["files"]
     ask_until(ask, 200)
 
 

@@ -8,7 +8,7 @@ from tests.plinth.integration.testing.conftest import Pytest
 
 CONFIGURATION = """
 [tool.plinth]
-settings = "app.core.config:Settings"
+settings = "notes.config:Settings"
 
 [tool.pytest]
 asyncio_mode = "auto"
@@ -19,7 +19,7 @@ asyncio_default_test_loop_scope = "session"
 # A service that needs no database, with a handler that fails.
 BROKEN = """
 import pytest
-from app.core.config import Settings
+from notes.config import Settings
 from plinth.api.dependencies import PrincipalDep
 from plinth.testing import NO_DATABASE, open_client, settings_for_tests
 

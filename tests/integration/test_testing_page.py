@@ -3,13 +3,11 @@
 import re
 from pathlib import Path
 
-import app
-from tests.plinth.integration.testing.conftest import Pytest
-
-ROOT = Path(app.__file__).parents[1]
+from tests.support.notes import ROOT
+from tests.support.own_pytest import run_pytest
 
 
-def test_the_page_works_as_it_stands(run_pytest: Pytest) -> None:
+def test_the_page_on_testing_works_as_it_stands(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text()
     (configuration,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     files = {"pyproject.toml": configuration}
@@ -18,7 +16,7 @@ def test_the_page_works_as_it_stands(run_pytest: Pytest) -> None:
         # The package `app` is that of this tree: a module of the page's own stands beside the tests.
         files[Path(name).name] = content.replace("app.jobs.welcome", "welcome")
 
-    done = run_pytest(files, "-q")
+    done = run_pytest(tmp_path, files, "-q")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 passed" in done.stdout
