@@ -64,7 +64,7 @@ class Order:
 
         `resumed`: the list goes on after a row, instead of from its beginning.
         """
-        order = [column.desc() if self._descending else column.asc() for column in self._columns]
+        order = [column.desc() if self._descending else column for column in self._columns]
         if resumed:
             statement = statement.where(self._after())
         return statement.order_by(*order).limit(bindparam("page_limit"))

@@ -1,4 +1,4 @@
-"""The statement of a page orders rows completely, whatever plan the database makes of it."""
+"""The statement of a page orders rows completely, so the plan of the database does not matter."""
 
 import re
 
@@ -10,7 +10,7 @@ from app.business.items import ORDERS, _list_statement
 @pytest.mark.parametrize("resumed", [True, False])
 @pytest.mark.parametrize("tagged", [True, False])
 @pytest.mark.parametrize("column", ["created_at", "name"])
-def test_rows_of_equal_rank_are_ordered_by_their_id(column: str, tagged: bool, resumed: bool) -> None:
+def test_items_of_equal_rank_are_ordered_by_their_id(column: str, tagged: bool, resumed: bool) -> None:
     for sort, order, comparison in (
         (column, f"item.{column} ASC, item.id ASC", ">"),
         (f"-{column}", f"item.{column} DESC, item.id DESC", "<"),

@@ -1,4 +1,4 @@
-"""Cursors say where a page ended, to whom they were given, and to nobody else."""
+"""Cursors return the values they were made of, for the list they were made for and no other."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
@@ -23,31 +23,31 @@ class TestCursors:
     @pytest.mark.parametrize(
         "values", [[], ["lamp", "0190"], [1, None, True, 0.5], ["Grüße 🎉\0\n\u2028"], [["nested"], {"a": "b"}]]
     )
-    def test_give_their_values_back(self, values: list[Any]) -> None:
+    def test_a_cursor_returns_its_values(self, values: list[Any]) -> None:
         assert cursors.decode("items", cursors.encode("items", values)) == values
 
-    def test_go_into_an_address_as_they_are(self) -> None:
+    def test_a_cursor_needs_no_url_encoding(self) -> None:
         for n in range(50):
             cursor = cursors.encode("items", [n, "ÿ" * n])
             assert cursor.replace("-", "").replace("_", "").isalnum()
             assert cursor.isascii()
 
     @pytest.mark.parametrize("longest", ["🎉" * 200, "\x01" * 200, '"' * 200])
-    def test_of_the_longest_names_are_no_longer_than_cursors_may_be(self, longest: str) -> None:
+    def test_a_cursor_of_the_longest_name_fits(self, longest: str) -> None:
         cursor = cursors.encode("items", [longest, "01a20baa-6d04-7aa3-8954-ddc91890df0f"])
 
         assert TypeAdapter(Cursor).validate_python(cursor) == cursor
 
-    def test_are_good_for_one_list(self) -> None:
+    def test_a_cursor_is_valid_for_one_list(self) -> None:
         cursor = cursors.encode("items of alice", ["lamp"])
 
         assert refused("items of bob", cursor)
         assert refused("", cursor)
 
-    def test_are_good_under_one_key(self) -> None:
+    def test_a_cursor_is_valid_under_one_key(self) -> None:
         assert refused("items", CursorCodec(b"another key").encode("items", ["lamp"]))
 
-    def test_cannot_be_changed_in_any_bit(self) -> None:
+    def test_a_cursor_with_any_bit_changed_is_refused(self) -> None:
         raw = urlsafe_b64decode(cursors.encode("items", ["lamp"]) + "==")
         for position in range(len(raw)):
             changed = bytearray(raw)
@@ -57,5 +57,5 @@ class TestCursors:
     @pytest.mark.parametrize(
         "cursor", ["", "=", "A", "AAAA", "é", "\0", "\ud800", "!" * 50, "W10", "A" * 1_000_000, "{}", "null"]
     )
-    def test_cannot_be_made_up(self, cursor: str) -> None:
+    def test_a_forged_cursor_is_refused(self, cursor: str) -> None:
         assert refused("items", cursor)

@@ -4,10 +4,10 @@ from plinth.http.idempotency_store import fingerprint
 
 
 class TestFingerprint:
-    def test_is_the_same_for_the_same(self) -> None:
+    def test_equal_requests_have_one_fingerprint(self) -> None:
         assert fingerprint(b"POST", b"/items", b"{}") == fingerprint(b"POST", b"/items", b"{}")
 
-    def test_differs_wherever_the_parts_do(self) -> None:
+    def test_different_requests_have_different_fingerprints(self) -> None:
         requests = [
             (b"POST", b"/items", b"{}"),
             (b"PUT", b"/items", b"{}"),

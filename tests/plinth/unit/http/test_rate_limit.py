@@ -1,4 +1,4 @@
-"""Counting hits: exact where it has to be, cheap where it can be, and never in the way."""
+"""Rate limits: exact counts, few Redis commands, and no failed request without Redis."""
 
 import asyncio
 from collections.abc import Callable
@@ -76,25 +76,27 @@ def admitted(verdicts: list[Verdict]) -> int:
 
 
 class TestAlone:
-    async def test_admits_as_many_as_the_limit_says_and_no_more(self, clock: Clock) -> None:
+    async def test_a_limiter_admits_its_limit_and_no_more(self, clock: Clock) -> None:
         for limit, amount in (("1/minute", 1), ("20/minute", 20), ("600/minute", 600), ("3 per 2 minute", 3)):
             verdicts = await hits(alone(limit, clock), amount + 30)
 
             assert [verdict.allowed for verdict in verdicts] == [True] * amount + [False] * 30
 
-    async def test_begins_anew_with_each_window(self, clock: Clock) -> None:
+    async def test_a_limiter_counts_anew_in_each_window(self, clock: Clock) -> None:
         limiter = alone("20/minute", clock)
         for _ in range(3):
             assert admitted(await hits(limiter, 25)) == 20
             clock.advance(WINDOW)
 
-    async def test_counts_each_key_for_itself(self, clock: Clock) -> None:
+    async def test_a_limiter_counts_each_key_separately(self, clock: Clock) -> None:
         limiter = alone("2/minute", clock)
 
         assert admitted(await hits(limiter, 5, "alice")) == 2
         assert admitted(await hits(limiter, 5, "bob")) == 2
 
-    async def test_remembers_only_so_many_keys(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_limiter_keeps_a_bounded_number_of_keys(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("plinth.http.rate_limit.MAX_KEYS", 10)
         limiter = alone("2/minute", clock)
 
@@ -105,7 +107,7 @@ class TestAlone:
 
 
 class TestVerdict:
-    async def test_says_how_the_caller_stands(self, clock: Clock) -> None:
+    async def test_a_verdict_has_the_remaining_hits_and_seconds(self, clock: Clock) -> None:
         limiter = alone("3/minute", clock)
 
         first = await limiter.hit("alice")
@@ -116,21 +118,23 @@ class TestVerdict:
         assert [verdict.remaining for verdict in rest] == [1, 0, 0]
         assert rest[-1] == Verdict(allowed=False, limit=3, remaining=0, window=60, reset=40)
 
-    async def test_never_says_that_the_wait_is_over_before_it_is(self, clock: Clock) -> None:
+    async def test_a_verdict_rounds_the_wait_up(self, clock: Clock) -> None:
         limiter = alone("1/minute", clock)
         await limiter.hit("alice")
         clock.advance(59.9)
 
         assert (await limiter.hit("alice")).reset == 1
 
-    async def test_never_speaks_of_more_than_a_window(self, fleet: Callable[[str], RateLimiter], clock: Clock) -> None:
+    async def test_a_verdict_waits_no_longer_than_a_window(
+        self, fleet: Callable[[str], RateLimiter], clock: Clock
+    ) -> None:
         limiter = fleet("20/minute")
         ticks = count(clock.now, 0.001)  # time goes by while Redis is asked
         limiter._clock = lambda: next(ticks)
 
         assert (await limiter.hit("alice")).reset == 60
 
-    async def test_has_the_headers_of_the_draft(self) -> None:
+    async def test_a_verdict_has_the_headers_of_the_draft(self) -> None:
         verdict = Verdict(allowed=True, limit=600, remaining=599, window=60, reset=42)
 
         assert verdict.headers() == [
@@ -141,7 +145,7 @@ class TestVerdict:
 
 class TestFleet:
     @pytest.mark.parametrize("limit", [1, 20, 50, 600])
-    async def test_admits_exactly_the_limit_of_many_at_once(
+    async def test_a_shared_limiter_admits_exactly_its_limit_of_many_at_once(
         self, fleet: Callable[[str], RateLimiter], limit: int
     ) -> None:
         verdicts = await hits_at_once(fleet(f"{limit}/minute"), limit + 100)
@@ -149,7 +153,9 @@ class TestFleet:
         assert admitted(verdicts) == limit
 
     @pytest.mark.parametrize("limit", [1, 20, 50, 600])
-    async def test_never_admits_more_in_all(self, fleet: Callable[[str], RateLimiter], limit: int) -> None:
+    async def test_two_limiters_on_one_redis_admit_no_more_than_the_limit(
+        self, fleet: Callable[[str], RateLimiter], limit: int
+    ) -> None:
         first, second = fleet(f"{limit}/minute"), fleet(f"{limit}/minute")
 
         both = await asyncio.gather(hits_at_once(first, limit), hits_at_once(second, limit))
@@ -159,7 +165,9 @@ class TestFleet:
         assert total <= limit
         assert total >= limit - 2 * (limit // LEASE_SHARE)
 
-    async def test_begins_anew_together(self, fleet: Callable[[str], RateLimiter], clock: Clock) -> None:
+    async def test_two_limiters_on_one_redis_have_one_window(
+        self, fleet: Callable[[str], RateLimiter], clock: Clock
+    ) -> None:
         first, second = fleet("20/minute"), fleet("20/minute")
         await hits(first, 20)
         clock.advance(30)
@@ -169,7 +177,9 @@ class TestFleet:
         assert admitted(await hits(second, 15)) == 15
         assert admitted(await hits(first, 15)) == 5
 
-    async def test_asks_redis_once_for_many(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+    async def test_many_hits_cost_few_redis_commands(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
+    ) -> None:
         limiter = fleet("600/minute")
         await hits_at_once(limiter, 200)
         assert shared.commands == 2  # the first asked before there were others
@@ -177,7 +187,7 @@ class TestFleet:
         await hits(limiter, 400)
         assert shared.commands < 30
 
-    async def test_asks_nobody_about_a_caller_whose_limit_is_reached(
+    async def test_a_refused_caller_costs_no_redis_command(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
     ) -> None:
         limiter = fleet("20/minute")
@@ -188,7 +198,7 @@ class TestFleet:
 
         assert shared.commands == asked
 
-    async def test_one_that_gives_up_waiting_holds_up_nobody(self, fleet: Callable[[str], RateLimiter]) -> None:
+    async def test_a_cancelled_hit_does_not_block_the_others(self, fleet: Callable[[str], RateLimiter]) -> None:
         limiter = fleet("20/minute")
         first = asyncio.create_task(limiter.hit("alice"))
         others = [asyncio.create_task(limiter.hit("alice")) for _ in range(25)]
@@ -203,20 +213,24 @@ class TestFleet:
 
 
 class TestRedisAway:
-    async def test_counts_for_itself(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+    async def test_a_limiter_counts_locally_without_redis(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
+    ) -> None:
         shared.broken = True
 
         assert admitted(await hits(fleet("20/minute"), 30)) == 20
         assert admitted(await hits_at_once(fleet("20/minute"), 100)) == 20
 
-    async def test_goes_on_from_where_it_was(self, fleet: Callable[[str], RateLimiter], shared: SharedCounts) -> None:
+    async def test_a_limiter_keeps_its_count_when_redis_fails(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
+    ) -> None:
         limiter = fleet("20/minute")
         await hits(limiter, 15)
         shared.broken = True
 
         assert admitted(await hits_at_once(limiter, 100)) == 5
 
-    async def test_is_asked_again_only_after_a_while(
+    async def test_redis_is_asked_again_after_a_cooldown(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, clock: Clock
     ) -> None:
         limiter = fleet("600/minute")
@@ -231,7 +245,7 @@ class TestRedisAway:
         assert shared.commands > 1
 
     @pytest.mark.parametrize("error", [OSError(), TimeoutError()])
-    async def test_may_show_in_many_ways(
+    async def test_any_failure_of_redis_is_survived(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any
     ) -> None:
         async def fail(*args: object) -> tuple[int, float]:

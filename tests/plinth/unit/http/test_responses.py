@@ -1,4 +1,4 @@
-"""Ready bytes look like those of a response model."""
+"""json_response writes what a response model writes."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -34,10 +34,10 @@ class TestJsonResponse:
             {"a": {"b": None}},
         ],
     )
-    def test_is_what_a_model_would_have_said(self, value: Any) -> None:
+    def test_json_response_equals_the_json_of_a_model(self, value: Any) -> None:
         assert json_response({"value": value}).body == Anything(value=value).model_dump_json().encode()
 
-    def test_has_a_status_and_headers(self) -> None:
+    def test_json_response_has_a_status_and_headers(self) -> None:
         response = json_response({}, 201, {"Location": "/there"})
 
         assert response.status_code == 201
