@@ -48,7 +48,7 @@ _HEADER = re.compile(
 )
 
 _PLAIN = (int, float, bool, type(None))
-_HIDEABLE = (bool, type(None))
+_NEVER_SECRET = (bool, type(None))
 
 
 def redact(event: MutableMapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ def redact(event: MutableMapping[str, Any]) -> None:
                 event[name] = MASK
             elif " " in value or ":" in value or "=" in value or "eyJ" in value or '",' in value:
                 event[name] = redact_text(value)
-        elif type(value) not in _PLAIN or (is_secret(name) and type(value) not in _HIDEABLE):
+        elif type(value) not in _PLAIN or (is_secret(name) and type(value) not in _NEVER_SECRET):
             event[name] = _redacted(name, value)
 
 
@@ -123,7 +123,7 @@ def _walk(value: Any) -> Any:
         return redact_text(value)
     if isinstance(value, dict):
         return {
-            key: MASK if is_secret(str(key)) and not isinstance(item, _HIDEABLE) else _walk(item)
+            key: MASK if is_secret(str(key)) and not isinstance(item, _NEVER_SECRET) else _walk(item)
             for key, item in value.items()
         }
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Which trace a request belongs to, what is recorded of it, and that nobody waits for a collector."""
+"""Traces of requests and jobs, their sampling and export, and that nothing waits for a collector."""
 
 import asyncio
 import json
@@ -98,7 +98,7 @@ class TestTraceparent:
             f"cc-{TRACE}-{SPAN}-01-what-the-future-will-be-like",
         ],
     )
-    async def test_that_is_valid_is_in_answers_problems_and_log_lines(self, log: Stderr, value: str) -> None:
+    async def test_valid_traceparent_is_in_answers_problems_and_log_lines(self, log: Stderr, value: str) -> None:
         app = service()
         good = await ask(app, headers={"traceparent": value})
         bad = await ask(app, "/api/things/missing", headers={"traceparent": value})
@@ -133,14 +133,14 @@ class TestTraceparent:
             "00-\xb2" + TRACE[1:] + f"-{SPAN}-01",
         ],
     )
-    async def test_that_is_not_is_nothing(self, log: Stderr, value: str) -> None:
+    async def test_invalid_traceparent_is_ignored(self, log: Stderr, value: str) -> None:
         answer = await ask(service(), "/api/things/missing", headers=[(b"traceparent", value.encode("latin-1"))])
 
         assert "trace_id" not in problem(answer, 404)
         assert "traceresponse" not in answer.headers
         assert "trace_id" not in log.lines("request")[0]
 
-    async def test_s_state_that_is_not_well_formed_is_nothing(self, log: Stderr) -> None:
+    async def test_malformed_tracestate_is_ignored(self, log: Stderr) -> None:
         states = ["forged line", "a=1,a=2", ",".join(f"k{n}=1" for n in range(40)), "=", "a=b=c"]
         for state in states:
             answer = await ask(service(), headers={"traceparent": UNSAMPLED, "tracestate": state})
@@ -148,11 +148,11 @@ class TestTraceparent:
         assert not any(state in log.getvalue() for state in states)  # nor does anybody complain of it
         assert {line["level"] for line in log.lines()} == {"info"}
 
-    async def test_that_comes_twice_is_nothing(self) -> None:
+    async def test_two_traceparents_are_ignored(self) -> None:
         answer = await ask(service(), headers=[("traceparent", SAMPLED), ("traceparent", SAMPLED)])
         assert answer.json() is None
 
-    async def test_belongs_to_its_request_alone(self) -> None:
+    async def test_traceparent_belongs_to_its_request_alone(self) -> None:
         app = service()
         answers = await asyncio.gather(
             *(ask(app, headers={"traceparent": f"00-{n:032x}-{SPAN}-01"} if n else {}) for n in range(20))
@@ -162,7 +162,7 @@ class TestTraceparent:
 
 
 class TestOff:
-    def test_nothing_of_it_is_imported(self, tmp_path: Path) -> None:
+    def test_without_an_endpoint_the_sdk_is_not_imported(self, tmp_path: Path) -> None:
         script = (
             "import sys, plinth.jobs.engine.worker; from notes.main import Settings, create_app\n"
             "create_app(Settings()); print(*sys.modules)"
@@ -177,12 +177,12 @@ class TestOff:
         assert not [module for module in modules if re.match(unwanted, module)]
 
     @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])
-    async def test_it_can_be_switched_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
+    async def test_tracing_can_be_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
         async with trace_setup.running(traced(collector.url, **how), "api"):
             assert not tracing.is_on()
             assert "traceresponse" not in (await ask(service())).headers
 
-    async def test_what_is_asked_for_spans_is_no_error(self) -> None:
+    async def test_spans_of_a_process_without_tracing_record_nothing(self) -> None:
         with tracing.client_span("a", {}) as span, tracing.enqueue_span("kind", "queue", 1) as carrier:
             assert not span.is_recording()
         assert carrier is None
@@ -195,7 +195,7 @@ class TestRequest:
         async with trace_setup.running(traced(collector.url), "api"):
             yield service()
 
-    async def test_is_a_span_with_its_route(self, app: ASGIApp, collector: Collector) -> None:
+    async def test_request_is_a_span_with_its_route(self, app: ASGIApp, collector: Collector) -> None:
         answer = await ask(app, "/api/things/7?secret=1", headers={"User-Agent": "a" * 999})
 
         span = collector.one("GET /api/things/{name}")
@@ -214,7 +214,7 @@ class TestRequest:
         assert answer.json() == span.trace_id
         assert re.fullmatch(f"00-{span.trace_id}-{span.span_id}-0[13]", answer.headers["traceresponse"])
 
-    async def test_s_trace_is_on_its_lines_and_in_its_problem(
+    async def test_request_s_trace_is_on_its_lines_and_in_its_problem(
         self, app: ASGIApp, collector: Collector, log: Stderr
     ) -> None:
         body = problem(await ask(app, "/api/things/broken"), 500)
@@ -237,7 +237,7 @@ class TestRequest:
             ("BREW", "/nowhere", "HTTP", 404, False),
         ],
     )
-    async def test_that_fails_is_named_after_what_is_known(
+    async def test_failed_request_s_span_is_named_after_method_and_route(
         self, app: ASGIApp, collector: Collector, method: str, path: str, name: str, status: int, failed: bool
     ) -> None:
         await ask(app, path, method)
@@ -247,7 +247,7 @@ class TestRequest:
         assert span.attributes["http.request.method"] == ("_OTHER" if method == "BREW" else method)
         assert span.failed is failed
 
-    async def test_without_an_answer_has_failed(self, collector: Collector, app: ASGIApp) -> None:
+    async def test_request_without_an_answer_has_a_failed_span(self, collector: Collector, app: ASGIApp) -> None:
         async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
             raise asyncio.CancelledError
 
@@ -259,13 +259,13 @@ class TestRequest:
         assert span.attributes["error.type"] == "CancelledError"
         assert "http.response.status_code" not in span.attributes
 
-    async def test_continues_its_caller_s_trace(self, app: ASGIApp, collector: Collector) -> None:
+    async def test_request_continues_its_caller_s_trace(self, app: ASGIApp, collector: Collector) -> None:
         await ask(app, headers=[("traceparent", SAMPLED), ("tracestate", "a=1"), ("tracestate", "b=2")])
 
         span = collector.one("GET /api/things/{name}")
         assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
 
-    async def test_whose_caller_does_not_record_is_not_recorded_here_but_has_its_id(
+    async def test_request_of_an_unsampled_trace_is_not_recorded_but_has_its_id(
         self, app: ASGIApp, collector: Collector, log: Stderr
     ) -> None:
         answer = await ask(app, "/api/things/1", headers={"traceparent": UNSAMPLED})
@@ -277,21 +277,19 @@ class TestRequest:
         assert re.fullmatch(f"00-{TRACE}-(?!{SPAN})[0-9a-f]{{16}}-0[02]", answer.headers["traceresponse"])
         assert log.lines("request")[0]["trace_id"] == TRACE
 
-    async def test_of_a_probe_is_none(self, app: ASGIApp, collector: Collector) -> None:
+    async def test_probe_has_no_trace(self, app: ASGIApp, collector: Collector) -> None:
         assert "traceresponse" not in (await ask(app, "/health")).headers
         await ask(app)
         collector.one("GET /api/things/{name}")
         assert len(collector.spans) == 1
 
-    async def test_takes_no_more_memory_than_callers_are_allowed_to_make_it(
-        self, app: ASGIApp, collector: Collector
-    ) -> None:
+    async def test_caller_s_text_in_a_span_is_bounded(self, app: ASGIApp, collector: Collector) -> None:
         await ask(app, "/" + 2 * tracing.MAX_PATH * "a", headers={"User-Agent": 2 * tracing.MAX_USER_AGENT * "a"})
         attributes = collector.one("GET").attributes
         assert attributes["url.path"] == "/" + (tracing.MAX_PATH - 1) * "a"
         assert max(len(str(value)) for value in attributes.values()) == tracing.MAX_PATH
 
-    async def test_that_is_recorded_is_logged_whatever_the_sample(self, log: Stderr, app: ASGIApp) -> None:
+    async def test_recorded_request_is_logged_whatever_the_sample(self, log: Stderr, app: ASGIApp) -> None:
         async def hello(scope: Scope, receive: Receive, send: Send) -> None:
             await Response("hello")(scope, receive, send)
 
@@ -314,7 +312,7 @@ class TestSampler:
             ("always_off", 1, False, False, False),
         ],
     )
-    async def test_decides(
+    async def test_sampler_decides(
         self, collector: Collector, sampler: str, ratio: float, nobody: bool, sampled: bool, unsampled: bool
     ) -> None:
         settings = traced(collector.url, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=ratio)
@@ -326,7 +324,7 @@ class TestSampler:
         assert flags == [nobody, sampled, unsampled]
         assert len(collector.spans) == sum(flags)
 
-    async def test_records_about_the_share_that_was_asked_for(self, collector: Collector) -> None:
+    async def test_sampler_records_about_the_configured_share(self, collector: Collector) -> None:
         provider, _ = provider_for(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.1), collector)
         tracer = provider.get_tracer("test")
         recorded = sum(
@@ -335,7 +333,7 @@ class TestSampler:
         provider.shutdown()
         assert 350 < recorded < 650  # ten standard deviations around 500 are 288 to 712
 
-    async def test_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
+    async def test_sampler_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
         middleware = service()
         async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
             answers = [(await ask(middleware)).headers["traceresponse"].split("-") for _ in range(100)]
@@ -346,7 +344,7 @@ class TestSampler:
 
 
 class TestExport:
-    async def test_says_where_it_comes_from(self, collector: Collector) -> None:
+    async def test_export_names_service_and_pod(self, collector: Collector) -> None:
         settings = traced(
             collector.url,
             PROJECT_NAME="My Shop & Co",
@@ -364,7 +362,7 @@ class TestExport:
         assert collector.headers[0]["x-api-key"] == "the key"
         assert collector.headers[0]["content-type"] == "application/x-protobuf"
 
-    async def test_may_be_named(self, collector: Collector) -> None:
+    async def test_service_name_and_headers_can_be_configured(self, collector: Collector) -> None:
         settings = traced(
             "http://127.0.0.1:1",
             OTEL_SERVICE_NAME="shop",
@@ -378,13 +376,13 @@ class TestExport:
         assert collector.one("GET /api/things/{name}").resource["service.name"] == "shop"
         assert collector.headers[0]["x-api-key"] == "special"
 
-    async def test_of_what_came_last_is_done_before_the_end(self, collector: Collector) -> None:
+    async def test_last_spans_are_exported_before_the_end(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=600_000), "api"):
             for _ in range(3):
                 await ask(service())
         assert len(collector.spans) == 3
 
-    async def test_is_one_for_a_process(self, collector: Collector) -> None:
+    async def test_nested_tracing_does_nothing(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url), "api"):
             async with trace_setup.running(traced("http://127.0.0.1:1"), "worker"):
                 await ask(service())
@@ -394,7 +392,7 @@ class TestExport:
 
 
 class TestTrouble:
-    """A collector that is away, refuses or hangs is nobody's business but the log's, once a minute."""
+    """A collector that is away, refuses or hangs costs a log line a minute and a full queue."""
 
     LIMIT = 8
 
@@ -409,7 +407,7 @@ class TestTrouble:
     def dropped() -> float:
         return float(tracing.SPANS_DROPPED._value.get())
 
-    async def test_that_hangs_costs_what_there_is_room_for(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+    async def test_hanging_collector_costs_one_full_queue(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
         made: list[BoundedSpanProcessor] = []
 
         def make(*args: Any) -> BoundedSpanProcessor:
@@ -428,7 +426,9 @@ class TestTrouble:
         (line,) = log.lines("the last traces were not delivered in time")
         assert line["spans"] == self.LIMIT
 
-    async def test_that_refuses_is_told_of_once_a_minute(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+    async def test_refusing_collector_is_logged_once_a_minute(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
         before, clock = self.dropped(), Mock(return_value=1000.0)
         monkeypatch.setattr(span_exporter, "monotonic", clock)
         with collecting("refuses") as collector:
@@ -450,7 +450,9 @@ class TestTrouble:
         assert self.dropped() - before == 9
         assert sum(line["spans_dropped"] for line in lines) == 1 + 3 + 3
 
-    async def test_that_redirects_has_not_taken_them(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+    async def test_redirecting_collector_has_not_taken_the_spans(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
         before = self.dropped()
         with collecting("redirects") as collector:
             async with self.running(collector.url, monkeypatch, flush=PATIENCE) as app:
@@ -459,7 +461,7 @@ class TestTrouble:
         assert self.dropped() - before == 1
         assert "redirects, with status 308" in log.lines("traces cannot be delivered")[0]["reason"]
 
-    async def test_that_never_stops_answering_is_not_listened_to(
+    async def test_endless_answer_of_a_collector_is_not_read(
         self, monkeypatch: pytest.MonkeyPatch, log: Stderr
     ) -> None:
         with collecting("floods") as collector:
@@ -476,7 +478,7 @@ class TestTrouble:
             while not holds():  # noqa: ASYNC110 - a thread changes it
                 await asyncio.sleep(0.005)
 
-    async def test_that_is_away_takes_the_next_spans_when_it_is_back(
+    async def test_collector_that_is_back_gets_the_next_spans(
         self, monkeypatch: pytest.MonkeyPatch, log: Stderr
     ) -> None:
         with collecting("refuses") as collector:
@@ -487,7 +489,9 @@ class TestTrouble:
                 await ask(app, "/nowhere")
             assert [span.name for span in collector.spans] == ["GET"]
 
-    async def test_that_nobody_serves_holds_up_no_end(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+    async def test_unreachable_collector_does_not_delay_the_end(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             url = "http://{}:{}".format(*listening.getsockname())
         async with self.running(url, monkeypatch) as app:
@@ -496,7 +500,7 @@ class TestTrouble:
             "the last traces were not delivered in time"
         ]
 
-    def test_what_comes_after_the_end_is_counted(self, collector: Collector) -> None:
+    def test_span_after_the_end_is_counted_as_dropped(self, collector: Collector) -> None:
         provider, _ = provider_for(traced(collector.url), collector)
         tracer = provider.get_tracer("test")
         tracer.start_span("in time").end()
@@ -507,7 +511,7 @@ class TestTrouble:
         assert self.dropped() - before == 1
         assert [span.name for span in collector.spans] == ["in time"]
 
-    def test_many_threads_lose_count_of_nothing(self, collector: Collector) -> None:
+    def test_count_of_spans_is_right_with_many_threads(self, collector: Collector) -> None:
         settings = traced(collector.url, OTEL_BSP_MAX_QUEUE_SIZE=50, OTEL_BSP_MAX_EXPORT_BATCH_SIZE=10)
         provider, processor = provider_for(settings, collector)
         tracer, before = provider.get_tracer("test"), self.dropped()
@@ -527,9 +531,9 @@ class TestTrouble:
 
 
 class TestCalls:
-    """What is noted of a call when it is over is the same as if the SDK had begun and ended its span."""
+    """A call that is recorded when it has ended gives the same span as one around it."""
 
-    async def test_are_like_the_sdk_s_own(self, collector: Collector) -> None:
+    async def test_recorded_call_is_like_a_span_around_it(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
             scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
             request = tracing.begin_request(scope, *headers)
@@ -544,7 +548,7 @@ class TestCalls:
         assert replace(noted, name="begun", span_id=begun.span_id, seconds=begun.seconds) == begun
         assert begun.tracestate == "a=1"
 
-    async def test_took_as_long_as_they_say_and_fail_with_a_kind_of_error(self, collector: Collector) -> None:
+    async def test_recorded_call_has_its_duration_and_type_of_error(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url), "api"):
             with trace.get_tracer("test").start_as_current_span("outer"):
                 tracing.record_call("noted", {}, seconds=1.5, error=ValueError("hunter2"))
@@ -553,7 +557,7 @@ class TestCalls:
         assert round(noted.seconds, 6) == 1.5
         assert (noted.failed, noted.attributes) == (True, {"error.type": "ValueError"})
 
-    async def test_that_nobody_waits_for_any_more_are_none(self, collector: Collector) -> None:
+    async def test_call_of_a_closed_coroutine_has_no_span(self, collector: Collector) -> None:
         """A coroutine is closed wherever it is collected, which may be within another request."""
         async with trace_setup.running(traced(collector.url), "api"):
             with trace.get_tracer("test").start_as_current_span("outer"):
@@ -576,7 +580,7 @@ class TestJobs:
         return await asyncio.create_task(work())
 
     @pytest.mark.parametrize(("flags", "ratio"), [("01", 0), ("00", 1)])
-    async def test_is_recorded_if_its_enqueuing_was(self, collector: Collector, flags: str, ratio: float) -> None:
+    async def test_run_is_recorded_if_its_enqueuing_was(self, collector: Collector, flags: str, ratio: float) -> None:
         carrier = {"traceparent": f"00-{TRACE}-{SPAN}-{flags}", "tracestate": "a=1"}
         async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=ratio), "worker"):
             first, later = await self.run(carrier, first=True), await self.run(carrier, first=False)
@@ -594,7 +598,7 @@ class TestJobs:
         assert root.attributes["plinth.job.outcome"] == "discarded"
 
     @pytest.mark.parametrize("carrier", [None, {}, {"traceparent": "nonsense"}])
-    async def test_is_a_trace_of_its_own_where_nothing_was_stored(
+    async def test_run_without_a_stored_trace_begins_one(
         self, collector: Collector, carrier: dict[str, str] | None
     ) -> None:
         async with trace_setup.running(traced(collector.url), "worker"):
@@ -602,11 +606,11 @@ class TestJobs:
         span: Recorded = collector.one("job mail")
         assert (span.trace_id, span.parent_id, span.links) == (inside, "", [])
 
-    async def test_has_the_trace_s_id_without_tracing(self) -> None:
+    async def test_run_has_the_stored_trace_s_id_while_tracing_is_off(self) -> None:
         assert await self.run({"traceparent": SAMPLED}, first=True) == TRACE
         assert tracing.current_trace_id() is None
 
-    async def test_what_is_stored_names_the_enqueuing(self, collector: Collector) -> None:
+    async def test_stored_trace_context_names_the_enqueuing_span(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url), "api"):
             with tracing.enqueue_span("mail", "default", 3) as nothing:
                 pass
@@ -646,5 +650,5 @@ class TestStatement:
             (";", "SQL"),
         ],
     )
-    def test_is_named_by_what_it_does_and_to_what(self, statement: str, name: str) -> None:
+    def test_statement_s_span_is_named_after_operation_and_table(self, statement: str, name: str) -> None:
         assert describe(statement) == (name, name.partition(" ")[0])
