@@ -41,7 +41,8 @@ async def purge(ctx: JobContext, payload: Purge) -> None:
     """Remove the notes that were deleted more than NOTES_KEEP_DAYS ago."""
     keep = timedelta(days=cast(Settings, ctx.settings).NOTES_KEEP_DAYS)
     async with ctx.session() as session:
-        await session.exec(delete(Note).where(col(Note.deleted_at) < func.now() - keep))
+        old = delete(Note).where(col(Note.deleted_at) < func.now() - keep)
+        await session.exec(old, execution_options={"include_deleted": True})
         await ctx.complete(session)
 
 
