@@ -103,7 +103,7 @@ def service() -> Iterator[Fork]:
         fork.edit("app/api/v1/router.py", "    routes=[\n", "    routes=[\n        *orders.router.routes,\n")
         fork.edit("app/__init__.py", '"0.1.0"', '"1.4.0"')
         fork.edit("pyproject.toml", "service = [\n]", 'service = [\n    "jinja2>=3.1,<4",\n]')
-        fork.edit("README.md", "make help     the rest", "make help     the rest\n\nOrders are what it is about.")
+        fork.write("README.md", f"{fork.read('README.md')}\nOrders are what it is about.\n")
         fork.prefix(LOCK, "# Compiled by the service.")
         fork.made("migrate", "m=orders")
         fork.commit("Orders")
