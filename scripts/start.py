@@ -42,7 +42,6 @@ REMOVED = (
     "tests/integration/test_docs.py",
     "tests/integration/test_export_memory.py",
     "tests/integration/test_with_items.py",
-    "tests/plinth/unit/test_pages.py",
     "tests/unit/business/test_export_file.py",
     "tests/unit/business/test_items.py",
 )

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
+from plinth.http.request_context import principal_hash
+from plinth.settings.keys import derive_key
 from plinth.testing import serving
 from plinth.testing.servers import Servers
 from tests.support.pages import copy_of_the_project, files_of
@@ -102,6 +104,16 @@ def test_every_setting_that_a_table_names_exists() -> None:
                 names |= set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row.split("|")[1]))
     assert "JOBS_QUEUES" in names
     assert names <= set(Settings.model_fields)
+
+
+def test_the_hash_of_a_caller_can_be_computed() -> None:
+    """docs/traces-and-logs.md, with the Python of this machine instead of that of a pod."""
+    command, *_ = blocks("docs/traces-and-logs.md", "## Log lines", "sh")
+    command = command.replace("kubectl -n plinth exec -i deploy/plinth-api -- python", sys.executable)
+    environment = {**os.environ, "SECRET_KEY": "k" * 32, "DATABASE_URL": "sqlite+aiosqlite://"}
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == principal_hash(derive_key("k" * 32, "log"))("alice")
 
 
 class TestJobs:
