@@ -40,7 +40,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
 # Without those that need more than Python: chart-test, image-test, test-adoption and e2e run them.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
-	@$(PYTEST) tests/unit tests/integration tests/plinth $(ARGS)
+	@$(PYTEST) tests/unit tests/integration tests/docs tests/plinth $(ARGS)
 
 .PHONY: test-app
 test-app: $(VENV)/.dev ## Run the service's own tests (ARGS='-k …')

@@ -39,7 +39,7 @@ REMOVED = (
     "tests/integration/api/test_exports.py",
     "tests/integration/api/test_items.py",
     "tests/integration/jobs/test_exports.py",
-    "tests/integration/test_docs.py",
+    "tests/docs/test_docs.py",
     "tests/integration/test_export_memory.py",
     "tests/integration/test_with_items.py",
     "tests/unit/business/test_export_file.py",

@@ -9,7 +9,7 @@ import pytest
 from scripts.start import REMOVED, service_name
 from tests.support.pages import files_of
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::([\w:]+))?`")
 # A page that is typed makes the test that it names.
 TYPED = "add-a-resource"
