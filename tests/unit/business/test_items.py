@@ -12,7 +12,7 @@ from app.business.items import ORDERS, _list_statement
 @pytest.mark.parametrize("column", ["created_at", "name"])
 def test_items_of_equal_rank_are_ordered_by_their_id(column: str, tagged: bool, resumed: bool) -> None:
     for sort, order, comparison in (
-        (column, f"item.{column} ASC, item.id ASC", ">"),
+        (column, f"item.{column}, item.id", ">"),
         (f"-{column}", f"item.{column} DESC, item.id DESC", "<"),
     ):
         sql = " ".join(_list_statement(ORDERS[sort], tagged=tagged, resumed=resumed).sql.split())
