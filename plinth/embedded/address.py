@@ -1,4 +1,4 @@
-"""Where a program is to listen, and whether it does."""
+"""Network addresses: free ones, and whether a program answers there."""
 
 import errno
 import http.client
@@ -27,7 +27,7 @@ class Address:
 
     @classmethod
     def free(cls, host: str, *, but: Container[int]) -> Self:
-        """One that nobody listens on, with none of these ports. Raises EmbeddedError if nobody could."""
+        """A free address, with none of these ports. Raises EmbeddedError if nothing can listen on the host."""
         drawn = iter(cls(host, 0).check, None)
         return cls(host, next(port for port in drawn if port not in but))
 

@@ -1,4 +1,4 @@
-"""One supervisor for a data folder, and what the others may know about it."""
+"""A lock on a data folder: one supervisor at a time, and its record for other processes."""
 
 import fcntl
 import json
@@ -57,7 +57,7 @@ class Lock:
         return self
 
     def record(self) -> Record:
-        """What the holder has written; empty when nobody has."""
+        """What the holder has written; empty if there is nothing."""
         try:
             record: Record = json.loads(self._path.read_bytes())
         except (OSError, ValueError):  # it may be writing at this moment

@@ -23,7 +23,7 @@ ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 
 INITDB = [
     f"--username={SUPERUSER}",
-    "--auth=trust",  # whoever reaches the socket, in a folder of mode 0700, is its owner
+    "--auth=trust",  # only the owner can reach the socket: its folder has mode 0700
     "--encoding=UTF8",
     "--locale=C",
     "--locale-provider=builtin",
@@ -40,7 +40,7 @@ SETTINGS = {
     "max_connections": "100",
     "cluster_name": SERVICE,
 }
-# For data that nobody will miss: a test must not wait for a disk.
+# For data that may be lost: a test must not wait for a disk.
 THROW_AWAY = {
     "fsync": "off",
     "synchronous_commit": "off",

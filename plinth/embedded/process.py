@@ -1,4 +1,4 @@
-"""A child process that its owner can wait for, stop, freeze and explain."""
+"""A child process that its parent can wait for, stop, freeze and report on."""
 
 import os
 import pwd
@@ -43,7 +43,7 @@ class Account:
 def unprivileged(data: Path) -> Account | None:
     """The account for a program that refuses root's rights; None where this process does not have them.
 
-    It is the owner of `data`, so that one start as root does not lock a user out, or else nobody.
+    It is the owner of `data`, so that one start as root does not lock a user out, or else the user `nobody`.
     """
     if os.geteuid() != 0:
         return None
@@ -54,7 +54,7 @@ def unprivileged(data: Path) -> Account | None:
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
-        raise EmbeddedError("PostgreSQL refuses to be root, and there is no user nobody to be.") from None
+        raise EmbeddedError("PostgreSQL refuses to run as root, and there is no user `nobody` to run it as.") from None
     return Account(nobody.pw_uid, nobody.pw_gid)
 
 
@@ -223,7 +223,7 @@ def end_families(heads: Sequence[psutil.Process], stop_signal: signal.Signals, g
 
 
 def _alive(process: psutil.Process) -> bool:
-    # Whoever adopts orphans may take its time to collect them, and in a container it may never do so.
+    # The process that adopts orphans may collect them late, and in a container it may never do so.
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""What the person at the terminal gets to read."""
+"""What `plinth run` prints."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""The embedded servers that the settings leave a place for."""
+"""The embedded servers: those that the settings name no address for."""
 
 from pathlib import Path
 from types import TracebackType

@@ -11,7 +11,7 @@ from typing import Self
 from plinth.embedded.process import Process
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HURRY = 5.0  # seconds that a process has to end once somebody has lost patience
+HURRY = 5.0  # seconds that a process has to end after a second signal
 
 
 class StopRequested(Exception):

@@ -40,6 +40,11 @@ schema = schemathesis.openapi.from_dict(
 )
 unused = count()
 
+# The server's thread draws random numbers, trace ids for instance, while Hypothesis makes the next request.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+
 Case: TypeAlias = AnyCase[Any]
 
 
@@ -67,7 +72,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def caller(settings: Settings) -> dict[str, str]:
-    """An operator: whom all operations serve."""
+    """An operator, who may call every operation."""
     token = sign_local_token(settings, subject="alice", ttl=600, roles=["operator"])
     return {"Authorization": f"Bearer {token}"}
 

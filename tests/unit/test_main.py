@@ -1,4 +1,4 @@
-"""The factory needs nothing but settings, and the module makes an application only for who asks for one."""
+"""The application factory needs settings alone; `app.main.app` is made when it is first read."""
 
 import subprocess
 import sys
@@ -67,7 +67,7 @@ print(document["info"]["title"])
 
 
 class TestAppOfTheModule:
-    def test_is_made_when_somebody_asks_for_it(self, tmp_path: Path) -> None:
+    def test_it_is_made_when_it_is_read(self, tmp_path: Path) -> None:
         code = """
 import uvicorn, app.main
 
