@@ -12,7 +12,7 @@ from plinth.settings.service import Service
 
 __all__ = ["Shop"]
 
-ROOT = Path(__file__).parents[2]
+SERVICE = Path(__file__).parents[1] / "service"
 
 SETTINGS = """
 from pathlib import Path
@@ -61,8 +61,8 @@ class Shop:
         self.url = url
         self.versions = folder / "migrations" / "versions"
         self.versions.mkdir(parents=True)
-        shutil.copy(ROOT / "alembic.ini", folder)
-        shutil.copy(ROOT / "migrations" / "script.py.mako", folder / "migrations")
+        shutil.copy(SERVICE / "alembic.ini", folder)
+        shutil.copy(SERVICE / "migrations" / "script.py.mako", folder / "migrations")
         self._settings = SETTINGS.format(migrations=str(folder / "migrations"))
         (folder / "shop.py").write_text(self._settings)
         (folder / "pyproject.toml").write_text('[tool.plinth]\nsettings = "shop:Settings"\n')
