@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from plinth.database.revisions import FIRST
-from tests.support.shop import ROOT, Shop
+from tests.support.notes import ROOT
+from tests.support.shop import Shop
 
 # One of each: a relation, a date, an amount, an enum, a list, a document, a condition, a rule and a default.
 TABLES = """
