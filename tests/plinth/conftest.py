@@ -89,11 +89,3 @@ async def api(service: httpx.AsyncClient, alice: dict[str, str]) -> AsyncIterato
     service.headers.update(alice)
     yield service
     del service.headers["Authorization"]
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another connection to the service's database."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()

@@ -24,6 +24,7 @@ from plinth.embedded.process import Process, environment
 from plinth.jobs import JobKind, State, enqueue_many
 from plinth.jobs.doorbell import DOORBELL, doorbell_for
 from plinth.redis.client import close_redis, open_redis
+from plinth.redis.keys import key_prefix
 from tests.plinth.faults.figures import Figures
 from tests.plinth.faults.kinds import TABLES
 from tests.support.notes import PACKAGES, settings_with
@@ -90,12 +91,13 @@ class Fleet:
     def __init__(self, database_url: str, redis_url: str, folder: Path, report: Callable[[Figures], None]) -> None:
         self.without: Sequence[str] = ()
         self.members: list[Member] = []
-        # The doorbell's channel is named after the project, and is one for all databases of a Redis.
+        # Part of the doorbell's channel, which is one for all databases of a Redis.
         self.name = f"faults-{uuid4().hex[:12]}"
         self._folder = folder
         self._report = report
         self._addresses = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "PROJECT_NAME": self.name}
         settings = settings_with(**self._addresses)
+        self.channel = f"{key_prefix(settings)}:jobs"
         self.redis = open_redis(settings)
         self.doorbell = doorbell_for(settings, self.redis)
         self.database = Database(settings, session_info={DOORBELL: self.doorbell})

@@ -33,7 +33,7 @@ GARBAGE = [
 async def test_duplicates_and_garbage(fleet: Fleet) -> None:
     # So long that what is heard in time has been heard through the doorbell.
     workers = await fleet.start(3, JOBS_POLL_INTERVAL=60)
-    channel = f"{fleet.name}:jobs"
+    channel = fleet.channel
     accepted = await fleet.enqueue(effect, *[Effect(seconds=1)] * 30)
     await fleet.running(30)
     # A ring is a hint and gives no rights: nobody has asked for these to be cancelled.

@@ -66,10 +66,10 @@ async def nightly(engine: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 class TestWhoMay:
     @pytest.mark.parametrize(("method", "path"), OPERATIONS)
     async def test_others_are_refused(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection, method: str, path: str
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection, method: str, path: str
     ) -> None:
         problem(await api.request(method, path), 403, "forbidden")
-        assert await database.fetchval("SELECT count(*) FROM job_queue") == 0
+        assert await sql.fetchval("SELECT count(*) FROM job_queue") == 0
 
     @pytest.mark.parametrize(("method", "path"), OPERATIONS)
     async def test_so_is_who_does_not_say_who_they_are(

@@ -15,11 +15,13 @@ from click.testing import Result
 from pydantic import BaseModel, ConfigDict, Field
 
 import notes.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
+from notes.config import Settings
 from plinth.jobs import JobContext, job, schedule
 from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.queues import QueueCounts, ScheduleView, WorkerView
 from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
 from plinth.jobs.outcome import error_entry
+from plinth.redis.keys import key_prefix
 from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
 
@@ -173,9 +175,11 @@ class TestEnqueue:
         (third,) = lines(run("jobs", "enqueue", "greet", '{"name": "Bob"}', "--unique-key", "k", "--json"))
         assert third == {"id": first, "created": False}
 
-    def test_the_doorbell_is_rung_before_it_returns(self, greet: Callable[..., str], redis_url: str) -> None:
+    def test_the_doorbell_is_rung_before_it_returns(
+        self, greet: Callable[..., str], database_url: str, redis_url: str
+    ) -> None:
         with redis.Redis.from_url(redis_url) as client, client.pubsub() as subscription:
-            subscription.subscribe("Plinth:jobs")
+            subscription.subscribe(f"{key_prefix(Settings.isolated(DATABASE_URL=database_url))}:jobs")
             assert subscription.get_message(timeout=10)
             greet()
             message = subscription.get_message(timeout=10)

@@ -228,13 +228,13 @@ class TestClientsThatLeave:
         url: str,
         alice: dict[str, str],
         client: httpx.AsyncClient,
-        database: asyncpg.Connection,
+        sql: asyncpg.Connection,
         errors: list[Any],
     ) -> None:
         created = (await client.post("/notes", json=note())).json()
         change = json.dumps({"text": "new"}).encode()
-        async with database.transaction():
-            await database.execute("SELECT FROM note FOR UPDATE")  # the changes have to wait
+        async with sql.transaction():
+            await sql.execute("SELECT FROM note FOR UPDATE")  # the changes have to wait
             for waiting in range(1, POOL_SIZE + 1):
                 with closing(Wire(url, alice)) as wire:
                     wire.send(
@@ -242,7 +242,7 @@ class TestClientsThatLeave:
                         b"Content-Type: application/json\r\nIf-Match: *\r\nContent-Length: %d\r\n" % len(change),
                         change,
                     )
-                    await self.until_waiting(database, waiting)
+                    await self.until_waiting(sql, waiting)
 
         read = await client.get(f"/notes/{created['id']}")
 
@@ -250,18 +250,18 @@ class TestClientsThatLeave:
         assert read.json()["version"] in (1, 2)
 
     @staticmethod
-    async def until_waiting(database: asyncpg.Connection, queries: int) -> None:
+    async def until_waiting(sql: asyncpg.Connection, queries: int) -> None:
         """Until so many queries wait for a lock."""
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         async with asyncio.timeout(5):
-            while await database.fetchval(query) < queries:
+            while await sql.fetchval(query) < queries:
                 await asyncio.sleep(0.005)
-                await database.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same for ever
+                await sql.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same for ever
 
 
 class TestCrowds:
     async def test_get_all_that_they_make(
-        self, settings: Settings, alice: dict[str, str], database: asyncpg.Connection
+        self, settings: Settings, alice: dict[str, str], sql: asyncpg.Connection
     ) -> None:
         async with client_of(create_app(settings), headers=alice) as client:
             responses = await asyncio.gather(*(client.post("/notes", json=note(text=str(n))) for n in range(500)))
@@ -269,4 +269,4 @@ class TestCrowds:
         assert {response.status_code for response in responses} == {201}
         made = {response.json()["id"] for response in responses}
         assert len(made) == 500
-        assert await database.fetchval("SELECT count(DISTINCT text) FROM note") == 500
+        assert await sql.fetchval("SELECT count(DISTINCT text) FROM note") == 500

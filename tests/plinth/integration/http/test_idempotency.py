@@ -17,9 +17,7 @@ KEY = {"Idempotency-Key": "order-4711"}
 
 
 class TestReplay:
-    async def test_is_the_first_answer_byte_for_byte(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection
-    ) -> None:
+    async def test_is_the_first_answer_byte_for_byte(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         body = note(text="Grüße 🎉", tags=["a"])
 
         first, again = [await api.post("/notes", json=body, headers=KEY) for _ in range(2)]
@@ -30,7 +28,7 @@ class TestReplay:
             assert first.headers[name] == again.headers[name]
         assert "idempotency-replayed" not in first.headers
         assert again.headers["idempotency-replayed"] == "true"
-        assert await database.fetchval("SELECT count(*) FROM note") == 1
+        assert await sql.fetchval("SELECT count(*) FROM note") == 1
 
     async def test_is_what_a_request_without_a_key_would_have_got(self, api: httpx.AsyncClient) -> None:
         keyed = await api.post("/notes", json=note(tags=["a"]), headers=KEY)
@@ -55,12 +53,12 @@ class TestReplay:
 class TestKeys:
     @pytest.mark.parametrize("body", [note(text="another"), note(tags=[])])
     async def test_are_refused_for_another_request(
-        self, api: httpx.AsyncClient, body: object, database: asyncpg.Connection
+        self, api: httpx.AsyncClient, body: object, sql: asyncpg.Connection
     ) -> None:
         await api.post("/notes", json=note(), headers=KEY)
 
         problem(await api.post("/notes", json=body, headers=KEY), 422, "idempotency_key_reused")
-        assert await database.fetchval("SELECT count(*) FROM note") == 1
+        assert await sql.fetchval("SELECT count(*) FROM note") == 1
 
     @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "\x7f", "\xa0"])
     async def test_are_visible_ascii_of_255_characters_at_most(self, api: httpx.AsyncClient, key: str) -> None:
@@ -75,40 +73,40 @@ class TestKeys:
         assert response.status_code == 201
 
     async def test_may_be_used_again_after_they_have_expired(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection
     ) -> None:
         await api.post("/notes", json=note(), headers=KEY)
-        await database.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
+        await sql.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
 
         response = await api.post("/notes", json=note(text="another"), headers=KEY)
 
         assert response.status_code == 201
         assert "idempotency-replayed" not in response.headers
-        assert await database.fetchval("SELECT count(*) FROM idempotency_record") == 1
+        assert await sql.fetchval("SELECT count(*) FROM idempotency_record") == 1
 
-    async def test_hold_for_a_day(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
+    async def test_hold_for_a_day(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         await api.post("/notes", json=note(), headers=KEY)
 
-        left = await database.fetchval("SELECT expires_at - now() FROM idempotency_record")
+        left = await sql.fetchval("SELECT expires_at - now() FROM idempotency_record")
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
 
     async def test_that_have_expired_are_swept_away_by_new_ones(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection
     ) -> None:
         for n in range(25):
             await api.post("/notes", json=note(), headers={"Idempotency-Key": f"old-{n}"})
-        await database.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
+        await sql.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
 
         left = []
         for n in range(3):
             await api.post("/notes", json=note(), headers={"Idempotency-Key": f"new-{n}"})
-            left.append(await database.fetchval("SELECT count(*) FROM idempotency_record WHERE key LIKE 'old-%'"))
+            left.append(await sql.fetchval("SELECT count(*) FROM idempotency_record WHERE key LIKE 'old-%'"))
 
         assert left == [15, 5, 0]
 
 
 class TestAtOnce:
-    async def test_twenty_of_a_kind_make_one_note(self, api: httpx.AsyncClient, database: asyncpg.Connection) -> None:
+    async def test_twenty_of_a_kind_make_one_note(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=KEY) for _ in range(20)))
 
         made = [response for response in responses if response.status_code == 201]
@@ -117,25 +115,23 @@ class TestAtOnce:
                 problem(response, 409, "idempotency_in_progress")
         assert len({response.content for response in made}) == 1
         assert Counter("idempotency-replayed" in response.headers for response in made)[False] == 1
-        assert await database.fetchval("SELECT count(*) FROM note") == 1
+        assert await sql.fetchval("SELECT count(*) FROM note") == 1
         assert (await api.post("/notes", json=note(), headers=KEY)).content == made[0].content
 
-    async def test_twenty_of_twenty_kinds_make_twenty(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection
-    ) -> None:
+    async def test_twenty_of_twenty_kinds_make_twenty(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         keys = [{"Idempotency-Key": str(n)} for n in range(20)]
 
         responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=key) for key in keys))
 
         assert {response.status_code for response in responses} == {201}
-        assert await database.fetchval("SELECT count(*) FROM note") == 20
+        assert await sql.fetchval("SELECT count(*) FROM note") == 20
 
 
 class TestFailure:
     @pytest.fixture
-    async def broken(self, database: asyncpg.Connection) -> AsyncIterator[None]:
+    async def broken(self, sql: asyncpg.Connection) -> AsyncIterator[None]:
         """Inserting a note fails, at the very end: when its transaction commits."""
-        await database.execute(
+        await sql.execute(
             """
             CREATE FUNCTION break_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;
             CREATE CONSTRAINT TRIGGER broken AFTER INSERT ON note
@@ -143,17 +139,17 @@ class TestFailure:
             """
         )
         yield
-        await database.execute("DROP FUNCTION IF EXISTS break_note CASCADE")
+        await sql.execute("DROP FUNCTION IF EXISTS break_note CASCADE")
 
     async def test_leaves_nothing_behind_and_the_key_free(
-        self, api: httpx.AsyncClient, database: asyncpg.Connection, broken: None
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection, broken: None
     ) -> None:
         with capture_logs():
             problem(await api.post("/notes", json=note(), headers=KEY), 500, "internal_error")
-        assert await database.fetchval("SELECT count(*) FROM idempotency_record") == 0
-        assert await database.fetchval("SELECT count(*) FROM note") == 0
+        assert await sql.fetchval("SELECT count(*) FROM idempotency_record") == 0
+        assert await sql.fetchval("SELECT count(*) FROM note") == 0
 
-        await database.execute("DROP FUNCTION break_note CASCADE")
+        await sql.execute("DROP FUNCTION break_note CASCADE")
 
         assert (await api.post("/notes", json=note(), headers=KEY)).status_code == 201
 
