@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -584,6 +585,7 @@ def main() -> None:
 
     with contextlib.ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="plinth-bench-")))
+        shutil.copy(ROOT / "pyproject.toml", folder)  # `plinth` finds the service by it; a .env must not be found
         folder.chmod(0o755)  # PostgreSQL, which is never root, has to get through
         database_url, redis_url = closing.enter_context(servers(folder))
         issuer = Issuer(folder)
