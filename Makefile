@@ -264,8 +264,10 @@ $(VENV)/.uv: $(BIN)/python
 	@$(PIP) --only-binary :all: -r $(VENV)/uv.txt || echo "uv is not to be had here: pip installs"
 	@touch $@
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-UV := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --compile-bytecode
+# A terminal is shown the progress.
+QUIET := $(shell [ -t 2 ] || echo --quiet)
+PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check --no-deps
+UV := $(BIN)/uv pip install $(QUIET) --no-config --python $(BIN)/python --no-deps --compile-bytecode
 
 define install
 	@echo "Installing $(firstword $(1))"
@@ -287,6 +289,6 @@ $(VENV)/.dev: requirements/dev.txt requirements/run.txt requirements/service.txt
 $(BENCH)/.done $(DOCS)/.done: $(VENV)/%/.done: requirements/%.txt $(VENV)/.uv
 	@echo "Installing $<"
 	@$(BIN)/python -m venv --clear $(@D)
-	@$(BIN)/uv pip install --quiet --no-config --python $(@D)/bin/python --require-hashes -r $< \
-		|| $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --require-hashes -r $< \
+		|| $(@D)/bin/python -m pip install $(QUIET) --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -1,6 +1,8 @@
 """Files beside the code hold together: workflows, hooks, Makefile, changelog."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -100,6 +102,19 @@ def test_hooks_run_programs_that_are_installed() -> None:
     programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
     assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/lint-imports"}
     assert all((Path(sys.executable).parent / Path(program).name).exists() for program in programs)
+
+
+def test_a_terminal_is_shown_the_progress_of_an_installation() -> None:
+    command = ("make", "--dry-run", "--always-make", ".venv/.run")
+    assert "pip install --quiet" in output(*command)
+    terminal, end = pty.openpty()
+    try:
+        shown = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=end, text=True, check=True).stdout
+    finally:
+        os.close(end)
+        os.close(terminal)
+    assert "pip install" in shown
+    assert "--quiet" not in shown
 
 
 def test_help_shows_each_target_in_a_group() -> None:
