@@ -7,6 +7,8 @@
 Both run on core 0; the load, PostgreSQL and Redis on core 1. Rounds alternate (A B, B A, …), each ratio is taken
 within a pair of neighbours, and the result is the median of those. Processes are begun anew now and then: one and the
 same program may cost 3% more or less from one start to the next. `README.md` here says what makes it fair.
+
+Over 350 lines: the contenders, the load and the report share the state of a run and are read together.
 """
 # ruff: noqa: E402 - the path comes first, because of this file's name
 

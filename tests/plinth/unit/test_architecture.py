@@ -81,3 +81,9 @@ def test_the_platform_s_tests_are_collected_without_the_service() -> None:
     )
     done = subprocess.run([sys.executable, "-c", collect], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def test_no_file_is_longer_than_a_reader_bears() -> None:
+    files = [path for place in ("app", "plinth") for path in (ROOT / place).rglob("*.py")]
+    long = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert {name: lines for name, lines in long.items() if lines > 350} == {}
