@@ -23,7 +23,7 @@ CONFINED = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-o
 
 # What an image is made of.
 CODE = ("app", "plinth", "migrations", "alembic.ini", "pyproject.toml")
-CONTEXT = [*CODE, "docker", "requirements.txt", ".dockerignore", "Makefile"]
+CONTEXT = [*CODE, "docker", "requirements", ".dockerignore", "Makefile"]
 
 Docker = Callable[..., str]
 Note = Callable[[str], None]
