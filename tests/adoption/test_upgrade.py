@@ -49,11 +49,11 @@ async def count(session: SessionDep) -> int:
 
 TEST = '''"""Orders, through the API."""
 
-import httpx
+from plinth.testing import Client
 
 
-async def test_there_are_none_at_first(api: httpx.AsyncClient) -> None:
-    assert (await api.get("/orders")).json() == 0
+async def test_there_are_none_at_first(client: Client) -> None:
+    assert (await client.signed_in("alice").get("/orders")).json() == 0
 '''
 
 PLATFORM_REVISION = '''"""a change of the platform's
