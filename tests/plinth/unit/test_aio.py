@@ -1,11 +1,11 @@
-"""Tasks end when they are told to, whatever a library makes of it."""
+"""`cancel_all` ends tasks even if a library swallows a cancellation."""
 
 import asyncio
 
 from plinth.aio import cancel_all
 
 
-async def test_it_waits_until_all_have_ended() -> None:
+async def test_cancel_all_waits_until_all_tasks_have_ended() -> None:
     ended: list[str] = []
 
     async def work(name: str) -> None:
@@ -20,7 +20,7 @@ async def test_it_waits_until_all_have_ended() -> None:
     assert sorted(ended) == ["a", "b"]
 
 
-async def test_one_that_swallows_a_cancellation_gets_another() -> None:
+async def test_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     swallowed: list[bool] = []
 
     async def stubborn() -> None:
@@ -40,5 +40,5 @@ async def test_one_that_swallows_a_cancellation_gets_another() -> None:
     assert len(swallowed) == 2
 
 
-async def test_nothing_is_done_at_once() -> None:
+async def test_cancel_all_without_tasks_returns_at_once() -> None:
     await cancel_all([])

@@ -1,4 +1,4 @@
-"""The rules of the layout that no type checker knows."""
+"""Rules of the layout that no type checker can check."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-# The supervisor hands its environment on to its children, and the pytest plugin takes the settings out of it.
+# The supervisor passes its environment to its children, and the pytest plugin removes the settings from it.
 READS_THE_ENVIRONMENT = {"plinth/settings/loading.py", "plinth/embedded/process.py", "plinth/testing/plugin.py"}
 
 
@@ -25,11 +25,11 @@ def reads_environment(code: str) -> bool:
 
 
 @pytest.mark.parametrize("code", ["os.environ['A']", "os.getenv('A')", "from os import environ as e", "o.environb"])
-def test_reading_the_environment_is_seen(code: str) -> None:
+def test_code_that_reads_the_environment_is_detected(code: str) -> None:
     assert reads_environment(code)
 
 
-def test_only_the_configuration_reads_the_environment() -> None:
+def test_only_listed_modules_read_the_environment() -> None:
     sources = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
         for house in ("app", "plinth")
@@ -52,7 +52,7 @@ def imported(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code", ["import app", "import app.main as m", "from app import jobs", "from app.core import db"]
 )
-def test_an_import_of_the_service_is_seen(code: str) -> None:
+def test_import_of_the_service_is_detected(code: str) -> None:
     assert "app" in imported(code)
 
 
@@ -62,7 +62,7 @@ def test_the_platform_and_its_tests_import_nothing_of_the_service() -> None:
     assert [str(path) for path in files if "app" in imported(path.read_text(encoding="utf-8"))] == []
 
 
-def test_the_platform_does_not_name_the_sample() -> None:
+def test_platform_code_does_not_name_parts_of_the_sample() -> None:
     sample = re.compile(r"/(items|exports)\b|\bItem\b|\b(item|export)_id\b|\b(SELECT|FROM) (item|export)\b|\bexports\b")
     lines = [
         f"{path.relative_to(ROOT)}:{number}: {line}"

@@ -1,4 +1,4 @@
-"""`docs/metrics.md` lists what there is, and nothing else."""
+"""`docs/metrics.md` lists exactly the metrics of the platform."""
 
 import re
 from importlib import import_module
@@ -15,7 +15,7 @@ from plinth.telemetry.http_metrics import HTTP
 from plinth.telemetry.metrics import db_operation
 
 PAGE = Path("docs/metrics.md").read_text()
-# How the names of the platform's metrics begin. Those of a service have other names, and no line on that page.
+# Prefixes of the platform's metrics. Those of a service have other names and no row on the page.
 FAMILIES = ("plinth_", "http_server_", "db_client_")
 DEFINED = re.compile(r"\b(?:Counter|Gauge|Summary|Histogram|Observed|Family)\(\s*\"(\w+)\"")
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", re.MULTILINE)
@@ -30,7 +30,7 @@ for _path, _code in SOURCES.items():
 
 
 def told() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name, type and labels of each row. What stands after a colon are values."""
+    """Name, type and labels of each row. Text after a colon lists values."""
     rows = {}
     for name, kind, labels in ROW.findall(PAGE):
         names = [re.findall(r"`(\w+)`", part.partition(":")[0]) for part in labels.split(";")]
@@ -49,7 +49,7 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
         kind = getattr(collector, "_type", "gauge")
         labels = tuple(collector._labelnames if hasattr(collector, "_labelnames") else collector._labels)
         found[f"{name}_total" if kind == "counter" else name] = kind, labels
-    # What is written down by ourselves shows its labels once it has counted something.
+    # Metrics that the platform renders itself have labels once they have counted something.
     db_operation("postgresql", "SELECT 1").observe(0.001)
     _Counts("main").wait_time.observe(0)
     HTTP.end(HTTP.begin("GET"), "/", 200, 0.001, 0, 0, None)
@@ -59,21 +59,21 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     return found
 
 
-def test_the_page_lists_every_metric_with_its_type_and_labels() -> None:
+def test_metrics_page_lists_every_metric_with_its_type_and_labels() -> None:
     assert told() == registered()
 
 
-def test_no_metric_stands_there_twice() -> None:
+def test_metrics_page_lists_no_metric_twice() -> None:
     names = [row[0] for row in ROW.findall(PAGE)]
     assert sorted(names) == sorted(set(names))
 
 
-def test_every_metric_that_the_platform_defines_has_a_name_of_its_families() -> None:
+def test_metric_names_have_a_known_prefix() -> None:
     defined = {name for code in SOURCES.values() for name in DEFINED.findall(code)}
     assert len(defined) > 30
     assert [name for name in sorted(defined) if not name.startswith(FAMILIES)] == []
 
 
 @pytest.mark.parametrize("name", sorted(told()))
-def test_names_are_in_base_units(name: str) -> None:
+def test_metric_names_are_in_base_units(name: str) -> None:
     assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)(_|$)", name)

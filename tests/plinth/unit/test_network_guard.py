@@ -9,7 +9,7 @@ from tests.support import network_guard
 
 @pytest.fixture(autouse=True)
 def _forgive() -> Iterator[None]:
-    """These tests try what no other test may, so that their attempts do not count."""
+    """Clear the refused attempts, which fail any other test."""
     yield
     assert network_guard.attempts
     network_guard.attempts.clear()
@@ -29,14 +29,14 @@ def test_no_name_of_another_machine_is_resolved() -> None:
         socket.create_connection(("example.com", 80))
 
 
-async def test_the_event_loop_is_held_back_too() -> None:
+async def test_event_loop_connects_to_no_other_machine() -> None:
     with pytest.raises(network_guard.NetworkRefused):
         await asyncio.open_connection("192.0.2.1", 80)
     with pytest.raises(network_guard.NetworkRefused):
         await asyncio.open_connection("example.com", 80)
 
 
-def test_this_machine_is_within_reach() -> None:
+def test_connections_to_this_machine_are_allowed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
         pass
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -46,7 +46,7 @@ def test_this_machine_is_within_reach() -> None:
     network_guard.attempts.append("nothing")  # for _forgive
 
 
-def test_a_refusal_is_remembered_should_the_code_swallow_it() -> None:
+def test_refused_connection_is_recorded_even_if_the_code_swallows_the_error() -> None:
     with socket.socket() as client, pytest.raises(OSError):  # noqa: PT011 - what code under test would catch
         client.connect(("192.0.2.1", 80))
     assert network_guard.attempts == ["192.0.2.1"]

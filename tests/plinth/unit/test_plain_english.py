@@ -22,16 +22,16 @@ def lines_with(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-def test_few_lines_speak_of_people() -> None:
+def test_few_lines_use_words_for_people() -> None:
     found = lines_with(PEOPLE)
     assert len(found) <= CEILING, "\n".join(found)
 
 
-def test_no_line_has_a_word_of_our_own() -> None:
+def test_no_line_has_an_invented_word() -> None:
     assert not lines_with(INVENTED)
 
 
-def test_the_patterns_find_what_they_look_for() -> None:
+def test_word_patterns_find_what_they_look_for() -> None:
     assert PEOPLE.search("Whoever takes a job away")
     assert INVENTED.search("is reckoned from that")
     assert not PEOPLE.search("The whole of whose")

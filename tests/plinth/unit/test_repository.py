@@ -1,4 +1,4 @@
-"""Files beside the code hold together: workflows, hooks, Makefile, changelog."""
+"""Files beside the code agree: workflows, hooks, Makefile, changelog."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_each_ci_calls_every_step(file: str) -> None:
     assert {step for call in calls for step in call.split()} == steps
 
 
-def test_an_unknown_step_is_refused() -> None:
+def test_unknown_ci_step_is_refused() -> None:
     done = subprocess.run([".ci/run", "lnit"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "lnit is none of the steps: install lint" in done.stderr
@@ -93,11 +93,11 @@ def test_shell_scripts_can_be_parsed(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["renovate.json", ".vscode/launch.json", ".vscode/settings.json"])
-def test_json_can_be_parsed(file: str) -> None:
+def test_json_files_can_be_parsed(file: str) -> None:
     assert json.loads((ROOT / file).read_text())
 
 
-def test_hooks_run_programs_that_are_installed() -> None:
+def test_git_hooks_run_installed_programs() -> None:
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     programs = {hook["entry"].split()[0] for hook in repository["hooks"]}
     assert programs == {".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/lint-imports"}
@@ -117,20 +117,20 @@ def test_a_terminal_is_shown_the_progress_of_an_installation() -> None:
     assert "--quiet" not in shown
 
 
-def test_help_shows_each_target_in_a_group() -> None:
+def test_make_help_shows_each_target_in_a_group() -> None:
     shown = output("make", "help")
     listed = re.findall(r"^  make ([a-z0-9-]+) ", shown, re.MULTILINE)
     assert set(listed) == make_targets() - {"service-name"}
     assert len(re.findall(r"^\S.*$", shown, re.MULTILINE)) >= 5
 
 
-def test_locks_are_free_of_addresses_and_paths() -> None:
+def test_lock_files_contain_no_addresses_and_paths() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         assert not re.search(r"https?://|file:|^--(index|find)", lock.read_text(), re.MULTILINE), lock
 
 
-def test_locks_agree_on_each_version() -> None:
-    """What is installed side by side: a service's own dependencies cannot move one of the platform's."""
+def test_lock_files_agree_on_each_version() -> None:
+    """A service's own dependencies cannot change the version of one of the platform's."""
     pinned: dict[str, set[frozenset[str]]] = {}
     for name in ("base", "run", "dev", "e2e", "service"):
         lock = (ROOT / f"requirements/{name}.txt").read_text()
@@ -144,14 +144,14 @@ def test_locks_agree_on_each_version() -> None:
 
 
 class TestChangelog:
-    def test_unreleased_comes_first_and_each_change_has_its_kind(self) -> None:
+    def test_changelog_begins_with_unreleased_and_each_change_has_its_kind(self) -> None:
         text = (ROOT / "CHANGELOG.md").read_text()
         headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
         assert headings[0] == "Unreleased"
         assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= set(KINDS_OF_CHANGE)
         assert all(re.match(r"\d+\.\d+\.\d+( \(\d{4}-\d\d-\d\d, [0-9a-f]{12,40}\))?$", found) for found in headings[1:])
 
-    def test_releases_are_read_the_newest_first(self, tmp_path: Path) -> None:
+    def test_releases_of_the_changelog_are_read_newest_first(self, tmp_path: Path) -> None:
         (tmp_path / "scripts").mkdir()
         script = tmp_path / "scripts/releases.py"
         script.write_bytes((ROOT / "scripts/releases.py").read_bytes())
@@ -160,7 +160,7 @@ class TestChangelog:
         assert output(sys.executable, str(script), "newest") == "0.2.0 0123456789ab\n"
         assert output(sys.executable, str(script), "notes", "0.1.0") == "### Fixed\n\n- Another.\n"
 
-    def test_without_a_release_there_is_none(self, tmp_path: Path) -> None:
+    def test_changelog_without_a_release_has_no_newest_one(self, tmp_path: Path) -> None:
         (tmp_path / "scripts").mkdir()
         script = tmp_path / "scripts/releases.py"
         script.write_bytes((ROOT / "scripts/releases.py").read_bytes())

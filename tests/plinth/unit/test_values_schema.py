@@ -1,4 +1,4 @@
-"""The part of the chart's schema that is made of the settings."""
+"""The part of the chart's schema that is generated from the settings."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,12 +36,12 @@ def properties(*required: str) -> dict[str, Any]:
         ("DISCOUNT", {"type": ["number", "string", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
         ("SHOP_OPEN", {"type": ["boolean", "string", "null"]}),
         ("LIMIT", {"type": ["integer", "string", "null"]}),
-        ("PRICES", {"type": ["string", "null"]}),  # a map has no form in an environment variable but JSON
-        ("LOG_LEVEL", {"type": ["string", "null"]}),  # in small letters too
+        ("PRICES", {"type": ["string", "null"]}),  # an environment variable holds a map only as JSON
+        ("LOG_LEVEL", {"type": ["string", "null"]}),  # lower case is accepted too
         ("AUTH_PROVIDER", {"type": ["string", "null"], "enum": ["supabase", "clerk", "custom", "local", None]}),
     ],
 )
-def test_setting_accepts_what_its_type_does_and_text(name: str, expected: dict[str, Any]) -> None:
+def test_schema_of_a_setting_accepts_its_type_and_text(name: str, expected: dict[str, Any]) -> None:
     assert properties()[name] == {"description": "What it does.", **expected}
 
 
@@ -52,11 +52,11 @@ def test_setting_accepts_what_its_type_does_and_text(name: str, expected: dict[s
         ("DRAIN_SECONDS", {"type": "number", "minimum": 0, "maximum": 300}),
     ],
 )
-def test_required_setting_accepts_its_own_type_alone(name: str, expected: dict[str, Any]) -> None:
+def test_schema_of_a_required_setting_accepts_its_type_only(name: str, expected: dict[str, Any]) -> None:
     assert properties(name)[name] == {"description": "What it does.", **expected}
 
 
-def test_secrets_and_what_the_chart_decides_are_left_out() -> None:
+def test_schema_leaves_out_secrets_and_settings_that_the_chart_decides() -> None:
     secrets = {name for name, field in ShopSettings.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert "CARRIER_TOKEN" in secrets
     assert properties().keys() == ShopSettings.model_fields.keys() - secrets - DECIDED_BY_CHART

@@ -1,4 +1,4 @@
-"""What an adopter installs."""
+"""The contents of the wheel."""
 
 from pathlib import Path
 from zipfile import ZipFile

@@ -1,4 +1,4 @@
-"""What every request pays for."""
+"""Dependencies of every request."""
 
 from collections.abc import Iterator
 from inspect import isasyncgenfunction, iscoroutinefunction
@@ -21,8 +21,8 @@ def is_asynchronous(call: object) -> bool:
     return iscoroutinefunction(function) or isasyncgenfunction(function)
 
 
-def test_nothing_goes_through_the_thread_pool() -> None:
-    """A plain `def` does: three times the cost of the work in it, and a thread's memory for each in flight."""
+def test_no_endpoint_or_dependency_runs_in_the_thread_pool() -> None:
+    """A plain `def` would, at three times the cost and with a thread per request."""
     app = create_app(Settings.isolated())
     routes = [context.original_route for context in iter_route_contexts(app.routes)]
     calls = [call for route in routes if isinstance(route, APIRoute) for call in callables(route.dependant)]

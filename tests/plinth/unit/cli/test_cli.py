@@ -1,4 +1,4 @@
-"""The command line, as shells and scripts see it: what it prints, and its exit codes."""
+"""The command line: its output and its exit codes."""
 
 import sys
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 
 class TestSettings:
-    def test_wrong_ones_are_all_named_and_the_exit_code_is_2(self, run: Run) -> None:
+    def test_config_check_names_every_wrong_setting_and_exits_with_2(self, run: Run) -> None:
         result = run("config", "check", DB_POOL_SIZE="many", ENVIRONMENT="moon", SECRET_KEY=SECRET)
         assert result.exit_code == 2
         assert "DB_POOL_SIZE" in result.stderr
         assert "ENVIRONMENT" in result.stderr
         assert SECRET not in result.output
 
-    def test_what_is_in_force_is_printed_without_secrets(self, run: Run) -> None:
+    def test_config_check_prints_the_settings_without_secrets(self, run: Run) -> None:
         result = run(
             "config",
             "check",
@@ -49,7 +49,9 @@ class TestSettings:
 
 
 @pytest.mark.parametrize("command", [["run"], ["with-servers", "true"]])
-def test_missing_embedded_servers_are_told(run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_command_without_the_embedded_servers_says_how_to_install_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
     for name in ("run", "with_servers"):
         monkeypatch.setitem(sys.modules, f"plinth.embedded.{name}", None)
     result = run(*command)
@@ -58,52 +60,52 @@ def test_missing_embedded_servers_are_told(run: Run, monkeypatch: pytest.MonkeyP
 
 
 class TestToken:
-    def test_it_prints_a_token_and_nothing_else(self, run: Run) -> None:
+    def test_token_prints_a_token_and_nothing_else(self, run: Run) -> None:
         result = run("token", "--sub", "alice", "--scope", "items", "--role", "operator")
         assert result.exit_code == 0
         assert result.stdout.count(".") == 2
         assert len(result.stdout.split()) == 1
 
-    def test_only_the_local_provider_signs(self, run: Run) -> None:
+    def test_token_needs_the_local_provider(self, run: Run) -> None:
         result = run("token", "--sub", "alice", AUTH_PROVIDER="supabase", SUPABASE_URL="https://x.supabase.co")
         assert result.exit_code == 1
         assert "AUTH_PROVIDER" in result.stderr
 
 
 class TestMigrate:
-    def test_check_tells_what_is_missing(self, run: Run, empty_database_url: str) -> None:
+    def test_migrate_check_names_the_missing_migrations(self, run: Run, empty_database_url: str) -> None:
         result = run("migrate", "--check", DATABASE_URL=empty_database_url)
         assert result.exit_code == 1
         assert result.stdout.startswith("missing: ")
 
-    def test_check_is_content_with_a_migrated_database(self, run: Run, database_url: str) -> None:
+    def test_migrate_check_passes_on_a_migrated_database(self, run: Run, database_url: str) -> None:
         result = run("migrate", "--check", DATABASE_URL=database_url)
         assert (result.exit_code, result.stdout) == (0, "up to date\n")
 
-    def test_there_and_back(self, run: Run, empty_database_url: str) -> None:
+    def test_migrations_can_be_applied_and_reverted(self, run: Run, empty_database_url: str) -> None:
         assert run("migrate", DATABASE_URL=empty_database_url).exit_code == 0
         assert run("migrate", "--down", "base", DATABASE_URL=empty_database_url).exit_code == 0
         assert run("migrate", "--check", DATABASE_URL=empty_database_url).exit_code == 1
 
-    def test_what_keeps_it_from_working_is_a_sentence(self, run: Run) -> None:
+    def test_migrate_without_a_database_ends_with_a_one_line_error(self, run: Run) -> None:
         result = run("migrate", "--wait", "0", DATABASE_URL="postgresql://plinth@127.0.0.1:1/plinth")
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].startswith("The database did not answer within 0 s")
 
 
 class TestWait:
-    def test_a_migrated_database_is_not_waited_for(self, run: Run, database_url: str) -> None:
+    def test_wait_returns_at_once_on_a_migrated_database(self, run: Run, database_url: str) -> None:
         result = run("wait", DATABASE_URL=database_url)
         assert (result.exit_code, result.output) == (0, "")
 
-    def test_it_gives_up_with_a_sentence(self, run: Run, empty_database_url: str) -> None:
+    def test_wait_gives_up_and_names_the_missing_migrations(self, run: Run, empty_database_url: str) -> None:
         result = run("wait", "--timeout", "0", DATABASE_URL=empty_database_url)
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].startswith("The database lacks the migrations ")
 
 
 class TestJobs:
-    """What is wrong with a command is told before anything is opened: nobody serves the database here."""
+    """Errors are reported before a connection is opened: no database runs here."""
 
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
@@ -130,32 +132,34 @@ class TestJobs:
             (("worker", "--queues", ""), "'' is not a name"),
         ],
     )
-    def test_wrong_usage(self, run: Run, arguments: tuple[str, ...], complaint: str) -> None:
+    def test_wrong_arguments_of_a_jobs_command_are_refused(
+        self, run: Run, arguments: tuple[str, ...], complaint: str
+    ) -> None:
         result = run(*arguments, DATABASE_URL=NO_DATABASE)
         assert result.exit_code == 2, result.output
         assert complaint in result.stderr
         assert result.stdout == ""
 
-    def test_wrong_settings(self, run: Run) -> None:
+    def test_jobs_command_with_wrong_settings_is_refused(self, run: Run) -> None:
         result = run("jobs", "list", DB_POOL_SIZE="many")
         assert result.exit_code == 2
         assert "DB_POOL_SIZE" in result.stderr
 
     @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("worker",)], ids=" ".join)
-    def test_sqlite_has_no_jobs(self, run: Run, command: tuple[str, ...]) -> None:
+    def test_jobs_and_worker_commands_refuse_sqlite(self, run: Run, command: tuple[str, ...]) -> None:
         result = run(*command, DATABASE_URL="sqlite+aiosqlite:///jobs.db")
         assert (result.exit_code, result.output) == (2, "DATABASE_URL: jobs need PostgreSQL.\n")
 
-    def test_every_state_can_be_asked_for(self) -> None:
+    def test_every_job_state_is_a_choice_of_the_command_line(self) -> None:
         assert tuple(State) == STATES
 
 
-def test_version(run: Run) -> None:
+def test_version_prints_those_of_the_service_and_the_platform(run: Run) -> None:
     assert run("version").stdout == f"{notes.__version__} (plinth {plinth.__version__})\n"
 
 
 class TestLogLevel:
-    """Against the second port of a process, which here is this one."""
+    """The command runs against the probe server of this process."""
 
     @pytest.fixture
     def port(self) -> Iterator[str]:
@@ -164,7 +168,7 @@ class TestLogLevel:
             yield str(server.start())
             server.stop()
 
-    def test_is_told_and_changed(self, run: Run, port: str) -> None:
+    def test_log_level_command_prints_and_changes_the_level(self, run: Run, port: str) -> None:
         said = [
             run("log-level", METRICS_PORT=port),
             run("log-level", "debug", METRICS_PORT=port),
@@ -174,18 +178,18 @@ class TestLogLevel:
         assert [result.exit_code for result in said] == [0] * 4
         assert [result.stdout for result in said] == ["INFO\n", "INFO -> DEBUG\n", "DEBUG\n", "DEBUG -> WARNING\n"]
 
-    def test_that_is_none_is_refused(self, run: Run, port: str) -> None:
+    def test_unknown_log_level_is_refused(self, run: Run, port: str) -> None:
         result = run("log-level", "LOUD", METRICS_PORT=port)
         assert result.exit_code == 2
         assert "'LOUD' is not one of" in result.stderr
         assert log_level() == "INFO"
 
-    def test_of_nobody_is_an_error(self, run: Run) -> None:
+    def test_log_level_of_a_port_without_a_process_is_an_error(self, run: Run) -> None:
         result = run("log-level", METRICS_PORT="1")
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == "No process answers on port 1 of this machine: ConnectionRefusedError.\n"
 
-    def test_of_a_port_that_nobody_knows_is_an_error(self, run: Run) -> None:
+    def test_log_level_without_a_known_port_is_an_error(self, run: Run) -> None:
         result = run("log-level", METRICS_PORT="0")
         assert result.exit_code == 2
         assert "--port" in result.stderr

@@ -12,12 +12,12 @@ def test_every_setting_has_a_row_that_says_where_it_is_from() -> None:
     assert (rows["jwt_algorithms"].value, rows["jwt_algorithms"].origin) == ("HS256", "computed")
 
 
-def test_the_secret_part_of_an_address_is_masked() -> None:
+def test_secret_part_of_a_configured_url_is_masked() -> None:
     rows = {row.name: row.value for row in effective_configuration(PlatformSettings.isolated(**SECRETS))}
     assert rows["DATABASE_URL"] == "postgresql://app:********@db/app"
     assert rows["REDIS_URL"] == "redis://:********@cache:6379/0"
     assert rows["SECRET_KEY"] == rows["UPSTASH_REDIS_TOKEN"] == "********"
 
 
-def test_a_row_prints_as_a_line() -> None:
+def test_configuration_row_prints_as_a_line() -> None:
     assert str(effective_configuration(PlatformSettings.isolated())[1]) == f"{'ENVIRONMENT':<24}  default   local"

@@ -1,4 +1,4 @@
-"""What is said of an exception that keeps code from starting."""
+"""The description of an exception that prevents a reload."""
 
 from pathlib import Path
 
@@ -22,17 +22,17 @@ def raised(code: str) -> Exception:
         ("from plinth.jobs import no_such_thing", "ImportError: cannot import name 'no_such_thing'"),
     ],
 )
-def test_names_out_of_the_code_are_told(code: str, said: str) -> None:
+def test_error_of_a_wrong_name_in_the_code_is_shown_with_the_name(code: str, said: str) -> None:
     assert _describe(raised(code)).startswith(said)
 
 
 @pytest.mark.parametrize("code", ["raise ValueError('hunter2')", "{}['hunter2']", "int('hunter2')"])
-def test_values_are_not(code: str) -> None:
+def test_error_of_a_value_is_shown_without_the_value(code: str) -> None:
     text = _describe(raised(code))
 
     assert "hunter2" not in text
     assert text.endswith(" (service.py, line 1)")
 
 
-def test_a_syntax_error_is_placed_without_its_line() -> None:
+def test_syntax_error_is_shown_with_its_line_number_but_not_its_text() -> None:
     assert _describe(raised("\nSECRET = 'hunter2' +\n")) == "SyntaxError: invalid syntax (service.py, line 2)"

@@ -1,4 +1,4 @@
-"""First come, first served, whatever happens to those who wait."""
+"""The pool serves its waiters in the order of their arrival."""
 
 import asyncio
 from typing import Any
@@ -36,13 +36,13 @@ class TestFairness:
         assert await first == "a"
         assert await second == "b"
 
-    async def test_the_connection_used_last_is_used_next(self) -> None:
+    async def test_connection_returned_last_is_used_next(self) -> None:
         queue = _FairQueue(maxsize=2)
         queue.put_nowait("cold")
         queue.put_nowait("warm")
         assert queue.get(block=False) == "warm"
 
-    async def test_waiting_counts_those_who_wait(self) -> None:
+    async def test_pool_counts_its_waiters(self) -> None:
         queue = _FairQueue(maxsize=1)
         waiter = asyncio.create_task(wait_for_item(queue))
         await let_others_run()
@@ -53,7 +53,7 @@ class TestFairness:
 
 
 class Server:
-    """Takes its time to refuse the first connections, and makes the others."""
+    """A server that refuses the first connections and accepts the others."""
 
     def __init__(self, refused: int = 1) -> None:
         self.refused = refused
@@ -73,10 +73,10 @@ class Server:
         return await greenlet_spawn(self.pool._do_get)
 
 
-class TestRoom:
-    """For a new connection, where one is gone or could not be made."""
+class TestRoomForAConnection:
+    """The place of a connection that was closed or could not be made."""
 
-    async def test_goes_to_the_oldest_waiter_and_to_no_newcomer(self) -> None:
+    async def test_room_for_a_connection_goes_to_the_oldest_waiter_not_to_a_newcomer(self) -> None:
         server = Server()
         first, oldest, next_in_line = (asyncio.create_task(server.ask()) for _ in range(3))
         await let_others_run()
@@ -98,7 +98,7 @@ class TestRoom:
             assert await waiter is made
         assert server.asked == 2
 
-    async def test_passes_from_a_cancelled_waiter_to_the_next(self) -> None:
+    async def test_room_for_a_connection_passes_from_a_cancelled_waiter_to_the_next(self) -> None:
         server = Server(refused=0)
         await server.ask()
         cancelled, next_in_line = (asyncio.create_task(server.ask()) for _ in range(2))
@@ -110,7 +110,7 @@ class TestRoom:
         assert cancelled.cancelled()
         assert server.pool.checkedout() == 1
 
-    async def test_is_left_when_the_last_waiter_is_cancelled(self) -> None:
+    async def test_room_for_a_connection_is_kept_when_the_last_waiter_is_cancelled(self) -> None:
         server = Server(refused=0)
         await server.ask()
         cancelled = asyncio.create_task(server.ask())
@@ -123,7 +123,7 @@ class TestRoom:
         async with asyncio.timeout(2):
             await server.ask()
 
-    async def test_passes_on_when_the_one_who_has_it_cannot_use_it(self) -> None:
+    async def test_room_for_a_connection_passes_on_when_connecting_fails(self) -> None:
         server = Server(refused=2)
         asking = [asyncio.create_task(server.ask()) for _ in range(3)]
         await let_others_run()
@@ -134,8 +134,8 @@ class TestRoom:
         assert not isinstance(made, BaseException)
 
 
-class TestNothingIsLost:
-    async def test_a_waiter_that_gives_up_leaves_the_line(self) -> None:
+class TestWaiters:
+    async def test_waiter_that_times_out_leaves_the_queue(self) -> None:
         queue = _FairQueue(maxsize=1)
         with pytest.raises(Empty):
             await wait_for_item(queue, timeout=0.01)
@@ -143,7 +143,7 @@ class TestNothingIsLost:
         queue.put_nowait("a")
         assert queue.get_nowait() == "a"
 
-    async def test_a_waiter_cancelled_with_a_connection_in_hand_passes_it_on(self) -> None:
+    async def test_waiter_cancelled_after_receiving_a_connection_passes_it_on(self) -> None:
         queue = _FairQueue(maxsize=1)
         cancelled = asyncio.create_task(wait_for_item(queue))
         next_in_line = asyncio.create_task(wait_for_item(queue))
@@ -156,7 +156,7 @@ class TestNothingIsLost:
         with pytest.raises(asyncio.CancelledError):
             await cancelled
 
-    async def test_a_waiter_cancelled_before_is_passed_over(self) -> None:
+    async def test_waiter_cancelled_before_a_connection_returns_gets_none(self) -> None:
         queue = _FairQueue(maxsize=1)
         cancelled = asyncio.create_task(wait_for_item(queue))
         await let_others_run()
@@ -166,7 +166,7 @@ class TestNothingIsLost:
         with pytest.raises(asyncio.CancelledError):
             await cancelled
 
-    async def test_a_full_queue_refuses(self) -> None:
+    async def test_full_pool_queue_refuses_a_connection(self) -> None:
         queue = _FairQueue(maxsize=1)
         queue.put("a")
         assert queue.full()

@@ -1,4 +1,4 @@
-"""Core statements become what asyncpg runs: text, and arguments in its order."""
+"""SQLAlchemy Core statements are compiled to text and arguments for asyncpg."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -47,12 +47,12 @@ class _Recorder:
 
 
 def recorder() -> Any:
-    """In place of an asyncpg connection: keeps what it is asked, and asks no server."""
+    """A stand-in for an asyncpg connection that records its queries."""
     return _Recorder()
 
 
 class TestStatement:
-    async def test_arguments_follow_the_order_of_the_text(self) -> None:
+    async def test_arguments_are_in_the_order_of_the_placeholders(self) -> None:
         statement = Statement(
             select(thing.c.name).where(thing.c.name == bindparam("name"), thing.c.id == bindparam("id"))
         )
@@ -62,7 +62,7 @@ class TestStatement:
         assert sql.index("$1") < sql.index("$2")
         assert arguments == ("x", thing_id)
 
-    async def test_values_in_the_statement_are_its_defaults(self) -> None:
+    async def test_literal_values_of_a_statement_become_arguments(self) -> None:
         statement = Statement(select(thing.c.name).where(thing.c.size > 3).limit(bindparam("limit")))
         connection = recorder()
         await statement.fetch(connection, limit=5)
@@ -76,12 +76,12 @@ class TestStatement:
         await statement.fetch(connection, id=None, made_at=None, name="x")
         assert 7 in connection.asked[1]
 
-    def test_defaults_made_in_python_are_refused(self) -> None:
+    def test_insert_refuses_column_defaults_computed_in_python(self) -> None:
         statement = Statement(insert(thing).values(id=bindparam("id")))
         with pytest.raises(TypeError, match=r"thing\.made_at"):
             statement._arguments({"id": None})
 
-    def test_what_the_database_computes_stays_in_the_text(self) -> None:
+    def test_sql_functions_stay_in_the_text_of_the_statement(self) -> None:
         statement = Statement(update(thing).values(name=bindparam("new_name")))
         assert "now()" in statement.sql
         assert statement._arguments({"new_name": "x"}) == ["x"]
@@ -90,6 +90,6 @@ class TestStatement:
         statement = Statement(select(thing.c.id).where(thing.c.about == bindparam("about", type_=JSON)))
         assert statement._arguments({"about": {"a": 1}}) == ['{"a": 1}']
 
-    def test_it_is_compiled_once(self) -> None:
+    def test_statement_is_compiled_once(self) -> None:
         statement = Statement(select(thing.c.id))
         assert statement._compiled is statement._compiled

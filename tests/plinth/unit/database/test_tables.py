@@ -1,4 +1,4 @@
-"""What every table inherits, on SQLite: these need a session and no server."""
+"""The base model of tables, on SQLite."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -42,11 +42,11 @@ class TestBaseModel:
         assert note.id.version == 7
         assert note.created_at == note.updated_at
 
-    async def test_an_update_brings_its_new_values_back_with_it(self, session: AsyncSession) -> None:
+    async def test_update_returns_the_values_computed_by_the_database(self, session: AsyncSession) -> None:
         note = await saved(session)
         note.text = "y"
         await session.flush()
-        # Were it not so, this read would be a second query, and in asyncio an error.
+        # Otherwise this read would be a second query, which is an error in asyncio.
         assert note.updated_at is not None
 
     def test_constraints_have_names(self) -> None:
@@ -55,7 +55,7 @@ class TestBaseModel:
 
 
 class TestSoftDelete:
-    async def test_queries_leave_deleted_rows_out(self, session: AsyncSession) -> None:
+    async def test_queries_leave_out_soft_deleted_rows(self, session: AsyncSession) -> None:
         kept, deleted = await saved(session, "kept"), await saved(session, "deleted")
         deleted.deleted_at = datetime.now(UTC)
         await session.flush()
@@ -64,7 +64,7 @@ class TestSoftDelete:
         assert await session.get(Note, deleted.id) is None
         assert await session.get(Note, kept.id) is not None
 
-    async def test_who_asks_for_them_gets_them(self, session: AsyncSession) -> None:
+    async def test_query_with_include_deleted_finds_soft_deleted_rows(self, session: AsyncSession) -> None:
         deleted = await saved(session)
         deleted.deleted_at = datetime.now(UTC)
         await session.flush()
@@ -74,14 +74,14 @@ class TestSoftDelete:
 
 
 class TestVersion:
-    async def test_every_change_counts(self, session: AsyncSession) -> None:
+    async def test_every_update_increments_the_version(self, session: AsyncSession) -> None:
         note = await saved(session)
         assert note.version == 1
         note.text = "y"
         await session.flush()
         assert note.version == 2
 
-    async def test_of_two_writers_the_second_fails(self, session: AsyncSession) -> None:
+    async def test_update_of_an_outdated_version_fails(self, session: AsyncSession) -> None:
         note = await saved(session)
         await session.exec(
             Note.__table__.update().where(Note.__table__.c.id == note.id).values(version=9)  # type: ignore[attr-defined]

@@ -6,17 +6,17 @@ from plinth.database.uuid7 import python_uuid7
 
 
 class TestPythonUuid7:
-    def test_it_is_a_version_7_uuid(self) -> None:
+    def test_python_uuid7_makes_version_7_uuids(self) -> None:
         made = python_uuid7()
         assert (made.version, made.variant) == (7, "specified in RFC 4122")
 
-    def test_it_carries_the_time(self) -> None:
+    def test_python_uuid7_contains_the_time_in_milliseconds(self) -> None:
         before = time.time_ns() // 1_000_000
         made = python_uuid7()
         after = time.time_ns() // 1_000_000
         assert before <= made.int >> 80 <= after
 
-    def test_later_ids_sort_later_and_none_comes_twice(self) -> None:
+    def test_later_uuids_sort_later_and_none_repeats(self) -> None:
         made = []
         for _ in range(200):
             made.append(python_uuid7())

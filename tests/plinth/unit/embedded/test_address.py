@@ -15,19 +15,19 @@ def busy() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_free_port_passes(busy: int) -> None:
+def test_free_port_passes_the_check(busy: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     Address("127.0.0.1", port).check()
 
 
-def test_a_free_address_is_one_with_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_address_has_none_of_the_excluded_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([8001, 8000, 8002, 8003])
     monkeypatch.setattr(Address, "check", lambda address: next(drawn))
     assert Address.free("127.0.0.1", but={8000, 8001}) == Address("127.0.0.1", 8002)
 
 
-def test_a_busy_port_is_named_with_a_way_out(busy: int) -> None:
+def test_busy_port_is_an_error_that_suggests_another_port(busy: int) -> None:
     with pytest.raises(EmbeddedError) as refused:
         Address("127.0.0.1", busy).check()
     assert str(refused.value) == (
@@ -36,7 +36,7 @@ def test_a_busy_port_is_named_with_a_way_out(busy: int) -> None:
     )
 
 
-def test_an_address_of_another_machine() -> None:
+def test_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(EmbeddedError, match=r"^Nothing can listen on 192\.0\.2\.1, port 8000: .*address"):
         Address("192.0.2.1", 8000).check()
 
@@ -50,7 +50,7 @@ def test_an_address_of_another_machine() -> None:
         ("::", "http://[::1]:8000"),
     ],
 )
-def test_url_is_one_that_a_client_here_can_use(host: str, url: str) -> None:
+def test_url_of_an_address_can_be_used_by_a_local_client(host: str, url: str) -> None:
     assert Address(host, 8000).url == url
 
 
@@ -63,7 +63,7 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
-def test_answers_means_200() -> None:
+def test_address_answers_only_where_the_status_is_200() -> None:
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -11,7 +11,7 @@ from plinth.embedded import launch
 
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Records what the launcher asks of the system, in order."""
+    """Records the system calls of the launcher in order."""
     system = Mock()
     for name in ("setgroups", "setgid", "setuid", "chdir", "execv"):
         monkeypatch.setattr(os, name, getattr(system, name))
@@ -25,25 +25,25 @@ WATCH_PARENT = call.prctl(launch.PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
 BECOME_SERVER = call.execv("/bin/server", ["/bin/server", "-D", "data"])
 
 
-def test_the_kernel_is_asked_after_the_account_has_changed(system: Mock) -> None:
-    """The change would clear the request."""
+def test_parent_death_signal_is_set_after_the_change_of_account(system: Mock) -> None:
+    """The change of account would clear the signal."""
     launch.main(["4711", "2", "65534:65533", "/bin/server", "-D", "data"])
     change = [call.setgroups([]), call.setgid(65533), call.setuid(65534), call.chdir("/")]
     assert system.mock_calls == [*change, WATCH_PARENT, BECOME_SERVER]
 
 
-def test_without_an_account_it_stays_who_it_is(system: Mock) -> None:
+def test_launcher_without_an_account_keeps_its_own(system: Mock) -> None:
     launch.main(["4711", "2", "-", "/bin/server", "-D", "data"])
     assert system.mock_calls == [WATCH_PARENT, BECOME_SERVER]
 
 
-def test_an_orphan_does_not_start(system: Mock) -> None:
+def test_launcher_whose_parent_has_died_starts_no_server(system: Mock) -> None:
     system.execv.side_effect = AssertionError
     with pytest.raises(SystemExit):
         launch.main(["1234", "2", "-", "/bin/server"])
 
 
-def test_other_systems_have_nothing_to_ask(system: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_sets_no_parent_death_signal_outside_of_linux(system: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     launch.main(["4711", "2", "-", "/bin/server", "-D", "data"])
     assert system.mock_calls == [BECOME_SERVER]

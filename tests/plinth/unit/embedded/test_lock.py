@@ -9,7 +9,7 @@ from plinth.embedded.lock import Lock, Taken
 from plinth.embedded.process import EmbeddedError, Process
 
 
-def test_the_folder_has_one_holder(tmp_path: Path) -> None:
+def test_locked_data_folder_refuses_a_second_process(tmp_path: Path) -> None:
     with Lock(tmp_path / "data") as lock:
         lock.write({"pid": 4711, "url": "http://127.0.0.1:8000"})
         with pytest.raises(Taken) as taken, Lock(tmp_path / "data"):
@@ -22,19 +22,19 @@ def test_the_folder_has_one_holder(tmp_path: Path) -> None:
         assert lock.record() == {}
 
 
-def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path) -> None:
+def test_lock_of_an_unknown_holder_is_refused(tmp_path: Path) -> None:
     with Lock(tmp_path), pytest.raises(Taken, match="already: another process"), Lock(tmp_path):
         pass
 
 
-def test_a_shorter_record_replaces_a_longer_one(tmp_path: Path) -> None:
+def test_shorter_lock_record_replaces_a_longer_one(tmp_path: Path) -> None:
     with Lock(tmp_path) as lock:
         lock.write({"pid": 4711, "url": "http://127.0.0.1:8000"})
         lock.write({"pid": 1})
         assert lock.record() == {"pid": 1}
 
 
-def test_children_do_not_keep_the_lock(tmp_path: Path) -> None:
+def test_child_processes_do_not_inherit_the_lock(tmp_path: Path) -> None:
     code = "import sys; print(flush=True); sys.stdin.read()"
     pipe = subprocess.PIPE
     with Lock(tmp_path):
@@ -52,7 +52,7 @@ def test_children_do_not_keep_the_lock(tmp_path: Path) -> None:
     ("folder", "reason"),
     [("file", "not a directory"), ("file/data", "not a directory"), ("x" * 300, "file name too long")],
 )
-def test_a_folder_that_cannot_be_written(tmp_path: Path, folder: str, reason: str) -> None:
+def test_data_folder_that_cannot_be_written_is_an_error(tmp_path: Path, folder: str, reason: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedError) as refused, Lock(tmp_path / folder):
         pass
@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, folder: str, reason: st
     )
 
 
-def test_what_a_killed_holder_left_running_is_ended(tmp_path: Path) -> None:
+def test_programs_that_a_killed_lock_holder_left_running_are_ended(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = "trap 'kill $!; echo asked; exit 0' TERM; sleep 60 & echo ready; wait"
     orphan = Process("An orphan", ["/bin/sh", "-c", script], log=log)
@@ -74,7 +74,7 @@ def test_what_a_killed_holder_left_running_is_ended(tmp_path: Path) -> None:
     assert orphan.last_lines() == "ready\nasked"
 
 
-def test_a_process_that_got_the_number_of_an_orphan_is_spared(tmp_path: Path) -> None:
+def test_process_that_reuses_the_pid_of_an_orphan_is_not_ended(tmp_path: Path) -> None:
     other = Process("Another", ["/bin/sh", "-c", "sleep 60"])
     try:
         before = started(other.pid) - 3600

@@ -46,44 +46,44 @@ IGNORE = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
 PARENT = f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\nprint(child.pid); {SLEEP}"
 
 
-def test_stop_asks_before_it_kills(start: Starter) -> None:
+def test_stop_sends_sigterm_first(start: Starter) -> None:
     process = start(f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); {SLEEP}")
     process.stop()
     assert process.exit_code == 7
 
 
-def test_a_child_that_does_not_listen_is_killed(start: Starter) -> None:
+def test_child_that_ignores_sigterm_is_killed(start: Starter) -> None:
     process = start(IGNORE, grace=0.1)
     process.stop()
     assert process.exit_code == -signal.SIGKILL
 
 
-def test_what_a_child_leaves_behind_is_killed(start: Starter) -> None:
+def test_grandchild_that_outlives_its_parent_is_killed(start: Starter) -> None:
     process = start(PARENT)
     grandchild = psutil.Process(int(process.last_lines().split()[0]))
     process.stop()
     until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_child_is_out_of_reach_of_the_terminal(start: Starter) -> None:
+def test_child_has_a_session_of_its_own_without_the_terminal(start: Starter) -> None:
     process = start(SLEEP)
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
 
 
-def test_a_child_gets_the_environment_that_it_is_given(start: Starter) -> None:
+def test_child_gets_the_given_environment(start: Starter) -> None:
     process = start("import os; print(sorted(os.environ))", env={"LC_ALL": "C"})
     process.wait(PATIENCE)
     assert process.last_lines().startswith("['LC_ALL'")
     assert environment(PLINTH_TEST="1") == {**os.environ, "PLINTH_TEST": "1"}
 
 
-def test_a_child_gets_its_input(start: Starter) -> None:
+def test_child_gets_its_input_on_stdin(start: Starter) -> None:
     process = start("print(sys.stdin.read())", stdin="told")
     process.wait(PATIENCE)
     assert process.last_lines().strip() == "told"
 
 
-def test_last_lines_are_those_of_this_start(start: Starter, tmp_path: Path) -> None:
+def test_last_log_lines_are_from_the_current_start(start: Starter, tmp_path: Path) -> None:
     (tmp_path / "0.log").write_text("of an earlier start\n")
     process = start("print('one\\ntwo\\nthree')")
     process.wait(PATIENCE)
@@ -99,18 +99,18 @@ def test_last_lines_are_those_of_this_start(start: Starter, tmp_path: Path) -> N
         (SLEEP, "A child does not answer. The end of {log}:\nready"),
     ],
 )
-def test_failure_says_what_happened(start: Starter, code: str, said: str) -> None:
+def test_failure_has_the_exit_code_or_signal_and_the_end_of_the_log(start: Starter, code: str, said: str) -> None:
     process = start(code)
     assert str(process.failure()) == said.format(log=process.log)
 
 
-def test_failure_points_at_the_terminal_where_there_is_no_log() -> None:
+def test_failure_without_a_log_points_to_the_terminal() -> None:
     process = Process("A child", ["/bin/sh", "-c", "exit 4"])
     process.wait(PATIENCE)
     assert str(process.failure()) == "A child ended with exit code 4. What it said is above."
 
 
-def test_pause_freezes_the_descendants_too(start: Starter) -> None:
+def test_pause_stops_a_process_and_its_descendants(start: Starter) -> None:
     process = start(PARENT)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
     assert len(family) == 2
@@ -121,8 +121,8 @@ def test_pause_freezes_the_descendants_too(start: Starter) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-class TestParentsDeath:
-    def test_it_ends_the_child(self, tmp_path: Path) -> None:
+class TestDeathOfTheParent:
+    def test_death_of_the_parent_ends_the_child(self, tmp_path: Path) -> None:
         log = tmp_path / "log"
         code = f"""
 import signal
@@ -138,14 +138,16 @@ signal.raise_signal(signal.SIGKILL)
         assert parent.returncode == -signal.SIGKILL
         until(lambda: not psutil.pid_exists(int(parent.stdout)))
 
-    def test_a_child_that_comes_later_does_not_start(self, start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "getpid", lambda: 1)  # whoever adopts an orphan has another number than its parent
+    def test_child_started_after_the_death_of_its_parent_does_not_run(
+        self, start: Starter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # an orphan's new parent has another pid
         process = start(SLEEP)
         assert process.wait(PATIENCE)
         assert process.last_lines() == ""
 
 
-def test_a_leftover_is_known_by_its_folder(start: Starter, tmp_path: Path) -> None:
+def test_leftover_process_is_recognised_by_its_working_directory(start: Starter, tmp_path: Path) -> None:
     heed = "signal.signal(signal.SIGTERM, lambda *_: (print('asked', flush=True), sys.exit()))"
     process = start(f"import os; os.chdir({str(tmp_path)!r}); {heed}; {SLEEP}")
     pid_file = tmp_path / "pid"
@@ -162,7 +164,7 @@ def test_a_leftover_is_known_by_its_folder(start: Starter, tmp_path: Path) -> No
     assert not end_leftover(pid_file, tmp_path, signal.SIGTERM)
 
 
-def test_a_leftover_that_does_not_listen_is_killed(start: Starter, tmp_path: Path) -> None:
+def test_leftover_process_that_ignores_its_signal_is_killed(start: Starter, tmp_path: Path) -> None:
     process = start(f"import os; os.chdir({str(tmp_path)!r}); {IGNORE}")
     (tmp_path / "pid").write_text(str(process.pid))
     assert end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM, grace=0.1)
@@ -170,7 +172,7 @@ def test_a_leftover_that_does_not_listen_is_killed(start: Starter, tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [None, "", "no number", "99999999"])
-def test_no_leftover(tmp_path: Path, content: str | None) -> None:
+def test_pid_file_without_a_running_process_ends_nothing(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "pid").write_text(content)
     assert not end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM)

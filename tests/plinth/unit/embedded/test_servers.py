@@ -23,13 +23,13 @@ GIVEN = {
         (["DATABASE_URL", "REDIS_URL"], set()),
     ],
 )
-def test_what_is_given_is_not_embedded(tmp_path: Path, given: list[str], embedded: set[str]) -> None:
+def test_only_servers_without_a_url_are_embedded(tmp_path: Path, given: list[str], embedded: set[str]) -> None:
     settings = Settings.isolated(**{name: GIVEN[name] for name in given})
     with Servers(tmp_path, settings) as servers:
         assert servers.addresses.keys() == embedded
 
 
-def test_it_says_where_the_data_really_are(tmp_path: Path) -> None:
+def test_data_folders_include_the_target_of_a_link(tmp_path: Path) -> None:
     with Servers(tmp_path, Settings.isolated()) as servers:
         assert servers.data_folders == [tmp_path]
         (tmp_path / "postgres").symlink_to("/var/lib/plinth/postgres-1/data")

@@ -38,7 +38,7 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def test_the_last_one_added_is_stopped_first(journal: Path) -> None:
+def test_child_added_last_is_stopped_first(journal: Path) -> None:
     with Supervisor() as supervisor:
         children = [supervisor.add(Child(name, journal)) for name in ("database", "api")]
     assert journal.read_text() == "api SIGTERM\ndatabase SIGTERM\n"
@@ -46,8 +46,8 @@ def test_the_last_one_added_is_stopped_first(journal: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_sleep(signum: signal.Signals) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have ignored it, with nohup
+def test_stop_signal_ends_the_supervisor_s_sleep(signum: signal.Signals) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have ignored it for the test run
     try:
         with Supervisor() as supervisor:
             os.kill(os.getpid(), signum)
@@ -59,7 +59,7 @@ def test_a_signal_ends_the_sleep(signum: signal.Signals) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_nohup_is_respected() -> None:
+def test_sighup_that_nohup_ignores_stops_nothing() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Supervisor() as supervisor:
@@ -69,14 +69,14 @@ def test_nohup_is_respected() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_the_handlers_are_put_back() -> None:
+def test_supervisor_restores_the_signal_handlers() -> None:
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
     with Supervisor():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)] == before
 
 
-def test_a_child_that_ends_is_named_and_the_others_are_stopped(journal: Path) -> None:
+def test_child_that_ends_is_an_error_and_the_others_are_stopped(journal: Path) -> None:
     with Supervisor() as supervisor:
         supervisor.add(Child("database", journal))
         supervisor.add(Child("api", journal)).send(signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_child_that_ends_is_named_and_the_others_are_stopped(journal: Path) ->
 
 
 class Impatient(Child):
-    """A child whose user presses Ctrl-C again as soon as it has heard that it is to end."""
+    """A child that sends the supervisor a second SIGINT once it is asked to end."""
 
     def send(self, signum: signal.Signals) -> None:
         super().send(signum)
@@ -96,8 +96,8 @@ class Impatient(Child):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_second_signal_hurries_the_stop(journal: Path) -> None:
-    """Without it the child would have a minute."""
+def test_second_stop_signal_shortens_the_wait(journal: Path) -> None:
+    """Otherwise the child would have a minute."""
     with Supervisor() as supervisor:
         os.kill(os.getpid(), signal.SIGINT)
         supervisor.add(Impatient("api", journal, deaf=True))

@@ -1,4 +1,4 @@
-"""What the second port is told of the process, and what it may ask of it."""
+"""The readiness and the drain of the process, as the probe server uses them."""
 
 import asyncio
 import threading
@@ -36,12 +36,14 @@ class TestReady:
             ({"database": ill, "redis": well}, False),
         ],
     )
-    async def test_is_what_readiness_says(self, checks: dict[str, object], ready: bool) -> None:
+    async def test_running_lifecycle_is_ready_unless_readiness_is_unavailable(
+        self, checks: dict[str, object], ready: bool
+    ) -> None:
         subject = Lifecycle(0)
         with subject.running(await readiness(**checks), []):
             assert subject.ready is ready
 
-    async def test_is_no_before_and_after(self) -> None:
+    async def test_lifecycle_is_not_ready_before_its_start_and_after_its_end(self) -> None:
         subject = Lifecycle(0)
         assert not subject.ready
         with subject.running(await readiness(database=well), []):
@@ -50,7 +52,9 @@ class TestReady:
 
 
 class TestDrain:
-    async def test_takes_its_time_and_is_seen_from_its_beginning(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_drain_lasts_for_the_configured_time_and_is_visible_from_its_start(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         subject = Lifecycle(7.5)
         seen = []
         monkeypatch.setattr(lifecycle, "sleep", lambda seconds: seen.append((subject.draining, seconds)))
@@ -59,7 +63,7 @@ class TestDrain:
         assert seen == [(True, 7.5)]
         assert subject.draining
 
-    async def test_ends_streams_in_the_loop(self) -> None:
+    async def test_drain_ends_streams_on_the_event_loop(self) -> None:
         ended = asyncio.Event()
         threads = []
 
@@ -73,7 +77,7 @@ class TestDrain:
             await ended.wait()
         assert threads == [threading.main_thread()]
 
-    async def test_before_the_start_and_after_the_end_has_nothing_to_end(self) -> None:
+    async def test_drain_before_the_start_and_after_the_end_ends_no_streams(self) -> None:
         ended: list[None] = []
         subject = Lifecycle(0)
         subject.drain()

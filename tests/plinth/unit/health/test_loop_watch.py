@@ -1,4 +1,4 @@
-"""A loop that does not turn is seen from outside."""
+"""A blocked event loop is detected from another thread."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from plinth.health.loop_watch import STUCK_SECONDS, TICK_SECONDS, TOLD_SECONDS, 
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that moves only by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -26,12 +26,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class TestLoopWatch:
-    async def test_a_loop_that_does_not_turn_is_seen_from_outside(self, clock: Clock) -> None:
+    async def test_blocked_event_loop_is_reported_as_stuck(self, clock: Clock) -> None:
         watch = LoopWatch()
         watch.start()
         try:
             assert watch.alive
-            # This test never gives the loop its turn.
+            # This test never yields to the loop.
             clock.now += STUCK_SECONDS - 0.01
             assert watch.alive
             clock.now += 0.01
@@ -39,7 +39,9 @@ class TestLoopWatch:
         finally:
             watch.stop()
 
-    async def test_a_loop_that_turns_again_is_alive_again(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_event_loop_that_runs_again_is_alive_again(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(loop_watch, "TICK_SECONDS", 0.0)
         watch = LoopWatch()
         watch.start()
@@ -54,9 +56,9 @@ class TestLoopWatch:
 
 
 class TestLag:
-    async def test_a_loop_in_time_has_none(self, clock: Clock) -> None:
+    async def test_event_loop_on_schedule_has_no_lag(self, clock: Clock) -> None:
         watch = LoopWatch()
-        clock.now += 60  # until there is a loop
+        clock.now += 60  # the time before the loop starts
         watch.start()
         try:
             assert watch.lag == 0
@@ -65,7 +67,7 @@ class TestLag:
         finally:
             watch.stop()
 
-    async def test_it_grows_while_the_loop_is_stuck(self, clock: Clock) -> None:
+    async def test_lag_grows_while_the_event_loop_is_blocked(self, clock: Clock) -> None:
         watch = LoopWatch()
         watch.start()
         try:
@@ -75,7 +77,7 @@ class TestLag:
         finally:
             watch.stop()
 
-    async def test_the_worst_is_told_for_long_enough_to_be_scraped(self, clock: Clock) -> None:
+    async def test_largest_lag_is_reported_long_enough_to_be_scraped(self, clock: Clock) -> None:
         watch = LoopWatch()
         watch.start()
 

@@ -1,4 +1,4 @@
-"""The second port: it answers when the event loop does not."""
+"""The probe server answers on its own port, even when the event loop does not."""
 
 import io
 import socket
@@ -44,7 +44,7 @@ def probes(
 
 class TestProbeServer:
     @pytest.mark.parametrize(("path", "yes", "no"), [("livez", "alive", "stuck"), ("readyz", "ready", "unavailable")])
-    def test_a_probe_says_what_it_is_told(self, path: str, yes: str, no: str) -> None:
+    def test_probe_answers_200_or_503_by_its_check(self, path: str, yes: str, no: str) -> None:
         verdicts = iter([True, False, True])
 
         def never() -> bool:
@@ -70,7 +70,7 @@ class TestProbeServer:
         assert b"Content-Length: " in head
         assert body == b""
 
-    def test_drain_answers_when_it_is_done_and_probes_are_answered_meanwhile(self) -> None:
+    def test_drain_answers_at_its_end_and_probes_are_answered_meanwhile(self) -> None:
         begun, done = threading.Event(), threading.Event()
 
         def drain() -> None:
@@ -85,15 +85,15 @@ class TestProbeServer:
             done.set()
             assert (draining.result().status_code, draining.result().text) == (200, "drained\n")
 
-    def test_without_a_drain_there_is_none(self) -> None:
+    def test_drain_path_is_404_where_no_drain_is_given(self) -> None:
         with probes() as client:
             assert client.get("/drain").status_code == 404
 
-    def test_it_speaks_ipv6_where_its_address_does(self) -> None:
+    def test_probe_server_listens_on_an_ipv6_address(self) -> None:
         with probes(host="::1") as client:
             assert client.get("/livez").status_code == 200
 
-    def test_its_start_asks_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_start_of_the_probe_server_needs_no_dns(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def ask(*args: object) -> str:
             raise AssertionError(args)
 
@@ -102,14 +102,14 @@ class TestProbeServer:
         with probes() as client:
             assert client.get("/livez").status_code == 200
 
-    def test_metrics_are_those_of_the_process(self) -> None:
+    def test_metrics_path_serves_the_metrics_of_the_process(self) -> None:
         with probes() as client:
             answer = client.get("/metrics")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain")
         assert "# TYPE plinth_jobs_started_total counter" in answer.text
 
-    def test_metrics_come_in_the_form_that_is_asked_for(self) -> None:
+    def test_metrics_are_in_openmetrics_format_where_it_is_accepted(self) -> None:
         with probes() as client:
             answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
         assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -118,14 +118,14 @@ class TestProbeServer:
     @pytest.mark.parametrize(
         "accept", ["application/openmetrics-text; version=new", "text/plain; version=x; escaping=y", ";,=", "*/*"]
     )
-    def test_metrics_come_whatever_is_asked_for(self, accept: str) -> None:
+    def test_metrics_are_in_text_format_for_any_other_accept_header(self, accept: str) -> None:
         with probes() as client:
             answer = client.get("/metrics", headers={"Accept": accept})
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
     @pytest.mark.parametrize(("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None)])
-    def test_metrics_are_compressed_for_those_who_take_it(self, accepted: str, coding: str | None) -> None:
+    def test_metrics_are_compressed_where_the_client_accepts_gzip(self, accepted: str, coding: str | None) -> None:
         with probes() as client:
             answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
         assert answer.headers.get("content-encoding") == coding
@@ -133,7 +133,7 @@ class TestProbeServer:
         if coding is None:
             assert int(answer.headers["content-length"]) == len(answer.content)
 
-    def test_the_level_of_the_log_is_told_and_set(self) -> None:
+    def test_log_level_path_shows_and_sets_the_level(self) -> None:
         with logging_as(LOG_LEVEL="INFO", LOG_FORMAT="json") as log, probes() as client:
             answers = [
                 client.get("/log-level"),
@@ -142,7 +142,7 @@ class TestProbeServer:
                 client.put("/log-level", content="LOUD"),
                 client.put("/log-level"),
                 client.put("/log-level", content="E" * 1000),
-                client.post("/log-level", content="ERROR"),  # which a page in a browser could send
+                client.post("/log-level", content="ERROR"),  # which a web page could send
                 client.get("/log-level"),
             ]
             (line,) = log.lines("log level")
@@ -162,7 +162,7 @@ class TestProbeServer:
         ("address", "local"),
         [
             ("127.0.0.1", True),
-            ("127.0.0.6", False),  # Istio's sidecar, for whoever it lets in
+            ("127.0.0.6", False),  # Istio's sidecar, on behalf of its clients
             ("::1", True),
             ("::ffff:127.0.0.1", True),
             ("10.0.0.7", False),
@@ -171,7 +171,7 @@ class TestProbeServer:
             ("2001:db8::1", False),
         ],
     )
-    def test_the_level_is_set_from_this_machine_alone(self, address: str, local: bool) -> None:
+    def test_log_level_can_be_set_from_loopback_addresses_only(self, address: str, local: bool) -> None:
         with logging_as(LOG_LEVEL="INFO"):
             environ = {
                 "REQUEST_METHOD": "PUT",
@@ -183,11 +183,11 @@ class TestProbeServer:
             assert log_level() == ("ERROR" if local else "INFO")
 
     @pytest.mark.parametrize("path", ["/", "/livez/", "/metrics/x", "/docs"])
-    def test_nothing_else_is_there(self, path: str) -> None:
+    def test_unknown_path_of_the_probe_server_is_404(self, path: str) -> None:
         with probes() as client:
             assert client.get(path).status_code == 404
 
-    def test_a_client_that_says_nothing_keeps_nobody_waiting(self) -> None:
+    def test_silent_client_does_not_block_the_probes(self) -> None:
         with probes() as client:
             at = urlsplit(str(client.base_url))
             assert at.hostname
@@ -195,13 +195,13 @@ class TestProbeServer:
             with socket.create_connection((at.hostname, at.port)):
                 assert client.get("/livez").status_code == 200
 
-    def test_a_client_that_breaks_off_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_client_that_resets_its_connection_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
         with logging_as(LOG_LEVEL="DEBUG", LOG_FORMAT="json") as log, probes() as client:
             at = urlsplit(str(client.base_url))
             assert at.hostname
             assert at.port
             with socket.create_connection((at.hostname, at.port)) as broken:
-                # Closed without a goodbye, as load balancers do that only look whether somebody listens.
+                # Reset, as load balancers do that only check that the port is open.
                 broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 assert client.get("/livez").status_code == 200  # it has been accepted by then
             deadline = monotonic() + PATIENCE
@@ -211,7 +211,7 @@ class TestProbeServer:
         assert "ConnectionResetError" in lines[0]["error"]
         assert capfd.readouterr().err == ""
 
-    def test_what_fails_is_a_line_like_any_other(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_failed_probe_check_is_logged_as_an_ordinary_line(self, capfd: pytest.CaptureFixture[str]) -> None:
         def fail() -> bool:
             raise RuntimeError("hunter2")
 
@@ -222,11 +222,11 @@ class TestProbeServer:
         assert "RuntimeError: hunter2" in line["exception"]
         assert capfd.readouterr().err == ""
 
-    def test_a_port_that_is_taken_is_an_error(self) -> None:
+    def test_probe_server_on_a_busy_port_is_an_error(self) -> None:
         with socket.create_server((HOST, 0)) as taken, pytest.raises(ProbeServerError, match="in use"):
             ProbeServer(HOST, taken.getsockname()[1], alive=yes, ready=yes).start()
 
-    def test_the_port_is_free_again_after_the_stop(self) -> None:
+    def test_stopped_probe_server_frees_its_port(self) -> None:
         first = ProbeServer(HOST, 0, alive=yes, ready=yes)
         port = first.start()
         first.stop()

@@ -1,4 +1,4 @@
-"""Readiness tells the last known truth, at once, and changes its mind neither hastily nor late."""
+"""Readiness answers at once from the last checks and tolerates single failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.support.identity_provider import Clock
 
 
 class Component:
-    """Something to watch: it answers, fails or hangs."""
+    """A component whose check succeeds, fails or hangs."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -28,7 +28,7 @@ class Component:
             raise self.error
 
     async def is_asked(self, times: int) -> None:
-        """Wait until it has been asked so often again, and the answers have been seen."""
+        """Wait until that many more checks have ended."""
         last = self.asked + times
         async with asyncio.timeout(5):
             while self.asked < last + 1:  # noqa: ASYNC110 - an event would say when it is asked, not when it answered
@@ -37,7 +37,7 @@ class Component:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of what is watched; between two checks no time goes by."""
+    """The clock of the checks, with no time between two of them."""
     clock = Clock()
     monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(module, "INTERVAL_SECONDS", 0)
@@ -71,28 +71,30 @@ def status_of(readiness: Readiness) -> str:
 
 
 class TestStart:
-    async def test_finds_a_healthy_process_ready(self, clock: Clock, database: Component) -> None:
+    async def test_healthy_components_are_ready_at_the_start(self, clock: Clock, database: Component) -> None:
         async with watching("database", database=database) as readiness:
             assert status_of(readiness) == "ready"
             assert readiness.components["database"].latency == 0
 
-    async def test_finds_what_is_away_at_once(self, clock: Clock, database: Component) -> None:
+    async def test_component_that_is_down_at_the_start_is_unavailable_at_once(
+        self, clock: Clock, database: Component
+    ) -> None:
         database.error = OSError()
         async with watching("database", database=database) as readiness:
             assert status_of(readiness) == "unavailable"
             assert readiness.components["database"].latency is None
 
-    async def test_waits_for_no_answer_that_does_not_come(self, clock: Clock, database: Component) -> None:
+    async def test_start_does_not_wait_for_a_component_that_hangs(self, clock: Clock, database: Component) -> None:
         database.hangs = True
         async with watching("database", database=database) as readiness:
             assert status_of(readiness) == "unavailable"
 
-    def test_before_it_nothing_is_known(self, database: Component) -> None:
+    def test_readiness_before_its_start_is_unavailable(self, database: Component) -> None:
         assert Readiness({"database": database}, ["database"]).status == "unavailable"
 
 
 class TestChange:
-    async def test_takes_more_than_one_failure(self, clock: Clock, database: Component) -> None:
+    async def test_component_is_down_only_after_consecutive_failures(self, clock: Clock, database: Component) -> None:
         async with watching("database", database=database) as readiness:
             for answers in ("no", "yes", "no", "yes", "no"):
                 database.error = OSError() if answers == "no" else None
@@ -102,7 +104,9 @@ class TestChange:
             await readiness._check("database")
             assert status_of(readiness) == "unavailable"
 
-    async def test_is_seen_in_the_background(self, clock: Clock, database: Component) -> None:
+    async def test_background_checks_see_a_component_go_down_and_return(
+        self, clock: Clock, database: Component
+    ) -> None:
         async with watching("database", database=database) as readiness:
             database.error = OSError()
             await database.is_asked(FAILURES_BEFORE_DOWN)
@@ -112,7 +116,7 @@ class TestChange:
             await database.is_asked(1)
             assert status_of(readiness) == "ready"
 
-    async def test_is_logged_once_each_way(self, clock: Clock, database: Component) -> None:
+    async def test_each_change_of_a_component_is_logged_once(self, clock: Clock, database: Component) -> None:
         with capture_logs() as logs:
             async with watching("database", database=database):
                 database.error = OSError("secret")
@@ -126,19 +130,23 @@ class TestChange:
 
 
 class TestStatus:
-    async def test_depends_on_what_is_required_alone(self, clock: Clock, database: Component, redis: Component) -> None:
+    async def test_only_required_components_make_the_process_unavailable(
+        self, clock: Clock, database: Component, redis: Component
+    ) -> None:
         redis.error = OSError()
         async with watching("database", database=database, redis=redis) as readiness:
             assert status_of(readiness) == "degraded"
         async with watching("database", "redis", database=database, redis=redis) as readiness:
             assert status_of(readiness) == "unavailable"
 
-    async def test_misses_what_is_required_and_not_there(self, clock: Clock, database: Component) -> None:
+    async def test_required_component_that_is_not_configured_is_unavailable(
+        self, clock: Clock, database: Component
+    ) -> None:
         async with watching("database", "redis", database=database) as readiness:
             assert status_of(readiness) == "unavailable"
             assert readiness.components["redis"].required
 
-    async def test_of_long_ago_says_nothing_any_more(
+    async def test_outdated_readiness_is_unavailable(
         self, clock: Clock, database: Component, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "INTERVAL_SECONDS", 3600)
@@ -150,7 +158,7 @@ class TestStatus:
 
 
 class TestWatching:
-    async def test_of_one_that_hangs_does_not_hide_another(
+    async def test_component_that_hangs_does_not_hide_the_failure_of_another(
         self, clock: Clock, database: Component, redis: Component
     ) -> None:
         async with watching("database", database=database, redis=redis) as readiness:
@@ -160,7 +168,7 @@ class TestWatching:
 
             assert readiness.components["database"].status == "down"
 
-    async def test_ends_when_told_to_whatever_hangs(self, clock: Clock, database: Component) -> None:
+    async def test_readiness_checks_end_even_if_a_component_hangs(self, clock: Clock, database: Component) -> None:
         async with watching("database", database=database):
             database.hangs = True
             await asyncio.sleep(0)

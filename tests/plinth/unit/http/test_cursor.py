@@ -1,4 +1,4 @@
-"""Cursors return the values they were made of, for the list they were made for and no other."""
+"""Cursors return their values for their own list and for no other."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
@@ -23,7 +23,7 @@ class TestCursors:
     @pytest.mark.parametrize(
         "values", [[], ["lamp", "0190"], [1, None, True, 0.5], ["Grüße 🎉\0\n\u2028"], [["nested"], {"a": "b"}]]
     )
-    def test_a_cursor_returns_its_values(self, values: list[Any]) -> None:
+    def test_cursor_decodes_to_its_values(self, values: list[Any]) -> None:
         assert cursors.decode("items", cursors.encode("items", values)) == values
 
     def test_a_cursor_needs_no_url_encoding(self) -> None:
@@ -33,18 +33,18 @@ class TestCursors:
             assert cursor.isascii()
 
     @pytest.mark.parametrize("longest", ["🎉" * 200, "\x01" * 200, '"' * 200])
-    def test_a_cursor_of_the_longest_name_fits(self, longest: str) -> None:
+    def test_cursor_of_the_longest_name_is_within_the_limit(self, longest: str) -> None:
         cursor = cursors.encode("items", [longest, "01a20baa-6d04-7aa3-8954-ddc91890df0f"])
 
         assert TypeAdapter(Cursor).validate_python(cursor) == cursor
 
-    def test_a_cursor_is_valid_for_one_list(self) -> None:
+    def test_cursor_of_another_list_is_refused(self) -> None:
         cursor = cursors.encode("items of alice", ["lamp"])
 
         assert refused("items of bob", cursor)
         assert refused("", cursor)
 
-    def test_a_cursor_is_valid_under_one_key(self) -> None:
+    def test_cursor_signed_with_another_key_is_refused(self) -> None:
         assert refused("items", CursorCodec(b"another key").encode("items", ["lamp"]))
 
     def test_a_cursor_with_any_bit_changed_is_refused(self) -> None:

@@ -1,4 +1,4 @@
-"""Every error leaves as a problem document with the request's id, and takes nothing along."""
+"""Every error becomes a problem document without internal details."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -79,17 +79,17 @@ class TestAppException:
             (AppException(status=418, code="teapot"), 418, "teapot"),
         ],
     )
-    async def test_has_a_status_and_a_word_for_programs(self, error: AppException, status: int, code: str) -> None:
+    async def test_app_exception_has_a_status_and_a_code(self, error: AppException, status: int, code: str) -> None:
         problem(await answer(error), status, code)
 
-    async def test_tells_the_client_its_detail_and_its_extra_members(self) -> None:
+    async def test_problem_has_the_detail_and_extra_members_of_its_exception(self) -> None:
         error = errors.ConflictError("Taken.", code="name_taken", extra={"name": "lamp"})
 
         body = problem(await answer(error), 409, "name_taken")
 
         assert (body["detail"], body["name"]) == ("Taken.", "lamp")
 
-    async def test_without_a_detail_has_no_such_member(self) -> None:
+    async def test_problem_without_a_detail_has_no_detail_member(self) -> None:
         assert "detail" not in problem(await answer(errors.NotFoundError()), 404)
 
     @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ class TestAppException:
             (AppException(headers={"X-Hint": "here"}), ("x-hint", "here")),
         ],
     )
-    async def test_brings_its_headers(self, error: AppException, header: tuple[str, str]) -> None:
+    async def test_problem_has_the_headers_of_its_exception(self, error: AppException, header: tuple[str, str]) -> None:
         assert header in (await answer(error)).headers.items()
 
-    async def test_of_ours_is_logged_with_its_cause_and_one_of_the_client_s_is_not(self) -> None:
+    async def test_server_error_is_logged_with_its_cause_and_client_error_is_not(self) -> None:
         ours = errors.ServiceUnavailableError()
         ours.__cause__ = OSError("no route")
 
@@ -117,7 +117,7 @@ class TestAppException:
         (line,) = [line for line in logs if line["event"] == "request failed"]
         assert "no route" in line["cause"]
 
-    async def test_keeps_its_cause_from_the_client(self) -> None:
+    async def test_cause_of_an_exception_is_not_sent_to_the_client(self) -> None:
         error = errors.ServiceUnavailableError()
         error.__cause__ = OSError(SECRET)
 
@@ -125,17 +125,17 @@ class TestAppException:
 
 
 class TestFrameworkErrors:
-    async def test_a_path_that_leads_nowhere(self, client: httpx.AsyncClient) -> None:
+    async def test_unknown_path_is_a_404_problem(self, client: httpx.AsyncClient) -> None:
         problem(await client.get("/nowhere"), 404, "not_found")
 
-    async def test_an_http_exception_of_an_endpoint(self) -> None:
+    async def test_http_exception_of_an_endpoint_is_a_problem(self) -> None:
         body = problem(await answer(HTTPException(410, "Moved out.")), 410, "gone")
 
         assert body["detail"] == "Moved out."
 
 
 class TestMethodNotAllowed:
-    async def test_names_every_method_that_is(self) -> None:
+    async def test_method_not_allowed_lists_every_allowed_method(self) -> None:
         app = an_app()
         things = APIRouter(prefix="/things")
 
@@ -161,7 +161,7 @@ class TestMethodNotAllowed:
 
 
 class TestInvalidRequests:
-    async def test_are_told_where_and_how(self, client: httpx.AsyncClient) -> None:
+    async def test_validation_error_has_location_message_and_type(self, client: httpx.AsyncClient) -> None:
         body = problem(await client.post("/strict", json={"size": "tall"}), 422, "validation_error")
 
         (error,) = body["errors"]
@@ -169,33 +169,33 @@ class TestInvalidRequests:
         assert error["type"] == "int_parsing"
         assert set(error) == {"loc", "msg", "type"}
 
-    async def test_get_nothing_back_of_what_they_sent(self, client: httpx.AsyncClient) -> None:
+    async def test_validation_error_does_not_repeat_the_input(self, client: httpx.AsyncClient) -> None:
         for sent in ({"size": "hunter2"}, {"size": ["hunter2"]}, "hunter2"):
             assert "hunter2" not in (await client.post("/strict", json=sent)).text
 
     @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b'{"size": ' + b"9" * 5000 + b"}"])
-    async def test_need_not_be_json_at_all(self, client: httpx.AsyncClient, content: bytes) -> None:
+    async def test_body_that_cannot_be_parsed_is_a_problem(self, client: httpx.AsyncClient, content: bytes) -> None:
         response = await client.post("/strict", content=content, headers={"Content-Type": "application/json"})
 
         assert response.status_code in (400, 422)
         problem(response, response.status_code)
 
-    async def test_do_not_choose_how_long_the_answer_is(self, client: httpx.AsyncClient) -> None:
+    async def test_validation_error_of_a_large_input_is_short(self, client: httpx.AsyncClient) -> None:
         for flood in ({str(n): 1 for n in range(1000)}, {"x" * 100_000: 1}):
             response = await client.post("/strict", json={"size": 1, **flood})
 
             problem(response, 422)
             assert len(response.content) < 10_000
 
-    async def test_may_name_what_no_text_can_hold(self, client: httpx.AsyncClient) -> None:
+    async def test_field_name_with_a_lone_surrogate_is_a_problem(self, client: httpx.AsyncClient) -> None:
         content = rb'{"size": 1, "\ud800": 1}'
         response = await client.post("/strict", content=content, headers={"Content-Type": "application/json"})
 
         problem(response, 422)
 
 
-class TestUnforeseenErrors:
-    async def test_say_nothing(self) -> None:
+class TestUnhandledErrors:
+    async def test_unhandled_error_tells_the_client_no_details(self) -> None:
         response = await answer(RuntimeError(SECRET))
 
         body = problem(response, 500, "internal_error")
@@ -206,12 +206,12 @@ class TestTitles:
     @pytest.mark.parametrize(
         ("status", "title"), [(404, "Not Found"), (413, "Content Too Large"), (422, "Unprocessable Content")]
     )
-    def test_are_the_same_whatever_python_calls_them(self, status: int, title: str) -> None:
+    def test_problem_titles_do_not_depend_on_the_python_version(self, status: int, title: str) -> None:
         assert title_of(status) == title
 
 
 class TestDescription:
-    async def test_has_errors_as_the_documents_that_they_are(self) -> None:
+    async def test_openapi_describes_errors_as_problem_documents(self) -> None:
         app = an_app()
 
         @app.post("/note", responses=problems(409))

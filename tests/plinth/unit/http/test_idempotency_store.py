@@ -1,4 +1,4 @@
-"""Fingerprints tell one request from another."""
+"""Request fingerprints for idempotency."""
 
 from plinth.http.idempotency_store import fingerprint
 

@@ -1,4 +1,4 @@
-"""What happens to every request on its way in and to every response on its way out."""
+"""Request ids, access lines, body limit, security headers, unhandled errors."""
 
 import asyncio
 import re
@@ -47,14 +47,14 @@ class TestRequestId:
         (request_id,) = response.headers.get_list("x-request-id")
         return request_id
 
-    async def test_is_made_where_there_is_none(self) -> None:
+    async def test_request_without_an_id_gets_a_new_one(self) -> None:
         first, second = await self.call(), await self.call()
 
         assert len(first) == 32
         assert first != second
 
     @pytest.mark.parametrize("theirs", [b"a-b_c.123", b"8letters", b"x" * 128])
-    async def test_is_the_client_s_own_where_it_is_well_formed(self, theirs: bytes) -> None:
+    async def test_well_formed_request_id_of_the_client_is_kept(self, theirs: bytes) -> None:
         assert await self.call(theirs) == theirs.decode()
 
     @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ class TestRequestId:
             b"%0d%0aabcdef",
         ],
     )
-    async def test_is_made_where_the_client_s_own_is_anything_else(self, theirs: bytes) -> None:
+    async def test_malformed_request_id_of_the_client_is_replaced(self, theirs: bytes) -> None:
         assert len(await self.call(theirs)) == 32
 
-    async def test_is_the_first_of_several(self) -> None:
+    async def test_first_of_several_request_ids_counts(self) -> None:
         assert await self.call(b"the-first", b"the-second") == "the-first"
         assert len(await self.call(b"bad", b"the-second")) == 32
 
-    async def test_is_known_to_whoever_works_on_the_request_and_to_nobody_afterwards(self) -> None:
+    async def test_request_id_is_set_during_the_request_only(self) -> None:
         seen = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +97,7 @@ class TestRequestId:
 
 
 class TestAccessLine:
-    async def test_says_what_was_asked_and_how_it_went(self) -> None:
+    async def test_access_line_has_method_route_path_status_and_sizes(self) -> None:
         with capture_logs() as logs:
             await call(RequestContextMiddleware(hello), "POST", "/a%0ab?secret=1", content=b"abc")
 
@@ -115,14 +115,14 @@ class TestAccessLine:
             "client": "203.0.113.7",
         }
 
-    async def test_is_no_longer_than_callers_are_allowed_to_make_it(self) -> None:
+    async def test_access_line_has_a_path_of_bounded_length(self) -> None:
         with capture_logs() as logs:
             await call(RequestContextMiddleware(hello), "GET", "/" + 2 * MAX_PATH * "a")
 
         (line,) = logs
         assert line["path"] == "/" + (MAX_PATH - 1) * "a"
 
-    async def test_says_how_much_came_and_went(self) -> None:
+    async def test_access_line_has_the_sizes_of_request_and_response(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"abc"
 
@@ -132,9 +132,9 @@ class TestAccessLine:
             await call(RequestContextMiddleware(hello), "POST", headers={"Content-Length": "-1"})
 
         sizes = [(line["request_bytes"], line["response_bytes"]) for line in logs]
-        assert sizes == [(0, 5), (None, 5), (None, 5)]  # how long chunks will be, nobody has said
+        assert sizes == [(0, 5), (None, 5), (None, 5)]  # chunks have no announced length
 
-    async def test_tells_callers_apart_without_naming_them(self) -> None:
+    async def test_access_line_has_a_keyed_hash_of_the_principal(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             if caller := scope["query_string"].decode():
                 scope["state"]["principal"] = Principal(caller, "", frozenset(), frozenset(), 0)
@@ -151,7 +151,7 @@ class TestAccessLine:
         assert re.fullmatch("[0-9a-f]{16}", str(alice))
         assert nobody is None
 
-    async def test_of_a_success_is_written_as_often_as_the_sample_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_successful_requests_are_logged_at_the_sampling_rate(self, monkeypatch: pytest.MonkeyPatch) -> None:
         dice = iter([0.1, 0.3, 0.24])
         monkeypatch.setattr(middleware, "random", lambda: next(dice))
 
@@ -161,7 +161,7 @@ class TestAccessLine:
 
         assert [line["path"] for line in logs] == ["/1", "/3"]
 
-    async def test_of_failures_and_of_what_is_slow_is_always_written(self) -> None:
+    async def test_failed_and_slow_requests_are_always_logged(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await Response(status_code=int(scope["query_string"]))(scope, receive, send)
 
@@ -172,7 +172,7 @@ class TestAccessLine:
 
         assert [line["status"] for line in logs] == [404, 500, 201]
 
-    async def test_is_left_out_for_probes_that_find_all_well(self) -> None:
+    async def test_successful_probes_are_not_logged(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await Response(status_code=503 if scope["query_string"] else 200)(scope, receive, send)
 
@@ -183,7 +183,7 @@ class TestAccessLine:
 
         assert [(line["path"], line["status"]) for line in logs] == [("/health", 503), ("/healthy", 200)]
 
-    async def test_is_written_when_there_was_no_answer(self) -> None:
+    async def test_request_without_a_response_is_logged(self) -> None:
         with capture_logs() as logs, pytest.raises(RuntimeError):
             await call(RequestContextMiddleware(failing(RuntimeError())))
 
@@ -195,7 +195,7 @@ class TestAccessLine:
 
 
 class TestResponseHeaders:
-    async def test_may_be_added_from_within(self) -> None:
+    async def test_application_can_add_response_headers(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             scope["state"]["response_headers"].append((b"ratelimit", b"r=1"))
             await hello(scope, receive, send)
@@ -207,7 +207,7 @@ class TestResponseHeaders:
 
 
 class TestDraining:
-    async def test_each_response_ends_its_connection_from_then_on(self) -> None:
+    async def test_draining_server_closes_the_connection_after_each_response(self) -> None:
         lifecycle = Lifecycle(drain_seconds=0)
         app = RequestContextMiddleware(hello, lifecycle=lifecycle)
         with capture_logs():
@@ -218,7 +218,7 @@ class TestDraining:
         assert "connection" not in before.headers
         assert [response.headers.get_list("connection") for response in after] == [["close"], ["close"]]
 
-    async def test_so_does_one_whose_request_came_before(self) -> None:
+    async def test_request_begun_before_the_drain_closes_its_connection_too(self) -> None:
         lifecycle = Lifecycle(drain_seconds=0)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -232,7 +232,7 @@ class TestDraining:
 
 
 class TestUnhandledErrors:
-    async def test_are_answered_with_nothing_and_logged_with_everything(self) -> None:
+    async def test_unhandled_error_is_logged_and_the_client_gets_no_details(self) -> None:
         app = RequestContextMiddleware(UnhandledErrorMiddleware(failing(RuntimeError("hunter2"))))
         with capture_logs() as logs:
             response = await call(app, path="/there")
@@ -243,7 +243,7 @@ class TestUnhandledErrors:
         assert (error["log_level"], error["path"], error["exc_info"]) == ("error", "/there", True)
         assert (access["event"], access["status"]) == ("request", 500)
 
-    async def test_amid_an_answer_end_it(self) -> None:
+    async def test_unhandled_error_during_a_response_aborts_it(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError
@@ -255,7 +255,7 @@ class TestUnhandledErrors:
 
 
 class Endless:
-    """A body that goes on and on, but for a reader who would never stop; it counts how much of it was asked for."""
+    """A body far longer than any limit, which counts the bytes that were read."""
 
     def __init__(self, chunk: bytes = b"x" * 10) -> None:
         self.chunk = chunk
@@ -286,7 +286,7 @@ class TestBodyLimit:
             more = message.get("more_body", False)
         await JSONResponse(length)(scope, receive, send)
 
-    async def test_lets_through_what_is_within_it(self) -> None:
+    async def test_body_within_the_limit_is_accepted(self) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(10):
                 yield b"x" * 10
@@ -296,7 +296,7 @@ class TestBodyLimit:
         assert (await self.call(chunks())).json() == 100
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "NONSENSE"])
-    async def test_refuses_what_is_announced_to_be_beyond_it_unread(self, method: str) -> None:
+    async def test_body_whose_content_length_is_over_the_limit_is_refused_unread(self, method: str) -> None:
         body = Endless()
 
         response = await self.call(body, method, {"Content-Length": "101"})
@@ -308,7 +308,7 @@ class TestBodyLimit:
     @pytest.mark.parametrize(
         "announced", [{}, {"Content-Length": "10"}, {"Content-Length": "x"}, {"Content-Length": ""}]
     )
-    async def test_refuses_what_turns_out_to_be_beyond_it_and_reads_no_further(self, announced: dict[str, str]) -> None:
+    async def test_body_over_the_limit_is_refused_and_read_no_further(self, announced: dict[str, str]) -> None:
         body = Endless()
 
         response = await self.call(body, headers=announced)
@@ -317,13 +317,13 @@ class TestBodyLimit:
         assert response.headers["connection"] == "close"
         assert body.sent == self.LIMIT + 10
 
-    async def test_does_not_hinder_whoever_reads_no_body(self) -> None:
+    async def test_body_over_the_limit_is_no_error_for_an_application_that_ignores_it(self) -> None:
         body = Endless()
 
         assert (await self.call(body, app=hello)).text == "hello"
         assert body.sent == 0
 
-    async def test_ends_an_answer_that_has_begun(self) -> None:
+    async def test_body_over_the_limit_aborts_a_response_that_has_begun(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await self.echo_length(scope, receive, send)
@@ -340,7 +340,7 @@ class TestSecurityHeaders:
         secured = SecurityHeadersMiddleware(app, hsts=hsts, docs_paths=frozenset({"/docs"}))
         return (await call(secured, path=path)).headers
 
-    async def test_tell_browsers_to_guess_frame_leak_and_keep_nothing(self) -> None:
+    async def test_responses_have_the_security_headers(self) -> None:
         headers = await self.headers()
 
         assert headers["x-content-type-options"] == "nosniff"
@@ -349,16 +349,16 @@ class TestSecurityHeaders:
         assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert headers["cache-control"] == "no-store"
 
-    async def test_ask_for_tls_where_there_is_some(self) -> None:
+    async def test_hsts_header_is_sent_only_where_it_is_enabled(self) -> None:
         assert "strict-transport-security" not in await self.headers()
         assert (await self.headers(hsts=True))["strict-transport-security"].startswith("max-age=31536000")
 
-    async def test_leave_what_the_endpoint_says(self) -> None:
+    async def test_security_headers_do_not_replace_those_of_the_endpoint(self) -> None:
         headers = await self.headers(given={"Cache-Control": "private"})
 
         assert headers.get_list("cache-control") == ["private"]
 
-    async def test_let_the_documentation_load_its_scripts(self) -> None:
+    async def test_docs_page_has_no_content_security_policy(self) -> None:
         headers = await self.headers("/docs")
 
         assert "content-security-policy" not in headers
@@ -375,7 +375,7 @@ class TestOtherScopes:
             lambda app: BodyLimitMiddleware(app, max_bytes=1),
         ],
     )
-    async def test_pass_untouched(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+    async def test_middleware_passes_scopes_other_than_http_unchanged(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         passed = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Which versions a client means by its `If-Match` and `If-None-Match`."""
+"""The versions in `If-Match` and `If-None-Match`."""
 
 import pytest
 
@@ -20,7 +20,7 @@ class TestIfMatch:
             ('"1", *', {1}),
         ],
     )
-    async def test_names_versions(self, header: str | None, versions: object) -> None:
+    async def test_if_match_header_is_parsed_into_versions(self, header: str | None, versions: object) -> None:
         assert await _versions(header) == versions
 
     @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ class TestIfMatch:
         ["", " ", "1", '"', '""', '"1', "W/", 'W/"1"', '"01"', '"0"', '"-1"', '"1.0"', '" 1"', '"1e3"', '"²"', "**",
          '"' + "9" * 5000 + '"'],
     )  # fmt: skip
-    async def test_names_none_that_there_ever_was(self, header: str) -> None:
+    async def test_malformed_or_weak_if_match_header_matches_no_version(self, header: str) -> None:
         assert await _versions(header) == frozenset()
 
-    async def test_is_made_of_what_etag_makes(self) -> None:
+    async def test_if_match_accepts_the_etag_of_a_version(self) -> None:
         for version in (1, 9, 10, 2**31 - 1):
             assert await _versions(etag(version)) == frozenset({version})
             assert matches(etag(version), version)
@@ -39,9 +39,9 @@ class TestIfMatch:
 
 class TestIfNoneMatch:
     @pytest.mark.parametrize("header", ["*", " * ", '"7"', 'W/"7"', '"1", W/"7"', '"a,b","7"'])
-    def test_matches(self, header: str) -> None:
+    def test_if_none_match_header_with_the_current_version_matches(self, header: str) -> None:
         assert matches(header, 7)
 
     @pytest.mark.parametrize("header", ["", "7", '"77"', '"07"', '"7', 'W/7, "8"', "**", '"*"'])
-    def test_matches_not(self, header: str) -> None:
+    def test_if_none_match_header_with_another_version_does_not_match(self, header: str) -> None:
         assert not matches(header, 7)

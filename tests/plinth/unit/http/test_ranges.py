@@ -1,4 +1,4 @@
-"""Range and If-Range."""
+"""The headers `Range` and `If-Range`."""
 
 import pytest
 
@@ -26,12 +26,12 @@ SIZE = 1000
         (" bytes= 1-2 ", (1, 3)),
     ],
 )
-def test_a_range_says_which_bytes(header: str, part: tuple[int, int]) -> None:
+def test_range_header_selects_bytes(header: str, part: tuple[int, int]) -> None:
     assert requested_part(header, None, etag=ETAG, size=SIZE) == part
 
 
 @pytest.mark.parametrize("header", ["bytes=1000-", "bytes=1000-1001", "bytes=-0", f"bytes={'9' * 100}-"])
-def test_one_outside_of_the_file_cannot_be_had(header: str) -> None:
+def test_range_outside_of_the_file_is_refused_with_416(header: str) -> None:
     with pytest.raises(RangeNotSatisfiableError) as caught:
         requested_part(header, None, etag=ETAG, size=SIZE)
     assert caught.value.status == 416
@@ -57,21 +57,21 @@ def test_one_outside_of_the_file_cannot_be_had(header: str) -> None:
         f"bytes={'9' * 10_000}-",
     ],
 )
-def test_what_is_no_single_range_of_bytes_is_not_heeded(header: str | None) -> None:
+def test_malformed_or_multiple_range_header_is_ignored(header: str | None) -> None:
     assert requested_part(header, None, etag=ETAG, size=SIZE) is None
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=-1", "bytes=5-6"])
-def test_an_empty_file_is_sent_whole(header: str) -> None:
+def test_range_of_an_empty_file_is_ignored(header: str) -> None:
     assert requested_part(header, None, etag=ETAG, size=0) is None
 
 
 @pytest.mark.parametrize(("if_range", "part"), [(ETAG, (1, 3)), (f" {ETAG} ", (1, 3))])
-def test_a_range_holds_for_the_version_that_it_was_meant_for(if_range: str, part: tuple[int, int]) -> None:
+def test_range_counts_when_if_range_has_the_current_etag(if_range: str, part: tuple[int, int]) -> None:
     assert requested_part("bytes=1-2", if_range, etag=ETAG, size=SIZE) == part
 
 
 @pytest.mark.parametrize("if_range", ['"abd"', 'W/"abc"', "abc", "*", "", "Wed, 25 Nov 2026 17:51:19 GMT"])
-def test_and_for_no_other(if_range: str) -> None:
+def test_range_is_ignored_when_if_range_has_another_validator(if_range: str) -> None:
     assert requested_part("bytes=1-2", if_range, etag=ETAG, size=SIZE) is None
     assert requested_part("bytes=5000-", if_range, etag=ETAG, size=SIZE) is None

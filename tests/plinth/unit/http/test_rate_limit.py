@@ -16,7 +16,7 @@ WINDOW = 60
 
 
 class SharedCounts:
-    """Stands in for the windows in Redis: counts for all limiters, a loop's turn later, or fails."""
+    """A stand-in for the windows in Redis: counts in the next loop turn, or fails."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -75,14 +75,14 @@ def admitted(verdicts: list[Verdict]) -> int:
     return sum(verdict.allowed for verdict in verdicts)
 
 
-class TestAlone:
+class TestSingleProcess:
     async def test_a_limiter_admits_its_limit_and_no_more(self, clock: Clock) -> None:
         for limit, amount in (("1/minute", 1), ("20/minute", 20), ("600/minute", 600), ("3 per 2 minute", 3)):
             verdicts = await hits(alone(limit, clock), amount + 30)
 
             assert [verdict.allowed for verdict in verdicts] == [True] * amount + [False] * 30
 
-    async def test_a_limiter_counts_anew_in_each_window(self, clock: Clock) -> None:
+    async def test_limiter_starts_a_new_count_in_each_window(self, clock: Clock) -> None:
         limiter = alone("20/minute", clock)
         for _ in range(3):
             assert admitted(await hits(limiter, 25)) == 20
@@ -143,7 +143,7 @@ class TestVerdict:
         ]
 
 
-class TestFleet:
+class TestSharedLimit:
     @pytest.mark.parametrize("limit", [1, 20, 50, 600])
     async def test_a_shared_limiter_admits_exactly_its_limit_of_many_at_once(
         self, fleet: Callable[[str], RateLimiter], limit: int
@@ -182,7 +182,7 @@ class TestFleet:
     ) -> None:
         limiter = fleet("600/minute")
         await hits_at_once(limiter, 200)
-        assert shared.commands == 2  # the first asked before there were others
+        assert shared.commands == 2  # the first hit asked alone
 
         await hits(limiter, 400)
         assert shared.commands < 30
@@ -212,7 +212,7 @@ class TestFleet:
         assert not limiter._queues
 
 
-class TestRedisAway:
+class TestRedisDown:
     async def test_a_limiter_counts_locally_without_redis(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts
     ) -> None:
@@ -245,7 +245,7 @@ class TestRedisAway:
         assert shared.commands > 1
 
     @pytest.mark.parametrize("error", [OSError(), TimeoutError()])
-    async def test_any_failure_of_redis_is_survived(
+    async def test_limiter_survives_any_failure_of_redis(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any
     ) -> None:
         async def fail(*args: object) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""What all bodies and parameters have in common."""
+"""The base models of bodies and query parameters."""
 
 from datetime import date
 
@@ -28,7 +28,7 @@ def test_a_write_model_refuses_unknown_fields() -> None:
     assert issues(Thing, {"name": "x", "colour": "red", "shape": "round"}) == ["extra_forbidden"] * 2
 
 
-def test_a_write_model_refuses_what_is_no_object() -> None:
+def test_write_model_refuses_json_that_is_not_an_object() -> None:
     assert issues(Thing, ["name"]) == ["model_type"]
 
 
@@ -50,11 +50,11 @@ def test_a_query_model_refuses_unknown_parameters() -> None:
     assert issues(Search, {"limit": "few"}) == ["int_parsing"]
 
 
-def test_a_query_model_has_one_error_for_a_flood() -> None:
+def test_query_model_reports_too_many_errors_as_one() -> None:
     assert issues(Search, {str(n): "" for n in range(MAX_ERRORS + 1)}) == ["too_many_errors"]
 
 
-def test_text_holds_what_postgresql_can_hold() -> None:
+def test_text_refuses_characters_that_postgresql_cannot_store() -> None:
     assert Thing(name="line\nbreak\ttab 🎉").name == "line\nbreak\ttab 🎉"
     assert issues(Thing, {"name": "a\0b"}) == ["string_pattern_mismatch"]
     assert issues(Thing, {"name": "a\n\0"}) == ["string_pattern_mismatch"]

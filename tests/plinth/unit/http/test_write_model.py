@@ -1,4 +1,4 @@
-"""What a request body may hold: each type that JSON can carry, through a FastAPI application."""
+"""The types that a request body may hold, tested through a FastAPI application."""
 
 import re
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -121,7 +121,7 @@ class Batch(WriteModel, Generic[T]):
 
 
 async def post(annotation: Any, content: Any, *, raw: bytes | None = None) -> tuple[httpx.Response, Any]:
-    """Send JSON to an endpoint whose parameter has this annotation: the response, and what the endpoint got."""
+    """Send JSON to an endpoint: its response, and the argument it received."""
     app = FastAPI()
     install_exception_handlers(app)
     got: list[Any] = []
@@ -154,7 +154,7 @@ def errors_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 async def received(annotation: Any, value: Any) -> Any:
-    """What arrives as the field of a body."""
+    """The value that an endpoint gets from a field of a body."""
     response, body = await post(model_of(annotation), {"value": value})
     assert response.status_code == 200, response.text
     return body.value
@@ -165,7 +165,7 @@ async def refused(annotation: Any, value: Any) -> None:
     assert {tuple(error["loc"][:2]) for error in errors_of(response)} == {("body", "value")}
 
 
-# The type of a field, JSON that is good for it, what arrives, and JSON that is refused.
+# The type of a field, JSON that is accepted, its value in Python, and JSON that is refused.
 TYPES: list[tuple[Any, Any, Any, Any]] = [
     (str, "text", "text", 1),
     (int, 1, 1, "1"),
@@ -209,7 +209,7 @@ TYPES: list[tuple[Any, Any, Any, Any]] = [
     (deque[int], [1, 2], deque([1, 2]), {"1": 2}),
     (dict[str, int], {"a": 1}, {"a": 1}, {"a": "1"}),
     (dict[UUID, date], {AN_ID: "2026-03-01"}, {UUID(AN_ID): date(2026, 3, 1)}, {"x": "2026-03-01"}),
-    (dict[int, str], {"1": "a"}, {1: "a"}, {"one": "a"}),  # JSON has no other keys than strings
+    (dict[int, str], {"1": "a"}, {1: "a"}, {"one": "a"}),  # JSON keys are strings
     (Mapping[Colour, int], {"red": 1}, {Colour.RED: 1}, {"green": 1}),
     (defaultdict[str, int], {"a": 1}, {"a": 1}, []),
     (OrderedDict[str, int], {"a": 1}, OrderedDict(a=1), []),
@@ -257,9 +257,7 @@ ACCEPT_ALL = (JsonValue, Any)
     TYPES,
     ids=[f"{getattr(row[0], '__name__', 'type')}-{row[1]}" for row in TYPES],
 )
-async def test_a_body_field_takes_json_of_its_type_and_no_other(
-    annotation: Any, value: Any, arrives: Any, bad: Any
-) -> None:
+async def test_body_field_accepts_json_of_its_type_only(annotation: Any, value: Any, arrives: Any, bad: Any) -> None:
     found = await received(annotation, value)
 
     assert found == arrives
@@ -286,7 +284,7 @@ PART = Part(made_on=date(2026, 3, 1), count=2)
         (Batch[date], {"entries": ["2026-03-01"]}, Batch[date](entries={date(2026, 3, 1)})),
     ],
 )
-async def test_a_model_is_read_as_json_wherever_a_body_has_it(annotation: Any, content: Any, arrives: Any) -> None:
+async def test_nested_models_of_a_body_are_validated_as_json(annotation: Any, content: Any, arrives: Any) -> None:
     response, body = await post(annotation, content)
 
     assert response.status_code == 200, response.text
@@ -306,7 +304,7 @@ async def test_a_model_is_read_as_json_wherever_a_body_has_it(annotation: Any, c
         (Part, "x", [["body"]]),
     ],
 )
-async def test_errors_of_a_body_say_where_they_are(annotation: Any, content: Any, where: list[Any]) -> None:
+async def test_validation_errors_of_a_body_have_their_location(annotation: Any, content: Any, where: list[Any]) -> None:
     response, _ = await post(annotation, content)
 
     assert [error["loc"] for error in errors_of(response)] == where
@@ -343,7 +341,7 @@ async def test_the_openapi_document_describes_bodies_by_reference() -> None:
     assert schemas["Tree"]["properties"]["branches"]["items"] == {"$ref": "#/components/schemas/Tree"}
 
 
-async def test_of_a_field_that_comes_twice_the_last_one_counts() -> None:
+async def test_last_value_of_a_duplicate_field_counts() -> None:
     response, body = await post(Note, None, raw=b'{"text": "first", "text": "last"}')
 
     assert response.status_code == 200
@@ -352,7 +350,7 @@ async def test_of_a_field_that_comes_twice_the_last_one_counts() -> None:
 
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"\\ud800"', b"[" * 300 + b"]" * 300])
 @pytest.mark.parametrize("annotation", [float, Any, JsonValue, dict[str, Any]])
-async def test_what_no_json_text_can_hold_is_refused(annotation: Any, value: bytes) -> None:
+async def test_value_outside_of_the_json_standard_is_refused(annotation: Any, value: bytes) -> None:
     response, _ = await post(model_of(annotation), None, raw=b'{"value": ' + value + b"}")
 
     assert errors_of(response)
@@ -365,14 +363,14 @@ async def test_what_no_json_text_can_hold_is_refused(annotation: Any, value: byt
         {"text": "x", "day": {str(n): n for n in range(2000)}, **{str(n): n for n in range(2000)}},
     ],
 )
-async def test_a_flood_of_errors_is_one_error(content: Any) -> None:
+async def test_too_many_errors_are_reported_as_one(content: Any) -> None:
     response, _ = await post(Note, content)
 
     (error,) = errors_of(response)
     assert error["type"] == "too_many_errors"
 
 
-async def test_a_flood_of_errors_in_a_nested_model_is_one_error() -> None:
+async def test_too_many_errors_in_a_nested_model_are_reported_as_one() -> None:
     flood = {"made_on": "2026-03-01", **{str(n): n for n in range(MAX_ERRORS + 1)}}
 
     response, _ = await post(model_of(list[Part]), {"value": [flood]})
@@ -381,7 +379,7 @@ async def test_a_flood_of_errors_in_a_nested_model_is_one_error() -> None:
     assert error["type"] == "too_many_errors"
 
 
-async def test_validators_that_run_after_see_the_type() -> None:
+async def test_after_validators_get_the_converted_value() -> None:
     class Booking(WriteModel):
         day: date
 
@@ -396,7 +394,7 @@ async def test_validators_that_run_after_see_the_type() -> None:
     assert errors_of((await post(Booking, {"day": "2026-03-01"}))[0])
 
 
-async def test_validators_that_run_before_need_a_field_that_is_not_strict() -> None:
+async def test_before_validators_need_a_field_that_is_not_strict() -> None:
     class Booking(WriteModel):
         day: date = Field(strict=False)
 
@@ -411,7 +409,7 @@ async def test_validators_that_run_before_need_a_field_that_is_not_strict() -> N
     assert body.day == date(2026, 3, 2)
 
 
-def test_a_model_made_in_python_takes_the_types_of_python() -> None:
+def test_write_model_constructed_in_python_takes_python_types() -> None:
     assert Part(made_on=date(2026, 3, 1)).made_on == date(2026, 3, 1)
     assert Part.model_validate_json('{"made_on": "2026-03-01"}') == Part(made_on=date(2026, 3, 1))
     with pytest.raises(ValidationError):

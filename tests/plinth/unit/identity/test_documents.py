@@ -1,4 +1,4 @@
-"""What an endpoint can do to whoever reads it, and what comes of it here."""
+"""Documents are fetched within limits, whatever the endpoint answers."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -21,7 +21,7 @@ async def documents() -> AsyncIterator[Documents]:
     await documents.aclose()
 
 
-async def test_reads_a_document(documents: Documents, provider: IdentityProvider) -> None:
+async def test_json_document_is_fetched(documents: Documents, provider: IdentityProvider) -> None:
     assert await documents.get(provider.jwks_url) == {"keys": [provider.keys[0].jwk()]}
 
 
@@ -38,21 +38,25 @@ async def test_reads_a_document(documents: Documents, provider: IdentityProvider
         (Mood.NOT_AN_OBJECT, "not a JSON object"),
     ],
 )
-async def test_bad_answers(documents: Documents, provider: IdentityProvider, mood: Mood, message: str) -> None:
+async def test_response_that_is_not_a_json_object_is_refused(
+    documents: Documents, provider: IdentityProvider, mood: Mood, message: str
+) -> None:
     provider.mood = mood
     with pytest.raises(DocumentError, match=message):
         await documents.get(provider.jwks_url)
     assert provider.fetched["/moved/jwks.json"] == 0
 
 
-async def test_stops_reading_at_the_limit(documents: Documents, provider: IdentityProvider) -> None:
+async def test_reading_of_a_huge_document_stops_at_the_limit(documents: Documents, provider: IdentityProvider) -> None:
     provider.mood = Mood.HUGE
     with pytest.raises(DocumentError):
         await documents.get(provider.jwks_url)
     assert MAX_DOCUMENT_BYTES < provider.sent < 9_000_000  # the kernels' buffers take a few MB
 
 
-async def test_down(documents: Documents, provider: IdentityProvider) -> None:
+async def test_unreachable_provider_is_an_error_until_it_is_back(
+    documents: Documents, provider: IdentityProvider
+) -> None:
     provider.down()
     with pytest.raises(DocumentError, match="ConnectError"):
         await documents.get(provider.jwks_url)
@@ -77,14 +81,14 @@ async def test_down(documents: Documents, provider: IdentityProvider) -> None:
         "http://[::1",
     ],
 )
-async def test_addresses_that_are_refused(documents: Documents, url: str) -> None:
+async def test_unsafe_document_url_is_refused(documents: Documents, url: str) -> None:
     with pytest.raises(DocumentError, match=r"not https|no host|not an address") as caught:
         await documents.get(url)
     assert "password" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-async def test_loopback_needs_leave(provider: IdentityProvider, host: str) -> None:
+async def test_loopback_url_is_refused_unless_it_is_allowed(provider: IdentityProvider, host: str) -> None:
     documents = Documents()
     with pytest.raises(DocumentError, match="not https"):
         await documents.get(provider.jwks_url.replace("127.0.0.1", host))
@@ -103,5 +107,5 @@ async def test_loopback_is_not_reached_through_a_proxy(
     assert (provider.jwks_fetches, sum(proxy.fetched.values())) == (1, 0)
 
 
-async def test_can_be_closed_without_having_been_used() -> None:
+async def test_unused_document_client_can_be_closed() -> None:
     await Documents().aclose()

@@ -1,4 +1,4 @@
-"""Verifiers as settings build them, against a provider over HTTP: what an attacker meets."""
+"""Verifiers built from settings, against a provider over HTTP and its attackers."""
 
 import asyncio
 import os
@@ -67,7 +67,9 @@ async def refusal(verifier: TokenVerifier, token: str) -> Reason:
     return caught.value.reason
 
 
-async def test_issuer_found_by_discovery(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+async def test_token_of_an_issuer_found_by_discovery_is_verified(
+    verifier: TokenVerifier, provider: IdentityProvider
+) -> None:
     token = provider.token()
     principal = await verifier.verify(token)
     assert (principal.subject, principal.issuer) == ("alice", provider.issuer)
@@ -75,7 +77,7 @@ async def test_issuer_found_by_discovery(verifier: TokenVerifier, provider: Iden
     assert provider.fetched == {DISCOVERY_PATH: 1, JWKS_PATH: 1}
 
 
-async def test_issuer_whose_keys_are_elsewhere(provider: IdentityProvider) -> None:
+async def test_token_is_verified_with_keys_from_a_configured_jwks_url(provider: IdentityProvider) -> None:
     verifier = oidc(provider, OIDC_JWKS_URL=provider.jwks_url, OIDC_ALGORITHMS=["ES256"])
     provider.keys = [SigningKey.make("key-1", "ES256")]
     assert await verifier.verify(provider.token())
@@ -83,7 +85,7 @@ async def test_issuer_whose_keys_are_elsewhere(provider: IdentityProvider) -> No
     await verifier.aclose()
 
 
-async def test_supabase() -> None:
+async def test_supabase_token_is_accepted_for_authenticated_users_only() -> None:
     with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
         verifier = build_verifier(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url))
         assert await verifier.verify(project.token(aud="authenticated", role="authenticated"))
@@ -94,7 +96,7 @@ async def test_supabase() -> None:
         await verifier.aclose()
 
 
-async def test_supabase_with_its_old_shared_secret() -> None:
+async def test_supabase_token_signed_with_the_legacy_shared_secret_is_verified() -> None:
     with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
         verifier = build_verifier(
             Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url, SUPABASE_JWT_SECRET="s" * 40)
@@ -110,7 +112,7 @@ async def test_supabase_with_its_old_shared_secret() -> None:
         await verifier.aclose()
 
 
-async def test_clerk() -> None:
+async def test_clerk_token_is_accepted_for_authorized_parties_only() -> None:
     with ClerkInstance() as instance:
         verifier = build_verifier(
             Settings.isolated(
@@ -126,7 +128,7 @@ async def test_clerk() -> None:
 
 
 @pytest.mark.parametrize("kid", ["mine", "key-1", ...])
-async def test_headers_that_lead_to_the_attackers_keys(
+async def test_token_header_that_points_to_the_attackers_keys_is_not_followed(
     verifier: TokenVerifier, provider: IdentityProvider, attacker: IdentityProvider, kid: object
 ) -> None:
     forged = attacker.token(
@@ -143,7 +145,7 @@ async def test_headers_that_lead_to_the_attackers_keys(
     assert attacker.fetched == {}
 
 
-async def test_thousand_unknown_kids(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+async def test_thousand_unknown_kids_fetch_the_keys_once(verifier: TokenVerifier, provider: IdentityProvider) -> None:
     tokens = [provider.token(header={"kid": f"unknown-{number}"}) for number in range(500)]
     for token in tokens:
         assert await refusal(verifier, token) == Reason.UNKNOWN_KID
@@ -152,14 +154,16 @@ async def test_thousand_unknown_kids(verifier: TokenVerifier, provider: Identity
     assert provider.jwks_fetches == 1
 
 
-async def test_provider_that_is_down(verifier: TokenVerifier, provider: IdentityProvider) -> None:
+async def test_verification_without_the_provider_raises_keys_unavailable(
+    verifier: TokenVerifier, provider: IdentityProvider
+) -> None:
     token = provider.token()
     provider.down()
     with pytest.raises(KeysUnavailable):
         await verifier.verify(token)
 
 
-async def test_deployed_verifier_takes_no_keys_over_http(
+async def test_deployed_verifier_fetches_no_keys_over_http(
     provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings.isolated(

@@ -1,4 +1,4 @@
-"""Keys under time, rotation, outages and strangers' tokens. The clock moves by hand; the server is real."""
+"""The JWKS cache: age, rotation, outages and unknown kids. The server is real."""
 
 import asyncio
 import time
@@ -69,18 +69,20 @@ async def in_background(keys: JwksKeys) -> None:
 
 
 class TestFetching:
-    async def test_once_for_many(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_keys_are_fetched_once_for_many_tokens(self, keys: JwksKeys, provider: IdentityProvider) -> None:
         found = [await keys.key("key-1", "RS256") for _ in range(10)]
         assert {id(key) for key in found} == {id(found[0])}
         assert found[0].material == OLD.public
         assert provider.jwks_fetches == 1
 
-    async def test_once_for_many_at_the_same_time(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_keys_are_fetched_once_for_concurrent_tokens(
+        self, keys: JwksKeys, provider: IdentityProvider
+    ) -> None:
         found = await asyncio.gather(*(keys.key("key-1", "RS256") for _ in range(100)))
         assert len(set(map(id, found))) == 1
         assert provider.jwks_fetches == 1
 
-    async def test_goes_on_when_the_one_who_asked_first_is_gone(
+    async def test_fetch_goes_on_when_its_first_waiter_is_cancelled(
         self, keys: JwksKeys, provider: IdentityProvider
     ) -> None:
         first = asyncio.create_task(keys.key("key-1", "RS256"))
@@ -91,16 +93,18 @@ class TestFetching:
         assert await second
         assert provider.jwks_fetches == 1
 
-    async def test_nothing_before_it_is_needed(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_keys_are_not_fetched_before_they_are_needed(
+        self, keys: JwksKeys, provider: IdentityProvider
+    ) -> None:
         assert provider.fetched == {}
 
-    async def test_by_discovery(self, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_keys_are_found_by_discovery(self, provider: IdentityProvider, clock: Clock) -> None:
         keys = source(provider, clock, url=None)
         assert await keys.key("key-1", "RS256")
         assert provider.fetched == {DISCOVERY_PATH: 1, "/jwks.json": 1}
         await keys.aclose()
 
-    async def test_not_from_where_a_discovery_document_of_another_issuer_leads(
+    async def test_keys_are_not_fetched_by_the_discovery_document_of_another_issuer(
         self, provider: IdentityProvider, clock: Clock
     ) -> None:
         provider.discovery = {"issuer": "https://evil.test"}
@@ -110,14 +114,14 @@ class TestFetching:
         assert provider.jwks_fetches == 0
         await keys.aclose()
 
-    async def test_not_from_an_unsafe_address(self, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_keys_are_not_fetched_from_an_unsafe_address(self, provider: IdentityProvider, clock: Clock) -> None:
         provider.discovery = {"jwks_uri": "http://169.254.169.254/keys"}
         keys = source(provider, clock, url=None)
         with pytest.raises(KeysUnavailable):
             await keys.key("key-1", "RS256")
         await keys.aclose()
 
-    async def test_ends_when_closed(self, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_closing_the_key_source_cancels_a_fetch(self, provider: IdentityProvider, clock: Clock) -> None:
         provider.mood = Mood.SILENT
         keys = source(provider, clock)
         waiting = asyncio.create_task(keys.key("key-1", "RS256"))
@@ -128,7 +132,7 @@ class TestFetching:
 
 
 class TestMetrics:
-    async def test_fetches_are_counted_by_outcome(
+    async def test_jwks_fetches_are_counted_by_outcome(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         def counts() -> list[float]:
@@ -148,31 +152,39 @@ class TestMetrics:
 
 
 class TestKid:
-    async def test_absent_with_one_key(self, keys: JwksKeys) -> None:
+    async def test_token_without_a_kid_uses_the_only_key(self, keys: JwksKeys) -> None:
         assert (await keys.key(None, "RS256")).material == OLD.public
 
-    async def test_absent_with_two_keys(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_token_without_a_kid_is_refused_where_there_are_two_keys(
+        self, keys: JwksKeys, provider: IdentityProvider
+    ) -> None:
         provider.keys.append(NEW)
         assert await refusal(keys, None) == Reason.UNKNOWN_KID
 
-    async def test_of_a_key_without_a_name(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_key_without_a_kid_is_for_tokens_without_one(
+        self, keys: JwksKeys, provider: IdentityProvider
+    ) -> None:
         provider.keys = [SigningKey(None, "RS256", OLD.private)]
         assert await keys.key(None, "RS256")
         assert await refusal(keys, "key-1") == Reason.UNKNOWN_KID
 
-    async def test_new_is_fetched(self, keys: JwksKeys, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_unknown_kid_is_fetched_after_the_cooldown(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
         await keys.key("key-1", "RS256")
         provider.keys.append(NEW)
         clock.advance(COOLDOWN)
         assert (await keys.key("key-2", "RS256")).material == NEW.public
         assert provider.jwks_fetches == 2
 
-    async def test_thousand_unknown_ones_in_turn(self, keys: JwksKeys, provider: IdentityProvider) -> None:
+    async def test_thousand_unknown_kids_in_turn_fetch_the_keys_once(
+        self, keys: JwksKeys, provider: IdentityProvider
+    ) -> None:
         for number in range(1000):
             assert await refusal(keys, f"unknown-{number}") == Reason.UNKNOWN_KID
         assert provider.jwks_fetches == 1
 
-    async def test_thousand_unknown_ones_at_once(
+    async def test_thousand_concurrent_unknown_kids_fetch_the_keys_once_more(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         await keys.key("key-1", "RS256")
@@ -183,7 +195,7 @@ class TestKid:
         assert {str(each) for each in refused} == {"unknown_kid"}
         assert provider.jwks_fetches == 2
 
-    async def test_thousand_unknown_ones_over_five_minutes(
+    async def test_thousand_unknown_kids_in_five_minutes_fetch_the_keys_ten_times(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         for number in range(1000):
@@ -191,14 +203,14 @@ class TestKid:
             clock.advance(0.3)
         assert provider.jwks_fetches == 10
 
-    async def test_thousand_unknown_ones_during_an_outage(
+    async def test_thousand_unknown_kids_during_an_outage_fetch_the_keys_once_more(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         await keys.key("key-1", "RS256")
         clock.advance(COOLDOWN)
         provider.mood = Mood.ERROR
         for number in range(1000):
-            with pytest.raises(KeysUnavailable):  # it may be a new key that cannot be seen from here
+            with pytest.raises(KeysUnavailable):  # the kid may be of a new key that cannot be fetched now
                 await keys.key(f"unknown-{number}", "RS256")
         assert provider.jwks_fetches == 2
         assert await keys.key("key-1", "RS256")
@@ -214,7 +226,7 @@ class TestAge:
         assert keys._fetching is None
         assert provider.jwks_fetches == 1
 
-    async def test_ageing_keys_are_renewed_while_nobody_waits(
+    async def test_ageing_keys_are_renewed_in_the_background(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         before = await keys.key("key-1", "RS256")
@@ -223,7 +235,7 @@ class TestAge:
         assert await keys.key("key-1", "RS256") is before
         assert keys._fetching is not None
 
-    async def test_key_that_is_still_there_is_the_same(
+    async def test_key_that_is_still_published_keeps_its_identity(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         before = await keys.key("key-1", "RS256")
@@ -236,7 +248,7 @@ class TestAge:
         assert await keys.key("key-2", "RS256")
         assert provider.jwks_fetches == 2
 
-    async def test_withdrawn_key_ends_with_its_time(
+    async def test_withdrawn_key_is_retired_after_its_ttl(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         withdrawn = await keys.key("key-1", "RS256")
@@ -245,7 +257,7 @@ class TestAge:
         assert await refusal(keys, "key-1") == Reason.UNKNOWN_KID
         assert withdrawn.retired
 
-    async def test_key_that_changes_under_its_name_is_another(
+    async def test_key_that_changes_under_the_same_kid_replaces_the_old_one(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         before = await keys.key("key-1", "RS256")
@@ -261,17 +273,19 @@ class TestOutage:
             await keys.key("key-1", "RS256")
 
     @pytest.mark.parametrize("mood", STALE_ANSWERS)
-    async def test_from_the_start(self, keys: JwksKeys, provider: IdentityProvider, clock: Clock, mood: Mood) -> None:
+    async def test_outage_at_the_start_is_retried_after_a_cooldown(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock, mood: Mood
+    ) -> None:
         provider.mood = mood
         await self.fails(keys)
         await self.fails(keys)
-        assert provider.jwks_fetches == 1  # no hammering on a door that is closed
+        assert provider.jwks_fetches == 1  # the cooldown holds back the second fetch
         provider.mood = Mood.WELL
         clock.advance(FIRST_COOLDOWN)
         assert await keys.key("key-1", "RS256")
 
     @pytest.mark.parametrize("mood", STALE_ANSWERS)
-    async def test_later_leaves_the_known_keys(
+    async def test_known_keys_stay_valid_during_a_later_outage(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock, mood: Mood
     ) -> None:
         known = await keys.key("key-1", "RS256")
@@ -281,7 +295,9 @@ class TestOutage:
         assert provider.jwks_fetches == 2
         assert not known.retired
 
-    async def test_refused_connections(self, keys: JwksKeys, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_known_keys_stay_valid_while_connections_are_refused(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
         provider.down()
         await self.fails(keys)
         provider.up()
@@ -292,13 +308,15 @@ class TestOutage:
         assert await keys.key("key-1", "RS256") is known
 
     @pytest.mark.parametrize("mood", [Mood.TRICKLING, Mood.SILENT])
-    async def test_answers_that_do_not_end(self, provider: IdentityProvider, clock: Clock, mood: Mood) -> None:
+    async def test_fetch_of_an_endless_response_times_out(
+        self, provider: IdentityProvider, clock: Clock, mood: Mood
+    ) -> None:
         provider.mood = mood
         keys = source(provider, clock, deadline=0.1)
         await self.fails(keys)
         await keys.aclose()
 
-    async def test_deadline_is_for_discovery_and_keys_together(
+    async def test_one_deadline_covers_discovery_and_keys(
         self, provider: IdentityProvider, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         limits: list[float | None] = []
@@ -314,7 +332,7 @@ class TestOutage:
         await keys.aclose()
         assert limits == [jwks.FETCH_DEADLINE] == [2.5]
 
-    async def test_makes_nobody_wait_who_has_a_key(
+    async def test_outage_does_not_delay_tokens_of_known_keys(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
         known = await keys.key("key-1", "RS256")
@@ -326,7 +344,9 @@ class TestOutage:
             clock.advance(36)
         assert provider.jwks_fetches == 21
 
-    async def test_too_long(self, keys: JwksKeys, provider: IdentityProvider, clock: Clock) -> None:
+    async def test_known_keys_expire_in_a_long_outage(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
         await keys.key("key-1", "RS256")
         provider.down()
         clock.advance(STALE_LIMIT - 1)
@@ -337,7 +357,7 @@ class TestOutage:
         clock.advance(COOLDOWN)
         assert await keys.key("key-1", "RS256")
 
-    async def test_of_any_other_kind(
+    async def test_unexpected_error_of_a_fetch_leaves_the_known_keys_valid(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: object) -> dict[str | None, VerificationKey]:

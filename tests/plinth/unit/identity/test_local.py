@@ -1,4 +1,4 @@
-"""Development tokens: signed here, accepted here, and nowhere that others can reach."""
+"""Local development tokens: how they are signed, and where they are refused."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ SECRET = "one-secret-of-thirty-two-letters"
 SETTINGS = Settings.isolated(SECRET_KEY=SECRET)
 
 
-async def test_is_accepted_by_the_one_who_signed() -> None:
+async def test_local_token_is_accepted_by_the_same_settings() -> None:
     token = sign_local_token(SETTINGS, subject="alice", ttl=60, scopes=["a", "b"], roles=["editor"])
     verifier = build_verifier(SETTINGS)
     principal = await verifier.verify(token)
@@ -26,7 +26,7 @@ async def test_is_accepted_by_the_one_who_signed() -> None:
 
 
 @pytest.mark.parametrize("ttl", [3600, timedelta(hours=1)])
-def test_claims(ttl: timedelta | int) -> None:
+def test_local_token_has_a_lifetime_and_a_unique_jti(ttl: timedelta | int) -> None:
     token = sign_local_token(SETTINGS, subject="alice", ttl=ttl)
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == 3600
@@ -36,7 +36,7 @@ def test_claims(ttl: timedelta | int) -> None:
     )
 
 
-async def test_of_another_secret() -> None:
+async def test_local_token_of_another_secret_is_refused() -> None:
     other = Settings.isolated(SECRET_KEY="another-secret-of-the-same-length")
     with pytest.raises(TokenError) as caught:
         await build_verifier(SETTINGS).verify(sign_local_token(other, subject="alice", ttl=60))
@@ -44,7 +44,7 @@ async def test_of_another_secret() -> None:
 
 
 @pytest.mark.parametrize("key", [SECRET.encode(), derive_key(SECRET, "cursor")])
-async def test_signed_with_the_secret_itself_or_with_a_key_for_another_purpose(key: bytes) -> None:
+async def test_token_signed_with_the_raw_secret_or_another_derived_key_is_refused(key: bytes) -> None:
     good = sign_local_token(SETTINGS, subject="alice", ttl=60)
     claims = jwt.decode(good, options={"verify_signature": False})
     with pytest.raises(TokenError) as caught:
@@ -52,7 +52,7 @@ async def test_signed_with_the_secret_itself_or_with_a_key_for_another_purpose(k
     assert caught.value.reason == Reason.BAD_SIGNATURE
 
 
-def test_is_not_signed_for_another_provider() -> None:
+def test_local_token_is_not_signed_for_another_provider() -> None:
     settings = Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL="https://project.supabase.co")
     with pytest.raises(ValueError, match="only the local provider"):
         sign_local_token(settings, subject="alice", ttl=60)
@@ -62,7 +62,7 @@ def test_is_not_signed_for_another_provider() -> None:
     "asked",
     [{"subject": ""}, {"subject": "a\nb"}, {"subject": "x" * 256}, {"ttl": 0}, {"ttl": timedelta(-1)}],
 )
-def test_is_not_signed_when_it_would_not_be_accepted(asked: dict[str, Any]) -> None:
+def test_local_token_that_would_be_refused_is_not_signed(asked: dict[str, Any]) -> None:
     good: dict[str, Any] = {"subject": "alice", "ttl": 60}
     with pytest.raises(ValueError, match="expected a subject"):
         sign_local_token(SETTINGS, **(good | asked))

@@ -1,4 +1,4 @@
-"""The rules of each provider, on tokens as it makes them."""
+"""The token rules of each provider, on tokens of the form that it issues."""
 
 from typing import Any
 
@@ -41,27 +41,27 @@ class TestSupabase:
     }
     rules = rules_for(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=URL))
 
-    def test_user(self) -> None:
+    def test_supabase_user_has_the_roles_of_the_app_metadata(self) -> None:
         principal = admit(self.rules, self.USER)
         assert principal.subject == self.USER["sub"]
-        assert principal.roles == {"editor"}  # what users write about themselves does not count
+        assert principal.roles == {"editor"}  # user_metadata, which users can write, does not count
 
-    def test_anonymous_user_passes_and_is_marked(self) -> None:
+    def test_anonymous_supabase_user_has_the_role_anonymous(self) -> None:
         assert admit(self.rules, self.USER | {"is_anonymous": True}).roles == {"editor", "anonymous"}
 
     @pytest.mark.parametrize("role", ["anon", "service_role", "admin", "", None, ["authenticated"], ...])
-    def test_other_roles(self, role: object) -> None:
+    def test_supabase_token_of_another_role_is_refused(self, role: object) -> None:
         assert refusal(self.rules, self.USER | {"role": role}) == Reason.WRONG_ROLE
 
     @pytest.mark.parametrize("role", ["anon", "service_role"])
-    def test_api_keys_as_they_are(self, role: str) -> None:
+    def test_supabase_api_key_is_refused_as_a_token(self, role: str) -> None:
         key = {"iss": "supabase", "ref": "abcdefghijklmnop", "role": role, **TIMES}
         assert refusal(self.rules, key) == Reason.MISSING_CLAIM
 
-    def test_other_audience(self) -> None:
+    def test_supabase_token_of_another_audience_is_refused(self) -> None:
         assert refusal(self.rules, self.USER | {"aud": "anon"}) == Reason.WRONG_AUDIENCE
 
-    def test_algorithms(self) -> None:
+    def test_supabase_algorithm_is_hs256_only_with_the_legacy_secret(self) -> None:
         legacy = Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=self.URL, SUPABASE_JWT_SECRET="s" * 40)
         assert self.rules.algorithms == {"ES256"}
         assert rules_for(legacy).algorithms == {"HS256"}
@@ -87,26 +87,26 @@ class TestClerk:
         )
     )
 
-    def test_session(self) -> None:
+    def test_clerk_session_token_is_accepted(self) -> None:
         assert admit(self.rules, self.SESSION).subject == self.SESSION["sub"]
         assert admit(self.rules, self.SESSION | {"sts": ...})
 
     @pytest.mark.parametrize("azp", ["https://evil.example.com", "http://app.example.com", ...])
-    def test_other_parties(self, azp: object) -> None:
+    def test_clerk_token_of_another_party_is_refused(self, azp: object) -> None:
         assert refusal(self.rules, self.SESSION | {"azp": azp}) == Reason.WRONG_PARTY
 
     @pytest.mark.parametrize("sts", ["pending", "", None, True])
-    def test_session_that_is_not_complete(self, sts: object) -> None:
+    def test_clerk_token_of_an_incomplete_session_is_refused(self, sts: object) -> None:
         assert refusal(self.rules, self.SESSION | {"sts": sts}) == Reason.PENDING_SESSION
 
-    def test_token_made_for_somebody_else(self) -> None:
+    def test_clerk_token_with_an_audience_is_refused(self) -> None:
         assert refusal(self.rules, self.SESSION | {"aud": "convex"}) == Reason.WRONG_AUDIENCE
 
     @pytest.mark.parametrize("claims", [{"org_role": "org:admin"}, {"o": {"id": "org_1", "rol": "admin"}}])
-    def test_role_in_the_organization(self, claims: dict[str, Any]) -> None:
+    def test_clerk_role_in_the_organization_becomes_a_role(self, claims: dict[str, Any]) -> None:
         assert admit(self.rules, self.SESSION | claims).roles == {"org:admin"}
 
-    def test_algorithms(self) -> None:
+    def test_clerk_tokens_are_signed_with_rs256(self) -> None:
         assert self.rules.algorithms == {"RS256"}
 
 
@@ -124,26 +124,26 @@ class TestOpenIDConnect:
     }
     rules = rules_for(Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=ISSUER, OIDC_AUDIENCE="plinth-api"))
 
-    def test_access_token(self) -> None:
+    def test_oidc_access_token_has_scopes_and_roles(self) -> None:
         principal = admit(self.rules, self.ACCESS)
         assert principal.scopes == {"openid", "items:read"}
         assert principal.roles == {"editor", "viewer"}
 
     @pytest.mark.parametrize("realm", [None, [], {"roles": None}, {"roles": [1]}])
-    def test_roles_that_are_none(self, realm: object) -> None:
+    def test_malformed_realm_roles_are_ignored(self, realm: object) -> None:
         assert admit(self.rules, self.ACCESS | {"realm_access": realm}).roles == {"viewer"}
 
-    def test_id_token(self) -> None:
+    def test_oidc_id_token_is_refused(self) -> None:
         id_token = self.ACCESS | {"typ": "ID", "nonce": "n", "at_hash": "h", "scope": ...}
         assert refusal(self.rules, id_token) == Reason.WRONG_TYPE
         assert refusal(self.rules, id_token | {"aud": "some-client"}) == Reason.WRONG_AUDIENCE
 
     @pytest.mark.parametrize("aud", ["account", ["account"]])
-    def test_token_for_another_client(self, aud: object) -> None:
+    def test_oidc_token_of_another_audience_is_refused(self, aud: object) -> None:
         assert refusal(self.rules, self.ACCESS | {"aud": aud}) == Reason.WRONG_AUDIENCE
 
-    def test_audience_is_required(self) -> None:
+    def test_oidc_token_without_an_audience_is_refused(self) -> None:
         assert refusal(self.rules, self.ACCESS | {"aud": ...}) == Reason.MISSING_CLAIM
 
-    def test_issuer_without_its_slash(self) -> None:
+    def test_oidc_issuer_without_its_trailing_slash_is_refused(self) -> None:
         assert refusal(self.rules, self.ACCESS | {"iss": self.ISSUER.rstrip("/")}) == Reason.WRONG_ISSUER

@@ -1,4 +1,4 @@
-"""Every way in which a token can be bad, and what a good one says."""
+"""Tokens that the verifier refuses, and the principal of those it accepts."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ class Keys:
 
 
 class Confused(Keys):
-    """A key source that believes the token: it hands out whatever key would make the signature hold."""
+    """A key source that returns one key for every token, whatever its algorithm."""
 
     def __init__(self, material: Any) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ async def refusal(verifier: TokenVerifier, token: str) -> Reason:
 
 
 class TestGoodTokens:
-    async def test_says_who_calls(self, verifier: TokenVerifier) -> None:
+    async def test_verified_token_gives_the_principal(self, verifier: TokenVerifier) -> None:
         principal = await verifier.verify(token(scope="items:read items:write", roles=["editor"]))
         assert principal == Principal(
             subject="alice",
@@ -98,79 +98,83 @@ class TestGoodTokens:
         )
 
     @pytest.mark.parametrize("alg", ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"])
-    async def test_of_each_algorithm(self, alg: str, clock: Clock) -> None:
+    async def test_token_of_each_algorithm_is_accepted(self, alg: str, clock: Clock) -> None:
         key = SigningKey.make("key-1", alg)
         rules = dataclasses.replace(RULES, algorithms=frozenset({alg}))
         verifier = TokenVerifier(rules, Keys(key, algorithms=[alg]), now=clock)
         assert (await verifier.verify(signed(key, claims()))).subject == "alice"
 
     @pytest.mark.parametrize("written", [{"scp": "a b"}, {"scp": ["a", "b"]}, {"scope": "a", "scp": "b"}])
-    async def test_with_scopes_wherever_they_are_written(
-        self, verifier: TokenVerifier, written: dict[str, Any]
-    ) -> None:
+    async def test_scopes_are_read_from_scope_and_scp(self, verifier: TokenVerifier, written: dict[str, Any]) -> None:
         assert (await verifier.verify(token(**written))).scopes == {"a", "b"}
 
-    async def test_with_scopes_and_roles_that_are_no_strings(self, verifier: TokenVerifier) -> None:
+    async def test_scopes_and_roles_that_are_not_strings_are_ignored(self, verifier: TokenVerifier) -> None:
         principal = await verifier.verify(token(scope=[1, None, "a"], roles={"admin": True}, role=7))
         assert principal.scopes == {"a"}
         assert principal.roles == frozenset()
 
     @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", "AT+JWT", ...])
-    async def test_of_each_type_that_an_access_token_has(self, verifier: TokenVerifier, typ: object) -> None:
+    async def test_token_with_each_type_of_an_access_token_is_accepted(
+        self, verifier: TokenVerifier, typ: object
+    ) -> None:
         assert await verifier.verify(signed(KEY, claims(), typ=typ))
 
-    async def test_for_several_audiences(self, verifier: TokenVerifier) -> None:
+    async def test_token_for_several_audiences_is_accepted(self, verifier: TokenVerifier) -> None:
         assert await verifier.verify(token(aud=["another", "plinth"]))
 
     @pytest.mark.parametrize("late", [{"exp": NOW - 29}, {"iat": NOW + 30}, {"nbf": NOW + 30}])
-    async def test_within_the_leeway(self, verifier: TokenVerifier, late: dict[str, int]) -> None:
+    async def test_token_within_the_leeway_is_accepted(self, verifier: TokenVerifier, late: dict[str, int]) -> None:
         assert await verifier.verify(token(**late))
 
-    async def test_with_fractions_of_a_second(self, verifier: TokenVerifier) -> None:
+    async def test_expiry_with_a_fraction_of_a_second_is_rounded_down(self, verifier: TokenVerifier) -> None:
         assert (await verifier.verify(token(exp=NOW + 0.5))).expires_at == NOW
 
 
 class TestForgedTokens:
     @pytest.mark.parametrize("alg", ["none", "None", "NONE", "nOnE"])
     @pytest.mark.parametrize("signature", [b"", b"anything"])
-    async def test_unsigned(self, verifier: TokenVerifier, alg: str, signature: bytes) -> None:
+    async def test_unsigned_token_is_refused(self, verifier: TokenVerifier, alg: str, signature: bytes) -> None:
         forged = compact({"alg": alg, "kid": "key-1"}, claims(), lambda _: signature)
         assert await refusal(verifier, forged) == Reason.WRONG_ALGORITHM
 
     @pytest.mark.parametrize("alg", [..., None, 256, ["RS256"], {}, "", "RS256 "])
-    async def test_without_an_algorithm(self, verifier: TokenVerifier, alg: object) -> None:
+    async def test_token_without_a_valid_algorithm_is_refused(self, verifier: TokenVerifier, alg: object) -> None:
         assert await refusal(verifier, signed(KEY, claims(), alg=alg)) == Reason.WRONG_ALGORITHM
 
     @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
-    async def test_signed_with_the_public_key_as_a_secret(self, clock: Clock, encoding: Encoding) -> None:
+    async def test_token_signed_with_the_public_key_as_a_secret_is_refused(
+        self, clock: Clock, encoding: Encoding
+    ) -> None:
         secret = KEY.public_bytes(encoding)
         forged = compact({"alg": "HS256", "kid": "key-1"}, claims(), hs256(secret))
-        # The allow-list alone has to stop it, even where the key source would play along.
+        # The allow-list alone has to stop it, even where the key source returns that key.
         verifier = TokenVerifier(RULES, Confused(secret), now=clock)
         assert await refusal(verifier, forged) == Reason.WRONG_ALGORITHM
 
-    async def test_signed_with_another_algorithm_of_the_same_key(self, clock: Clock) -> None:
+    async def test_token_signed_with_an_algorithm_that_is_not_allowed_is_refused(self, clock: Clock) -> None:
         verifier = TokenVerifier(RULES, Confused(KEY.public), now=clock)
         other = SigningKey("key-1", "RS512", KEY.private)
         assert await refusal(verifier, signed(other, claims())) == Reason.WRONG_ALGORITHM
 
-    async def test_signed_with_an_algorithm_that_the_key_is_not_for(self, clock: Clock) -> None:
+    async def test_token_signed_with_an_algorithm_that_its_key_is_not_for_is_refused(self, clock: Clock) -> None:
         rules = dataclasses.replace(RULES, algorithms=frozenset({"RS256", "RS512"}))
         verifier = TokenVerifier(rules, Keys(KEY, algorithms=["RS512"]), now=clock)
         assert await refusal(verifier, token()) == Reason.WRONG_KEY
 
-    async def test_for_a_key_of_another_kind(self, clock: Clock) -> None:
+    async def test_token_for_a_key_of_another_type_is_refused(self, clock: Clock) -> None:
         published = SigningKey.make("key-1", "ES256")
         verifier = TokenVerifier(RULES, Keys(published, algorithms=["ES256"]), now=clock)
         assert await refusal(verifier, token()) == Reason.WRONG_KEY
 
-    async def test_signed_by_a_stranger(self, verifier: TokenVerifier) -> None:
+    async def test_token_signed_with_another_key_is_refused(self, verifier: TokenVerifier) -> None:
         forged = signed(ANOTHER_KEY, claims(), kid="key-1")
         assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
 
     @pytest.mark.parametrize("alg", ["RS256", "ES256", "EdDSA", "HS256"])
     @pytest.mark.parametrize("signature", [b"", b"\0", b"\0" * 64, b"\xff" * 256, b"\0" * 4096])
-    async def test_with_a_signature_of_any_length(self, clock: Clock, alg: str, signature: bytes) -> None:
+    async def test_token_with_a_bogus_signature_of_any_length_is_refused(
+        self, clock: Clock, alg: str, signature: bytes
+    ) -> None:
         rules = dataclasses.replace(RULES, algorithms=frozenset({alg}))
         source = FixedKey(b"s" * 32, [alg])
         if alg != "HS256":
@@ -178,25 +182,27 @@ class TestForgedTokens:
         forged = compact({"alg": alg, "kid": "key-1"}, claims(), lambda _: signature)
         assert await refusal(TokenVerifier(rules, source, now=clock), forged) == Reason.BAD_SIGNATURE
 
-    async def test_with_changed_claims(self, verifier: TokenVerifier) -> None:
+    async def test_token_with_changed_claims_is_refused(self, verifier: TokenVerifier) -> None:
         header, _, signature = token().split(".")
         changed = base64url(json.dumps(claims(sub="bob")).encode()).decode()
         assert await refusal(verifier, f"{header}.{changed}.{signature}") == Reason.BAD_SIGNATURE
 
-    async def test_of_an_unknown_key(self, verifier: TokenVerifier) -> None:
+    async def test_token_of_an_unknown_key_is_refused(self, verifier: TokenVerifier) -> None:
         assert await refusal(verifier, signed(ANOTHER_KEY, claims())) == Reason.UNKNOWN_KID
 
     @pytest.mark.parametrize("kid", [7, True, ["key-1"], {"key-1": 1}, "k" * 256])
-    async def test_with_a_kid_that_is_no_name(self, verifier: TokenVerifier, keys: Keys, kid: object) -> None:
+    async def test_token_with_a_malformed_kid_is_refused(
+        self, verifier: TokenVerifier, keys: Keys, kid: object
+    ) -> None:
         assert await refusal(verifier, signed(KEY, claims(), kid=kid)) == Reason.MALFORMED
         assert keys.asked == 0
 
     @pytest.mark.parametrize("crit", [["exp"], ["b64"], [], None, "b64"])
-    async def test_that_asks_for_an_extension(self, verifier: TokenVerifier, crit: object) -> None:
+    async def test_token_with_a_critical_header_is_refused(self, verifier: TokenVerifier, crit: object) -> None:
         forged = signed(KEY, claims(), crit=crit, b64=True)
         assert await refusal(verifier, forged) == Reason.CRITICAL_HEADER
 
-    async def test_that_brings_its_own_key(self, verifier: TokenVerifier) -> None:
+    async def test_token_that_contains_its_own_key_is_refused(self, verifier: TokenVerifier) -> None:
         forged = signed(ANOTHER_KEY, claims(), kid="key-1", jwk=ANOTHER_KEY.jwk())
         assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
 
@@ -226,19 +232,21 @@ class TestMalformedTokens:
             "eyJhbGciOiJSUzI1NiJ9.e30.c",
         ],
     )
-    async def test_garbage(self, verifier: TokenVerifier, keys: Keys, garbage: str) -> None:
+    async def test_text_that_is_not_a_token_is_refused(self, verifier: TokenVerifier, keys: Keys, garbage: str) -> None:
         assert await refusal(verifier, garbage) == Reason.MALFORMED
         assert keys.asked == 0
 
-    async def test_header_too_deep_to_read(self, verifier: TokenVerifier) -> None:
+    async def test_deeply_nested_token_header_is_refused(self, verifier: TokenVerifier) -> None:
         deep = base64url(b"[" * 5000).decode()
         assert await refusal(verifier, f"{deep}.e30.c2ln") == Reason.MALFORMED
 
     @pytest.mark.parametrize("payload", [[], "text", None, 7])
-    async def test_payload_that_is_no_object(self, verifier: TokenVerifier, payload: object) -> None:
+    async def test_token_payload_that_is_not_an_object_is_refused(
+        self, verifier: TokenVerifier, payload: object
+    ) -> None:
         assert await refusal(verifier, signed(KEY, payload)) == Reason.MALFORMED
 
-    async def test_longest_and_longer(self, verifier: TokenVerifier, keys: Keys) -> None:
+    async def test_token_over_the_maximum_length_is_refused(self, verifier: TokenVerifier, keys: Keys) -> None:
         spare = (8192 - len(token(pad=""))) * 3 // 4
         longest = token(pad="x" * spare)
         assert 8188 <= len(longest) <= 8192
@@ -250,60 +258,66 @@ class TestMalformedTokens:
 
 class TestClaims:
     @pytest.mark.parametrize("name", ["exp", "iat", "sub", "iss", "aud"])
-    async def test_missing(self, verifier: TokenVerifier, name: str) -> None:
+    async def test_token_without_a_required_claim_is_refused(self, verifier: TokenVerifier, name: str) -> None:
         assert await refusal(verifier, token(**{name: ...})) == Reason.MISSING_CLAIM
 
     @pytest.mark.parametrize("name", ["exp", "iat", "sub", "iss"])
-    async def test_null(self, verifier: TokenVerifier, name: str) -> None:
+    async def test_token_with_a_null_claim_is_refused(self, verifier: TokenVerifier, name: str) -> None:
         assert await refusal(verifier, token(**{name: None})) == Reason.MISSING_CLAIM
 
     @pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
     @pytest.mark.parametrize("value", [str(NOW + 600), True, False, [NOW], {}, -1, 10**12, float("inf"), float("nan")])
-    async def test_time_that_is_none(self, verifier: TokenVerifier, name: str, value: object) -> None:
+    async def test_token_with_a_malformed_time_is_refused(
+        self, verifier: TokenVerifier, name: str, value: object
+    ) -> None:
         assert await refusal(verifier, token(**{name: value})) == Reason.INVALID_CLAIM
 
     @pytest.mark.parametrize("exp", [NOW - 30, NOW - 3600, 0])
-    async def test_expired(self, verifier: TokenVerifier, exp: int) -> None:
+    async def test_expired_token_is_refused(self, verifier: TokenVerifier, exp: int) -> None:
         assert await refusal(verifier, token(exp=exp)) == Reason.EXPIRED
 
-    async def test_not_yet_valid(self, verifier: TokenVerifier) -> None:
+    async def test_token_that_is_not_yet_valid_is_refused(self, verifier: TokenVerifier) -> None:
         assert await refusal(verifier, token(nbf=NOW + 31)) == Reason.NOT_YET_VALID
 
-    async def test_issued_in_the_future(self, verifier: TokenVerifier) -> None:
+    async def test_token_issued_in_the_future_is_refused(self, verifier: TokenVerifier) -> None:
         assert await refusal(verifier, token(iat=NOW + 31)) == Reason.ISSUED_IN_FUTURE
 
     @pytest.mark.parametrize("iss", [ISSUER + "/", ISSUER.upper(), "https://evil.test", "", [ISSUER], 7])
-    async def test_of_another_issuer(self, verifier: TokenVerifier, iss: object) -> None:
+    async def test_token_of_another_issuer_is_refused(self, verifier: TokenVerifier, iss: object) -> None:
         assert await refusal(verifier, token(iss=iss)) == Reason.WRONG_ISSUER
 
     @pytest.mark.parametrize("aud", ["another", "plinth2", "", [], ["another"], [["plinth"]], {}, 7])
-    async def test_for_another_audience(self, verifier: TokenVerifier, aud: object) -> None:
+    async def test_token_for_another_audience_is_refused(self, verifier: TokenVerifier, aud: object) -> None:
         assert await refusal(verifier, token(aud=aud)) == Reason.WRONG_AUDIENCE
 
     @pytest.mark.parametrize("aud", ["plinth", ["plinth"], [], "", None])
-    async def test_for_an_audience_where_none_is_agreed(self, keys: Keys, clock: Clock, aud: object) -> None:
+    async def test_token_with_an_audience_is_refused_where_none_is_configured(
+        self, keys: Keys, clock: Clock, aud: object
+    ) -> None:
         verifier = TokenVerifier(dataclasses.replace(RULES, audience=None), keys, now=clock)
         assert await refusal(verifier, token(aud=aud)) == Reason.WRONG_AUDIENCE
         assert await verifier.verify(token(aud=...))
 
     @pytest.mark.parametrize("sub", ["", "x" * 256, 7, True, ["alice"], "a\0b", "a\nb", "a\ud800"])
-    async def test_subject_that_is_none(self, verifier: TokenVerifier, sub: object) -> None:
+    async def test_token_with_an_invalid_subject_is_refused(self, verifier: TokenVerifier, sub: object) -> None:
         assert await refusal(verifier, token(sub=sub)) == Reason.INVALID_CLAIM
 
-    async def test_longest_subject(self, verifier: TokenVerifier) -> None:
+    async def test_token_with_a_subject_of_255_characters_is_accepted(self, verifier: TokenVerifier) -> None:
         assert (await verifier.verify(token(sub="x" * 255))).subject == "x" * 255
 
     @pytest.mark.parametrize("azp", ["https://evil.test", "https://app.test.evil.test", "", ..., None, 7])
     @pytest.mark.parametrize("parties", [{"https://app.test"}, set()])
-    async def test_of_another_party(self, keys: Keys, clock: Clock, azp: object, parties: set[str]) -> None:
+    async def test_token_of_another_party_is_refused(
+        self, keys: Keys, clock: Clock, azp: object, parties: set[str]
+    ) -> None:
         rules = dataclasses.replace(RULES, authorized_parties=frozenset(parties))
         assert await refusal(TokenVerifier(rules, keys, now=clock), token(azp=azp)) == Reason.WRONG_PARTY
 
-    async def test_of_an_authorized_party(self, keys: Keys, clock: Clock) -> None:
+    async def test_token_of_an_authorized_party_is_accepted(self, keys: Keys, clock: Clock) -> None:
         rules = dataclasses.replace(RULES, authorized_parties=frozenset({"https://app.test"}))
         assert await TokenVerifier(rules, keys, now=clock).verify(token(azp="https://app.test"))
 
-    async def test_what_only_the_provider_demands(self, keys: Keys, clock: Clock) -> None:
+    async def test_token_that_fails_the_check_of_its_provider_is_refused(self, keys: Keys, clock: Clock) -> None:
         def check(claims: security.Claims) -> None:
             raise TokenError(Reason.WRONG_ROLE)
 
@@ -323,23 +337,29 @@ class TestOtherKindsOfTokens:
             {"typ": "ID"},
         ],
     )
-    async def test_claims_of_an_id_token(self, verifier: TokenVerifier, mark: dict[str, Any]) -> None:
+    async def test_token_with_claims_of_an_id_token_is_refused(
+        self, verifier: TokenVerifier, mark: dict[str, Any]
+    ) -> None:
         assert await refusal(verifier, token(**mark)) == Reason.WRONG_TYPE
-        # What says in its header that it is an access token is one, whatever else it carries.
+        # A header that says `at+jwt` makes it an access token, whatever its claims are.
         assert await verifier.verify(signed(KEY, claims(**mark), typ="at+jwt"))
 
     @pytest.mark.parametrize("mark", [{"token_use": "access"}, {"typ": "Bearer"}])
-    async def test_claims_of_an_access_token(self, verifier: TokenVerifier, mark: dict[str, Any]) -> None:
+    async def test_token_with_claims_of_an_access_token_is_accepted(
+        self, verifier: TokenVerifier, mark: dict[str, Any]
+    ) -> None:
         assert await verifier.verify(token(**mark))
 
     @pytest.mark.parametrize("typ", ["id+jwt", "logout+jwt", "dpop+jwt", "JWE", "", None, 7, ["JWT"]])
-    async def test_type_in_the_header(self, verifier: TokenVerifier, keys: Keys, typ: object) -> None:
+    async def test_token_of_another_type_in_its_header_is_refused(
+        self, verifier: TokenVerifier, keys: Keys, typ: object
+    ) -> None:
         assert await refusal(verifier, signed(KEY, claims(), typ=typ)) == Reason.WRONG_TYPE
         assert keys.asked == 0
 
 
 class TestVerdicts:
-    async def test_is_remembered_for_this_token_only(self, verifier: TokenVerifier) -> None:
+    async def test_verified_principal_is_cached_for_its_token_only(self, verifier: TokenVerifier) -> None:
         good = token()
         assert verifier.cached(good) is None
         principal = await verifier.verify(good)
@@ -347,7 +367,7 @@ class TestVerdicts:
         assert verifier.cached(token(sub="bob")) is None
         assert verifier.cached(good[:-1]) is None
 
-    async def test_ends_with_its_token(self, verifier: TokenVerifier, clock: Clock) -> None:
+    async def test_cached_principal_expires_with_its_token(self, verifier: TokenVerifier, clock: Clock) -> None:
         brief = token(exp=NOW + 10)
         await verifier.verify(brief)
         clock.advance(10 + 29)
@@ -355,7 +375,7 @@ class TestVerdicts:
         clock.advance(1)
         assert await refusal(verifier, brief) == Reason.EXPIRED
 
-    async def test_asks_for_the_key_again_after_a_while(
+    async def test_cached_principal_expires_after_a_minute(
         self, verifier: TokenVerifier, clock: Clock, keys: Keys
     ) -> None:
         good = token()
@@ -367,14 +387,14 @@ class TestVerdicts:
         assert await verifier.verify(good)
         assert keys.asked == 2
 
-    async def test_ends_when_its_key_is_withdrawn(self, verifier: TokenVerifier, keys: Keys) -> None:
+    async def test_cached_principal_ends_when_its_key_is_withdrawn(self, verifier: TokenVerifier, keys: Keys) -> None:
         good = token()
         await verifier.verify(good)
         keys.known.pop("key-1").retired = True
         assert verifier.cached(good) is None
         assert await refusal(verifier, good) == Reason.UNKNOWN_KID
 
-    async def test_are_bounded_and_the_oldest_goes(
+    async def test_full_principal_cache_evicts_the_oldest_entry(
         self, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(token_verifier, "MAX_CACHED", 3)
@@ -385,29 +405,29 @@ class TestVerdicts:
 
         for each in tokens[:3]:
             await verifier.verify(each)
-        await verifier.verify(tokens[1])  # renewed: takes no other's place, and is now the newest
+        await verifier.verify(tokens[1])  # renewed: evicts no entry, and is now the newest
         assert remembered() == [0, 1, 2]
         await verifier.verify(tokens[3])
         await verifier.verify(tokens[4])
         assert remembered() == [1, 3, 4]
 
-    async def test_hold_no_token(self, verifier: TokenVerifier) -> None:
+    async def test_principal_cache_stores_no_token(self, verifier: TokenVerifier) -> None:
         good = token()
         await verifier.verify(good)
         assert good not in repr(vars(verifier))
         assert good.rpartition(".")[2] not in repr(vars(verifier))
 
     @pytest.mark.parametrize("garbage", ["", "é", "\ud800", "x" * 100_000])
-    async def test_takes_garbage(self, verifier: TokenVerifier, garbage: str) -> None:
+    async def test_malformed_token_is_not_in_the_cache(self, verifier: TokenVerifier, garbage: str) -> None:
         assert verifier.cached(garbage) is None
 
-    async def test_does_not_read_what_is_too_long(
+    async def test_overlong_token_is_not_looked_up_in_the_cache(
         self, verifier: TokenVerifier, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(token_verifier, "_digest", lambda _: pytest.fail("hashed it"))
         assert verifier.cached("x" * 8193) is None
 
-    async def test_not_of_an_outage(self, clock: Clock) -> None:
+    async def test_outage_of_the_key_source_is_not_cached(self, clock: Clock) -> None:
         class Unavailable(Keys):
             async def key(self, kid: str | None, alg: str) -> VerificationKey:
                 raise KeysUnavailable
@@ -418,7 +438,7 @@ class TestVerdicts:
         assert verifier.cached(token()) is None
 
 
-async def test_closes_its_key_source(verifier: TokenVerifier, keys: Keys) -> None:
+async def test_verifier_closes_its_key_source(verifier: TokenVerifier, keys: Keys) -> None:
     await verifier.aclose()
     assert keys.closed
 
@@ -437,7 +457,7 @@ class TestRules:
             {"leeway": -1},
         ],
     )
-    def test_unsafe(self, unsafe: dict[str, Any]) -> None:
+    def test_unsafe_token_rules_are_refused(self, unsafe: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"issuer|family|leeway"):
             dataclasses.replace(RULES, **unsafe)
 
@@ -449,7 +469,7 @@ class TestKeys:
         assert {len(key) for key in derived} == {32}
         assert derive_key("one", "a") == derive_key("one", "a")
 
-    def test_secrets_do_not_show(self) -> None:
+    def test_secret_key_material_is_not_in_the_repr(self) -> None:
         assert "hush" not in repr(VerificationKey(b"hush", frozenset({"HS256"})))
         assert "hush" not in repr(vars(FixedKey(b"hush", ["HS256"])))
 
@@ -458,5 +478,5 @@ class TestKeys:
         assert await source.key(None, "HS256") is await source.key("any", "HS256")
 
 
-def test_reasons_are_fit_for_a_label() -> None:
+def test_refusal_reasons_can_be_metric_labels() -> None:
     assert all(reason.isidentifier() and len(reason) < 20 for reason in Reason)

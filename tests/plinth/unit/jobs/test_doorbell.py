@@ -1,4 +1,4 @@
-"""The doorbell rings in the name of whoever rang, and in nobody else's."""
+"""The doorbell publishes with the request id of its caller only."""
 
 import asyncio
 from typing import Any
@@ -8,7 +8,7 @@ from plinth.telemetry.log_records import request_id_var
 
 
 class SlowRedis:
-    """Notes who publishes what, and takes its time."""
+    """Records each message with its request id, and blocks until `go_on`."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str | None, str]] = []
@@ -25,7 +25,7 @@ async def ring(doorbell: Doorbell, name: str) -> None:
     await asyncio.sleep(0)
 
 
-async def test_what_is_rung_meanwhile_is_not_part_of_the_first_request() -> None:
+async def test_rings_during_a_publish_are_batched_without_a_request_id() -> None:
     redis: Any = SlowRedis()
     doorbell = Doorbell(redis, channel="any")
     for name in ("first", "second", "third"):

@@ -1,4 +1,7 @@
-"""Schedules: which slots there are. That each is taken once is in `tests/plinth/integration/jobs/test_schedules.py`."""
+"""The slots of schedules.
+
+`tests/plinth/integration/jobs/test_schedules.py` tests that each is taken once.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,10 +46,10 @@ class TestSlots:
     @pytest.mark.parametrize("zone", ZONES)
     @pytest.mark.parametrize("cron", ["*/10 * * * *", "30 2 * * *", "0 3 * * *", "15,45 1-3 * * *", "5 */6 * * SUN"])
     @pytest.mark.parametrize("start", [datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 10, 20, tzinfo=UTC)])
-    def test_looking_back_finds_what_looking_ahead_found(
+    def test_due_slots_are_complete_and_unique_across_clock_changes(
         self, kind: JobKind[Payload], zone: str, cron: str, start: datetime
     ) -> None:
-        """Over the days on which clocks change, in both directions: no slot is lost, none comes twice."""
+        """`due_slots`, called every 47 minutes, finds what a forward search finds."""
         made = schedule(kind, Payload(), cron=cron, timezone=zone, catch_up=1000)
         end = start + timedelta(days=32)
         taken: list[datetime] = []
@@ -60,23 +63,23 @@ class TestSlots:
         assert taken == forward(made, start, now)
         assert len(taken) == len(set(taken))
 
-    def test_a_job_at_a_time_that_a_clock_change_skips_runs_once_that_night(self, kind: JobKind[Payload]) -> None:
+    def test_slot_at_a_time_that_a_clock_change_skips_is_due_once(self, kind: JobKind[Payload]) -> None:
         made = schedule(kind, Payload(), cron="30 2 * * *", timezone="Europe/Zurich")
         slots = forward(made, datetime(2026, 3, 27, 12, tzinfo=UTC), datetime(2026, 3, 30, 12, tzinfo=UTC))
         assert [slot.strftime("%d %H:%M") for slot in slots] == ["28 01:30", "29 01:00", "30 00:30"]
 
-    def test_one_whose_time_comes_twice_runs_once(self, kind: JobKind[Payload]) -> None:
+    def test_slot_at_a_time_that_a_clock_change_repeats_is_due_once(self, kind: JobKind[Payload]) -> None:
         made = schedule(kind, Payload(), cron="30 2 * * *", timezone="Europe/Zurich")
         slots = forward(made, datetime(2026, 10, 23, 12, tzinfo=UTC), datetime(2026, 10, 26, 12, tzinfo=UTC))
         assert [slot.strftime("%d %H:%M") for slot in slots] == ["24 00:30", "25 00:30", "26 01:30"]
 
-    def test_of_many_missed_the_latest_count(self, kind: JobKind[Payload]) -> None:
+    def test_latest_missed_slots_are_caught_up(self, kind: JobKind[Payload]) -> None:
         made = schedule(kind, Payload(), cron="* * * * *", catch_up=3)
         now = datetime(2026, 6, 1, 12, 0, 30, 500, tzinfo=UTC)
         due = made.due_slots(datetime(2020, 1, 1, tzinfo=UTC), now)
         assert [slot.strftime("%H:%M:%S") for slot in due] == ["11:58:00", "11:59:00", "12:00:00"]
 
-    def test_a_slot_is_due_from_its_very_moment(self, kind: JobKind[Payload]) -> None:
+    def test_slot_is_due_from_its_exact_time(self, kind: JobKind[Payload]) -> None:
         made = schedule(kind, Payload(), cron="* * * * *")
         slot = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
         before = slot - timedelta(minutes=1)
@@ -86,7 +89,7 @@ class TestSlots:
 
 
 class TestDeclaration:
-    def test_it_takes_the_kinds_name_and_may_have_its_own(self, kind: JobKind[Payload]) -> None:
+    def test_schedule_has_the_name_of_its_kind_unless_it_has_its_own(self, kind: JobKind[Payload]) -> None:
         assert schedule(kind, Payload(), cron="* * * * *").name == "test.tick"
         assert schedule(kind, Payload(), cron="* * * * *", name="another").name == "another"
         with pytest.raises(ValueError, match="name of two schedules"):
@@ -104,11 +107,11 @@ class TestDeclaration:
             ({"cron": "* * * * *", "name": "a b"}, "is not a name"),
         ],
     )
-    def test_what_cannot_be(self, kind: JobKind[Payload], options: dict[str, Any], message: str) -> None:
+    def test_invalid_schedule_is_refused(self, kind: JobKind[Payload], options: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             schedule(kind, Payload(), **options)
 
-    def test_a_payload_of_another_model(self, kind: JobKind[Payload]) -> None:
+    def test_schedule_with_a_payload_of_another_model_is_refused(self, kind: JobKind[Payload]) -> None:
         class Other(BaseModel):
             pass
 

@@ -1,4 +1,4 @@
-"""Redis commands are spans of what is recorded."""
+"""Redis commands are spans of recorded traces."""
 
 import pytest
 from opentelemetry import trace
@@ -12,7 +12,7 @@ from tests.support.collector import Collector
 pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
-async def test_a_command_is_a_span_without_its_arguments(collector: Collector) -> None:
+async def test_redis_command_is_a_span_without_its_arguments(collector: Collector) -> None:
     settings = traced(collector.url, REDIS_URL="redis://127.0.0.1:1")
     redis = open_redis(settings)
     assert redis is not None

@@ -1,4 +1,4 @@
-"""Services on one Redis have keys of their own; the processes of one service have the same."""
+"""Each service on one Redis has a key prefix, common to its processes."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def prefix(**values: Any) -> str:
         {"DATABASE_URL": "sqlite+aiosqlite:///orders.db"},
     ],
 )
-def test_another_service_or_environment_has_another_prefix(other: dict[str, Any]) -> None:
+def test_another_service_or_environment_has_another_key_prefix(other: dict[str, Any]) -> None:
     assert prefix(**other) != prefix()
 
 
@@ -37,11 +37,11 @@ def test_another_service_or_environment_has_another_prefix(other: dict[str, Any]
         "postgres:///orders?host=/run/postgresql",
     ],
 )
-def test_another_way_to_the_same_database_has_the_same_prefix(url: str) -> None:
+def test_another_url_of_the_same_database_gives_the_same_key_prefix(url: str) -> None:
     assert prefix(DATABASE_URL=url) == prefix()
 
 
-def test_the_prefix_begins_with_the_name_of_the_project_and_tells_no_secret() -> None:
+def test_key_prefix_starts_with_the_project_name_and_contains_no_secret() -> None:
     found = prefix(PROJECT_NAME="Orders")
 
     assert found.startswith("Orders:")

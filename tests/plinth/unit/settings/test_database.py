@@ -5,7 +5,7 @@ import pytest
 from plinth.settings import PlatformSettings, SettingsError
 
 
-def test_session_settings_and_time_limits() -> None:
+def test_database_connections_have_session_settings_and_time_limits() -> None:
     found = PlatformSettings.isolated(PROJECT_NAME="Mine", DB_CONNECT_TIMEOUT=0.3, DB_STATEMENT_TIMEOUT=2.5)
     assert found.database_connect_args == {
         "timeout": 0.3,
@@ -45,7 +45,7 @@ def test_parameters_of_the_database_url_take_precedence() -> None:
     assert arguments["server_settings"]["statement_timeout"] == "1300"
 
 
-def test_database_urls() -> None:
+def test_database_url_is_translated_for_asyncpg_and_libpq() -> None:
     found = PlatformSettings.isolated(DATABASE_URL="postgres://app:p%40ss@db:5433/app?sslmode=require")
     assert found.async_database_url == "postgresql+asyncpg://app:p%40ss@db:5433/app?ssl=require"
     assert found.sync_database_url == "postgresql://app:p%40ss@db:5433/app?sslmode=require"

@@ -24,7 +24,7 @@ def test_complete_settings_pass_in_a_deployment(environment: str) -> None:
         ("OIDC_JWKS_URL", "http://localhost:8080/keys"),
     ],
 )
-def test_deployment_refuses(environment: str, name: str, value: str | None) -> None:
+def test_deployment_refuses_development_values(environment: str, name: str, value: str | None) -> None:
     values = PRODUCTION | {"ENVIRONMENT": environment, name: value}
     found = isolated_problems(**{name: value for name, value in values.items() if value is not None})
     assert [problem.partition(" ")[0] for problem in found] == [name]
@@ -42,7 +42,7 @@ def test_deployment_that_requires_redis_needs_its_url() -> None:
 
 
 @pytest.mark.parametrize("environment", ["local", "test"])
-def test_development_needs_nothing(environment: str) -> None:
+def test_development_environment_requires_no_settings(environment: str) -> None:
     found = PlatformSettings.isolated(ENVIRONMENT=environment, DEBUG=True, BACKEND_CORS_ORIGINS="*", SECRET_KEY="x")
     assert not found.ENVIRONMENT.deployed
 

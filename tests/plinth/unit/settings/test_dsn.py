@@ -39,7 +39,7 @@ class TestScheme:
     @pytest.mark.parametrize(
         "url", ["mysql://db/app", "sqlite:///app.db", "postgresql:/db", "db/app", "", "postgresqlx://db"]
     )
-    def test_other_scheme_is_refused(self, url: str) -> None:
+    def test_database_url_of_another_scheme_is_refused(self, url: str) -> None:
         assert refusal(url) == "expected a URL that starts with postgresql://"
 
 
@@ -59,10 +59,10 @@ class TestCredentials:
     @pytest.mark.parametrize(
         "url", ["postgresql://app:pa/ss@db/app", "postgresql://app:12/34@db/app", "postgresql://app:12?x=1@db/app"]
     )
-    def test_other_separator_in_the_password_has_to_be_encoded(self, url: str) -> None:
+    def test_url_separators_in_the_password_have_to_be_encoded(self, url: str) -> None:
         assert "percent-encode" in refusal(url)
 
-    def test_credentials_may_be_left_out(self) -> None:
+    def test_credentials_of_a_database_url_may_be_left_out(self) -> None:
         assert PostgresURL.parse("postgresql:///").for_asyncpg() == "postgresql+asyncpg:///"
         assert seen_by_asyncpg("postgresql://:pass@db/app")["password"] == "pass"
         assert seen_by_asyncpg("postgresql://app@db/app") == {"user": "app", "host": "db", "database": "app"}
@@ -145,7 +145,7 @@ class TestParameters:
             "server_settings": {"application_name": "a b+c", "options": "-c search_path=x"},
         }
 
-    def test_parameters_reach_psql_unchanged(self) -> None:
+    def test_parameters_reach_libpq_unchanged(self) -> None:
         query = "sslmode=require&connect_timeout=7&channel_binding=require&options=-c%20search_path%3Da+b"
         assert PostgresURL.parse(f"postgres://db/app?{query}&pgbouncer=true").for_libpq() == (
             f"postgresql://db/app?{query.replace('+', '%2B')}"
@@ -158,7 +158,7 @@ class TestParameters:
     @pytest.mark.parametrize(
         "name", ["sslcrl", "service", "hostaddr", "schema", "prepared_statement_cache_size", "SSLMODE"]
     )
-    def test_unknown_parameter_is_named(self, name: str) -> None:
+    def test_unknown_database_url_parameter_is_an_error_with_its_name(self, name: str) -> None:
         message = refusal(f"postgresql://db/app?sslmode=require&{name}=0")
         assert message == f"asyncpg has no counterpart for the parameter {name!r}: leave it out"
 
@@ -178,7 +178,7 @@ class TestParameters:
             ("sslmode=require&sslkey=/", "sslkey: no readable file is there"),
         ],
     )
-    def test_wrong_parameter_is_refused(self, query: str, message: str) -> None:
+    def test_wrong_database_url_parameter_is_refused(self, query: str, message: str) -> None:
         assert refusal(f"postgresql://db/app?{query}") == message
 
     def test_wrong_session_attribute_is_refused(self) -> None:
@@ -186,18 +186,18 @@ class TestParameters:
         assert message.startswith("expected target_session_attrs to be one of any, primary, standby")
 
     @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-    def test_verification_needs_certificates(self, mode: str) -> None:
+    def test_certificate_verification_needs_a_root_certificate(self, mode: str) -> None:
         assert refusal(f"postgresql://db/app?sslmode={mode}").startswith(f"sslmode={mode} needs sslrootcert")
 
     @pytest.mark.parametrize("mode", ["", "&sslmode=disable", "&sslmode=allow", "&sslmode=prefer"])
-    def test_certificates_need_encryption(self, tmp_path: Path, mode: str) -> None:
+    def test_root_certificate_needs_an_encrypted_sslmode(self, tmp_path: Path, mode: str) -> None:
         (tmp_path / "ca.pem").touch()
         message = refusal(f"postgresql://db/app?sslrootcert={tmp_path}/ca.pem{mode}")
         assert message == "sslrootcert needs sslmode=require, verify-ca or verify-full"
 
 
 class TestAsyncpg:
-    """What this module believes about the driver."""
+    """What the module assumes about asyncpg."""
 
     def test_asyncpg_takes_every_argument(self) -> None:
         address = PostgresURL.parse(
@@ -217,10 +217,10 @@ class TestAsyncpg:
 class TestSecrets:
     URL = "postgresql://app:s3cret@db/app?sslmode=require&sslpassword=s3cret"
 
-    def test_secrets_are_not_in_the_repr(self) -> None:
+    def test_secrets_are_not_in_the_repr_of_a_database_url(self) -> None:
         assert "s3cret" not in repr(PostgresURL.parse(self.URL))
 
-    def test_secrets_are_masked(self) -> None:
+    def test_secrets_of_a_database_url_are_masked(self) -> None:
         assert PostgresURL.parse(self.URL).masked() == (
             "postgresql://app:********@db/app?sslmode=require&sslpassword=********"
         )

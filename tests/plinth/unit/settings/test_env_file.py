@@ -19,7 +19,7 @@ def typing_errors(name: str) -> set[str]:
 
 
 class TestScan:
-    def test_scan_returns_keys_and_problems(self, tmp_path: Path) -> None:
+    def test_scan_of_an_env_file_returns_keys_and_problems(self, tmp_path: Path) -> None:
         path = tmp_path / ".env"
         path.write_text(
             "# A comment with SECRET=x\n\nexport DEBUG=true\nDATABASE_URL='a\nb'\nSECRET_KYE=x\n"
@@ -33,7 +33,7 @@ class TestScan:
             f"{path}, line 9: expected NAME=value",
         ]
 
-    def test_file_that_does_not_exist_is_no_problem(self, tmp_path: Path) -> None:
+    def test_env_file_that_does_not_exist_is_no_problem(self, tmp_path: Path) -> None:
         assert scan(tmp_path / ".env", KNOWN) == (set(), [])
         assert scan(tmp_path, KNOWN) == (set(), [])
 
@@ -46,11 +46,11 @@ class TestUnknown:
 
 class TestMisspelt:
     @pytest.mark.parametrize("name", ["DATABASE_URL", "SECRET_KEY"])
-    def test_every_single_typing_error_is_found(self, name: str) -> None:
+    def test_every_single_typing_error_in_a_setting_name_is_found(self, name: str) -> None:
         assert set(misspelt(typing_errors(name), KNOWN)) == {(error, name) for error in typing_errors(name)}
 
     @pytest.mark.parametrize(
         "name", ["DATABASE_URL", "SECRET_KEY", "DEBUG", "EDBUG", "NDEBUG", "DATABASE", "SECRET_KEYS_A"]
     )
-    def test_settings_and_other_variables_are_left_alone(self, name: str) -> None:
+    def test_setting_names_and_unrelated_variables_are_no_misspellings(self, name: str) -> None:
         assert list(misspelt([name], KNOWN)) == []

@@ -30,7 +30,7 @@ def test_without_env_file_the_environment_is_still_read(monkeypatch: pytest.Monk
     assert (found.PROJECT_NAME, found.DB_POOL_SIZE, found.DB_MAX_OVERFLOW) == ("Mine", 10, 7)
 
 
-def test_two_settings_live_side_by_side() -> None:
+def test_two_settings_objects_are_independent() -> None:
     one, other = PlatformSettings.isolated(PROJECT_NAME="One"), PlatformSettings.isolated(PROJECT_NAME="Other")
     assert (one.PROJECT_NAME, other.PROJECT_NAME) == ("One", "Other")
 
@@ -43,7 +43,7 @@ def test_settings_are_frozen() -> None:
     assert hash(found) == hash(PlatformSettings.isolated())
 
 
-def test_a_copy_may_differ() -> None:
+def test_copy_of_settings_may_have_other_values() -> None:
     original = PlatformSettings.isolated(DB_STATEMENT_TIMEOUT=3)
     copy = original.model_copy(update={"DB_STATEMENT_TIMEOUT": 0.5})
     assert copy.database_connect_args["server_settings"]["statement_timeout"] == "500"
@@ -61,7 +61,7 @@ def test_an_empty_rate_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PlatformSettings().RATE_LIMIT == ""
 
 
-def test_blanks_around_a_value_are_not_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blanks_around_a_value_are_stripped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", f"{'k' * 32}\n")
     assert SecretStr("k" * 32) == PlatformSettings().SECRET_KEY
 
@@ -79,7 +79,7 @@ def test_lists_are_written_with_commas_or_in_json(monkeypatch: pytest.MonkeyPatc
     assert PlatformSettings().BACKEND_CORS_ORIGINS == ("https://a.example", "https://b.example")
 
 
-def test_a_list_may_be_empty_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_setting_may_be_empty_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("READINESS_REQUIRED", "[]")
     assert PlatformSettings().READINESS_REQUIRED == ()
 
@@ -90,7 +90,7 @@ def test_broken_json_of_a_list_is_a_problem() -> None:
     ]
 
 
-def test_one_message_lists_all_with_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_error_lists_all_problems_with_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("DB_POOL_SIZE=many\nDATABSE_URL=postgresql://db/app\nAUTH_PROVIDER=clerk\n")
     monkeypatch.setenv("ENVIRONMENT", "production")
     monkeypatch.setenv("DEBUG", "true")
@@ -134,7 +134,7 @@ def test_problem_in_the_env_file_is_reported(line: str, problem: str) -> None:
     assert problems(PlatformSettings) == [problem]
 
 
-def test_env_file_in_another_encoding() -> None:
+def test_env_file_in_another_encoding_is_a_problem() -> None:
     Path(".env").write_bytes(b"PROJECT_NAME=Caf\xe9\n")
     assert problems(PlatformSettings) == [".env: cannot be read (UnicodeDecodeError)"]
 
@@ -163,7 +163,7 @@ def test_misspelt_variable_is_reported(monkeypatch: pytest.MonkeyPatch, name: st
     assert problems(PlatformSettings) == [expected]
 
 
-def test_a_similar_variable_beside_the_right_one_belongs_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_similar_variable_beside_the_right_one_is_no_misspelling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGLEVEL", "x")
     monkeypatch.setenv("LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("REDIS_URI", "x")
@@ -204,10 +204,10 @@ def test_variables_that_kubernetes_injects_are_left_alone(monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "x")
     PlatformSettings()
 
 
-def test_unknown_argument_is_refused() -> None:
+def test_unknown_settings_argument_is_refused() -> None:
     assert isolated_problems(DB_POOLSIZE=5) == ["DB_POOLSIZE (argument): not a setting; did you mean DB_POOL_SIZE?"]

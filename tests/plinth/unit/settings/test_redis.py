@@ -23,7 +23,7 @@ from tests.support.settings import isolated_problems
         ),
     ],
 )
-def test_redis_url(values: dict[str, str], expected: str | None) -> None:
+def test_redis_url_may_come_from_the_upstash_settings(values: dict[str, str], expected: str | None) -> None:
     assert PlatformSettings.isolated(**values).redis_url == expected
 
 
@@ -34,7 +34,7 @@ def test_redis_url(values: dict[str, str], expected: str | None) -> None:
         ({"UPSTASH_REDIS_TOKEN": "token"}, "UPSTASH_REDIS_URL"),
     ],
 )
-def test_the_upstash_pair_goes_together(given: dict[str, str], missing: str) -> None:
+def test_upstash_url_and_token_need_each_other(given: dict[str, str], missing: str) -> None:
     found = isolated_problems(**given)
     assert len(found) == 1
     assert found[0].startswith(f"{missing} (not set): expected")

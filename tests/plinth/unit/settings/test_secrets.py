@@ -76,7 +76,9 @@ def test_secrets_are_not_pickled() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
-def test_secrets_are_not_in_errors(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_secrets_are_not_in_errors_about_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     for variable, secret in (PRODUCTION | SECRETS | {name: value}).items():
         monkeypatch.setenv(variable, secret)
     with pytest.raises(SettingsError) as caught:

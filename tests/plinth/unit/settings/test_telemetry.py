@@ -22,7 +22,7 @@ def test_traces_are_off_without_an_endpoint() -> None:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_TRACES_EXPORTER": "none"}, None),
     ],
 )
-def test_traces_go_to_the_endpoint_that_the_standard_says(values: dict[str, str], endpoint: str | None) -> None:
+def test_traces_go_to_the_endpoint_that_opentelemetry_specifies(values: dict[str, str], endpoint: str | None) -> None:
     assert PlatformSettings.isolated(**values).traces_endpoint == endpoint
 
 
@@ -53,7 +53,7 @@ def test_wrong_setting_of_traces_is_refused(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("headers", ["x-api-key=the-key", "Authorization=Basic YTpi==, b = c%2Cd", "a=b,"])
-def test_headers_are_accepted(headers: str) -> None:
+def test_headers_of_the_trace_exporter_are_accepted(headers: str) -> None:
     found = PlatformSettings.isolated(OTEL_EXPORTER_OTLP_HEADERS=headers).OTEL_EXPORTER_OTLP_HEADERS
     assert found is not None
     assert found.get_secret_value() == headers
@@ -63,7 +63,7 @@ def test_protocol_is_not_checked_while_traces_are_off() -> None:
     assert PlatformSettings.isolated(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").traces_endpoint is None
 
 
-def test_protocol_of_traces_takes_precedence() -> None:
+def test_traces_protocol_takes_precedence_over_the_general_one() -> None:
     names = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
     values = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", **dict(zip(names, ("grpc", "http/protobuf"), strict=True))}
     assert PlatformSettings.isolated(**values).traces_endpoint == "http://a/v1/traces"
@@ -71,7 +71,7 @@ def test_protocol_of_traces_takes_precedence() -> None:
 
 @pytest.mark.parametrize("value", ["many", "-1", "1.5", "unset"])
 def test_span_limit_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """The SDK reads them by itself, when it is imported."""
+    """The SDK reads these variables itself when it is imported."""
     names = {name for name in vars(sdk_trace) if name.startswith("OTEL_") and name.endswith("_LIMIT")}
     assert len(names) == 8
     for name in names:

@@ -95,15 +95,17 @@ def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, host: str = "db.
 
 
 class TestServer:
-    def test_require_accepts_any_certificate(self, server: ssl.SSLContext) -> None:
+    def test_sslmode_require_accepts_any_certificate(self, server: ssl.SSLContext) -> None:
         assert shake_hands(client_context({"sslmode": "require"}), server).version() == "TLSv1.3"
 
-    def test_require_verifies_where_a_root_is_named(self, server: ssl.SSLContext, stranger: Certificate) -> None:
+    def test_sslmode_require_verifies_where_a_root_certificate_is_given(
+        self, server: ssl.SSLContext, stranger: Certificate
+    ) -> None:
         with pytest.raises(ssl.SSLCertVerificationError):
             shake_hands(client_context({"sslmode": "require", "sslrootcert": str(stranger.path)}), server)
 
     @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-    def test_verify_refuses_a_certificate_of_another_authority(
+    def test_sslmode_verify_refuses_a_certificate_of_another_authority(
         self, server: ssl.SSLContext, authority: Certificate, stranger: Certificate, mode: str
     ) -> None:
         shake_hands(client_context({"sslmode": mode, "sslrootcert": str(authority.path)}), server)
@@ -129,7 +131,7 @@ class TestClient:
         assert shake_hands(client_context(parameters), server).getpeercert()
 
     @pytest.mark.parametrize("password", [{}, {"sslpassword": "s3cret"}])
-    def test_key_that_cannot_be_opened_is_an_error(
+    def test_client_key_that_cannot_be_decrypted_is_an_error(
         self, tmp_path: Path, authority: Certificate, password: dict[str, str]
     ) -> None:
         key = authority.write_key(tmp_path / "own.key", b"pass word")
@@ -137,7 +139,7 @@ class TestClient:
         with pytest.raises(ValueError, match=r"^sslcert, sslkey, sslpassword: certificate and key cannot be loaded$"):
             client_context(parameters)
 
-    def test_file_without_certificates_is_an_error(self, tmp_path: Path) -> None:
+    def test_sslrootcert_file_without_certificates_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "empty.pem").touch()
         with pytest.raises(ValueError, match=r"^sslrootcert: no certificate can be loaded from it$"):
             client_context({"sslmode": "verify-full", "sslrootcert": str(tmp_path / "empty.pem")})

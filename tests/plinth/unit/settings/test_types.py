@@ -38,7 +38,7 @@ from tests.support.settings import isolated_problems
         ("OIDC_ALGORITHMS", "[]"),
     ],
 )
-def test_wrong_value_is_refused(name: str, value: str) -> None:
+def test_wrong_value_of_a_setting_is_refused(name: str, value: str) -> None:
     found = isolated_problems(**{name: value})
     assert len(found) == 1
     assert found[0].startswith(f"{name} (argument): expected")
@@ -57,12 +57,12 @@ def test_wrong_value_is_refused(name: str, value: str) -> None:
         ("OIDC_ISSUER", "https://x.example.com/", "https://x.example.com/"),
     ],
 )
-def test_value_is_accepted_and_normalised(name: str, value: str, expected: object) -> None:
+def test_value_of_a_setting_is_accepted_and_normalised(name: str, value: str, expected: object) -> None:
     assert getattr(PlatformSettings.isolated(**{name: value}), name) == expected
 
 
 @pytest.mark.parametrize("rate", ["600/minute", "1 per second", "10/30seconds", "5 per 2 hours", "9/day"])
-def test_rates_are_those_that_the_limiter_reads(rate: str) -> None:
+def test_rate_limit_is_accepted_as_the_limits_library_reads_it(rate: str) -> None:
     from limits import parse
 
     assert str(parse(PlatformSettings.isolated(RATE_LIMIT=rate).RATE_LIMIT))

@@ -14,7 +14,7 @@ class TestWebURL:
     @pytest.mark.parametrize(
         "url", ["id.example.com", "ftp://id", "https://", "https:///x", "https://id:x", "https://[id"]
     )
-    def test_other_url_is_refused(self, url: str) -> None:
+    def test_url_that_is_not_a_web_url_is_refused(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"^expected a URL that starts with https://$"):
             urls.check_web_url(url)
 
@@ -35,7 +35,7 @@ class TestWebURL:
             *((f"http://{host}/x", False) for host in ("example.com", "localhost.example.com", "10.0.0.1", "[::2]")),
         ],
     )
-    def test_loopback_is_recognised(self, url: str, expected: bool) -> None:
+    def test_loopback_url_is_recognised(self, url: str, expected: bool) -> None:
         assert urls.is_loopback(url) is expected
 
 

@@ -1,4 +1,4 @@
-"""What tests of logging share."""
+"""Fixtures of the logging tests."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +10,6 @@ from tests.support.logs import Configure, logging_as
 
 @pytest.fixture
 def configure() -> Iterator[Configure]:
-    """Configures the logging of this process, and puts it back afterwards. Returns where the lines go."""
+    """Configures logging, returns the stream of its lines and restores it at the end."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(logging_as(**options))

@@ -1,4 +1,4 @@
-"""Requests to other services are spans, and carry the trace on."""
+"""Requests to other services are spans and propagate the trace."""
 
 from collections.abc import AsyncIterator
 
@@ -42,7 +42,9 @@ async def test_a_request_is_a_span_that_the_other_service_continues(collector: C
     assert "traceparent" not in other.headers[2]
 
 
-async def test_a_request_that_is_sent_again_names_its_new_span(collector: Collector, tracer: trace.Tracer) -> None:
+async def test_redirected_or_repeated_request_has_the_traceparent_of_its_current_span(
+    collector: Collector, tracer: trace.Tracer
+) -> None:
     """Redirects are part of the request's span. A `traceparent` that the caller has set stays."""
     with collecting("redirects") as other, tracer.start_as_current_span("outer"):
         async with TracedClient(follow_redirects=True, max_redirects=1) as client:
@@ -59,8 +61,8 @@ async def test_a_request_that_is_sent_again_names_its_new_span(collector: Collec
     assert told == [spans[0], spans[0], SPAN, SPAN, *spans[2:]]
 
 
-async def test_tracestate_is_sent_along(collector: Collector, tracer: trace.Tracer) -> None:
-    """It is not when the same request is sent again, within another trace or within none."""
+async def test_tracestate_is_propagated(collector: Collector, tracer: trace.Tracer) -> None:
+    """A request sent again within another trace or none loses its old tracestate."""
     one, another = tracing._parse(SAMPLED, "vendor=1,other=2"), tracing._parse(UNSAMPLED, None)
     assert one is not None
     assert another is not None

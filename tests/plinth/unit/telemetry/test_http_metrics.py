@@ -34,7 +34,7 @@ COUNT = "http_server_request_duration_seconds_count"
 
 
 class Counted:
-    """An application whose requests are counted, and what was counted; and the access lines beside it."""
+    """An application with the metrics and access lines of its requests."""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         self.metrics = HttpMetrics()
@@ -44,7 +44,7 @@ class Counted:
     async def call(
         self, method: str = "GET", path: str = "/", body: Sequence[bytes] = (b"",), *, leaves: bool = False
     ) -> list[Message]:
-        """Send a request in pieces; if the client `leaves`, it does so instead of the last one."""
+        """Send a request in chunks; `leaves` replaces the last one by a disconnect."""
         sent: list[Message] = []
         coming: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in body]
         if leaves:
@@ -80,7 +80,7 @@ class Counted:
 
     @property
     def ended(self) -> tuple[str, str, str]:
-        """Method, route and status of the only request, of which metrics and access line say the same."""
+        """Method, route and status of the only request, equal in metrics and access line."""
         ((key, count),) = self.value(COUNT).items()
         (line,) = self.lines
         assert count == 1
@@ -110,7 +110,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class TestCounting:
-    async def test_a_request_counts_once_with_its_time_and_its_sizes(self) -> None:
+    async def test_request_is_counted_once_with_its_duration_and_sizes(self) -> None:
         counted = Counted(echo)
         await counted.call("POST", body=[b"a" * 2000, b"b" * 500])
         key = ("POST", UNMATCHED, "200")
@@ -119,7 +119,7 @@ class TestCounting:
         assert counted.value("http_server_request_body_size_bytes_sum") == {key: 2500}
         assert counted.value("http_server_response_body_size_bytes_sum") == {key: 2500}
 
-    async def test_labels_are_told_apart(self) -> None:
+    async def test_requests_are_counted_by_method_and_status(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await PlainTextResponse("", int(scope["path"].strip("/")))(scope, receive, send)
 
@@ -132,21 +132,21 @@ class TestCounting:
             ("GET", UNMATCHED, "404"): 1,
         }
 
-    async def test_a_method_that_nobody_knows_is_one_of_the_others(self) -> None:
+    async def test_unknown_method_is_counted_as_other(self) -> None:
         counted = Counted(hello)
         for method in ("BREW", "get", 'GET"} 1\n', "PROPFIND"):
             await counted.call(method)
         assert counted.value(COUNT) == {("_OTHER", UNMATCHED, "201"): 4}
         assert counted.active == {"_OTHER": 0}
 
-    async def test_quiet_paths_do_not_count(self) -> None:
+    async def test_quiet_paths_are_not_counted(self) -> None:
         counted = Counted(hello, quiet_paths=frozenset({"/health"}))
         await counted.call(path="/health")
         assert counted.value(COUNT) == {}
         await counted.call(path="/healthy")
         assert len(counted.value(COUNT)) == 1
 
-    async def test_what_is_no_request_passes(self) -> None:
+    async def test_scope_that_is_not_a_request_is_not_counted(self) -> None:
         seen = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,7 +157,7 @@ class TestCounting:
         assert seen == ["lifespan"]
         assert counted.value(COUNT) == {}
 
-    async def test_a_response_in_pieces_takes_until_its_last(self) -> None:
+    async def test_streamed_response_is_counted_at_its_last_chunk(self) -> None:
         pause = asyncio.Event()
 
         async def pieces() -> Any:
@@ -178,9 +178,7 @@ class TestCounting:
         assert counted.active == {"GET": 0}
         assert counted.value("http_server_response_body_size_bytes_sum") == {("GET", UNMATCHED, "200"): 8}
 
-    async def test_what_is_done_after_the_last_of_a_response_takes_no_time_of_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_work_after_the_response_is_not_part_of_its_duration(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([10.0, 10.5, 99.0])
         monkeypatch.setattr(middleware, "perf_counter", lambda: next(clock))
         counted = Counted(hello)
@@ -189,8 +187,8 @@ class TestCounting:
         assert [line["duration_ms"] for line in counted.lines] == [500]
 
 
-class TestEnds:
-    async def test_what_nobody_handled_is_a_500(self) -> None:
+class TestRequestEnd:
+    async def test_unhandled_exception_is_counted_as_500(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             raise ArithmeticError
 
@@ -200,13 +198,13 @@ class TestEnds:
         assert counted.ended == ("GET", UNMATCHED, "500")
         assert counted.active == {"GET": 0}
 
-    async def test_of_head_no_body_is_sent(self) -> None:
+    async def test_response_to_head_counts_no_body_bytes(self) -> None:
         counted = Counted(hello)
         await counted.call("HEAD")
         assert counted.ended == ("HEAD", UNMATCHED, "201")
         assert counted.lines[0]["response_bytes"] == 0
 
-    async def test_a_response_that_breaks_off_keeps_its_status(self) -> None:
+    async def test_failed_response_keeps_its_status_and_is_a_failure(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 206, "headers": []})
             raise ArithmeticError
@@ -218,7 +216,7 @@ class TestEnds:
         assert counted.lines[0]["error"] == "ArithmeticError"
         assert counted.outcomes() == {"success": 0, "failure": 1}
 
-    async def test_but_not_if_its_client_has_left(self) -> None:
+    async def test_response_that_fails_after_its_client_left_is_no_failure(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await receive()
@@ -231,24 +229,24 @@ class TestEnds:
         assert "error" not in counted.lines[0]
         assert counted.outcomes() == {"success": 1, "failure": 0}
 
-    async def test_nor_if_it_was_whole(self) -> None:
+    async def test_exception_after_a_complete_response_is_no_failure(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await hello(scope, receive, send)
-            raise ArithmeticError  # as what runs behind a response may do
+            raise ArithmeticError  # as a background task may do
 
         counted = Counted(app)
         with pytest.raises(ArithmeticError):
             await counted.call()
         assert counted.outcomes() == {"success": 1, "failure": 0}
 
-    async def test_a_client_that_leaves_before_the_response_is_499(self) -> None:
+    async def test_client_that_disconnects_before_the_response_is_counted_as_499(self) -> None:
         counted = Counted(echo)
         with pytest.raises(ClientDisconnect):
             await counted.call("POST", body=[b"one", b"two"], leaves=True)
         assert counted.ended == ("POST", UNMATCHED, "499")
         assert counted.value("http_server_request_body_size_bytes_sum") == {("POST", UNMATCHED, "499"): 3}
 
-    async def test_whatever_is_answered_to_one_that_has_left(self) -> None:
+    async def test_response_to_a_disconnected_client_is_counted_as_499(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await receive()
             await PlainTextResponse("no", 400)(scope, receive, send)
@@ -257,7 +255,7 @@ class TestEnds:
         await counted.call("POST", leaves=True)
         assert counted.ended == ("POST", UNMATCHED, "499")
 
-    async def test_a_client_that_leaves_during_the_response_is_not(self) -> None:
+    async def test_client_that_disconnects_during_the_response_keeps_its_status(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await receive()
@@ -266,7 +264,7 @@ class TestEnds:
         await counted.call(leaves=True)
         assert counted.ended == ("GET", UNMATCHED, "200")
 
-    async def test_a_request_that_is_cancelled_is_499(self) -> None:
+    async def test_cancelled_request_is_counted_as_499(self) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await asyncio.Event().wait()
 
@@ -282,10 +280,10 @@ class TestEnds:
 
 
 class TestOutcomes:
-    """What the objective of availability is judged by."""
+    """The counts behind the availability objective."""
 
     @pytest.mark.parametrize("openmetrics", [False, True])
-    def test_the_first_failure_is_an_increase(self, openmetrics: bool) -> None:
+    def test_outcomes_start_at_zero_and_only_5xx_are_failures(self, openmetrics: bool) -> None:
         counted = Counted(hello)
         assert counted.outcomes(openmetrics) == {"success": 0, "failure": 0}
         for status in (500, 503, 599, 200, 404, 499):
@@ -293,10 +291,10 @@ class TestOutcomes:
         assert counted.outcomes(openmetrics) == {"success": 3, "failure": 3}
 
 
-class TestCountingLater:
-    """Requests are counted many at a time, which nobody sees who asks."""
+class TestDeferredCounting:
+    """Requests are counted in batches, which a scrape does not show."""
 
-    def test_whoever_asks_is_told_of_all(self) -> None:
+    def test_every_scrape_includes_all_ended_requests(self) -> None:
         metrics, ended = HttpMetrics(), 20 * COUNTED_AT_ONCE + 7
         told: list[int] = []
         stop = threading.Event()
@@ -318,14 +316,14 @@ class TestCountingLater:
         assert count(metrics) == ended
         assert max(told) <= ended
 
-    def test_an_exemplar_is_of_when_the_request_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_exemplar_has_the_time_at_which_the_request_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         metrics, clock = HttpMetrics(), Mock(return_value=1000.25)
         monkeypatch.setattr(http_metrics, "time", clock)
         metrics.end(metrics.begin("GET"), "/", 200, 0.01, 0, 5, "1" * 32)
         clock.return_value = 2000.0
         assert f'# {{trace_id="{"1" * 32}"}} 0.01 1000.250' in metrics.render(openmetrics=True)
 
-    async def test_those_that_wait_are_few(self) -> None:
+    async def test_number_of_uncounted_requests_is_bounded(self) -> None:
         metrics = HttpMetrics()
         for _ in range(5 * COUNTED_AT_ONCE):
             metrics.end(metrics.begin("GET"), "/", 200, 0.01, 0, 5, None)
@@ -337,10 +335,10 @@ def count(metrics: HttpMetrics) -> int:
     return int(line.rpartition(" ")[2])
 
 
-class TestForm:
+class TestExpositionFormat:
     @pytest.mark.parametrize("family", _FAMILIES, ids=lambda family: family.name)
     @given(values=st.lists(st.one_of(st.floats(0, 1e7), st.sampled_from([0.005, 1, 2.5, 1024, 4_194_304]))))
-    def test_it_is_what_the_client_library_makes_of_the_same(self, family: Any, values: list[float]) -> None:
+    def test_histograms_equal_those_of_the_prometheus_client(self, family: Any, values: list[float]) -> None:
         metrics, registry = HttpMetrics(), CollectorRegistry()
         names = ("http_request_method", "http_route", "http_response_status_code")
         theirs = Histogram(family.name, family.help, names, buckets=family.bounds, registry=registry)
@@ -357,7 +355,7 @@ class TestForm:
         }
         assert shown == expected
 
-    def test_a_route_s_own_characters_do_not_break_a_line(self) -> None:
+    def test_special_characters_of_a_route_are_escaped(self) -> None:
         metrics = HttpMetrics()
         route = 'a"b\\c\nd'
         metrics.histograms("GET", route, 200)[0].observe(1)
@@ -366,7 +364,7 @@ class TestForm:
             assert {s.labels["http_route"] for m in parse(text) for s in m.samples if "le" in s.labels} == {route}
 
     @pytest.mark.parametrize("fails", [False, True])
-    async def test_the_trace_of_a_recorded_request_stands_beside_its_bucket(
+    async def test_bucket_of_a_sampled_request_has_an_exemplar(
         self, monkeypatch: pytest.MonkeyPatch, fails: bool
     ) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -384,7 +382,7 @@ class TestForm:
         assert found[0].name == "http_server_request_duration_seconds_bucket"
         assert "trace_id" not in counted.metrics.render(openmetrics=False)
 
-    async def test_one_that_is_not_recorded_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_bucket_of_an_unsampled_request_has_no_exemplar(self, monkeypatch: pytest.MonkeyPatch) -> None:
         ids = self.traced(monkeypatch, ALWAYS_OFF)
         counted = Counted(hello)
         await counted.call()
@@ -393,7 +391,7 @@ class TestForm:
 
     @staticmethod
     def traced(monkeypatch: pytest.MonkeyPatch, sampler: Sampler) -> list[str]:
-        """Have each request begin a trace; the list will hold their ids."""
+        """Make each request begin a trace. The list gets the trace ids."""
         tracer, ids = TracerProvider(sampler).get_tracer("test"), list[str]()
 
         def begin(*request: Any) -> RequestTrace:
@@ -406,7 +404,7 @@ class TestForm:
         return ids
 
 
-async def test_what_is_sent_is_what_was_to_be_sent() -> None:
+async def test_middleware_adds_only_the_request_id_header_to_the_messages() -> None:
     messages: list[Message] = [
         {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]},
         {"type": "http.response.body", "body": b"a", "more_body": True},

@@ -1,4 +1,4 @@
-"""One form for every line, whoever wrote it, and nothing in it that its writer did not mean."""
+"""Log lines of structlog and logging: format, level, tracebacks and redaction."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def fail(password: str) -> None:
 
 
 class TestJson:
-    def test_is_the_same_for_our_lines_and_for_others(self, configure: Configure) -> None:
+    def test_json_lines_of_structlog_and_logging_have_one_form(self, configure: Configure) -> None:
         stderr = configure(LOG_FORMAT="json")
 
         structlog.get_logger().info("hello", size=1)
@@ -38,12 +38,12 @@ class TestJson:
         assert ours == {"message": "hello", "level": "info", "size": 1}
         assert theirs == {"message": "hello world", "level": "info", "size": 1, "logger": "uvicorn.error"}
 
-    def test_has_microseconds_when_there_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_json_timestamp_always_has_microseconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(log_records, "time", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp)
         line = json.loads(render_json(None, "info", {"event": "x"}))
         assert line["timestamp"] == "2026-01-02T03:04:05.000000Z"
 
-    def test_carries_the_request_s_id(self, configure: Configure) -> None:
+    def test_json_line_has_the_request_id(self, configure: Configure) -> None:
         stderr = configure(LOG_FORMAT="json")
 
         token = request_id_var.set("a-request")
@@ -54,7 +54,7 @@ class TestJson:
 
         assert [line.get("request_id") for line in stderr.lines()] == ["a-request", "a-request", None]
 
-    def test_carries_the_job_s_id_and_attempt(self, configure: Configure) -> None:
+    def test_json_line_has_the_job_id_and_attempt(self, configure: Configure) -> None:
         stderr = configure(LOG_FORMAT="json")
 
         tokens = job_id_var.set("a-job"), attempt_var.set(2)
@@ -69,7 +69,7 @@ class TestJson:
         assert lines == [("a-job", 2), ("another", 3), ("a-job", 2), (None, None)]
 
     @pytest.mark.parametrize("hostile", HOSTILE)
-    def test_keeps_a_line_a_line(self, configure: Configure, hostile: str) -> None:
+    def test_json_log_entry_stays_on_one_line(self, configure: Configure, hostile: str) -> None:
         stderr = configure(LOG_FORMAT="json")
 
         structlog.get_logger().info(hostile, path=hostile)
@@ -81,7 +81,7 @@ class TestJson:
     @pytest.mark.parametrize(
         "value", ["\ud800", object(), {1: object()}, float("nan"), b"\xff", {"\ud800": 1}, 10**400, [{}]]
     )
-    def test_takes_any_value(self, configure: Configure, value: object) -> None:
+    def test_json_log_line_accepts_any_value(self, configure: Configure, value: object) -> None:
         stderr = configure(LOG_FORMAT="json")
 
         structlog.get_logger().info("odd", value=value)
@@ -95,7 +95,7 @@ class TestJson:
 
 class TestConsole:
     @pytest.mark.parametrize("hostile", HOSTILE)
-    def test_keeps_a_line_a_line(self, configure: Configure, hostile: str) -> None:
+    def test_console_log_entry_stays_on_one_line(self, configure: Configure, hostile: str) -> None:
         stderr = configure(LOG_FORMAT="console")
 
         structlog.get_logger().info("request", path=hostile)
@@ -108,7 +108,7 @@ class TestConsole:
 
 class TestTracebacks:
     @pytest.mark.parametrize("form", ["json", "console"])
-    def test_show_the_code_and_not_the_values_of_variables(self, configure: Configure, form: str) -> None:
+    def test_tracebacks_show_code_but_no_values_of_variables(self, configure: Configure, form: str) -> None:
         stderr = configure(LOG_FORMAT=form)
         for log in (structlog.get_logger(), logging.getLogger("any")):
             try:
@@ -121,7 +121,7 @@ class TestTracebacks:
         assert "hunter2" not in stderr.getvalue()
 
     @pytest.mark.parametrize("hostile", ["\x1b[2J", "\x9b31m", "a\rb", "\x08\x08"])
-    def test_have_lines_but_command_no_terminal(self, configure: Configure, hostile: str) -> None:
+    def test_console_traceback_contains_no_control_characters(self, configure: Configure, hostile: str) -> None:
         stderr = configure(LOG_FORMAT="console")
         try:
             raise RuntimeError(f"first\n\t{hostile}")
@@ -133,9 +133,9 @@ class TestTracebacks:
         assert all(line.replace("\t", "").isprintable() for line in lines)
 
 
-class TestForm:
+class TestFormat:
     @pytest.mark.parametrize("terminal", [True, False])
-    def test_is_json_unless_somebody_looks_on(self, configure: Configure, terminal: bool) -> None:
+    def test_automatic_log_format_is_json_except_on_a_terminal(self, configure: Configure, terminal: bool) -> None:
         stderr = configure(LOG_FORMAT="auto", terminal=terminal)
 
         structlog.get_logger().info("hello")
@@ -144,7 +144,7 @@ class TestForm:
 
 
 class TestLevel:
-    def test_holds_for_everybody(self, configure: Configure) -> None:
+    def test_log_level_applies_to_structlog_and_logging(self, configure: Configure) -> None:
         stderr = configure(LOG_LEVEL="warning", LOG_FORMAT="json")
 
         for log in (structlog.get_logger(), logging.getLogger("any")):
@@ -153,14 +153,14 @@ class TestLevel:
 
         assert [line["message"] for line in stderr.lines()] == ["loud", "loud"]
 
-    def test_of_uvicorn_s_access_lines_is_silence(self, configure: Configure) -> None:
+    def test_access_log_of_uvicorn_is_off(self, configure: Configure) -> None:
         stderr = configure()
 
         logging.getLogger("uvicorn.access").info("GET /")
 
         assert stderr.getvalue() == ""
 
-    def test_changes_at_run_time_for_loggers_that_have_been_used(self, configure: Configure) -> None:
+    def test_log_level_change_reaches_loggers_already_in_use(self, configure: Configure) -> None:
         stderr = configure(LOG_LEVEL="INFO", LOG_FORMAT="json")
         structlog.configure(cache_logger_on_first_use=True)  # as outside of tests
         loggers = [structlog.get_logger(), structlog.get_logger().bind(a=1), logging.getLogger("any")]
@@ -185,7 +185,7 @@ class TestLevel:
         ]
 
     @pytest.mark.parametrize("level", ["", "info", "LOUD", "10", "NOTSET"])
-    def test_is_one_of_five(self, configure: Configure, level: str) -> None:
+    def test_invalid_log_level_is_refused(self, configure: Configure, level: str) -> None:
         configure(LOG_LEVEL="WARNING")
 
         with pytest.raises(ValueError, match="DEBUG, INFO"):
@@ -201,7 +201,7 @@ class TestSecrets:
     SECRET = "hunter2-hunter2"
 
     @pytest.mark.parametrize("form", ["json", "console"])
-    def test_do_not_get_through_in_any_part_of_a_line(self, configure: Configure, form: str) -> None:
+    def test_secrets_are_redacted_in_every_part_of_a_log_line(self, configure: Configure, form: str) -> None:
         stderr = configure(LOG_FORMAT=form)
         secret = self.SECRET
         more = {"client_secret": secret, "headers": {"Authorization": f"Bearer {secret}", "ok": "fine"}}
@@ -254,8 +254,8 @@ fail()
 """
 
 
-class TestNothingEscapes:
-    """What Python prints by itself, arguments and all, is a line like the others."""
+class TestPythonOutput:
+    """Warnings and uncaught exceptions that Python prints become log lines."""
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> Callable[[str], str]:
@@ -270,7 +270,7 @@ class TestNothingEscapes:
 
         return run
 
-    def test_as_json(self, run: Callable[[str], str]) -> None:
+    def test_warnings_and_uncaught_exceptions_are_logged_as_json(self, run: Callable[[str], str]) -> None:
         lines = [json.loads(line) for line in run("json").splitlines()]
         bad, warning, in_thread, odd, empty, mute, deleted, uncaught, at_exit = lines
         assert (bad["message"], bad["logger"], bad["level"]) == ("a line could not be written", "lib", "error")
@@ -287,7 +287,7 @@ class TestNothingEscapes:
         assert (uncaught["message"], uncaught["level"]) == ("uncaught exception", "critical")
         assert "in fail" in uncaught["exception"]
 
-    def test_for_people(self, run: Callable[[str], str]) -> None:
+    def test_warnings_and_uncaught_exceptions_are_logged_on_the_console(self, run: Callable[[str], str]) -> None:
         text = run("console")
         assert text.count("uncaught exception") == 4
-        assert text.count("a line could not be written") == 3  # the console takes no name that is not text
+        assert text.count("a line could not be written") == 3  # the console cannot write the one whose name is not text

@@ -1,4 +1,4 @@
-"""What is counted is shown as Prometheus reads it, in either of its formats."""
+"""Metrics are exposed in both formats of Prometheus."""
 
 from collections.abc import Iterator
 
@@ -23,24 +23,24 @@ def gauge() -> Iterator[Observed]:
 
 
 class TestObserved:
-    def test_it_is_asked_when_it_is_scraped(self, gauge: Observed) -> None:
+    def test_observed_gauge_is_read_at_each_scrape(self, gauge: Observed) -> None:
         values = iter([1, 2])
         with gauge.by(lambda: [(("a",), next(values))]):
             assert metric("test_gauge", name="a") == 1
             assert metric("test_gauge", name="a") == 2
 
-    def test_it_shows_nothing_before_and_afterwards(self, gauge: Observed) -> None:
+    def test_observed_gauge_without_a_source_has_no_samples(self, gauge: Observed) -> None:
         with gauge.by(lambda: [(("a",), 1)]):
             pass
         assert not [sample for sample in samples() if sample.name == "test_gauge"]
         assert "# HELP test_gauge For these tests." in exposition("")[1].decode()
 
-    def test_several_with_the_same_labels_are_one_series(self, gauge: Observed) -> None:
+    def test_observed_values_with_equal_labels_are_added(self, gauge: Observed) -> None:
         with gauge.by(lambda: [(("a",), 1), (("b",), 5)]), gauge.by(lambda: [(("a",), 2)]):
             found = [(sample.labels["name"], sample.value) for sample in samples() if sample.name == "test_gauge"]
         assert sorted(found) == [("a", 3), ("b", 5)]
 
-    def test_the_largest_counts_if_nothing_else_is_said(self) -> None:
+    def test_observed_gauge_takes_the_largest_value_by_default(self) -> None:
         gauge = Observed("test_largest", "For these tests.")
         try:
             with gauge.by(lambda: [((), 2)]), gauge.by(lambda: [((), 3)]), gauge.by(lambda: [((), 1)]):
@@ -50,29 +50,29 @@ class TestObserved:
 
 
 class TestExposition:
-    def test_is_openmetrics_where_that_is_asked_for(self) -> None:
+    def test_exposition_is_openmetrics_where_it_is_accepted(self) -> None:
         content_type, content = exposition(f"{OPENMETRICS},text/plain;version=0.0.4;q=0.5")
         assert content_type.startswith("application/openmetrics-text; version=1.0.0")
         assert content.endswith(b"# EOF\n")
         assert content.count(b"# EOF\n") == 1
 
     @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain;version=0.0.4"])
-    def test_is_plain_text_otherwise(self, accept: str) -> None:
+    def test_exposition_is_plain_text_otherwise(self, accept: str) -> None:
         content_type, content = exposition(accept)
         assert content_type.startswith("text/plain; version=0.0.4")
         assert b"# EOF" not in content
 
-    def test_both_say_the_same(self) -> None:
+    def test_both_exposition_formats_have_the_same_series(self) -> None:
         def shown(accept: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:
             return {(sample.name, frozenset(sample.labels.items())) for sample in samples(accept)}
 
         assert shown("") == shown(OPENMETRICS)
 
-    def test_nothing_is_shown_twice(self) -> None:
+    def test_no_series_is_exposed_twice(self) -> None:
         found = [(sample.name, frozenset(sample.labels.items())) for sample in samples()]
         assert len(found) == len(set(found))
 
-    def test_no_series_says_when_another_one_began(self) -> None:
+    def test_exposition_has_no_created_series(self) -> None:
         assert not [sample for sample in samples() if sample.name.endswith("_created")]
 
 
@@ -99,13 +99,13 @@ class TestOperations:
             ("", "OTHER"),
         ],
     )
-    def test_of_sql_are_known_by_their_first_word(self, statement: str, name: str) -> None:
+    def test_sql_operations_are_labelled_by_their_first_word(self, statement: str, name: str) -> None:
         assert counted_as("postgresql", statement) == name
 
     @pytest.mark.parametrize(
         ("command", "name"), [("PUBLISH", "PUBLISH"), ("SCRIPT LOAD", "SCRIPT"), ("FLUSHALL", "OTHER")]
     )
-    def test_of_redis_are_a_fixed_set(self, command: str, name: str) -> None:
+    def test_redis_operations_are_labelled_from_a_fixed_set(self, command: str, name: str) -> None:
         assert counted_as("redis", command) == name
 
 
@@ -125,11 +125,11 @@ def counted_as(system: str, statement: str) -> str:
 
 
 class TestExemplar:
-    def test_is_the_trace_that_is_recorded(self) -> None:
+    def test_exemplar_is_the_sampled_trace(self) -> None:
         with TracerProvider().get_tracer("test").start_as_current_span("a") as span:
             assert exemplar() == {"trace_id": format_trace_id(span.get_span_context().trace_id)}
 
-    def test_is_none_without_a_trace_and_within_one_that_is_not_recorded(self) -> None:
+    def test_exemplar_is_none_without_a_sampled_trace(self) -> None:
         assert exemplar() is None
         with TracerProvider(sampler=ALWAYS_OFF).get_tracer("test").start_as_current_span("a"):
             assert exemplar() is None

@@ -1,4 +1,4 @@
-"""What looks like a secret does not get through; what does not is left as it is."""
+"""Redaction removes secrets from log values and leaves the rest as it is."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -85,7 +85,7 @@ class TestText:
             "-----BEGIN RSA PRIVATE KEY-----\\nhunter2/hunter2",
         ],
     )
-    def test_loses_its_secrets(self, text: str) -> None:
+    def test_secrets_in_text_are_redacted(self, text: str) -> None:
         clean = redact_text(text)
         assert "********" in clean
         for secret in (SECRET, JWT, JWT.split(".")[1]):
@@ -102,7 +102,7 @@ class TestText:
             ("https://ghp_hunter2hunter2hunter2@git.example/x", "https://********@git.example/x"),
         ],
     )
-    def test_loses_the_password_of_a_url_and_nothing_else_of_it(self, url: str, clean: str) -> None:
+    def test_only_the_password_of_a_url_is_redacted(self, url: str, clean: str) -> None:
         assert redact_text(f"cannot reach {url}: refused") == f"cannot reach {clean}: refused"
 
     @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ class TestText:
             ("'Authorization: Bearer hunter2', 'x'", "'Authorization: ********', 'x'"),
         ],
     )
-    def test_loses_no_more(self, text: str, clean: str) -> None:
+    def test_text_around_a_secret_is_kept(self, text: str, clean: str) -> None:
         assert redact_text(text) == clean
 
     @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ class TestText:
             "no password",
         ],
     )
-    def test_without_any_stays_as_it_is(self, text: str) -> None:
+    def test_text_without_secrets_is_unchanged(self, text: str) -> None:
         assert redact_text(text) == text
 
     @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ class TestText:
          "-----BEGIN PRIVATE KEY-----", "cookie:", "--key-", '{"password":', "basic a", "-eyJ", "token-", "--token",
          "password=[", "secret={", "a-"],
     )  # fmt: skip
-    def test_takes_time_in_proportion_to_its_length(self, piece: str) -> None:
-        # With the square of its length it would take hours.
+    def test_redaction_takes_linear_time(self, piece: str) -> None:
+        # Quadratic time would take hours.
         text = "--" + piece * (500_000 // len(piece)) + "token"
         assert len(redact_text(text)) <= len(text) * 9
 
@@ -155,7 +155,7 @@ class TestNames:
          "access_token", "accessToken", "authorization", "Authorization", "set-cookie", "api_key", "apikey",
          "x-api-key", "private_key", "credentials"],
     )  # fmt: skip
-    def test_that_promise_a_secret(self, name: str) -> None:
+    def test_values_of_secret_names_are_redacted(self, name: str) -> None:
         assert is_secret(name)
         assert redacted(**{name: SECRET}) == {name: "********"}
         assert redacted(**{name: 12345}) == {name: "********"}
@@ -165,17 +165,17 @@ class TestNames:
     @pytest.mark.parametrize(
         "name", ["event", "tokens", "max_tokens", "unique_key", "key", "kid", "path", "principal", "idempotency_key"]
     )
-    def test_that_do_not(self, name: str) -> None:
+    def test_harmless_names_are_not_secret(self, name: str) -> None:
         assert not is_secret(name)
 
 
 class TestValues:
-    def test_of_text_without_a_space(self) -> None:
+    def test_secrets_in_text_without_a_space_are_redacted(self) -> None:
         assert redacted(a='["password","hunter2"]', b="password=hunter2", c='{"token":"hunter2"}') == {
             "a": '["password","********"]', "b": "password=********", "c": '{"token":"********"}',
         }  # fmt: skip
 
-    def test_of_all_kinds_are_looked_through(self) -> None:
+    def test_secrets_in_values_of_any_type_are_redacted(self) -> None:
         line = redacted(
             nested={"headers": [("Authorization", f"Bearer {JWT}")], "password": SECRET, "user": "me", "n": [1, None]},
             model=Login(user="me", password=SECRET),
@@ -192,7 +192,7 @@ class TestValues:
         assert line["raw"] == [["x-api-key", "********"], ["Authorization", "********"], ["accept", "*/*"]]
         assert line["model"]["user"] == "me"
 
-    def test_without_secrets_say_what_they_said(self) -> None:
+    def test_values_without_secrets_are_unchanged(self) -> None:
         moment = datetime(2026, 11, 25, tzinfo=UTC)
         line = redacted(event="request", n=1, x=1.5, yes=True, none=None, id=UUID(int=7), at=moment, names=["a", "b"])
         assert line == {
@@ -206,10 +206,10 @@ class TestValues:
             "names": ["a", "b"],
         }
 
-    def test_that_cannot_be_shown_cost_no_line(self) -> None:
+    def test_value_whose_repr_fails_is_replaced_by_its_type(self) -> None:
         assert redacted(one=Mute(), more=[Mute()]) == {"one": "<Mute>", "more": "<list>"}
 
-    def test_that_hold_themselves_cost_no_line(self) -> None:
+    def test_self_referential_value_is_redacted(self) -> None:
         loop: list[Any] = [f"password={SECRET}"]
         loop.append(loop)
         line = redacted(loop=loop)

@@ -1,4 +1,4 @@
-"""The templates of routes, as the installed FastAPI tells them."""
+"""Route templates, with the installed version of FastAPI."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ async def plain(request: Any) -> PlainTextResponse:
 
 
 class Seen:
-    """Middleware that keeps what it has seen last."""
+    """Middleware that records the route template of each request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -96,25 +96,25 @@ async def template(app: ASGIApp, method: str, path: str, *, root_path: str = "")
         ("GET", "/api/outer/1/between/inner/files/a/b/c", "/api/outer/{outer_id}/between/inner/files/{path}", 200),
         ("GET", "/api/outer/1/between/inner/fail/2", "/api/outer/{outer_id}/between/inner/fail/{thing}", 418),
         ("GET", "/side/inner/2", "/side/inner/{inner_id}", 200),
-        # A parameter that does not hold: the route is known all the same.
+        # A parameter of the wrong type: the route is known all the same.
         ("GET", "/side/inner/fail/two", "/side/inner/fail/{thing}", 422),
         # A method that the route does not have.
         ("DELETE", "/plain/1", "/plain/{name}", 405),
         ("DELETE", "/api/outer/1/between/inner/2", "/api/outer/{outer_id}/between/inner/{inner_id}", 405),
         ("HEAD", "/side/inner/2", "/side/inner/{inner_id}", 405),
         ("HEAD", "/starlette/1", "/starlette/{name}", 200),
-        # Nothing.
+        # No route.
         ("GET", "/nothing/here", UNMATCHED, 404),
         ("GET", "/api/outer/1/between/nothing", UNMATCHED, 404),
         ("GET", "/side/inner/2/further", UNMATCHED, 404),
         ("GET", "/", UNMATCHED, 404),
-        # Mounts: their own parameters are templates too, and what they do not know is one value.
+        # Mounts: their parameters are templates too, and their unknown paths share one value.
         ("GET", "/tenants/acme/router/1", "/tenants/{tenant}/router/{thing}", 200),
         ("PUT", "/tenants/acme/router/1", "/tenants/{tenant}/router/{thing}", 405),
         ("GET", "/tenants/acme/nothing", "/tenants/{tenant}/{path}", 404),
         ("GET", "/foreign/1", "/foreign/{path}", 200),
         ("GET", "/v1/mounted/a/1", "/v1/mounted/{name}/{path}", 200),
-        # A slash too many is sent to the route without it.
+        # A trailing slash is redirected to the route without it.
         ("GET", "/plain/1/", "/plain/{name}", 307),
     ],
 )
@@ -124,22 +124,22 @@ async def test_a_request_has_the_template_of_its_route(
     assert await template(app, method, path) == (expected, status)
 
 
-async def test_what_stands_before_every_path_stands_before_the_template(app: FastAPI) -> None:
+async def test_root_path_is_part_of_the_route_template(app: FastAPI) -> None:
     assert await template(app, "GET", "/base/plain/1", root_path="/base") == ("/base/plain/{name}", 200)
 
 
-async def test_a_request_answered_before_routing_has_none() -> None:
+async def test_request_answered_before_routing_has_no_route_template() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("no", 403)(scope, receive, send)
 
     assert await template(Seen(refuse), "GET", "/plain/1") == (UNMATCHED, 403)
 
 
-def test_a_scope_that_nobody_watched_has_none() -> None:
+def test_scope_without_the_middleware_has_no_route_template() -> None:
     assert route_template({"type": "http"}) == UNMATCHED
 
 
-async def test_where_fastapis_own_telemetry_listens_it_is_asked() -> None:
+async def test_route_template_is_found_beside_fastapi_s_own_telemetry() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter

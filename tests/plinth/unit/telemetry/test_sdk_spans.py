@@ -1,4 +1,4 @@
-"""What others do with the platform's spans: processors that a team adds, limits, and what a handler says itself."""
+"""Span processors of a service, attribute limits, attributes of handlers."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 class Seen(SpanProcessor):
-    """Keeps what it is shown."""
+    """A span processor that records the spans it gets."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, SpanContext]] = []
@@ -41,7 +41,7 @@ class Seen(SpanProcessor):
 
 @pytest.fixture
 def add_processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[SpanProcessor], None]:
-    """Adds a processor to the provider that was built last: the global one stays the first of the process."""
+    """Adds a processor to the last provider built; the global one is the first."""
     built: list[sdk.TracerProvider] = []
 
     def build(*args: Any) -> Any:
@@ -58,7 +58,7 @@ def add_processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[SpanProcessor], 
 
 
 async def working(scope: Scope, receive: Receive, send: Send) -> None:
-    """What asks a database, which fails, says something of itself and answers."""
+    """An application that records a failed query, sets an attribute and responds."""
     tracing.record_call("SELECT", {"db.query.text": "SELECT 1"}, seconds=0.25, error=ArithmeticError())
     trace.get_current_span().set_attribute("shop.basket", scope["path"])
     await Response("hello")(scope, receive, send)
@@ -72,7 +72,7 @@ async def exercise() -> None:
     await ask(RequestContextMiddleware(working), "/working")
 
 
-async def test_a_processor_that_a_team_adds_changes_nothing_of_what_is_sent(
+async def test_added_span_processor_does_not_change_the_exported_spans(
     collector: Collector, add_processor: Callable[[SpanProcessor], None], configure: Configure
 ) -> None:
     configure(LOG_FORMAT="json")  # plain tracebacks: structlog's default takes seconds for one
@@ -93,11 +93,11 @@ async def test_a_processor_that_a_team_adds_changes_nothing_of_what_is_sent(
     assert len(watching.ended) == 5
 
 
-async def test_a_processor_may_do_what_it_likes(
+async def test_added_span_processor_may_set_attributes_and_record_calls(
     collector: Collector, add_processor: Callable[[SpanProcessor], None]
 ) -> None:
     class Busy(SpanProcessor):
-        """Counts the beginnings of others in the request's span, and asks a database itself."""
+        """Sets the name of each new span on its parent, and records a call itself."""
 
         tenants: list[object] = []  # noqa: RUF012
 
@@ -124,7 +124,7 @@ async def test_a_processor_may_do_what_it_likes(
     assert request.attributes["begun"] == "GET"
 
 
-async def test_what_a_handler_sets_on_its_request_s_span_is_sent(collector: Collector) -> None:
+async def test_attribute_that_a_handler_sets_on_its_span_is_exported(collector: Collector) -> None:
     async with trace_setup.running(traced(collector.url), "api"):
         await ask(RequestContextMiddleware(working), "/working")
     span = collector.one("GET")
@@ -132,7 +132,7 @@ async def test_what_a_handler_sets_on_its_request_s_span_is_sent(collector: Coll
     assert collector.one("SELECT").parent_id == span.span_id
 
 
-async def test_attribute_limits_of_the_environment_hold(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_attribute_limits_of_the_environment_apply(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
     async with trace_setup.running(traced(collector.url), "api"):
         await ask(RequestContextMiddleware(working), "/working")

@@ -1,4 +1,4 @@
-"""Traces of requests and jobs, their sampling and export, and that nothing waits for a collector."""
+"""Traces of requests and jobs: sampling, export, and failures of the collector."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 def traced(url: str, **values: Any) -> Any:
-    """Settings that record everything, and send it at once."""
+    """Settings that record every trace and export it at once."""
     defaults = {"OTEL_TRACES_SAMPLER_ARG": 1, "OTEL_BSP_SCHEDULE_DELAY": 10}
     return settings_with(OTEL_EXPORTER_OTLP_ENDPOINT=url, **{**defaults, **values})
 
@@ -60,7 +60,7 @@ def provider_for(settings: Any, collector: Collector) -> tuple[TracerProvider, B
 
 
 def service() -> ASGIApp:
-    """An application with one route, one error and one that nobody foresaw, as the real one is put together."""
+    """An application with a route, a handled and an unhandled error, and middleware."""
     app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
     router = APIRouter()
 
@@ -86,7 +86,7 @@ async def ask(app: ASGIApp, path: str = "/api/things/1", method: str = "GET", **
 
 
 class TestTraceparent:
-    """Without tracing: what a caller says is taken on, if it is said as the specification has it."""
+    """Without tracing, the traceparent of a caller is adopted if it is valid."""
 
     @pytest.mark.parametrize(
         "value",
@@ -145,7 +145,7 @@ class TestTraceparent:
         for state in states:
             answer = await ask(service(), headers={"traceparent": UNSAMPLED, "tracestate": state})
             assert answer.json() == TRACE
-        assert not any(state in log.getvalue() for state in states)  # nor does anybody complain of it
+        assert not any(state in log.getvalue() for state in states)
         assert {line["level"] for line in log.lines()} == {"info"}
 
     async def test_two_traceparents_are_ignored(self) -> None:
@@ -161,7 +161,7 @@ class TestTraceparent:
         assert tracing.current_trace_id() is None
 
 
-class TestOff:
+class TestTracingOff:
     def test_without_an_endpoint_the_sdk_is_not_imported(self, tmp_path: Path) -> None:
         script = (
             "import sys, plinth.jobs.engine.worker; from notes.main import Settings, create_app\n"
@@ -177,7 +177,9 @@ class TestOff:
         assert not [module for module in modules if re.match(unwanted, module)]
 
     @pytest.mark.parametrize("how", [{"OTEL_SDK_DISABLED": True}, {"OTEL_TRACES_EXPORTER": "none"}])
-    async def test_tracing_can_be_off_with_an_endpoint(self, collector: Collector, how: dict[str, Any]) -> None:
+    async def test_tracing_can_be_switched_off_despite_an_endpoint(
+        self, collector: Collector, how: dict[str, Any]
+    ) -> None:
         async with trace_setup.running(traced(collector.url, **how), "api"):
             assert not tracing.is_on()
             assert "traceresponse" not in (await ask(service())).headers
@@ -269,7 +271,7 @@ class TestRequest:
         self, app: ASGIApp, collector: Collector, log: Stderr
     ) -> None:
         answer = await ask(app, "/api/things/1", headers={"traceparent": UNSAMPLED})
-        await ask(app, "/nowhere")  # which is
+        await ask(app, "/nowhere")  # which is recorded
 
         collector.one("GET")
         assert [span.name for span in collector.spans] == ["GET"]
@@ -312,7 +314,7 @@ class TestSampler:
             ("always_off", 1, False, False, False),
         ],
     )
-    async def test_sampler_decides(
+    async def test_sampler_decides_by_its_name_ratio_and_the_caller(
         self, collector: Collector, sampler: str, ratio: float, nobody: bool, sampled: bool, unsampled: bool
     ) -> None:
         settings = traced(collector.url, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=ratio)
@@ -333,7 +335,7 @@ class TestSampler:
         provider.shutdown()
         assert 350 < recorded < 650  # ten standard deviations around 500 are 288 to 712
 
-    async def test_sampler_decides_by_the_id_as_other_services_would(self, collector: Collector) -> None:
+    async def test_ratio_sampler_decides_by_the_trace_id(self, collector: Collector) -> None:
         middleware = service()
         async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0.5), "api"):
             answers = [(await ask(middleware)).headers["traceresponse"].split("-") for _ in range(100)]
@@ -344,7 +346,7 @@ class TestSampler:
 
 
 class TestExport:
-    async def test_export_names_service_and_pod(self, collector: Collector) -> None:
+    async def test_exported_resource_has_the_names_of_service_and_pod(self, collector: Collector) -> None:
         settings = traced(
             collector.url,
             PROJECT_NAME="My Shop & Co",
@@ -376,7 +378,7 @@ class TestExport:
         assert collector.one("GET /api/things/{name}").resource["service.name"] == "shop"
         assert collector.headers[0]["x-api-key"] == "special"
 
-    async def test_last_spans_are_exported_before_the_end(self, collector: Collector) -> None:
+    async def test_last_spans_are_exported_at_shutdown(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=600_000), "api"):
             for _ in range(3):
                 await ask(service())
@@ -391,8 +393,8 @@ class TestExport:
         assert not tracing.is_on()
 
 
-class TestTrouble:
-    """A collector that is away, refuses or hangs costs a log line a minute and a full queue."""
+class TestCollectorFailures:
+    """A failing collector costs one log line a minute and one full queue."""
 
     LIMIT = 8
 
@@ -407,7 +409,9 @@ class TestTrouble:
     def dropped() -> float:
         return float(tracing.SPANS_DROPPED._value.get())
 
-    async def test_hanging_collector_costs_one_full_queue(self, monkeypatch: pytest.MonkeyPatch, log: Stderr) -> None:
+    async def test_hanging_collector_keeps_no_more_than_one_full_queue(
+        self, monkeypatch: pytest.MonkeyPatch, log: Stderr
+    ) -> None:
         made: list[BoundedSpanProcessor] = []
 
         def make(*args: Any) -> BoundedSpanProcessor:
@@ -444,13 +448,13 @@ class TestTrouble:
         assert "400" in lines[0]["reason"]
         assert len(lines[0]["reason"]) == MAX_REASON
         assert lines[0]["endpoint"] == f"{collector.url}/v1/traces"
-        # Nobody else says a word about it.
+        # No other logger reports it.
         said = {line["message"] for line in log.lines() if line.get("logger") != "httpx"}  # the test's own client
         assert said == {"traces", "request", "traces cannot be delivered"}
         assert self.dropped() - before == 9
         assert sum(line["spans_dropped"] for line in lines) == 1 + 3 + 3
 
-    async def test_redirecting_collector_has_not_taken_the_spans(
+    async def test_spans_sent_to_a_redirecting_collector_are_dropped(
         self, monkeypatch: pytest.MonkeyPatch, log: Stderr
     ) -> None:
         before = self.dropped()
@@ -489,7 +493,7 @@ class TestTrouble:
                 await ask(app, "/nowhere")
             assert [span.name for span in collector.spans] == ["GET"]
 
-    async def test_unreachable_collector_does_not_delay_the_end(
+    async def test_unreachable_collector_does_not_delay_the_shutdown(
         self, monkeypatch: pytest.MonkeyPatch, log: Stderr
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -500,7 +504,7 @@ class TestTrouble:
             "the last traces were not delivered in time"
         ]
 
-    def test_span_after_the_end_is_counted_as_dropped(self, collector: Collector) -> None:
+    def test_span_ended_after_the_shutdown_is_counted_as_dropped(self, collector: Collector) -> None:
         provider, _ = provider_for(traced(collector.url), collector)
         tracer = provider.get_tracer("test")
         tracer.start_span("in time").end()
@@ -530,8 +534,8 @@ class TestTrouble:
         assert len(collector.spans) + self.dropped() - before == 800
 
 
-class TestCalls:
-    """A call that is recorded when it has ended gives the same span as one around it."""
+class TestRecordedCalls:
+    """A call recorded after its end gives the same span as a span around it."""
 
     async def test_recorded_call_is_like_a_span_around_it(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
@@ -558,7 +562,7 @@ class TestCalls:
         assert (noted.failed, noted.attributes) == (True, {"error.type": "ValueError"})
 
     async def test_call_of_a_closed_coroutine_has_no_span(self, collector: Collector) -> None:
-        """A coroutine is closed wherever it is collected, which may be within another request."""
+        """Garbage collection may close a coroutine within another request."""
         async with trace_setup.running(traced(collector.url), "api"):
             with trace.get_tracer("test").start_as_current_span("outer"):
                 tracing.record_call("noted", {}, seconds=0, error=GeneratorExit())
@@ -567,7 +571,7 @@ class TestCalls:
 
 
 class TestJobs:
-    """A run's span, by what was stored with its job."""
+    """The span of a run continues the trace stored with its job."""
 
     @staticmethod
     async def run(carrier: dict[str, str] | None, *, first: bool) -> str | None:

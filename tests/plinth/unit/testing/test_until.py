@@ -1,17 +1,17 @@
-"""Waiting for a condition."""
+"""`until` waits for a condition."""
 
 import pytest
 
 from plinth.testing import until
 
 
-async def test_it_returns_what_the_condition_found() -> None:
+async def test_until_returns_the_value_of_the_condition() -> None:
     looks = iter([None, 0, "", "found"])
 
     assert await until(lambda: next(looks)) == "found"
 
 
-async def test_the_condition_may_be_a_coroutine_function() -> None:
+async def test_until_accepts_a_coroutine_function() -> None:
     looks = iter([False, True])
 
     async def condition() -> bool:
@@ -20,7 +20,7 @@ async def test_the_condition_may_be_a_coroutine_function() -> None:
     assert await until(condition) is True
 
 
-async def test_a_condition_that_never_holds_is_named() -> None:
+async def test_until_names_a_condition_that_never_holds() -> None:
     def ready() -> bool:
         return False
 

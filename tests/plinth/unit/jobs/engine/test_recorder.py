@@ -1,4 +1,4 @@
-"""What a worker has to say reaches the database, whatever becomes of single rows."""
+"""The recorder writes outcomes even if single rows are locked or refused."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from plinth.jobs.outcome import Finish, Outcome, Release, State
 
 
 class SlowStore:
-    """One row is locked at first, and the database refuses what is to become of it; another takes its time."""
+    """A store whose row `locked` is locked once, then refused; releases are slow."""
 
     retry = None
 
@@ -34,7 +34,7 @@ class SlowStore:
         return {outcome.id for outcome in outcomes}
 
     async def release(self, outcomes: Sequence[Release]) -> set[UUID]:
-        await asyncio.sleep(0.4)  # longer than until the locked one is tried again
+        await asyncio.sleep(0.4)  # longer than the delay before the locked row is tried again
         self.written += outcomes
         return {outcome.id for outcome in outcomes}
 
@@ -42,7 +42,7 @@ class SlowStore:
         return {key for key in keys if key[0] == self.locked and self.attempts == 1}
 
 
-async def test_a_row_that_was_locked_for_less_time_than_its_batch_took() -> None:
+async def test_outcome_of_a_locked_row_is_written_once_when_the_row_is_free() -> None:
     locked, other = uuid4(), uuid4()
     store = SlowStore(locked)
     told: list[UUID] = []
@@ -65,8 +65,8 @@ async def test_a_row_that_was_locked_for_less_time_than_its_batch_took() -> None
     assert told == [other, locked], "each once, when it is there"
 
 
-async def test_a_run_that_was_given_back_and_ends_after_all() -> None:
-    """What comes second is refused, while the first is being written; the recorder goes on."""
+async def test_second_outcome_of_a_run_is_refused_while_the_first_is_written() -> None:
+    """The recorder goes on after the refusal."""
     run, later = uuid4(), uuid4()
     store = SlowStore(run)
     store.attempts = 1  # its row is not locked
