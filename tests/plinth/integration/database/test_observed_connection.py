@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 class Tracing:
-    """Lets work be done by a database whose statements count or do not, and tells the spans of it."""
+    """Runs work on a database with or without metrics, and returns its spans."""
 
     def __init__(self, database_url: str, collector: Collector, pool_name: str | None) -> None:
         self.settings = settings_with(

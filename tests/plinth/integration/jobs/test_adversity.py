@@ -1,4 +1,4 @@
-"""What handlers, payloads and other people's transactions may do to a worker, and must not do to anybody's job."""
+"""Misbehaving handlers, payloads and foreign transactions harm neither a worker nor another job."""
 
 import asyncio
 import math

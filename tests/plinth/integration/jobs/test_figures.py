@@ -1,4 +1,4 @@
-"""One process of the fleet tells the figures of all: cheaply, and no longer than it has the duty."""
+"""One process of the fleet exports the metrics of all, cheaply, while it holds the duty."""
 
 import asyncio
 import json
@@ -454,7 +454,7 @@ SELECT 'test.task', 'default', 0, '{}', 1, now() + interval '1 day', $2 FROM gen
 
 
 class TestCost:
-    """The tables are large, the fleet's figures are cheap: what a statement reads is bounded."""
+    """On large tables the rows that a fleet query reads are bounded."""
 
     @pytest.fixture
     async def jobs(self, fresh_database_url: str) -> AsyncIterator[Jobs]:
