@@ -99,7 +99,7 @@ CRONS = [
 @pytest.mark.parametrize("cron", CRONS)
 @pytest.mark.parametrize("change", CHANGES)
 class TestClockChanges:
-    """Slots are found forwards to know how long to wait, and backwards to know what is due. They are the same slots."""
+    """The next slot, to wait for, and the slots that are due are found in two ways: they are the same slots."""
 
     def forwards(self, schedule: Schedule, after: datetime, until: datetime) -> list[datetime]:
         found = []

@@ -1,4 +1,4 @@
-"""The fault tests notice when a part of the engine is missing. Each is run here without one, and has to fail."""
+"""The fault tests fail when a part of the engine is missing: each runs here without one."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Redis is emptied, stopped and started, PostgreSQL is crashed, and jobs are enqueued and run all the while.
+"""Redis and PostgreSQL fail while jobs are enqueued and run.
 
 The client enqueues again what was not acknowledged. When a commit breaks off it is unknown whether it took effect, so
 each job carries a key of its client's, and a client that knows no answer looks it up before it tries again.

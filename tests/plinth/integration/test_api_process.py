@@ -1,4 +1,4 @@
-"""`plinth api` as a process: its second port, how it drains, its complaints."""
+"""`plinth api` as a process: its second port, how it drains, its error messages."""
 
 import os
 import re

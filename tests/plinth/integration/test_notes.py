@@ -1,4 +1,4 @@
-"""The tiny service does what the tests that use it take for granted."""
+"""The tiny service behaves as the tests that use it expect."""
 
 from datetime import timedelta
 

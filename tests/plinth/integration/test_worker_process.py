@@ -1,4 +1,4 @@
-"""`plinth worker` as a process: its port, its signals, its complaints."""
+"""`plinth worker` as a process: its port, its signals, its error messages."""
 
 import os
 import re

@@ -187,7 +187,7 @@ class TestUniqueKeys:
 
 
 class TestDoorbell:
-    """With a poll so rare that only the doorbell can explain that a job runs."""
+    """The poll is so rare that only the doorbell can start a job in time."""
 
     @pytest.fixture
     def deaf(self, settings: Settings) -> Settings:
