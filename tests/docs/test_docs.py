@@ -51,7 +51,9 @@ class TestTours:
         assert '"status":"ready"' in tour.stdout
         assert '"subject":"alice"' in tour.stdout
 
-    def test_a_job_goes_from_the_request_to_the_file(self, database_url: str, redis_url: str, tmp_path: Path) -> None:
+    def test_tour_of_a_job_goes_from_the_request_to_the_file(
+        self, database_url: str, redis_url: str, tmp_path: Path
+    ) -> None:
         """As it stands but for the number of items, with a worker as `make run` starts it."""
         (script,) = blocks("docs/job-tour.md", "## From the request to the file", "sh")
         settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
@@ -85,18 +87,18 @@ def test_the_readme_is_short() -> None:
 class TestCommandLine:
     """docs/command-line.md"""
 
-    def test_every_command_it_names_exists(self) -> None:
+    def test_every_command_of_the_command_line_page_exists(self) -> None:
         (listing,) = blocks("docs/command-line.md", "## Commands", "")
         for line in listing.splitlines():
             command = re.split(r"\s{2,}", line)[0].split()[1:]
             assert CliRunner().invoke(main, [*command, "--help"]).exit_code == 0, line
 
-    def test_no_command_is_left_out(self) -> None:
+    def test_command_line_page_leaves_no_command_out(self) -> None:
         (listing,) = blocks("docs/command-line.md", "## Commands", "")
         assert {line.split()[1] for line in listing.splitlines()} == set(main.commands)
 
 
-def test_every_setting_that_a_table_names_exists() -> None:
+def test_every_setting_in_the_tables_of_the_pages_exists() -> None:
     names = set()
     for page in (ROOT / "docs").glob("*.md"):
         for table in re.findall(r"^\| setting \|.*\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
@@ -106,7 +108,7 @@ def test_every_setting_that_a_table_names_exists() -> None:
     assert names <= set(Settings.model_fields)
 
 
-def test_the_hash_of_a_caller_can_be_computed() -> None:
+def test_command_for_the_hash_of_a_caller_works() -> None:
     """docs/traces-and-logs.md, with the Python of this machine instead of that of a pod."""
     command, *_ = blocks("docs/traces-and-logs.md", "## Log lines", "sh")
     command = command.replace("kubectl -n plinth exec -i deploy/plinth-api -- python", sys.executable)
@@ -119,13 +121,13 @@ def test_the_hash_of_a_caller_can_be_computed() -> None:
 class TestJobs:
     """docs/jobs.md"""
 
-    def test_its_job_and_its_schedule_can_be_registered(self) -> None:
+    def test_job_and_schedule_of_the_jobs_page_can_be_registered(self) -> None:
         job, _ = blocks("docs/jobs.md", "## Write a job", "python")
         (schedule,) = blocks("docs/jobs.md", "## Schedules", "python")
         code = f"{job}\nimport uuid\n{schedule.replace('...', 'uuid.uuid4()')}"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
-    def test_every_command_it_names_exists(self) -> None:
+    def test_every_command_of_the_jobs_page_exists(self) -> None:
         (listing,) = blocks("docs/jobs.md", "## Operate jobs: list, retry, cancel, pause", "sh")
         for line in listing.splitlines():
             command = line.split("#")[0].split()[1:]
@@ -135,7 +137,7 @@ class TestJobs:
             for option in (word for word in command if word.startswith("--")):
                 assert option in helped.output, line
 
-    def test_every_setting_it_names_exists_with_that_default(self) -> None:
+    def test_every_setting_of_the_jobs_page_exists_with_its_default(self) -> None:
         (table,) = re.findall(r"## Settings\n.*", (ROOT / "docs/jobs.md").read_text(), re.DOTALL)
         rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]+?)`? \|", table, re.MULTILINE)
         assert {name for name in Settings.model_fields if name.startswith("JOBS_")} <= {name for name, _ in rows}
@@ -147,7 +149,7 @@ class TestJobs:
 class TestExtend:
     """docs/extend.md; `tests/observability/test_extend.py` types its rule and its dashboard."""
 
-    def test_its_router_its_job_and_its_metric_work_as_they_stand(self) -> None:
+    def test_router_job_and_metric_of_the_extend_page_work(self) -> None:
         with copy_of_the_project() as copy:
             files = copy.type(ROOT / "docs/extend.md")
             code = [path for path in files if path.endswith(".py")]
@@ -157,14 +159,14 @@ class TestExtend:
             tests = [path for path in code if path.startswith("tests/")]
             copy.run("pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/plinth/unit/test_metrics_docs.py")
 
-    def test_it_adds_files_and_edits_none_of_the_platform(self) -> None:
+    def test_extend_page_adds_files_and_edits_none_of_the_platform(self) -> None:
         assert [path for path in files_of(ROOT / "docs/extend.md") if (ROOT / path).exists()] == []
 
 
 class TestAddAResource:
     """docs/add-a-resource.md"""
 
-    def test_the_page_works_as_it_stands(self, servers: Servers, empty_database_url: str) -> None:
+    def test_page_on_adding_a_resource_works_as_it_stands(self, servers: Servers, empty_database_url: str) -> None:
         with copy_of_the_project(DATABASE_URL=empty_database_url) as copy:
             files = copy.type(ROOT / "docs/add-a-resource.md")
             copy.run("plinth.cli", "migrate")

@@ -16,7 +16,7 @@ TYPED = "add-a-resource"
 PAGES = [page for page in (ROOT / "docs").rglob("*.md") if page.stem != TYPED and NAMED.search(page.read_text())]
 
 
-def test_there_are_such_pages() -> None:
+def test_pages_name_tests_of_their_promises() -> None:
     assert ROOT / "docs" / "kubernetes.md" in PAGES
 
 

@@ -72,7 +72,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def caller(settings: Settings) -> dict[str, str]:
-    """An operator, who may call every operation."""
+    """The headers of an operator, which may call every operation."""
     token = sign_local_token(settings, subject="alice", ttl=600, roles=["operator"])
     return {"Authorization": f"Bearer {token}"}
 
@@ -88,17 +88,17 @@ def make_possible(case: Case) -> None:
         case.headers["Idempotency-Key"] = f"key-{next(unused)}"
 
 
-def test_the_document_is_the_one_that_is_served(url: str) -> None:
+def test_tested_document_is_the_served_openapi_document(url: str) -> None:
     assert httpx.get(f"{url}/api/v1/openapi.json").json() == document
 
 
 @schema.parametrize()
-def test_each_operation_is_as_described(case: Case, url: str, caller: dict[str, str]) -> None:
+def test_each_operation_conforms_to_the_openapi_document(case: Case, url: str, caller: dict[str, str]) -> None:
     make_possible(case)
     case.call_and_validate(base_url=url, headers=caller)
 
 
-def test_so_are_operations_that_build_on_one_another(url: str, caller: dict[str, str]) -> None:
+def test_linked_operations_conform_to_the_openapi_document(url: str, caller: dict[str, str]) -> None:
     # A job that is there has a stream that goes on for minutes. `test_job_events.py` looks at those.
     answering = schema.exclude(path_regex="/events$")
 

@@ -59,7 +59,7 @@ async def made(database: Database, worker: psutil.Process, owner: str) -> tuple[
     return export, most
 
 
-async def test_a_large_export_takes_little_memory(database: Database, worker: psutil.Process) -> None:
+async def test_large_export_takes_little_memory(database: Database, worker: psutil.Process) -> None:
     async with database.connection() as connection:
         await connection.execute(INSERT_ITEMS, timeout=PATIENCE)
     _, before = await made(database, worker, "bob, who has no items")

@@ -10,7 +10,7 @@ from tests.support.metrics import metric
 
 
 class TestStart:
-    async def test_its_first_callers_find_connections(self, make_settings: Callable[..., Any]) -> None:
+    async def test_startup_opens_connections_for_the_first_callers(self, make_settings: Callable[..., Any]) -> None:
         connections = {"db_client_connection_pool_name": "main"}
         before = metric("db_client_connection_count", **connections)
         async with open_client(create_app(make_settings())):

@@ -10,7 +10,7 @@ from plinth.testing import Client, open_client
 
 
 class TestSideBySide:
-    async def test_two_applications_keep_to_their_databases(
+    async def test_two_applications_use_their_own_databases(
         self, client: Client, make_settings: Callable[..., Any], fresh_database_url: str
     ) -> None:
         async with open_client(create_app(make_settings(DATABASE_URL=fresh_database_url))) as other:
@@ -26,7 +26,7 @@ class TestCompression:
     @pytest.mark.parametrize(
         ("items", "accepted", "coding"), [(1, "gzip", None), (30, "identity", None), (30, "br, gzip", "gzip")]
     )
-    async def test_is_for_large_answers_to_those_who_take_it(
+    async def test_large_responses_are_compressed_when_accepted(
         self, client: Client, items: int, accepted: str, coding: str | None
     ) -> None:
         alice = client.signed_in("alice")

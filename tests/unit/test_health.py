@@ -1,4 +1,4 @@
-"""Health needs nothing: the process says that it is alive, and readiness says what it is waiting for, at once."""
+"""Liveness needs no server; readiness shows at once which servers it waits for."""
 
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -32,22 +32,22 @@ def silent_server() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-class TestAlive:
-    async def test_needs_no_database_no_redis_and_no_token(self, client: Client) -> None:
+class TestLiveness:
+    async def test_liveness_needs_no_database_no_redis_and_no_token(self, client: Client) -> None:
         response = await client.get(ALIVE)
 
         assert response.status_code == 200
         assert response.json() == {"status": "alive", "version": __version__}
 
-    async def test_is_never_answered_out_of_a_cache(self, client: Client) -> None:
+    async def test_liveness_is_never_cached(self, client: Client) -> None:
         assert (await client.get(ALIVE)).headers["cache-control"] == "no-store"
 
-    async def test_may_be_asked_as_often_as_one_likes(self, client: Client) -> None:
+    async def test_liveness_is_not_rate_limited(self, client: Client) -> None:
         assert {(await client.get(ALIVE)).status_code for _ in range(20)} == {200}
 
 
-class TestReady:
-    async def test_is_503_with_the_state_of_each_component(self, client: Client) -> None:
+class TestReadiness:
+    async def test_readiness_is_503_with_the_state_of_each_component(self, client: Client) -> None:
         response = await client.get(READY)
 
         assert response.status_code == 503
@@ -59,7 +59,7 @@ class TestReady:
             },
         }
 
-    async def test_asks_nobody_when_it_is_asked(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_readiness_probe_runs_no_check_itself(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         async def ask(self: Readiness, name: str) -> None:
             raise AssertionError("a probe asked")
 
@@ -67,12 +67,12 @@ class TestReady:
 
         assert (await client.get(READY)).status_code == 503
 
-    async def test_says_nothing_of_where_things_are(self, client: Client) -> None:
+    async def test_readiness_shows_no_addresses(self, client: Client) -> None:
         text = (await client.get(READY)).text
 
         assert not any(word in text for word in ("127.0.0.1", "s3cret", "plinth", "refused"))
 
-    async def test_holds_when_servers_take_connections_and_say_nothing(self, silent_server: int) -> None:
+    async def test_readiness_is_503_when_servers_accept_connections_and_stay_silent(self, silent_server: int) -> None:
         settings = settings_for_tests(
             Settings,
             DATABASE_URL=f"postgresql://plinth@127.0.0.1:{silent_server}/plinth",

@@ -31,7 +31,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
 
 
 class TestImport:
-    def test_reads_no_setting_and_opens_nothing(self, tmp_path: Path) -> None:
+    def test_import_reads_no_setting_and_opens_no_connection(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("DATABASE_URL=mysql://plinth:hunter2@db/plinth\nNONSENSE=1\n")
         code = """
 import gc, os
@@ -66,8 +66,8 @@ print(document["info"]["title"])
         assert (done.stdout, done.returncode) == ("Bare\n", 0), done.stderr
 
 
-class TestAppOfTheModule:
-    def test_it_is_made_when_it_is_read(self, tmp_path: Path) -> None:
+class TestModuleApp:
+    def test_app_is_created_when_it_is_first_read(self, tmp_path: Path) -> None:
         code = """
 import uvicorn, app.main
 
@@ -81,7 +81,7 @@ print(app.main.app.title)
 
         assert (done.stdout, done.returncode) == ("Asked for\n", 0), done.stderr
 
-    def test_with_wrong_settings_is_one_message(self, tmp_path: Path) -> None:
+    def test_invalid_settings_are_reported_in_one_message(self, tmp_path: Path) -> None:
         wrong = {"DATABASE_URL": "mysql://plinth:hunter2@db/plinth", "DB_POOL_SIZE": "many", "SECRET_KEY": "hunter3"}
         code = "import uvicorn; uvicorn.main(['app.main:app', '--port', '1'])"
 
@@ -95,7 +95,7 @@ print(app.main.app.title)
 
 
 class TestSideBySide:
-    async def test_two_applications_have_nothing_in_common(self) -> None:
+    async def test_two_applications_share_nothing(self) -> None:
         one = settings_for_tests(
             Settings,
             DATABASE_URL=NO_DATABASE,
@@ -143,14 +143,14 @@ class TestDocs:
             return {(await client.get(path)).status_code for path in paths}
 
     @pytest.mark.parametrize("values", [{"DATABASE_URL": NO_DATABASE}, PRODUCTION | {"DOCS_ENABLED": True}])
-    async def test_are_there(self, values: dict[str, Any]) -> None:
+    async def test_docs_are_served_in_development_and_when_enabled(self, values: dict[str, Any]) -> None:
         assert await self.statuses(settings_for_tests(Settings, **values)) == {200}
 
     @pytest.mark.parametrize("values", [PRODUCTION, {"DATABASE_URL": NO_DATABASE, "DOCS_ENABLED": False}])
-    async def test_are_off_in_production_and_where_they_are_not_wanted(self, values: dict[str, Any]) -> None:
+    async def test_docs_are_off_in_production_and_when_disabled(self, values: dict[str, Any]) -> None:
         assert await self.statuses(settings_for_tests(Settings, **values)) == {404}
 
-    async def test_show_the_api(self) -> None:
+    async def test_docs_page_loads_the_openapi_document(self) -> None:
         async with open_client(create_app(settings_for_tests(Settings, DATABASE_URL=NO_DATABASE))) as client:
             page = await client.get("http://service.test/docs")
 
@@ -159,7 +159,7 @@ class TestDocs:
 
 
 class TestProduction:
-    async def test_tells_browsers_to_use_tls(self) -> None:
+    async def test_production_sends_strict_transport_security(self) -> None:
         async with open_client(create_app(settings_for_tests(Settings, **PRODUCTION))) as client:
             response = await client.get("/public/health")
 

@@ -1,4 +1,4 @@
-"""Exports, as their owner and as others see them: asked for, followed, fetched."""
+"""Exports, for their owner and for other callers: request, status, download."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def content_path(export: Export) -> str:
 
 
 class TestRequest:
-    async def test_is_accepted_with_the_export_and_where_it_is(self, alice: Client, jobs: Jobs) -> None:
+    async def test_requested_export_is_202_with_its_location(self, alice: Client, jobs: Jobs) -> None:
         response = await alice.post("/exports", json={"format": "csv", "tag": "heavy"})
 
         assert response.status_code == 202
@@ -85,18 +85,18 @@ class TestRequest:
             ([], ["body"]),
         ],
     )
-    async def test_says_which_field_is_wrong(self, alice: Client, body: Any, where: list[str]) -> None:
+    async def test_invalid_request_names_the_field(self, alice: Client, body: Any, where: list[str]) -> None:
         response = await alice.post("/exports", json=body)
 
         assert [error["loc"] for error in problem(response, 422, "validation_error")["errors"]] == [where]
 
-    async def test_of_one_owner_there_are_so_many_at_a_time(self, alice: Client, bob: Client) -> None:
+    async def test_number_of_unfinished_exports_of_an_owner_is_limited(self, alice: Client, bob: Client) -> None:
         for _ in range(exports.MAX_UNFINISHED):
             await requested(alice)
         problem(await alice.post("/exports", json={"format": "csv"}), 409, "too_many")
         assert (await bob.post("/exports", json={"format": "csv"})).status_code == 202
 
-    async def test_needs_a_caller(self, client: Client) -> None:
+    async def test_exports_need_a_token(self, client: Client) -> None:
         for response in (
             await client.post("/exports", json={"format": "csv"}),
             await client.get(NOWHERE),
@@ -104,7 +104,7 @@ class TestRequest:
         ):
             problem(response, 401)
 
-    async def test_sent_again_with_its_key_makes_one_export_and_one_job(
+    async def test_repeated_request_with_a_key_makes_one_export_and_one_job(
         self, alice: Client, sql: asyncpg.Connection
     ) -> None:
         first, again = [await alice.post("/exports", json={"format": "csv"}, headers=KEY) for _ in range(2)]
@@ -117,7 +117,7 @@ class TestRequest:
         assert await sql.fetchval("SELECT count(*) FROM job") == 1
 
     @pytest.mark.parametrize("headers", [{}, KEY])
-    async def test_that_cannot_be_committed_leaves_neither_export_nor_job(
+    async def test_failed_commit_leaves_neither_export_nor_job(
         self, alice: Client, sql: asyncpg.Connection, headers: dict[str, str]
     ) -> None:
         await sql.execute(
@@ -150,7 +150,9 @@ class TestStatus:
             ("pruned", "failed"),
         ],
     )
-    async def test_is_that_of_the_job(self, alice: Client, sql: asyncpg.Connection, state: str, status: str) -> None:
+    async def test_status_of_an_export_follows_its_job(
+        self, alice: Client, sql: asyncpg.Connection, state: str, status: str
+    ) -> None:
         export = await requested(alice)
         if state in ("cancelled", "discarded"):
             await sql.execute(
@@ -168,7 +170,7 @@ class TestStatus:
         found = problem(await alice.get(content_path(export)), 409, "export_not_ready")
         assert status in found["detail"]
 
-    async def test_is_nobody_elses_business(self, alice: Client, bob: Client, jobs: Jobs) -> None:
+    async def test_export_of_another_owner_is_not_found(self, alice: Client, bob: Client, jobs: Jobs) -> None:
         export = await made(alice, jobs)
         nothing = problem(await alice.get(NOWHERE), 404, "not_found")
 
@@ -177,7 +179,7 @@ class TestStatus:
             assert problem(response, 404) | {"request_id": ""} == nothing | {"request_id": ""}
         assert (await bob.head(content_path(export))).status_code == 404
 
-    async def test_what_has_expired_does_not_exist(self, alice: Client, jobs: Jobs, sql: asyncpg.Connection) -> None:
+    async def test_expired_export_is_not_found(self, alice: Client, jobs: Jobs, sql: asyncpg.Connection) -> None:
         export = await made(alice, jobs)
         await sql.execute("UPDATE export SET expires_at = now()")
 
@@ -198,7 +200,7 @@ class TestFile:
         await bob.post("/items", json={"name": "tagged", "tags": ["t"]})
         return kept
 
-    async def test_as_ndjson_has_each_item_as_the_api_shows_it(self, alice: Client, bob: Client, jobs: Jobs) -> None:
+    async def test_ndjson_file_has_each_item_as_the_api_shows_it(self, alice: Client, bob: Client, jobs: Jobs) -> None:
         items = await self.items(alice, bob)
 
         export = await made(alice, jobs, format="ndjson")
@@ -209,7 +211,7 @@ class TestFile:
         assert response.content.split(b"\n") == [*shown, b""]
         assert (export["item_count"], export["size"]) == (len(items), len(response.content))
 
-    async def test_as_csv_has_the_same_in_rows(self, alice: Client, bob: Client, jobs: Jobs) -> None:
+    async def test_csv_file_has_a_row_for_each_item(self, alice: Client, bob: Client, jobs: Jobs) -> None:
         items = await self.items(alice, bob)
 
         response = await alice.get(content_path(await made(alice, jobs, format="csv")))
@@ -221,7 +223,7 @@ class TestFile:
             values = row | {"tags": json.loads(row["tags"]), "version": int(row["version"])}
             assert values == created | {"description": created["description"] or ""}
 
-    async def test_has_only_the_items_with_the_tag(self, alice: Client, bob: Client, jobs: Jobs) -> None:
+    async def test_file_has_only_the_items_with_the_tag(self, alice: Client, bob: Client, jobs: Jobs) -> None:
         items = await self.items(alice, bob)
 
         export = await made(alice, jobs, tag="a,b")
@@ -231,7 +233,7 @@ class TestFile:
         assert export["item_count"] == 1
 
     @pytest.mark.parametrize(("kind", "size"), [("ndjson", 0), ("csv", 56)])
-    async def test_may_have_no_items(self, alice: Client, jobs: Jobs, kind: str, size: int) -> None:
+    async def test_file_without_items_is_served(self, alice: Client, jobs: Jobs, kind: str, size: int) -> None:
         export = await made(alice, jobs, format=kind)
 
         for headers in ({}, {"Range": "bytes=0-99"}):
@@ -255,7 +257,7 @@ class TestContent:
     async def content(self, alice: Client, export: Export) -> bytes:
         return (await alice.get(content_path(export))).content
 
-    async def test_comes_whole_and_as_it_is(self, alice: Client, export: Export) -> None:
+    async def test_content_is_sent_whole_and_uncompressed(self, alice: Client, export: Export) -> None:
         response = await alice.get(content_path(export), headers={"Accept-Encoding": "gzip, br"})
 
         assert response.status_code == 200
@@ -273,7 +275,7 @@ class TestContent:
             assert response.headers[name] == value
         assert export["links"]["content"] == f"/api/v1{content_path(export)}"
 
-    async def test_can_be_looked_at_without_fetching_it(self, alice: Client, export: Export) -> None:
+    async def test_head_of_the_content_has_the_headers_of_get(self, alice: Client, export: Export) -> None:
         got = await alice.get(content_path(export))
         # A range is for GET alone.
         head = await alice.head(content_path(export), headers={"Range": "bytes=0-1"})
@@ -283,7 +285,7 @@ class TestContent:
             del headers["x-request-id"]
         assert head.headers == got.headers
 
-    async def test_comes_in_parts(self, alice: Client, export: Export, content: bytes) -> None:
+    async def test_range_of_the_content_is_sent(self, alice: Client, export: Export, content: bytes) -> None:
         size = len(content)
         edges = sorted({0, 1, 99, 100, 101, 150, 200, 299, 300, size // 100 * 100, size - 1})
         parts = [(first, last) for first in edges for last in edges if first <= last]
@@ -299,28 +301,30 @@ class TestContent:
     @pytest.mark.parametrize(
         ("header", "part"), [("bytes=1234-", slice(1234, None)), ("bytes=-101", slice(-101, None))]
     )
-    async def test_comes_from_somewhere_to_its_end(
+    async def test_open_ended_range_is_sent_to_the_end(
         self, alice: Client, export: Export, content: bytes, header: str, part: slice
     ) -> None:
         response = await alice.get(content_path(export), headers={"Range": header, "Accept-Encoding": "gzip"})
 
         assert (response.status_code, response.content) == (206, content[part])
 
-    async def test_has_nothing_beyond_its_end(self, alice: Client, export: Export, content: bytes) -> None:
+    async def test_range_beyond_the_end_is_416(self, alice: Client, export: Export, content: bytes) -> None:
         response = await alice.get(content_path(export), headers={"Range": f"bytes={len(content)}-"})
 
         problem(response, 416, "range_not_satisfiable")
         assert response.headers["content-range"] == f"bytes */{len(content)}"
 
     @pytest.mark.parametrize("header", ["bytes=0-1,5-6", "bytes=5-1", "lines=1-2"])
-    async def test_comes_whole_to_what_is_no_range(
+    async def test_invalid_or_multiple_ranges_are_ignored(
         self, alice: Client, export: Export, content: bytes, header: str
     ) -> None:
         response = await alice.get(content_path(export), headers={"Range": header})
 
         assert (response.status_code, response.content) == (200, content)
 
-    async def test_goes_on_only_where_it_is_the_same_file(self, alice: Client, export: Export, content: bytes) -> None:
+    async def test_if_range_sends_a_part_only_of_the_same_file(
+        self, alice: Client, export: Export, content: bytes
+    ) -> None:
         etag = (await alice.head(content_path(export))).headers["etag"]
 
         same = await alice.get(content_path(export), headers={"Range": "bytes=5-", "If-Range": etag})
@@ -329,7 +333,7 @@ class TestContent:
         assert (same.status_code, same.content) == (206, content[5:])
         assert (other.status_code, other.content) == (200, content)
 
-    async def test_is_not_sent_to_those_who_have_it(self, alice: Client, export: Export) -> None:
+    async def test_if_none_match_of_the_same_file_is_304(self, alice: Client, export: Export) -> None:
         etag = (await alice.head(content_path(export))).headers["etag"]
 
         for header in (etag, f"W/{etag}", f'"a", {etag}', "*"):
@@ -348,7 +352,7 @@ class TestBrokenDownload:
             yield url
 
     @pytest.mark.parametrize("lost", [0, 1, 7])
-    async def test_of_a_file_that_has_vanished_never_looks_whole(
+    async def test_download_of_a_deleted_file_is_cut_off(
         self,
         alice: Client,
         jobs: Jobs,
@@ -381,7 +385,7 @@ class TestBrokenDownload:
 
 
 class TestSlowReader:
-    async def test_holds_no_connection(
+    async def test_slow_reader_holds_no_database_connection(
         self, alice: Client, jobs: Jobs, settings: Settings, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(export_file, "CHUNK_BYTES", 100)

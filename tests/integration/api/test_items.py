@@ -1,4 +1,4 @@
-"""The reference resource, as its owner and as others see it."""
+"""The reference resource, for its owner and for other callers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def create(alice: Client, **values: Any) -> dict[str, Any]:
 
 
 class TestCreate:
-    async def test_answers_with_the_item_and_where_it_is(self, alice: Client) -> None:
+    async def test_create_returns_the_item_and_its_location(self, alice: Client) -> None:
         response = await alice.post("/items", json=item(name="lamp", description="warm", tags=["a", "b"]))
 
         assert response.status_code == 201
@@ -41,19 +41,19 @@ class TestCreate:
         assert response.headers["etag"] == '"1"'
         assert (await alice.get(f"/items/{created.id}")).content == response.content
 
-    async def test_needs_a_name_and_nothing_else(self, alice: Client) -> None:
+    async def test_create_needs_only_a_name(self, alice: Client) -> None:
         created = await create(alice)
 
         assert (created["description"], created["tags"], created["version"]) == (None, [], 1)
 
     @pytest.mark.parametrize("text", TEXTS)
-    async def test_gives_every_text_back_as_it_came(self, alice: Client, text: str) -> None:
+    async def test_created_item_round_trips_every_text(self, alice: Client, text: str) -> None:
         created = await create(alice, name=text, description=text, tags=[text])
 
         read = (await alice.get(f"/items/{created['id']}")).json()
         assert (read["name"], read["description"], read["tags"]) == (text, text, [text])
 
-    async def test_takes_the_largest_that_is_allowed(self, alice: Client) -> None:
+    async def test_largest_allowed_item_is_created(self, alice: Client) -> None:
         largest = item(name="🎉" * 200, description="🎉" * 10_000, tags=["🎉" * 50] * 20)
 
         response = await alice.post("/items", json=largest)
@@ -90,14 +90,14 @@ class TestCreate:
             (None, ["body"]),
         ],
     )
-    async def test_says_which_field_is_wrong(self, alice: Client, body: Any, where: list[str | int]) -> None:
+    async def test_invalid_item_names_the_field(self, alice: Client, body: Any, where: list[str | int]) -> None:
         response = await alice.post("/items", json=body)
 
         assert [error["loc"] for error in problem(response, 422, "validation_error")["errors"]] == [where]
 
 
 class TestRead:
-    async def test_a_stranger_s_item_does_not_exist(self, alice: Client, bob: Client) -> None:
+    async def test_item_of_another_owner_is_not_found(self, alice: Client, bob: Client) -> None:
         path = f"/items/{(await create(alice))['id']}"
         nothing = problem(await alice.get(NOWHERE), 404, "not_found")
 
@@ -113,17 +113,17 @@ class TestRead:
         assert (await alice.get(path)).json()["version"] == 1
 
     @pytest.mark.parametrize("item_id", ["1", "x" * 36, "%00", "..%2e", "%ff", "%F0%9F%8E%89", "1" * 5000])
-    async def test_an_id_that_is_none_is_refused(self, alice: Client, item_id: str) -> None:
+    async def test_invalid_item_id_is_refused(self, alice: Client, item_id: str) -> None:
         body = problem(await alice.get(f"/items/{item_id}"), 422)
 
         assert body["errors"][0]["loc"] == ["path", "item_id"]
 
-    async def test_is_kept_by_the_caller_alone_and_asked_about_again(self, alice: Client) -> None:
+    async def test_item_is_cached_privately_and_revalidated(self, alice: Client) -> None:
         response = await alice.get(f"/items/{(await create(alice))['id']}")
 
         assert response.headers["cache-control"] == "private, no-cache"
 
-    async def test_no_time_is_lost_on_the_way(self, alice: Client, sql: asyncpg.Connection) -> None:
+    async def test_times_keep_their_microseconds(self, alice: Client, sql: asyncpg.Connection) -> None:
         created = await create(alice)
         await sql.execute(
             "UPDATE item SET created_at = '2026-01-02 03:04:05+00', updated_at = '2026-01-02 03:04:05.00012+00'"
@@ -142,9 +142,9 @@ ROWS = [
 
 
 class TestHotPaths:
-    """They send bytes that no response model has seen; those are the bytes that it would have sent."""
+    """Responses made without the response model are the bytes that it would make."""
 
-    async def test_one_item_is_what_its_model_says(self, alice: Client, sql: asyncpg.Connection) -> None:
+    async def test_bytes_of_an_item_equal_its_response_model(self, alice: Client, sql: asyncpg.Connection) -> None:
         for body in ROWS:
             created = await alice.post("/items", json=body)
             assert created.content == ItemRead.model_validate_json(created.content).model_dump_json().encode()
@@ -154,7 +154,7 @@ class TestHotPaths:
             read = await alice.get(f"/items/{item_id}")
             assert read.content == ItemRead.model_validate_json(read.content).model_dump_json().encode()
 
-    async def test_so_is_a_page(self, alice: Client, sql: asyncpg.Connection) -> None:
+    async def test_bytes_of_a_page_equal_its_response_model(self, alice: Client, sql: asyncpg.Connection) -> None:
         for body in ROWS:
             await create(alice, **body)
         await sql.execute("UPDATE item SET created_at = date_trunc('second', created_at) WHERE name <> 'plain'")
@@ -163,7 +163,7 @@ class TestHotPaths:
             page = await alice.get("/items", params={"limit": limit})
             assert page.content == Page[ItemRead].model_validate_json(page.content).model_dump_json().encode()
 
-    async def test_a_change_speaks_like_a_read(self, alice: Client) -> None:
+    async def test_response_to_a_change_equals_a_read(self, alice: Client) -> None:
         path = f"/items/{(await create(alice))['id']}"
         for text in TEXTS:
             changed = await alice.patch(path, json=item(name=text, tags=[text]), headers={"If-Match": "*"})
@@ -178,7 +178,7 @@ class TestUpdate:
     @pytest.mark.parametrize(
         "changes", [{"name": "new"}, {"description": "new"}, {"description": None}, {"tags": []}, {"tags": ["new"]}]
     )
-    async def test_changes_what_is_sent_and_nothing_else(
+    async def test_update_changes_only_the_fields_that_are_sent(
         self, alice: Client, path: str, changes: dict[str, Any]
     ) -> None:
         before = (await alice.get(path)).json()
@@ -192,7 +192,7 @@ class TestUpdate:
         assert after["updated_at"] > before["updated_at"]
         assert (await alice.get(path)).json() == after
 
-    async def test_with_nothing_to_change_makes_no_new_version(self, alice: Client, path: str) -> None:
+    async def test_update_without_a_change_makes_no_new_version(self, alice: Client, path: str) -> None:
         before = await alice.get(path)
         for nothing in ({}, {"name": "old"}):
             response = await alice.patch(path, json=nothing, headers={"If-Match": '"1"'})
@@ -203,16 +203,16 @@ class TestUpdate:
     @pytest.mark.parametrize(
         "changes", [{"name": None}, {"name": ""}, {"tags": None}, {"version": 9}, {"owner": "bob"}, {"description": 1}]
     )
-    async def test_of_a_wrong_kind_is_refused(self, alice: Client, path: str, changes: dict[str, Any]) -> None:
+    async def test_invalid_update_is_refused(self, alice: Client, path: str, changes: dict[str, Any]) -> None:
         problem(await alice.patch(path, json=changes, headers={"If-Match": '"1"'}), 422)
 
         assert (await alice.get(path)).json()["version"] == 1
 
-    async def test_has_to_say_which_version_it_means(self, alice: Client, path: str) -> None:
+    async def test_update_without_if_match_is_428(self, alice: Client, path: str) -> None:
         problem(await alice.patch(path, json={"name": "new"}), 428, "precondition_required")
 
     @pytest.mark.parametrize("if_match", ['"1"', '"7", "1"', '"1" , W/"1"', "*", " * "])
-    async def test_passes_with_the_version_at_hand(self, alice: Client, path: str, if_match: str) -> None:
+    async def test_update_with_a_matching_if_match_is_accepted(self, alice: Client, path: str, if_match: str) -> None:
         response = await alice.patch(path, json={"name": "new"}, headers={"If-Match": if_match})
 
         assert response.status_code == 200
@@ -237,13 +237,13 @@ class TestUpdate:
             "\xff\xfe",
         ],
     )
-    async def test_fails_with_any_other(self, alice: Client, path: str, if_match: str) -> None:
+    async def test_update_with_any_other_if_match_is_412(self, alice: Client, path: str, if_match: str) -> None:
         response = await alice.patch(path, json={"name": "new"}, headers={b"If-Match": if_match.encode("latin-1")})
 
         problem(response, 412, "precondition_failed")
         assert (await alice.get(path)).json()["name"] == "old"
 
-    async def test_loses_nobody_s_change(self, alice: Client, path: str) -> None:
+    async def test_concurrent_updates_lose_no_change(self, alice: Client, path: str) -> None:
         for _ in range(50):
             etag = (await alice.get(path)).headers["etag"]
             both = [
@@ -257,7 +257,7 @@ class TestUpdate:
             problem(lost, 412)
             assert (await alice.get(path)).json() == won.json()
 
-    async def test_of_any_version_waits_for_its_turn(self, alice: Client, path: str) -> None:
+    async def test_concurrent_updates_of_any_version_are_all_applied(self, alice: Client, path: str) -> None:
         changes = [alice.patch(path, json={"name": str(n)}, headers={"If-Match": "*"}) for n in range(10)]
 
         assert [response.status_code for response in await asyncio.gather(*changes)] == [200] * 10
@@ -270,7 +270,7 @@ class TestDelete:
         return f"/items/{(await create(alice))['id']}"
 
     @pytest.mark.parametrize("headers", [{}, {"If-Match": '"1"'}, {"If-Match": "*"}])
-    async def test_takes_the_item_away(self, alice: Client, path: str, headers: dict[str, str]) -> None:
+    async def test_deleted_item_is_not_found(self, alice: Client, path: str, headers: dict[str, str]) -> None:
         response = await alice.delete(path, headers=headers)
 
         assert (response.status_code, response.content) == (204, b"")
@@ -282,12 +282,12 @@ class TestDelete:
             problem(afterwards, 404)
         assert (await alice.get("/items")).json()["items"] == []
 
-    async def test_of_another_version_leaves_it(self, alice: Client, path: str) -> None:
+    async def test_delete_of_another_version_is_412(self, alice: Client, path: str) -> None:
         problem(await alice.delete(path, headers={"If-Match": '"2"'}), 412)
 
         assert (await alice.get(path)).status_code == 200
 
-    async def test_amid_changes_asks_nobody_which_version(self, alice: Client, path: str) -> None:
+    async def test_delete_without_if_match_succeeds_amid_changes(self, alice: Client, path: str) -> None:
         for _ in range(10):
             path = f"/items/{(await create(alice))['id']}"
             change, removal = await asyncio.gather(
@@ -296,7 +296,7 @@ class TestDelete:
             assert removal.status_code == 204
             assert change.status_code in (200, 404)
 
-    async def test_keeps_the_row(self, alice: Client, path: str, sql: asyncpg.Connection) -> None:
+    async def test_delete_keeps_the_row(self, alice: Client, path: str, sql: asyncpg.Connection) -> None:
         await alice.delete(path)
 
         assert await sql.fetchval("SELECT deleted_at > created_at FROM item")
@@ -308,7 +308,9 @@ class TestConditionalRead:
         return f"/items/{(await create(alice))['id']}"
 
     @pytest.mark.parametrize("if_none_match", ['"1"', 'W/"1"', '"7", "1"', 'W/"7",W/"1"', "*", '"a,b", "1"'])
-    async def test_sends_no_body_to_who_has_it(self, alice: Client, path: str, if_none_match: str) -> None:
+    async def test_if_none_match_of_the_current_version_is_304(
+        self, alice: Client, path: str, if_none_match: str
+    ) -> None:
         response = await alice.get(path, headers={"If-None-Match": if_none_match})
 
         assert (response.status_code, response.content) == (304, b"")
@@ -317,31 +319,31 @@ class TestConditionalRead:
         assert "content-type" not in response.headers
 
     @pytest.mark.parametrize("if_none_match", ['"2"', "1", "", '"01"', '"', "garbage", 'w/"1', '"11"'])
-    async def test_sends_it_to_who_has_not(self, alice: Client, path: str, if_none_match: str) -> None:
+    async def test_if_none_match_of_another_version_is_200(self, alice: Client, path: str, if_none_match: str) -> None:
         assert (await alice.get(path, headers={"If-None-Match": if_none_match})).status_code == 200
 
-    async def test_sends_it_again_after_a_change(self, alice: Client, path: str) -> None:
+    async def test_if_none_match_is_200_after_a_change(self, alice: Client, path: str) -> None:
         await alice.patch(path, json={"name": "new"}, headers={"If-Match": '"1"'})
 
         assert (await alice.get(path, headers={"If-None-Match": '"1"'})).status_code == 200
 
 
 class TestList:
-    async def test_holds_the_caller_s_items_alone(self, alice: Client, bob: Client) -> None:
+    async def test_list_holds_only_the_caller_s_items(self, alice: Client, bob: Client) -> None:
         mine = await create(alice)
         theirs = (await bob.post("/items", json=item())).json()
 
         assert (await alice.get("/items")).json() == {"items": [mine], "next_cursor": None}
         assert (await bob.get("/items")).json() == {"items": [theirs], "next_cursor": None}
 
-    async def test_is_newest_first_and_fifty_long_unless_asked(self, alice: Client) -> None:
+    async def test_list_is_newest_first_and_fifty_long_by_default(self, alice: Client) -> None:
         created = [(await create(alice))["id"] for _ in range(51)]
 
         page = (await alice.get("/items")).json()
 
         assert [entry["id"] for entry in page["items"]] == created[:0:-1]
 
-    async def test_has_a_filter(self, alice: Client) -> None:
+    async def test_list_is_filtered_by_tag(self, alice: Client) -> None:
         await create(alice, name="neither")
         await create(alice, name="one", tags=["red", "big"])
         await create(alice, name="two", tags=["red"])
@@ -376,7 +378,7 @@ class TestList:
             ("Limit=1", "Limit"),
         ],
     )
-    async def test_refuses_other_parameters(self, alice: Client, query: str, where: str) -> None:
+    async def test_invalid_parameters_of_the_list_are_refused(self, alice: Client, query: str, where: str) -> None:
         body = problem(await alice.get(f"/items?{query}"), 422, "validation_error")
 
         assert [error["loc"] for error in body["errors"]] == [["query", where]]
@@ -398,7 +400,9 @@ class TestPages:
             path = response.links.get("next", {}).get("url", "").removeprefix("/api/v1")
 
     @pytest.mark.parametrize("sort", SORTS)
-    async def test_show_each_item_once_and_in_order(self, alice: Client, sql: asyncpg.Connection, sort: str) -> None:
+    async def test_pages_show_each_item_once_and_in_order(
+        self, alice: Client, sql: asyncpg.Connection, sort: str
+    ) -> None:
         for n in range(23):
             await create(alice, name="same" if n % 3 else f"name {n}")
         await sql.execute("UPDATE item SET created_at = '2026-01-01' WHERE name = 'same'")
@@ -411,7 +415,7 @@ class TestPages:
         assert seen == sorted(seen, reverse=sort.startswith("-"))
 
     @pytest.mark.parametrize("sort", SORTS)
-    async def test_show_each_item_once_while_others_come_and_go(self, alice: Client, sort: str) -> None:
+    async def test_pages_show_each_item_once_while_items_are_added_and_deleted(self, alice: Client, sort: str) -> None:
         there = {(await create(alice, name=f"m{n % 4}"))["id"] for n in range(20)}
         seen: list[str] = []
 
@@ -426,13 +430,13 @@ class TestPages:
         assert len(seen) == len(set(seen))
         assert there <= set(seen)
 
-    async def test_end_where_the_items_end(self, alice: Client) -> None:
+    async def test_last_full_page_has_no_next_page(self, alice: Client) -> None:
         for _ in range(6):
             await create(alice)
 
         assert [len(page) async for page in self.walk(alice, limit=3)] == [3, 3]
 
-    async def test_links_keep_the_question(self, alice: Client) -> None:
+    async def test_link_to_the_next_page_keeps_the_query(self, alice: Client) -> None:
         tag = "a b&c=d/é?"
         for _ in range(3):
             await create(alice, tags=[tag])
@@ -446,7 +450,7 @@ class TestPages:
         assert [len(page) async for page in self.walk(alice, tag=tag, limit=1)] == [1, 1, 1]
 
     @pytest.mark.parametrize("name", ["🎉" * 200, "\x01" * 200, "é" * 200, '"\\' * 100])
-    async def test_go_on_after_the_longest_of_names(self, alice: Client, name: str) -> None:
+    async def test_pages_work_with_the_longest_names(self, alice: Client, name: str) -> None:
         for _ in range(3):
             await create(alice, name=name)
 
@@ -466,15 +470,15 @@ class TestCursors:
     @pytest.mark.parametrize(
         "parameters", [{"sort": "created_at"}, {"sort": "name"}, {"sort": "-name"}, {"tag": "None"}, {"tag": "x"}]
     )
-    async def test_are_good_for_their_own_list_alone(
+    async def test_cursor_of_another_list_is_refused(
         self, alice: Client, cursor: str, parameters: dict[str, str]
     ) -> None:
         problem(await alice.get("/items", params={"cursor": cursor, **parameters}), 422)
 
-    async def test_are_good_for_their_own_caller_alone(self, alice: Client, cursor: str, bob: Client) -> None:
+    async def test_cursor_of_another_caller_is_refused(self, alice: Client, cursor: str, bob: Client) -> None:
         problem(await bob.get("/items", params={"cursor": cursor}), 422)
 
-    async def test_of_a_caller_with_a_cunning_name_are_no_better(self, client: Client, alice: Client) -> None:
+    async def test_cursor_cannot_be_forged_through_the_caller_s_name(self, client: Client, alice: Client) -> None:
         # Were owner, order and tag only strung together, alice's list by name would pass for this caller's by time.
         cunning = client.signed_in("alice:name")
         for _ in range(2):
@@ -485,14 +489,14 @@ class TestCursors:
 
         problem(response, 422)
 
-    async def test_cannot_be_changed(self, alice: Client, cursor: str) -> None:
+    async def test_changed_cursor_is_refused(self, alice: Client, cursor: str) -> None:
         for position in range(0, len(cursor) - 1, 7):
             changed = "A" if cursor[position] != "A" else "B"
             forged = cursor[:position] + changed + cursor[position + 1 :]
             problem(await alice.get("/items", params={"cursor": forged}), 422)
 
     @pytest.mark.parametrize("cursor", ["", "x", "!", "é", "\0", "%", "a b", "A" * 2048, "=", "W10", "W10=" * 10])
-    async def test_cannot_be_made_up(self, alice: Client, cursor: str) -> None:
+    async def test_made_up_cursor_is_refused(self, alice: Client, cursor: str) -> None:
         body = problem(await alice.get("/items", params={"cursor": cursor}), 422)
 
         assert body["errors"][0]["loc"] == ["query", "cursor"]

@@ -13,7 +13,7 @@ from plinth.database.engine import Database, bind_default_database
 
 
 class TestOutsideOfRequests:
-    async def test_without_an_application_the_settings_decide(
+    async def test_session_without_an_application_uses_the_settings(
         self, make_settings: Callable[..., Any], fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings = make_settings(DATABASE_URL=fresh_database_url)
@@ -26,7 +26,7 @@ class TestOutsideOfRequests:
             assert (await connection.scalars(text("SELECT name FROM written"))).all() == ["from a script"]
         await close_db()
 
-    async def test_with_an_application_its_database_is_meant(self, database: Database) -> None:
+    async def test_session_with_an_application_uses_its_database(self, database: Database) -> None:
         with bind_default_database(database):
             async with get_session_context() as session:
                 assert session.bind is database.engine

@@ -1,4 +1,4 @@
-"""The jobs behind exports: cancelled, crashed, replaced, too late; and what they leave behind."""
+"""The jobs behind exports: cancelled, failed, replaced or expired, and what they leave behind."""
 
 import asyncio
 import json
@@ -160,7 +160,7 @@ async def take_away(sql: asyncpg.Connection, export: Export) -> None:
 
 
 class TestBuild:
-    async def test_tells_how_far_it_is(
+    async def test_build_reports_progress(
         self, settings: Settings, database: Database, export: Export, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = []
@@ -170,7 +170,7 @@ class TestBuild:
 
         assert told == [(done, ITEMS) for done in (*range(0, ITEMS, 3), ITEMS)]
 
-    async def test_shows_the_items_as_they_were_at_one_moment(
+    async def test_export_is_a_snapshot_of_the_items(
         self,
         settings: Settings,
         database: Database,
@@ -189,7 +189,7 @@ class TestBuild:
 
         await assert_whole(database, ready)
 
-    async def test_counts_the_items_of_that_moment_too(
+    async def test_item_count_is_of_the_same_snapshot(
         self, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         async with exports._snapshot(database) as connection:
@@ -197,7 +197,7 @@ class TestBuild:
             await sql.execute("DELETE FROM item")
             assert await connection.fetchval("SELECT count(*) FROM item") == before == ITEMS
 
-    async def test_keeps_the_file_from_when_it_is_ready(
+    async def test_retention_of_a_file_begins_when_it_is_ready(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         await sql.execute("UPDATE export SET expires_at = now() + interval '1 minute'")
@@ -208,7 +208,7 @@ class TestBuild:
 
 
 class TestCancel:
-    async def test_ends_it_in_the_middle(
+    async def test_cancelled_build_stops_at_the_next_chunk(
         self,
         settings: Settings,
         database: Database,
@@ -235,8 +235,8 @@ class TestCancel:
         assert await sql.fetchval("SELECT count(*) FROM export_chunk") <= 4
 
 
-class TestCrash:
-    async def test_makes_the_next_run_start_over(
+class TestFailedRun:
+    async def test_run_after_a_failure_starts_over(
         self,
         settings: Settings,
         database: Database,
@@ -289,7 +289,7 @@ class TestReplacedRun:
         assert await runs_with_chunks(sql, export) == {3}
         assert await sql.fetchval("SELECT count(*) FROM job_history WHERE state = 'succeeded'") == 1
 
-    async def test_cannot_go_on_writing(
+    async def test_replaced_run_cannot_write_chunks(
         self,
         settings: Settings,
         database: Database,
@@ -305,7 +305,7 @@ class TestReplacedRun:
 
         await self.assert_it_did_no_harm(database, sql, export, builds)
 
-    async def test_cannot_publish_what_it_has_written(
+    async def test_replaced_run_cannot_publish_its_file(
         self,
         settings: Settings,
         database: Database,
@@ -328,14 +328,16 @@ class TestReplacedRun:
 
         await self.assert_it_did_no_harm(database, sql, export, builds)
 
-    async def test_hears_that_it_is_replaced(self, database: Database, sql: asyncpg.Connection, export: Export) -> None:
+    async def test_replaced_run_raises_lease_lost(
+        self, database: Database, sql: asyncpg.Connection, export: Export
+    ) -> None:
         await sql.execute("UPDATE job SET run_lease = 2")
 
         with pytest.raises(LeaseLost):
             await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
         assert await runs_with_chunks(sql, export) == set()
 
-    async def test_does_not_delete_what_later_runs_have_written(
+    async def test_replaced_run_does_not_delete_chunks_of_later_runs(
         self, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         await sql.execute("UPDATE job SET run_lease = 2")
@@ -346,9 +348,9 @@ class TestReplacedRun:
         assert await runs_with_chunks(sql, export) == {2}
 
 
-class TestExpired:
+class TestExpiredExport:
     @pytest.mark.parametrize("how", ["DELETE FROM export", "UPDATE export SET expires_at = now()"])
-    async def test_it_is_not_begun(
+    async def test_expired_export_is_not_built(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export, how: str
     ) -> None:
         await sql.execute(how)
@@ -361,7 +363,7 @@ class TestExpired:
         assert error["error"] == "The export has expired before it was ready."
         assert await sql.fetchval("SELECT count(*) FROM export_chunk") == 0
 
-    async def test_in_the_middle_it_ends(
+    async def test_build_ends_when_its_export_is_deleted(
         self,
         database: Database,
         sql: asyncpg.Connection,
@@ -374,7 +376,7 @@ class TestExpired:
         with pytest.raises(Discard):
             await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
 
-    async def test_at_the_end_it_is_not_published(
+    async def test_expired_export_is_not_published(
         self, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         await sql.execute("UPDATE job SET run_lease = 1")
@@ -386,7 +388,7 @@ class TestExpired:
                 await exports.publish(session, export["id"], file, run=1, keep=DAY)
         assert await sql.fetchval("SELECT ready_at FROM export") is None
 
-    async def test_while_it_is_read_the_reader_is_told(
+    async def test_reading_an_export_that_is_deleted_meanwhile_is_an_error(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         async with working(settings, Builds().kind):
@@ -399,8 +401,8 @@ class TestExpired:
             await anext(pieces)
 
 
-class TestExpire:
-    async def test_deletes_what_has_expired_and_nothing_else(
+class TestExpiryJob:
+    async def test_expiry_job_deletes_expired_exports_only(
         self,
         jobs: Jobs,
         database: Database,
@@ -423,7 +425,7 @@ class TestExpire:
         assert await runs_with_chunks(sql, export) == {1}
         assert await runs_with_chunks(sql, old[0]) == set()
 
-    async def test_passes_over_what_somebody_is_deleting(
+    async def test_expiry_job_skips_locked_exports(
         self, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         await sql.execute("UPDATE export SET expires_at = now()")
@@ -432,12 +434,12 @@ class TestExpire:
             assert await exports.delete_expired_exports(database) == 0
         assert await exports.delete_expired_exports(database) == 1
 
-    def test_is_done_every_ten_minutes(self) -> None:
+    def test_expiry_job_is_scheduled_every_ten_minutes(self) -> None:
         made = schedules()["exports.expire"]
         assert (made.kind, made.cron) == (tasks.expire, "*/10 * * * *")
 
 
-async def test_it_works_through_a_transaction_pooler(
+async def test_export_is_built_through_a_transaction_pooler(
     make_settings: Callable[..., Settings],
     database_url: str,
     sql: asyncpg.Connection,

@@ -73,25 +73,25 @@ async def test_a_mail_that_is_sent_again_keeps_its_id(server: Server) -> None:
     assert [message["Message-ID"] for message in server.messages] == ["<order-1@example.com>"] * 2
 
 
-async def test_a_refused_recipient_is_an_error_of_the_mail_service(server: Server) -> None:
+async def test_refused_recipient_is_a_mail_error(server: Server) -> None:
     server.refused = "ann"
     with pytest.raises(ExternalServiceError) as raised:
         await mailer(server).send("ann@example.com", "Hello", "")
     assert raised.value.service == "mail"
 
 
-async def test_a_server_that_says_nothing_is_given_up(server: Server) -> None:
+async def test_silent_mail_server_times_out(server: Server) -> None:
     server.silent = True
     with pytest.raises(ExternalServiceError):
         await mailer(server, timeout=0.2).send("ann@example.com", "Hello", "")
 
 
-async def test_a_server_that_is_away_is_an_error_of_the_mail_service() -> None:
+async def test_unreachable_mail_server_is_a_mail_error() -> None:
     with pytest.raises(ExternalServiceError):
         await Mailer("127.0.0.1", "shop@example.com", port=1).send("ann@example.com", "Hello", "")
 
 
-async def test_a_line_break_in_a_subject_is_refused(server: Server) -> None:
+async def test_line_break_in_a_subject_is_refused(server: Server) -> None:
     with pytest.raises(ValueError, match="linefeed"):
         await mailer(server).send("ann@example.com", "Hello\nBcc: eve@example.com", "")
     assert server.recipients == []

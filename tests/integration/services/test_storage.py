@@ -81,12 +81,12 @@ async def test_a_file_is_written_read_and_deleted(storage: Storage, server: Thre
     assert server.files == {}  # type: ignore[attr-defined]
 
 
-async def test_a_file_that_is_not_there_is_a_404(storage: Storage) -> None:
+async def test_missing_file_is_not_found(storage: Storage) -> None:
     with pytest.raises(NotFoundError):
         await storage.get("nothing")
 
 
-async def test_deleting_twice_is_fine(storage: Storage) -> None:
+async def test_deleting_a_missing_file_is_no_error(storage: Storage) -> None:
     await storage.delete("nothing")
 
 
@@ -99,9 +99,7 @@ async def test_a_presigned_address_serves_the_file_without_a_token(storage: Stor
         assert (await client.get(address)).content == b"hello"
 
 
-async def test_a_server_that_fails_is_an_error_of_the_storage_service(
-    storage: Storage, server: ThreadingHTTPServer
-) -> None:
+async def test_failing_storage_server_is_a_storage_error(storage: Storage, server: ThreadingHTTPServer) -> None:
     server.broken = True  # type: ignore[attr-defined]
     for call in (storage.put("1", b""), storage.get("1"), storage.delete("1")):
         with pytest.raises(ExternalServiceError) as raised:

@@ -63,7 +63,7 @@ def breakable() -> Iterator[Servers]:
             servers.start()
             yield servers
         finally:
-            servers.postgres.stop("immediate")  # nobody will miss what a good end would write
+            servers.postgres.stop("immediate")  # a clean shutdown would write what no test reads
             servers.stop()
 
 

@@ -127,7 +127,7 @@ class Fleet:
             command = [sys.executable, "-m", "tests.plinth.faults.worker", *without, *flags]
             env = environment(PYTHONPATH=PACKAGES, **values)
             for name in [name for name in env if name.startswith("COVERAGE")]:
-                del env[name]  # those who are killed would have nothing to say, and all would be slower
+                del env[name]  # a killed process writes no coverage, and all would be slower
             process = Process("worker", command, log=log, env=env, stop_signal=signal.SIGKILL)
             members.append(Member(process, log))
         self.members += members

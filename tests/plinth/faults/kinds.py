@@ -139,7 +139,7 @@ async def stubborn(ctx: JobContext, payload: Work) -> None:
 
 @job("faults.in-a-thread", retry=SOON)
 async def in_a_thread(ctx: JobContext, payload: Work) -> None:
-    """Works in a thread, which nobody can cancel."""
+    """Works in a thread, which cannot be cancelled."""
     await log_run(ctx)
     await asyncio.to_thread(time.sleep, payload.seconds)
     await book_and_complete(ctx)

@@ -25,7 +25,7 @@ WHERE first.job_id = ANY ($1::uuid[])
 
 
 @pytest.mark.slow
-async def test_workers_whose_clocks_are_wrong(fleet: Fleet) -> None:
+async def test_times_follow_the_database_though_worker_clocks_are_wrong(fleet: Fleet) -> None:
     """One worker is five hours fast and one five hours slow; times, retries and schedules are the database's."""
     await fleet.start(1, "--schedule", "--clock", str(5 * HOUR))
     await fleet.start(1, "--schedule", "--clock", str(-5 * HOUR))
@@ -99,7 +99,7 @@ CRONS = [
 @pytest.mark.parametrize("cron", CRONS)
 @pytest.mark.parametrize("change", CHANGES)
 class TestClockChanges:
-    """Slots are found forwards to know how long to wait, and backwards to know what is due. They are the same slots."""
+    """The next slot, to wait for, and the slots that are due are found in two ways: they are the same slots."""
 
     def forwards(self, schedule: Schedule, after: datetime, until: datetime) -> list[datetime]:
         found = []
@@ -108,13 +108,13 @@ class TestClockChanges:
             assert len(found) < 1000
         return found
 
-    def test_forwards_equals_backwards(self, change: str, cron: str) -> None:
+    def test_next_slots_equal_due_slots_across_a_clock_change(self, change: str, cron: str) -> None:
         begin, end = CHANGES[change]
         slots = zurich(cron).due_slots(begin, end)
         assert self.forwards(zurich(cron), begin, end) == slots
         assert all(earlier < later for earlier, later in pairwise(slots))
 
-    def test_who_looks_often_finds_what_one_look_finds(self, change: str, cron: str) -> None:
+    def test_frequent_checks_find_the_same_slots_as_one_check(self, change: str, cron: str) -> None:
         begin, end = CHANGES[change]
         found: list[datetime] = []
         last = now = begin
@@ -125,7 +125,7 @@ class TestClockChanges:
                 last = due[-1]
         assert found == zurich(cron).due_slots(begin, end)
 
-    def test_the_next_slot_is_never_in_the_past(self, change: str, cron: str) -> None:
+    def test_next_slot_is_never_in_the_past_across_a_clock_change(self, change: str, cron: str) -> None:
         now, end = CHANGES[change]
         while now < end:
             assert zurich(cron).next_slot(now) > now
@@ -144,7 +144,7 @@ class TestClockChanges:
         ("0 * * * *", "forward", [f"2027-03-28T{hour:02}:00" for hour in range(24)]),
     ],
 )
-def test_slots_of_the_day_of_a_change(cron: str, change: str, expected: list[str]) -> None:
+def test_slots_on_the_day_of_a_clock_change(cron: str, change: str, expected: list[str]) -> None:
     begin, end = CHANGES[change]
     day = begin.date() + timedelta(days=1)
     assert [at for at in zurich(cron).due_slots(begin, end) if at.date() == day] == [utc(text) for text in expected]

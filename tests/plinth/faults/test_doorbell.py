@@ -1,4 +1,4 @@
-"""The doorbell is rung by anybody who can reach Redis: too often, for nothing, or with garbage."""
+"""Any client of Redis may ring the doorbell: too often, for nothing, or with garbage."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ GARBAGE = [
 ]
 
 
-async def test_duplicates_and_garbage(fleet: Fleet) -> None:
+async def test_doorbell_duplicates_and_garbage_change_nothing(fleet: Fleet) -> None:
     # So long that what is heard in time has been heard through the doorbell.
     workers = await fleet.start(3, JOBS_POLL_INTERVAL=60)
     channel = fleet.channel
     accepted = await fleet.enqueue(effect, *[Effect(seconds=1)] * 30)
     await fleet.running(30)
-    # A ring is a hint and gives no rights: nobody has asked for these to be cancelled.
+    # A ring is a hint and gives no rights: no cancellation of these was requested.
     forged = json.dumps({"queues": ["default"], "cancelled": [str(job_id) for job_id in accepted]}).encode()
     assert fleet.redis is not None
     for message in [*GARBAGE, forged]:

@@ -30,20 +30,20 @@ async def killed_in_mid_job(fleet: Fleet, *, rounds: int, batch: int, within: fl
         serving.remove(victim)
         serving += await fleet.start(1, wait=False, JOBS_CONCURRENCY=8)
     figures = await fleet.audit(f"a worker killed, {rounds} times", accepted, within=within)
-    assert figures.taken_back >= rounds  # or the kills have hit nobody
+    assert figures.taken_back >= rounds  # or the kills have hit no running job
 
 
-async def test_workers_killed_in_mid_job(fleet: Fleet) -> None:
+async def test_jobs_of_killed_workers_run_again(fleet: Fleet) -> None:
     await killed_in_mid_job(fleet, rounds=2, batch=100)
 
 
 @pytest.mark.slow
-async def test_fifty_workers_killed_in_mid_job(fleet: Fleet) -> None:
+async def test_jobs_of_fifty_killed_workers_run_again(fleet: Fleet) -> None:
     await killed_in_mid_job(fleet, rounds=50, batch=100)
 
 
 @pytest.mark.slow
-async def test_with_default_settings_a_killed_workers_jobs_run_again_within_15_s(fleet: Fleet) -> None:
+async def test_jobs_of_a_killed_worker_run_again_within_15_s_by_default(fleet: Fleet) -> None:
     first, _ = await fleet.start(2, JOBS_SESSION_TIMEOUT=10, JOBS_MAX_CRASHES=5)
     accepted = await fleet.enqueue(effect, *[Effect(seconds=5)] * 40)
     await fleet.running(40)
@@ -54,18 +54,18 @@ async def test_with_default_settings_a_killed_workers_jobs_run_again_within_15_s
     assert figures.recovery < 15
 
 
-class TestTheMomentOfDeath:
+class TestMomentOfTheKill:
     """A job's own process is killed at the worst moments."""
 
     @pytest.mark.slow
-    async def test_between_complete_and_commit(self, fleet: Fleet) -> None:
+    async def test_job_killed_between_complete_and_commit_runs_again(self, fleet: Fleet) -> None:
         await fleet.start(2)
         accepted = await fleet.enqueue(killer, Killer(moment="before commit"))
         await fleet.audit("killed between complete() and its commit", accepted)
         (ended,) = await fleet.ended_jobs(accepted)
         assert (ended["crash_count"], ended["attempt"], ended["run_lease"]) == (1, 1, 3)
 
-    async def test_after_the_commit_it_does_not_run_again(self, fleet: Fleet) -> None:
+    async def test_job_killed_after_the_commit_does_not_run_again(self, fleet: Fleet) -> None:
         await fleet.start(2)
         accepted = await fleet.enqueue(killer, Killer(moment="after commit"))
         await until_one_has_died(fleet, 1)
@@ -73,7 +73,7 @@ class TestTheMomentOfDeath:
         assert figures.runs == 1
 
     @pytest.mark.slow
-    async def test_when_the_handler_has_ended_and_nothing_is_written_yet(self, fleet: Fleet) -> None:
+    async def test_job_killed_before_its_outcome_is_written_runs_again(self, fleet: Fleet) -> None:
         fleet.without = ["finish"]
         (doomed,) = await fleet.start(1)
         fleet.without = []
@@ -88,7 +88,7 @@ class TestPoison:
     """A job kills every worker that runs it."""
 
     @pytest.mark.slow
-    async def test_is_discarded_with_the_reason_and_others_are_not(self, fleet: Fleet) -> None:
+    async def test_poison_job_is_discarded_with_its_reason_and_no_other_is(self, fleet: Fleet) -> None:
         crashes = 3
         await fleet.start(3, JOBS_MAX_CRASHES=crashes, JOBS_CONCURRENCY=1)
         poison = await fleet.enqueue(killer, Killer(runs=1000))
@@ -105,7 +105,7 @@ class TestPoison:
         assert sum(not member.process.running for member in fleet.members) == crashes
 
     @pytest.mark.slow
-    async def test_does_not_take_along_what_runs_beside_it(self, fleet: Fleet) -> None:
+    async def test_poison_job_does_not_discard_jobs_that_run_beside_it(self, fleet: Fleet) -> None:
         crashes = 3
         poison = await fleet.enqueue(killer, Killer(runs=1000))
         others = await fleet.enqueue(effect, *[Effect(seconds=1)] * 4)
@@ -124,7 +124,7 @@ async def until_one_has_died(fleet: Fleet, count: int) -> None:
 
 
 class TestReapers:
-    async def test_many_at_once_take_each_lost_run_once(self, fleet: Fleet) -> None:
+    async def test_concurrent_reapers_take_each_lost_run_once(self, fleet: Fleet) -> None:
         (lost,) = await fleet.start(1, JOBS_CONCURRENCY=200)
         accepted = await fleet.enqueue(effect, *[Effect(seconds=3600)] * 200)
         await fleet.running(200)
@@ -146,7 +146,7 @@ class TestReapers:
         assert [tuple(row) for row in counts] == [("available", 1, 0, 2)]
 
     @pytest.mark.slow
-    async def test_of_a_whole_fleet_take_each_lost_run_once(self, fleet: Fleet) -> None:
+    async def test_reapers_of_a_whole_fleet_take_each_lost_run_once(self, fleet: Fleet) -> None:
         lost, *_ = await fleet.start(5, JOBS_CONCURRENCY=20)
         accepted = await fleet.enqueue(effect, *[Effect(seconds=8)] * 100)
         await fleet.running(100)

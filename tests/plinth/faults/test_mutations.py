@@ -1,4 +1,4 @@
-"""The fault tests notice when a part of the engine is missing. Each is run here without one, and has to fail."""
+"""The fault tests fail when a part of the engine is missing: each runs here without one."""
 
 from collections.abc import Awaitable, Callable
 
@@ -23,7 +23,7 @@ MUTATIONS: dict[str, tuple[str, Scenario, str]] = {
         lambda fleet: frozen_and_thawed(fleet, returns=True, deaf=True),
         "the stale run took effect",
     ),
-    # The job is taken away from whoever runs it, again and again.
+    # The job is taken away from each run, again and again.
     "no heartbeat": ("heartbeat", a_blocked_event_loop, "not within 15 s: every job has ended"),
     "no reaper": (
         "reaper",
@@ -46,7 +46,7 @@ def report() -> Callable[[Figures], None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
-async def test_is_noticed(fleet: Fleet, mutation: str) -> None:
+async def test_fault_tests_fail_without_a_part_of_the_engine(fleet: Fleet, mutation: str) -> None:
     without, scenario, complaint = MUTATIONS[mutation]
     fleet.without = [without]
     with pytest.raises(AssertionError, match=complaint):

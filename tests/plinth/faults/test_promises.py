@@ -29,13 +29,13 @@ def most_at_once(spans: list[tuple[object, object]]) -> int:
     return most
 
 
-def test_overlaps_are_counted() -> None:
+def test_overlapping_runs_are_counted() -> None:
     assert most_at_once([]) == 0
     assert most_at_once([(0, 2), (2, 4), (4, 5)]) == 1
     assert most_at_once([(0, 3), (1, 2), (2, 4), (2, 3)]) == 3
 
 
-async def test_a_rollback_leaves_nothing(fleet: Fleet) -> None:
+async def test_rolled_back_enqueue_leaves_no_job(fleet: Fleet) -> None:
     await fleet.start(1)
 
     async def enqueue_and_fail() -> None:
@@ -52,7 +52,7 @@ async def test_a_rollback_leaves_nothing(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-async def test_a_limit_of_the_whole_fleet(fleet: Fleet) -> None:
+async def test_max_running_holds_in_the_whole_fleet(fleet: Fleet) -> None:
     """Through rings, polls and a restart, never more than three at once, and three whenever there are so many."""
     first, *_ = await fleet.start(3, JOBS_CONCURRENCY=10)
     accepted: list[UUID] = []
@@ -68,7 +68,7 @@ async def test_a_limit_of_the_whole_fleet(fleet: Fleet) -> None:
     assert most_at_once(spans) == 3
 
 
-async def test_unique_keys(fleet: Fleet) -> None:
+async def test_one_live_job_for_each_unique_key(fleet: Fleet) -> None:
     """Many enqueue the same few keys while workers run what is enqueued: of each key one job lives at a time."""
     await fleet.start(2)
     answers: list[EnqueuedJob] = []
@@ -87,7 +87,7 @@ async def test_unique_keys(fleet: Fleet) -> None:
     await asyncio.gather(*(insist() for _ in range(6)))
     created = [job.id for job in answers if job.created]
     await fleet.audit("six clients, five unique keys", created, note=f"{len(answers)} asked for")
-    assert {job.id for job in answers} == set(created), "an answer names a job that nobody has made"
+    assert {job.id for job in answers} == set(created), "an answer names a job that was never made"
     assert len(created) < len(answers)
     spans = await fleet.fetch(SPANS, effect.name)
     for key in {row["unique_key"] for row in spans}:
@@ -95,7 +95,7 @@ async def test_unique_keys(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-async def test_an_attempt_that_times_out_is_tried_again(fleet: Fleet) -> None:
+async def test_timed_out_attempt_is_retried(fleet: Fleet) -> None:
     await fleet.start(2)
     accepted = await fleet.enqueue(times_out, *[Trouble(attempts=2, seconds=3600)] * 20)
     figures = await fleet.audit("two attempts time out", accepted)

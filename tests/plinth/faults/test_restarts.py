@@ -45,16 +45,16 @@ async def rolling_restarts(fleet: Fleet, *, rounds: int, seconds: float, jobs: i
     assert figures.recovery < 3, "a job that was given back did not go on at once"  # of which the grace is 0.2
 
 
-async def test_a_rolling_restart(fleet: Fleet) -> None:
+async def test_rolling_restart_costs_no_attempt(fleet: Fleet) -> None:
     await rolling_restarts(fleet, rounds=1, seconds=2.0)
 
 
 @pytest.mark.slow
-async def test_five_rolling_restarts(fleet: Fleet) -> None:
+async def test_five_rolling_restarts_cost_no_attempt(fleet: Fleet) -> None:
     await rolling_restarts(fleet, rounds=5, seconds=6.0)
 
 
-async def test_handlers_that_cannot_be_stopped_hold_nobody_up(fleet: Fleet) -> None:
+async def test_handlers_that_cannot_be_stopped_do_not_block_shutdown(fleet: Fleet) -> None:
     (member,) = await fleet.start(1)
     accepted = [
         *await fleet.enqueue(stubborn, Work(seconds=3600)),
@@ -72,7 +72,7 @@ async def test_handlers_that_cannot_be_stopped_hold_nobody_up(fleet: Fleet) -> N
 
 
 @pytest.mark.slow
-async def test_slots_of_a_schedule_across_restarts(fleet: Fleet) -> None:
+async def test_schedule_loses_no_slot_across_restarts(fleet: Fleet) -> None:
     """A slot for every second, through rolling restarts, a kill, and a time without any worker."""
     serving = await fleet.start(3, "--schedule")
     for _ in range(2):

@@ -1,6 +1,6 @@
-"""Redis is emptied, stopped and started, PostgreSQL is crashed, and jobs are enqueued and run all the while.
+"""Redis and PostgreSQL fail while jobs are enqueued and run.
 
-Who enqueues tries again what was not acknowledged. When a commit breaks off nobody can tell whether it took effect, so
+The client enqueues again what was not acknowledged. When a commit breaks off it is unknown whether it took effect, so
 each job carries a key of its client's, and a client that knows no answer looks it up before it tries again.
 """
 
@@ -118,12 +118,12 @@ async def redis_fails(fleet: Fleet, servers: Servers, *, rounds: int, seconds: f
     assert slowest < 4, "workers look into the database every second"
 
 
-async def test_redis_fails(breakable_fleet: Fleet, breakable: Servers) -> None:
+async def test_jobs_run_once_through_a_redis_outage(breakable_fleet: Fleet, breakable: Servers) -> None:
     await redis_fails(breakable_fleet, breakable, rounds=1, seconds=0.3)
 
 
 @pytest.mark.slow
-async def test_redis_fails_many_times(breakable_fleet: Fleet, breakable: Servers) -> None:
+async def test_jobs_run_once_through_many_redis_outages(breakable_fleet: Fleet, breakable: Servers) -> None:
     await redis_fails(breakable_fleet, breakable, rounds=4, seconds=1.0)
 
 
@@ -140,14 +140,14 @@ async def postgres_crashes(fleet: Fleet, servers: Servers, *, rounds: int) -> No
     await fleet.all_done()
     slowest, note = await slowest_start(fleet), f"{unsure} enqueues broken off"
     await fleet.audit(f"PostgreSQL crashed, {rounds} times", accepted, recovery=slowest, note=note)
-    assert unsure > 0, "the crashes have hit nobody"
+    assert unsure > 0, "the crashes have interrupted no enqueue"
     assert all(member.process.running for member in fleet.members), "a crash has ended a worker"
 
 
-async def test_postgres_crashes(breakable_fleet: Fleet, breakable: Servers) -> None:
+async def test_accepted_jobs_survive_a_postgres_crash(breakable_fleet: Fleet, breakable: Servers) -> None:
     await postgres_crashes(breakable_fleet, breakable, rounds=1)
 
 
 @pytest.mark.slow
-async def test_postgres_crashes_many_times(breakable_fleet: Fleet, breakable: Servers) -> None:
+async def test_accepted_jobs_survive_many_postgres_crashes(breakable_fleet: Fleet, breakable: Servers) -> None:
     await postgres_crashes(breakable_fleet, breakable, rounds=8)

@@ -38,18 +38,18 @@ async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
         assert stale.lines("an outcome came too late; the job was taken away")
 
 
-async def test_a_stale_run_that_completes(fleet: Fleet) -> None:
+async def test_stale_run_that_completes_has_no_effect(fleet: Fleet) -> None:
     await frozen_and_thawed(fleet, returns=False, deaf=False)
 
 
 @pytest.mark.slow
-async def test_a_stale_run_that_returns(fleet: Fleet) -> None:
+async def test_stale_run_that_returns_has_no_effect(fleet: Fleet) -> None:
     await frozen_and_thawed(fleet, returns=True, deaf=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("returns", [False, True])
-async def test_a_stale_run_whose_worker_does_not_hear_of_it(fleet: Fleet, returns: bool) -> None:
+async def test_stale_run_of_an_unaware_worker_has_no_effect(fleet: Fleet, returns: bool) -> None:
     await frozen_and_thawed(fleet, returns=returns, deaf=True)
 
 
@@ -63,12 +63,12 @@ async def a_blocked_event_loop(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
-async def test_a_blocked_event_loop(fleet: Fleet) -> None:
+async def test_blocked_event_loop_does_not_lose_the_job(fleet: Fleet) -> None:
     await a_blocked_event_loop(fleet)
 
 
 @pytest.mark.slow
-async def test_liveness_fails_only_when_the_loop_has_been_blocked_for_long(fleet: Fleet) -> None:
+async def test_liveness_fails_only_after_the_event_loop_was_blocked_for_long(fleet: Fleet) -> None:
     (worker,) = await fleet.start(1, LOG_LEVEL="INFO")
     (line,) = worker.lines("liveness and metrics")
     accepted = await fleet.enqueue(blocking, Work(seconds=20))
@@ -88,7 +88,7 @@ class TestHangingRuns:
     """A run does not end at its time limit, and does not listen when it is cancelled."""
 
     @pytest.mark.slow
-    async def test_is_taken_away_at_its_deadline(self, fleet: Fleet) -> None:
+    async def test_hanging_run_is_taken_away_at_its_deadline(self, fleet: Fleet) -> None:
         await fleet.start(2, "--margin", "0.5")
         accepted = await fleet.enqueue(hangs, *[Trouble(seconds=3600)] * 3)
         await fleet.audit("a handler hangs", accepted)
@@ -97,7 +97,7 @@ class TestHangingRuns:
             assert [error["outcome"] for error in ended["errors"]] == ["timeout"]
 
     @pytest.mark.slow
-    async def test_goes_on_beside_its_successor_in_the_same_worker(self, fleet: Fleet) -> None:
+    async def test_hanging_run_may_overlap_its_successor_in_the_same_worker(self, fleet: Fleet) -> None:
         await fleet.start(1, "--margin", "0.5")
         accepted = await fleet.enqueue(hangs, *[Trouble(seconds=3)] * 3)
         bystanders = await fleet.enqueue(effect, *[Effect(seconds=0.1)] * 3)

@@ -33,7 +33,7 @@ CATCH_UP = 100
 
 
 def without_fence() -> None:
-    """Whoever completes a job completes it, were it somebody else's by now."""
+    """A run completes its job without the lease, even when another run has it by now."""
     for name in ("FINISH", "FINISH_HERE"):
         fenced = getattr(statements, name)
         unfenced = fenced.replace(statements._FENCE, "job.id = run.id AND $3::uuid IS NOT NULL")
@@ -47,7 +47,7 @@ def without_heartbeat() -> None:
 
 
 def without_reaper() -> None:
-    """Nobody looks for lost runs."""
+    """No reaper looks for lost runs."""
 
     async def reap(self: Store, *, max_crashes: int) -> list[Reaped]:
         return []

@@ -1,4 +1,4 @@
-"""`plinth api` as a process: its second port, how it drains, its complaints."""
+"""`plinth api` as a process: its second port, how it drains, its error messages."""
 
 import os
 import re
@@ -51,7 +51,9 @@ def drain(probes: str, answers: list[tuple[int, str, float]]) -> Thread:
 
 
 class TestSecondPort:
-    def test_it_tells_of_the_process(self, tmp_path: Path, port: int, database_url: str) -> None:
+    def test_second_port_serves_liveness_readiness_and_metrics(
+        self, tmp_path: Path, port: int, database_url: str
+    ) -> None:
         with api(tmp_path, port, DATABASE_URL=database_url) as (_, address, probes):
             assert probes != address
             with httpx.Client(base_url=probes) as client:
@@ -59,7 +61,9 @@ class TestSecondPort:
                 assert client.get("/readyz").text == "ready\n"
                 assert "python_info" in client.get("/metrics").text
 
-    def test_readiness_is_that_of_the_main_port(self, tmp_path: Path, port: int, own_servers: Servers) -> None:
+    def test_readiness_of_the_second_port_follows_the_main_port(
+        self, tmp_path: Path, port: int, own_servers: Servers
+    ) -> None:
         def turn(status: int) -> None:
             for url in (f"{probes}/readyz", f"{address}/public/health/ready"):
                 deadline = time.monotonic() + PATIENCE
@@ -75,7 +79,7 @@ class TestSecondPort:
             own_servers.postgres.start()
             turn(200)
 
-    def test_one_that_is_taken_is_told(self, tmp_path: Path, port: int) -> None:
+    def test_taken_metrics_port_is_reported(self, tmp_path: Path, port: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as busy:
             taken = str(busy.getsockname()[1])
             with plinth(tmp_path, "api", "--port", str(port), DATABASE_URL=NO_DATABASE, METRICS_PORT=taken) as refused:
@@ -86,7 +90,7 @@ class TestSecondPort:
             rf"Liveness and metrics cannot be served on 127\.0\.0\.1:{taken}: .*[Aa]ddress already in use\n", lines[0]
         )
 
-    def test_a_main_port_that_is_taken_is_told_too(self, tmp_path: Path) -> None:
+    def test_taken_main_port_is_reported(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as busy:
             taken = str(busy.getsockname()[1])
             with plinth(tmp_path, "api", "--port", taken, DATABASE_URL=NO_DATABASE) as refused:
@@ -95,7 +99,7 @@ class TestSecondPort:
 
 
 class TestDrain:
-    def test_clients_move_and_no_request_fails(self, tmp_path: Path, port: int, database_url: str) -> None:
+    def test_drain_closes_connections_and_fails_no_request(self, tmp_path: Path, port: int, database_url: str) -> None:
         headers = signed_in(settings_with())
         with (
             api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="1") as (process, address, probes),
@@ -125,7 +129,7 @@ class TestDrain:
         assert closed > 2
         assert served > len(before)
 
-    def test_an_idle_connection_is_closed_by_its_next_response(
+    def test_drain_closes_an_idle_connection_with_its_next_response(
         self, tmp_path: Path, port: int, database_url: str
     ) -> None:
         request = b"GET /api/v1/public/health HTTP/1.1\r\nHost: service.test\r\n\r\n"
@@ -146,7 +150,7 @@ class TestDrain:
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"connection: close\r\n" in answer
 
-    def test_streams_end(self, tmp_path: Path, port: int, database_url: str) -> None:
+    def test_drain_ends_streams(self, tmp_path: Path, port: int, database_url: str) -> None:
         headers = signed_in(settings_with())
         with api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="0") as (_, address, probes):
             # No worker runs, so there is nothing to come after the first event.
@@ -167,17 +171,17 @@ def test_with_reload_both_ports_serve_the_new_code(
         if name.startswith("COV"):  # the copy is not what is to be covered
             monkeypatch.delenv(name)
     with scratch_folder() as folder:
-        # A copy: whoever changed the code of this tree would disturb other tests.
+        # A copy: a change to the code of this tree would disturb other tests.
         copy_packages(folder)
         with api(folder, port, "--reload", DATABASE_URL=database_url) as (process, address, probes):
-            # The port is there before the code is: who comes early waits.
+            # The port is there before the code is: an early request waits.
             assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == notes.__version__
             assert httpx.get(f"{probes}/readyz").status_code == 200
             changed = folder / "notes" / "__init__.py"
             changed.write_text(changed.read_text().replace(notes.__version__, "9.9.9"))
             process.heard("the code has changed")
             process.heard("Finished server process")
-            # Meanwhile nobody is refused: who comes waits for the new code.
+            # Meanwhile no request is refused: it waits for the new code.
             assert httpx.get(f"{address}/public/health", timeout=PATIENCE).json()["version"] == "9.9.9"
             moved = process.heard("liveness and metrics", nth=2)["address"]
             assert httpx.get(f"{moved}/readyz").status_code == 200

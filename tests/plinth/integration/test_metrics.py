@@ -69,7 +69,7 @@ def test_each_request_of_a_real_server_is_counted_once_under_its_route(settings:
     assert metric("http_server_active_requests") == 0
 
 
-async def test_two_applications_are_shown_as_one_and_leave_nothing(settings: Settings) -> None:
+async def test_metrics_of_two_applications_are_added_up_and_end_with_them(settings: Settings) -> None:
     async with client_of(create_app(settings)), client_of(create_app(settings)) as client:
         await client.get("/me", headers=signed_in(settings))
         found = [(sample.name, frozenset(sample.labels.items())) for sample in samples(OPENMETRICS)]
@@ -81,7 +81,7 @@ async def test_two_applications_are_shown_as_one_and_leave_nothing(settings: Set
     assert not {name for name, _ in series()} & PER_APPLICATION
 
 
-async def test_what_the_statements_of_a_request_took_is_counted(settings: Settings) -> None:
+async def test_statements_of_a_request_are_timed(settings: Settings) -> None:
     def updates() -> float:
         name = "db_client_operation_duration_seconds_count"
         return metric(name, db_system_name="postgresql", db_operation_name="UPDATE")

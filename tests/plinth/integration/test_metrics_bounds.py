@@ -1,4 +1,4 @@
-"""No client, tenant, job or queue makes the metrics grow: whatever they are called, the series stay the same."""
+"""No client, tenant, job or queue adds metric series by its name."""
 
 import random
 import string
@@ -30,7 +30,7 @@ QUEUES = 80  # more than are shown
 
 
 class Chance:
-    """Values that nobody has sent before."""
+    """Values that were never sent before."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -139,7 +139,7 @@ def without_queues() -> set[tuple[str, frozenset[tuple[str, str]]]]:
     return {(name, labels) for name, labels in series() if not name.startswith("plinth_queue_")}
 
 
-async def test_the_series_stay_the_same(
+async def test_random_input_adds_no_series(
     app: FastAPI,
     client: httpx.AsyncClient,
     connection: asyncpg.Connection,
@@ -160,7 +160,7 @@ async def test_the_series_stay_the_same(
     assert metric("plinth_jobs_reaped_total", kind="unknown") == reaped + ROUNDS * QUEUES
 
 
-async def test_labels_are_known_beforehand(app: FastAPI, client: httpx.AsyncClient, settings: Settings) -> None:
+async def test_labels_of_requests_are_a_known_set(app: FastAPI, client: httpx.AsyncClient, settings: Settings) -> None:
     def counts() -> dict[frozenset[tuple[str, str]], float]:
         name = "http_server_request_duration_seconds_count"
         return {frozenset(sample.labels.items()): sample.value for sample in samples() if sample.name == name}

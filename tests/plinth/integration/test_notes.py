@@ -1,4 +1,4 @@
-"""The tiny service does what the tests that use it take for granted."""
+"""The tiny service behaves as the tests that use it expect."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ def alice(client: Client) -> Client:
     return client.signed_in("alice")
 
 
-async def test_a_note_is_its_owner_s(client: Client, alice: Client) -> None:
+async def test_note_is_visible_to_its_owner_only(client: Client, alice: Client) -> None:
     made = (await alice.post("/notes", json=note(tags=["a"]))).json()
     assert (await alice.get("/notes")).json()["items"] == [made]
     assert (await alice.get(f"/notes/{made['id']}")).json() == made
@@ -25,7 +25,7 @@ async def test_a_note_is_its_owner_s(client: Client, alice: Client) -> None:
         assert (await client.signed_in("bob").request(method, f"/notes/{made['id']}")).status_code == 404
 
 
-async def test_a_digest_is_written_by_its_job(alice: Client, jobs: Jobs) -> None:
+async def test_digest_is_written_by_its_job(alice: Client, jobs: Jobs) -> None:
     for text in ("buy milk\nand bread", "call bob"):
         await alice.post("/notes", json=note(text=text))
     made = (await alice.post("/digests")).json()["job_id"]
@@ -36,7 +36,7 @@ async def test_a_digest_is_written_by_its_job(alice: Client, jobs: Jobs) -> None
     assert (newest["text"], newest["tags"]) == ("2 notes\nbuy milk\ncall bob", ["digest"])
 
 
-async def test_a_digest_leaves_deleted_notes_out(alice: Client, jobs: Jobs) -> None:
+async def test_digest_leaves_deleted_notes_out(alice: Client, jobs: Jobs) -> None:
     made = (await alice.post("/notes", json=note())).json()
     await alice.delete(f"/notes/{made['id']}")
     await jobs.perform(digest, Digest(owner="alice"))
@@ -44,7 +44,7 @@ async def test_a_digest_leaves_deleted_notes_out(alice: Client, jobs: Jobs) -> N
     assert written["text"] == "0 notes"
 
 
-async def test_deleted_notes_are_purged_after_the_days_that_are_set(
+async def test_deleted_notes_are_purged_after_the_configured_days(
     alice: Client, jobs: Jobs, sql: asyncpg.Connection, settings: Settings
 ) -> None:
     texts = ("kept", "deleted", "deleted long ago")

@@ -112,7 +112,9 @@ async def _healthy_before(client: httpx.AsyncClient, own_servers: Servers) -> No
 
 
 class TestDatabase:
-    async def test_stopped_and_started_again(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+    async def test_service_recovers_from_a_stopped_database(
+        self, client: httpx.AsyncClient, own_servers: Servers
+    ) -> None:
         own_servers.postgres.stop("immediate")
         for response in await burst(client):
             assert "retry-after" in response.headers
@@ -122,12 +124,16 @@ class TestDatabase:
         await becomes(client, is_("ready"))
         await works(client)
 
-    async def test_restarted_between_two_requests(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+    async def test_database_restart_between_two_requests_fails_none(
+        self, client: httpx.AsyncClient, own_servers: Servers
+    ) -> None:
         own_servers.postgres.restart("fast")
-        # Every pooled connection is dead by now, and nobody is made to find that out.
+        # Every pooled connection is dead by now; no request fails on one.
         await works(client)
 
-    async def test_frozen_and_thawed(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+    async def test_service_recovers_from_a_frozen_database(
+        self, client: httpx.AsyncClient, own_servers: Servers
+    ) -> None:
         own_servers.postgres.pause()
         try:
             for response in await burst(client):
@@ -140,7 +146,7 @@ class TestDatabase:
 
 
 class TestRedis:
-    async def test_stopped_and_started_again(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+    async def test_requests_work_while_redis_is_stopped(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
         own_servers.redis.stop()
         await works(client)
         await becomes(client, is_("degraded"))
@@ -149,7 +155,7 @@ class TestRedis:
         await becomes(client, is_("ready"))
         await works(client)
 
-    async def test_frozen_it_costs_a_moment_once_and_not_every_request(
+    async def test_frozen_redis_delays_one_request_not_all(
         self, client: httpx.AsyncClient, own_servers: Servers
     ) -> None:
         own_servers.redis.pause()

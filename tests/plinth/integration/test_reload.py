@@ -91,7 +91,7 @@ def broken(process: Process, tree: Path) -> Iterator[Callable[[str, str], None]]
 
 
 class TestBrokenCode:
-    def test_a_syntax_error_is_answered_at_once_and_the_next_good_save_serves(
+    def test_syntax_error_is_served_as_503_until_the_code_is_fixed(
         self, ask: Callable[..., httpx.Response], broken: Callable[[str, str], None], tree: Path, process: Process
     ) -> None:
         assert ask().status_code == 200
@@ -116,7 +116,7 @@ class TestBrokenCode:
             ("raise SystemExit(7)", "exit code 7"),
         ],
     )
-    def test_the_answer_says_what_and_where_but_no_value(
+    def test_error_at_import_is_served_without_its_values(
         self, ask: Callable[..., httpx.Response], broken: Callable[[str, str], None], line: str, reason: str
     ) -> None:
         broken(HEALTH, f"\n{line}\n")
@@ -127,7 +127,7 @@ class TestBrokenCode:
         assert reason in answer.text
         assert "hunter2" not in answer.text
 
-    def test_a_wrong_env_file_is_answered_with_the_setting(
+    def test_invalid_env_file_is_served_as_503_with_the_setting(
         self, ask: Callable[..., httpx.Response], broken: Callable[[str, str], None]
     ) -> None:
         ask_until(ask, 200)
@@ -140,7 +140,7 @@ class TestBrokenCode:
         assert "hunter2" not in answer.text
 
 
-def test_a_new_file_restarts_it(
+def test_new_file_restarts_the_server(
     ask: Callable[..., httpx.Response], broken: Callable[[str, str], None], tree: Path, process: Process
 ) -> None:
     ask_until(ask, 200)
@@ -161,7 +161,9 @@ def ask_until(ask: Callable[..., httpx.Response], status: int) -> httpx.Response
 
 
 @pytest.mark.usefixtures("environment")
-def test_a_breakpoint_reads_the_terminal(tree: Path, fresh_database_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_breakpoint_reads_the_terminal_under_reload(
+    tree: Path, fresh_database_url: str, redis_url: str, tmp_path: Path
+) -> None:
     """Under `plinth run --reload`, as `make dev` starts it, in a terminal."""
     copied = tmp_path / "tree"
     shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("__pycache__", ".env"))

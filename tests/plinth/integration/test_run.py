@@ -124,7 +124,7 @@ def run(folder: Path, *options: str, **env: str) -> Iterator[Run]:
                 process.kill()
 
 
-def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
+def test_run_serves_until_ctrl_c(folder: Path, port: int) -> None:
     with run(folder, "--port", str(port)) as first:
         assert first.running, first.process.communicate()[1]
         assert {"postgres", "valkey-server"} < {process.name() for process in first.family}
@@ -172,7 +172,7 @@ def test_one_command_serves_and_ctrl_c_ends_it(folder: Path, port: int) -> None:
 
 
 class TestWorker:
-    def test_it_works_beside_the_api_and_a_second_ctrl_c_hurries_it(
+    def test_worker_runs_jobs_beside_the_api_and_a_second_ctrl_c_releases_them(
         self, folder: Path, port: int, kinds: dict[str, str]
     ) -> None:
         # It would wait for what runs longer than this test does.
@@ -208,7 +208,7 @@ class TestWorker:
             assert '"message":"released","count":1' in errors
             assert '"message":"worker stopped"' in errors
 
-    def test_its_death_ends_the_run(
+    def test_death_of_the_worker_ends_the_run(
         self, folder: Path, port: int, fresh_database_url: str, redis_url: str, kinds: dict[str, str]
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -225,7 +225,7 @@ class TestWorker:
         assert code == 1
         assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
 
-    def test_a_port_of_its_own_is_used_and_missed(
+    def test_taken_metrics_port_of_the_worker_ends_the_run(
         self, folder: Path, port: int, fresh_database_url: str, redis_url: str
     ) -> None:
         given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
@@ -238,7 +238,7 @@ class TestWorker:
         assert errors.endswith("The worker ended with exit code 1. What it said is above.\n")
 
 
-def test_a_killed_supervisor_takes_everything_along_and_a_killed_server_too(folder: Path, port: int) -> None:
+def test_killed_supervisor_ends_its_children_and_a_killed_server_ends_the_run(folder: Path, port: int) -> None:
     with run(folder, "--port", str(port), "--reload") as killed:
         assert killed.running, killed.process.communicate()[1]
         killed.process.kill()
@@ -252,7 +252,9 @@ def test_a_killed_supervisor_takes_everything_along_and_a_killed_server_too(fold
     assert "\nPostgreSQL 18 was ended by SIGKILL. The end of .plinth/logs/postgresql.log:\n" in errors
 
 
-def test_a_failed_migration_is_explained(folder: Path, port: int, fresh_database_url: str, redis_url: str) -> None:
+def test_failed_migration_is_reported_with_its_log(
+    folder: Path, port: int, fresh_database_url: str, redis_url: str
+) -> None:
     given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "DB_TRANSACTION_POOLER": "true"}
     with run(folder, "--port", str(port), "--data-dir", "given", **given) as failed:
         code, errors = failed.end()
@@ -263,7 +265,7 @@ def test_a_failed_migration_is_explained(folder: Path, port: int, fresh_database
     assert {path.name for path in (folder / "given").iterdir()} == {"lock", "logs"}
 
 
-def test_a_busy_port_is_told_before_anything_starts(folder: Path) -> None:
+def test_busy_port_is_reported_before_anything_starts(folder: Path) -> None:
     """What an earlier run has left behind there is ended first, which the kernel does by itself on Linux only."""
     data = folder / "untouched"
     data.mkdir()
@@ -280,7 +282,7 @@ def test_a_busy_port_is_told_before_anything_starts(folder: Path) -> None:
     assert orphan.wait(PATIENCE) == -signal.SIGTERM
 
 
-def test_a_folder_that_cannot_be_written_is_told(folder: Path, port: int) -> None:
+def test_unwritable_data_folder_is_reported(folder: Path, port: int) -> None:
     (folder / "file").touch()
     with run(folder, "--port", str(port), "--data-dir", "file/data") as refused:
         assert refused.end() == (
@@ -289,7 +291,7 @@ def test_a_folder_that_cannot_be_written_is_told(folder: Path, port: int) -> Non
         )
 
 
-def test_a_wrong_setting_is_told_before_anything_starts(folder: Path, port: int) -> None:
+def test_invalid_setting_is_reported_before_anything_starts(folder: Path, port: int) -> None:
     with run(folder, "--port", str(port), "--data-dir", "untouched", DB_POOL_SIZE="none") as refused:
         code, errors = refused.end()
     assert code == 2
@@ -307,7 +309,9 @@ class TestWithServers:
         assert done.stdout.startswith("postgresql://plinth@/plinth?host=")
         assert not (folder / "alone" / "postgres" / "postmaster.pid").exists()
 
-    def test_ctrl_c_ends_the_command(self, folder: Path, fresh_database_url: str, redis_url: str) -> None:
+    def test_ctrl_c_ends_the_command_of_with_servers(
+        self, folder: Path, fresh_database_url: str, redis_url: str
+    ) -> None:
         env = {**ENVIRONMENT, "DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
         command = [*PLINTH, "with-servers", "--data-dir", "alone", "--", "sh", "-c", "trap '' INT; echo; sleep 60"]
         with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, start_new_session=True) as process:
@@ -316,7 +320,7 @@ class TestWithServers:
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(PATIENCE) == 130
 
-    def test_a_command_that_does_not_exist(self, folder: Path) -> None:
+    def test_unknown_command_of_with_servers_is_reported(self, folder: Path) -> None:
         command = [*PLINTH, "with-servers", "--", "no-such-command"]
         done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (1, "There is no command no-such-command.\n")

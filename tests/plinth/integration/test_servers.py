@@ -22,7 +22,7 @@ async def test_each_test_finds_empty_tables(connection: asyncpg.Connection, atte
     await connection.execute("INSERT INTO note (text, owner) VALUES ('a', 'b')")
 
 
-async def test_the_database_is_migrated_and_the_services_own(connection: asyncpg.Connection) -> None:
+async def test_database_of_a_test_is_migrated_and_owned_by_the_service(connection: asyncpg.Connection) -> None:
     assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 2
     owners = await connection.fetch("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
     assert [owner for (owner,) in owners] == ["plinth"]
@@ -36,7 +36,7 @@ def test_each_test_finds_an_empty_redis(redis_url: str, attempt: int) -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
-async def test_a_fresh_database_may_be_ruined(fresh_database_url: str, database_url: str, attempt: int) -> None:
+async def test_fresh_database_may_be_changed_at_will(fresh_database_url: str, database_url: str, attempt: int) -> None:
     assert fresh_database_url != database_url
     connection = await asyncpg.connect(fresh_database_url)
     await connection.execute("DROP TABLE note")
@@ -49,7 +49,7 @@ async def test_an_empty_database_has_no_table(empty_database_url: str) -> None:
     await connection.close()
 
 
-async def test_own_servers_may_be_stopped(own_servers: Servers, database_url: str) -> None:
+async def test_own_servers_may_be_stopped_and_started(own_servers: Servers, database_url: str) -> None:
     own_servers.postgres.stop()
     with pytest.raises(OSError, match="No such file"):
         await asyncpg.connect(own_servers.postgres.url())

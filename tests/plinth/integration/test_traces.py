@@ -65,7 +65,9 @@ def statements(collector: Collector, span: Recorded) -> list[Recorded]:
 
 
 class TestRequest:
-    async def test_by_bare_statements_has_one_span_for_each(self, api: httpx.AsyncClient, collector: Collector) -> None:
+    async def test_request_has_one_span_for_each_bare_statement(
+        self, api: httpx.AsyncClient, collector: Collector
+    ) -> None:
         await api.get("/notes")  # the first one also opens a connection
         collector.one("GET /api/v1/notes")
         collector.spans.clear()
@@ -81,7 +83,9 @@ class TestRequest:
         assert "alice" not in repr(query)
         assert answer.headers["traceresponse"][3:35] == request.trace_id
 
-    async def test_by_a_session_has_one_span_for_each(self, api: httpx.AsyncClient, collector: Collector) -> None:
+    async def test_request_has_one_span_for_each_session_statement(
+        self, api: httpx.AsyncClient, collector: Collector
+    ) -> None:
         made = (await api.post("/notes", json=note())).json()
         collector.one("POST /api/v1/notes")
         collector.spans.clear()
@@ -94,7 +98,7 @@ class TestRequest:
         assert names.pop("SELECT note") == 1
         assert set(names) <= {"BEGIN", "COMMIT"}  # if they took their time
 
-    async def test_that_asks_redis_says_so(self, api: httpx.AsyncClient, collector: Collector) -> None:
+    async def test_request_has_spans_for_its_redis_commands(self, api: httpx.AsyncClient, collector: Collector) -> None:
         await api.get("/notes", headers=signed_in(settings_with(), "somebody-new"))
 
         request = collector.one("GET /api/v1/notes")
@@ -103,7 +107,9 @@ class TestRequest:
         assert {span.name for span in asked} <= {"EVALSHA", "EVAL", "SCRIPT LOAD", "TTL", "PTTL", "GET"}
         assert "somebody-new" not in repr(asked)
 
-    async def test_that_fails_names_its_trace(self, api: httpx.AsyncClient, collector: Collector) -> None:
+    async def test_failed_request_names_its_trace_in_body_and_log(
+        self, api: httpx.AsyncClient, collector: Collector
+    ) -> None:
         with logging_as(LOG_FORMAT="json") as log:
             body = problem(await api.get("/broken"), 500)
 
@@ -114,7 +120,7 @@ class TestRequest:
             request.trace_id
         ] * 2
 
-    async def test_s_access_line_names_the_route_and_not_the_caller(self, api: httpx.AsyncClient) -> None:
+    async def test_access_log_line_names_the_route_and_not_the_caller(self, api: httpx.AsyncClient) -> None:
         with logging_as(LOG_FORMAT="json") as log:
             await api.get("/notes/00000000-0000-0000-0000-000000000000")
 
@@ -124,14 +130,14 @@ class TestRequest:
         assert len(line["principal"]) == 16
         assert "alice" not in str(line)
 
-    async def test_of_a_probe_is_no_trace(self, api: httpx.AsyncClient, collector: Collector) -> None:
+    async def test_probe_makes_no_trace(self, api: httpx.AsyncClient, collector: Collector) -> None:
         assert "traceresponse" not in (await api.get("/public/health/ready")).headers
         await api.get("/notes")
         collector.one("GET /api/v1/notes")
         assert not [span for span in collector.spans if "health" in span.name]
         assert len({span.trace_id for span in collector.spans}) == 1
 
-    async def test_may_be_followed_by_a_page_of_another_origin(self, database_url: str) -> None:
+    async def test_cors_allows_trace_headers_to_another_origin(self, database_url: str) -> None:
         origin = "https://app.example"
         service = create_app(settings_with(DATABASE_URL=database_url, BACKEND_CORS_ORIGINS=origin))
         async with client_of(service, headers={"Origin": origin}) as client:
@@ -169,7 +175,7 @@ async def test_a_request_and_its_job_are_one_trace(
             assert line["trace_id"] == request.trace_id, line
 
 
-async def test_nothing_is_traced_while_it_is_off(settings: Settings, collector: Collector, redis_url: str) -> None:
+async def test_nothing_is_traced_while_tracing_is_off(settings: Settings, collector: Collector, redis_url: str) -> None:
     off: Any = settings.model_copy(update={"OTEL_SDK_DISABLED": True})
     async with client_of(create_app(off), headers=signed_in(off)) as client:
         assert "traceresponse" not in (await client.get("/notes")).headers
@@ -179,7 +185,7 @@ async def test_nothing_is_traced_while_it_is_off(settings: Settings, collector: 
     assert collector.requests == 0
 
 
-def test_a_worker_delivers_its_last_spans_before_it_ends(
+def test_worker_exports_its_last_spans_before_it_ends(
     tmp_path: Path, database_url: str, redis_url: str, collector: Collector
 ) -> None:
     environment = {

@@ -59,19 +59,19 @@ def installed() -> Iterator[Installed]:
         yield Installed(folder)
 
 
-def test_the_sample_cannot_be_imported(installed: Installed) -> None:
+def test_wheel_does_not_contain_the_sample_service(installed: Installed) -> None:
     done = installed.run("python", "-c", "import plinth; print(plinth.__file__); import app")
     assert done.stdout.startswith(str(installed.programs.parent))
     assert "No module named 'app'" in done.stderr
 
 
-def test_config_check_shows_the_service_s_own_setting(installed: Installed) -> None:
+def test_config_check_of_an_installed_service_shows_its_own_setting(installed: Installed) -> None:
     done = installed.run("plinth", "config", "check", NOTES_KEEP_DAYS="7")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^NOTES_KEEP_DAYS +set +7", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_it_migrates_and_serves_a_request_and_a_job(installed: Installed) -> None:
+def test_installed_service_migrates_and_serves_a_request_and_a_job(installed: Installed) -> None:
     plinth = str(installed.programs / "plinth")
     migrated = installed.run(
         "plinth", "with-servers", "--", "sh", "-c", f"{plinth} migrate && {plinth} migrate --check"

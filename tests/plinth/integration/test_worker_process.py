@@ -1,4 +1,4 @@
-"""`plinth worker` as a process: its port, its signals, its complaints."""
+"""`plinth worker` as a process: its port, its signals, its error messages."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def worker(folder: Path, *options: str, **environment: str) -> AbstractContextMa
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_on_its_port_and_a_signal_ends_it(
+def test_worker_serves_its_port_until_a_signal(
     tmp_path: Path, database_url: str, redis_url: str, signum: signal.Signals
 ) -> None:
     with worker(tmp_path, "--queues", "mail, default", DATABASE_URL=database_url, REDIS_URL=redis_url) as running:
@@ -40,7 +40,7 @@ def test_it_answers_on_its_port_and_a_signal_ends_it(
         assert running.said("worker stopped")
 
 
-def test_without_the_database_it_lives_and_waits(tmp_path: Path) -> None:
+def test_worker_without_the_database_is_live_and_waits(tmp_path: Path) -> None:
     with worker(tmp_path, DATABASE_URL=NO_DATABASE) as waiting:
         waiting.heard("waiting for the database")
         address = waiting.heard("liveness and metrics")["address"]
@@ -50,7 +50,7 @@ def test_without_the_database_it_lives_and_waits(tmp_path: Path) -> None:
         assert waiting.end()[0] == 0
 
 
-def test_it_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Servers) -> None:
+def test_worker_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Servers) -> None:
     def turns(status: int) -> None:
         deadline = time.monotonic() + PATIENCE
         while httpx.get(f"{address}/readyz").status_code != status:
@@ -67,7 +67,7 @@ def test_it_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Servers
         turns(200)
 
 
-def test_a_database_without_tables_is_told(tmp_path: Path, empty_database_url: str) -> None:
+def test_unmigrated_database_is_reported(tmp_path: Path, empty_database_url: str) -> None:
     with worker(tmp_path, DATABASE_URL=empty_database_url) as refused:
         code, lines = refused.end()
     assert code == 1
@@ -76,7 +76,7 @@ def test_a_database_without_tables_is_told(tmp_path: Path, empty_database_url: s
     )
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_taken_port_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with worker(tmp_path, DATABASE_URL=NO_DATABASE, METRICS_PORT=str(port)) as refused:
@@ -88,12 +88,12 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_with_reload_new_code_takes_over(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_with_reload_restarts_on_new_code(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("COV"):  # the copy is not what is to be covered
             monkeypatch.delenv(name)
     with scratch_folder() as folder:
-        # A copy: whoever changed the code of this tree would disturb other tests.
+        # A copy: a change to the code of this tree would disturb other tests.
         copy_packages(folder)
         with worker(folder, "--reload", DATABASE_URL=database_url) as running:
             assert running.heard("worker started")["version"] == notes.__version__

@@ -53,12 +53,12 @@ def written(kind: Format, items: Sequence[dict[str, Any]]) -> tuple[ExportFile, 
     return file, chunks, b"".join(zlib.decompress(chunk.data) for chunk in chunks)
 
 
-def test_the_columns_are_the_fields_of_an_item() -> None:
+def test_columns_of_an_export_are_the_fields_of_an_item() -> None:
     assert tuple(ItemRead.model_fields) == COLUMNS
 
 
 class TestNdjson:
-    def test_has_a_line_for_each_item_as_the_api_shows_it(self) -> None:
+    def test_ndjson_has_a_line_for_each_item_as_the_api_shows_it(self) -> None:
         items = [item(number, name=text, description=text, tags=[text]) for number, text in enumerate(TEXTS)]
 
         _, _, content = written("ndjson", items)
@@ -68,7 +68,7 @@ class TestNdjson:
             b"",
         ]
 
-    def test_of_nothing_is_empty(self) -> None:
+    def test_ndjson_without_items_is_empty(self) -> None:
         file, chunks, _ = written("ndjson", [])
 
         assert chunks == []
@@ -76,7 +76,7 @@ class TestNdjson:
 
 
 class TestCsv:
-    def test_gives_every_text_back_as_it_came(self) -> None:
+    def test_csv_round_trips_every_text(self) -> None:
         items = [item(number, name=text, description=text, tags=[text, text]) for number, text in enumerate(TEXTS)]
 
         _, _, content = written("csv", items)
@@ -86,7 +86,7 @@ class TestCsv:
             (text, text, [text, text]) for text in TEXTS
         ]
 
-    def test_is_as_rfc_4180_has_it(self) -> None:
+    def test_csv_follows_rfc_4180(self) -> None:
         _, _, content = written("csv", [item(1), item(2, name='a "b", c', tags=["x", 'y"'])])
 
         times = "2026-11-25T17:51:19.000120Z,2026-11-25T17:51:19Z"
@@ -97,7 +97,7 @@ class TestCsv:
             "",
         ]
 
-    def test_of_nothing_has_a_header(self) -> None:
+    def test_csv_without_items_has_a_header(self) -> None:
         _, _, content = written("csv", [])
 
         assert content == b"id,name,description,tags,version,created_at,updated_at\r\n"
@@ -105,7 +105,7 @@ class TestCsv:
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])
 class TestChunks:
-    def test_are_all_of_one_size_but_the_last(self, kind: Format) -> None:
+    def test_chunks_are_all_of_one_size_but_the_last(self, kind: Format) -> None:
         items = [item(number, description="x" * 10_000) for number in range(100)]
 
         file, chunks, content = written(kind, items)
@@ -116,7 +116,7 @@ class TestChunks:
         assert [len(zlib.decompress(chunk.data)) for chunk in chunks] == [chunk.size for chunk in chunks]
         assert (file.item_count, file.size, file.digest) == (100, len(content), sha256(content).hexdigest())
 
-    def test_come_as_soon_as_they_are_full(self, kind: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_chunks_are_returned_as_soon_as_they_are_full(self, kind: Format, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export_file, "CHUNK_BYTES", 100)
         file = ExportFile(kind)
 
@@ -125,7 +125,9 @@ class TestChunks:
         assert len(chunks) >= 10
         assert sum(chunk.size for chunk in file.finish()) < 100
 
-    def test_may_end_where_the_file_ends(self, kind: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_file_that_fills_its_last_chunk_has_no_empty_chunk(
+        self, kind: Format, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         _, _, content = written(kind, [item()])
         monkeypatch.setattr(export_file, "CHUNK_BYTES", len(content))
 

@@ -1,4 +1,4 @@
-"""Who hears of success can rely on it: what a request changed is committed before its response is sent.
+"""What a request changed is committed before its response is sent.
 
 On a real server with real sockets: a client in the same process would hide the order of things.
 """
@@ -88,20 +88,22 @@ class TestSessionDep:
         with capture_logs(), serving(lines_app(fresh_database_url)) as url:
             yield url
 
-    async def test_who_reads_success_finds_the_row(self, url: str, another: asyncpg.Connection) -> None:
+    async def test_successful_response_means_that_the_row_is_committed(
+        self, url: str, another: asyncpg.Connection
+    ) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
             response = await client.post("/ours/lamp")
             rows = await another.fetchval("SELECT count(*) FROM line")
 
         assert (response.status_code, rows) == (200, 1)
 
-    async def test_who_changed_nothing_hears_of_no_success(self, url: str, another: asyncpg.Connection) -> None:
+    async def test_failed_commit_is_not_a_successful_response(self, url: str, another: asyncpg.Connection) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
             problem(await client.post("/ours/broken"), 500, "internal_error")
 
         assert await another.fetchval("SELECT count(*) FROM line") == 0
 
-    async def test_with_the_framework_s_own_scope_both_would_be_wrong(
+    async def test_framework_s_default_scope_commits_after_the_response(
         self, url: str, another: asyncpg.Connection
     ) -> None:
         async with httpx.AsyncClient(base_url=url) as client:
@@ -114,7 +116,7 @@ class TestSessionDep:
 
 
 class TestNotes:
-    async def test_each_change_is_there_when_its_response_is(
+    async def test_each_change_is_committed_before_its_response(
         self, fresh_database_url: str, another: asyncpg.Connection
     ) -> None:
         settings = settings_with(DATABASE_URL=fresh_database_url)

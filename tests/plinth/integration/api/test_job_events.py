@@ -33,7 +33,7 @@ async def task(ctx: JobContext, payload: Number) -> None:
 
 @pytest.fixture(scope="module")
 def settings(database_url: str) -> Settings:
-    # One connection: whoever kept it while waiting would keep it from all others.
+    # One connection: a stream that kept it while waiting would keep it from all others.
     return settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, OPERATOR_ROLE="operator")
 
 
@@ -130,7 +130,7 @@ async def next_event(stream: Stream) -> Event:
 
 
 class TestStream:
-    async def test_from_the_beginning_to_the_end(
+    async def test_stream_follows_a_job_from_waiting_to_its_end(
         self, client: httpx.AsyncClient, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine)
@@ -153,7 +153,7 @@ class TestStream:
         assert (ended.job.error, ended.job.finished_at is None) == ("out of paper", False)
 
     @pytest.mark.parametrize("encoding", ["gzip, deflate", "identity"])
-    async def test_nothing_on_the_way_keeps_it_or_holds_it_back(
+    async def test_stream_is_neither_cached_buffered_nor_compressed(
         self, client: httpx.AsyncClient, engine: Database, encoding: str
     ) -> None:
         async with watching(client, await add(engine), **{"Accept-Encoding": encoding}) as stream:
@@ -167,15 +167,13 @@ class TestStream:
         assert first is not None
         assert 1000 <= int(first[0].removeprefix("retry: ")) <= 4000
 
-    async def test_each_event_is_the_job_as_in_a_list(self, client: httpx.AsyncClient, engine: Database) -> None:
+    async def test_event_holds_the_job_as_in_a_list(self, client: httpx.AsyncClient, engine: Database) -> None:
         async with watching(client, await add(engine)) as stream:
             event = await next_event(stream)
         listed = (await client.get("/jobs")).json()["items"]
         assert listed == [event.job.model_dump(mode="json")]
 
-    async def test_a_job_that_has_ended_is_one_event(
-        self, client: httpx.AsyncClient, engine: Database, store: Store
-    ) -> None:
+    async def test_ended_job_is_one_event(self, client: httpx.AsyncClient, engine: Database, store: Store) -> None:
         job_id = await add(engine)
         await claim(store)
         await end(store, job_id, State.SUCCEEDED)
@@ -184,13 +182,15 @@ class TestStream:
             assert await stream.event() is None
         assert (event.name, event.job.state) == ("end", "succeeded")
 
-    async def test_operators_may_watch_everybodys(self, url: str, settings: Settings, engine: Database) -> None:
+    async def test_operator_watches_the_job_of_another_owner(
+        self, url: str, settings: Settings, engine: Database
+    ) -> None:
         token = sign_local_token(settings, subject="olga", ttl=600, roles=["operator"])
         job_id = await add(engine)
         async with client_at(url, {"Authorization": f"Bearer {token}"}) as client, watching(client, job_id) as stream:
             assert (await next_event(stream)).job.id == job_id
 
-    async def test_many_streams_need_no_connection(
+    async def test_open_streams_hold_no_database_connection(
         self, client: httpx.AsyncClient, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine)
@@ -202,8 +202,8 @@ class TestStream:
             assert {(await next_event(stream)).job.state for stream in streams} == {"running"}
 
 
-class TestComingAgain:
-    async def test_nothing_is_said_twice(
+class TestReconnect:
+    async def test_reconnected_stream_repeats_no_event(
         self, url: str, client: httpx.AsyncClient, engine: Database, store: Store, settings: Settings
     ) -> None:
         job_id = await add(engine)
@@ -216,7 +216,7 @@ class TestComingAgain:
                 await claim(store)
                 assert (await next_event(stream)).job.state == "running"
 
-    async def test_who_was_away_sees_the_latest_alone(
+    async def test_reconnected_stream_sends_only_the_latest_event(
         self, client: httpx.AsyncClient, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine)
@@ -228,7 +228,7 @@ class TestComingAgain:
             assert (await next_event(stream)).name == "end"
             assert await stream.event() is None
 
-    async def test_who_has_seen_the_end_is_told_to_stop(
+    async def test_reconnecting_after_the_end_is_204(
         self, client: httpx.AsyncClient, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine)
@@ -243,13 +243,13 @@ class TestComingAgain:
         async with watching(client, job_id, seen) as stream:
             assert (await next_event(stream)).job.state == "available"
 
-    async def test_an_id_from_elsewhere_means_nothing(self, client: httpx.AsyncClient, engine: Database) -> None:
+    async def test_unknown_last_event_id_is_ignored(self, client: httpx.AsyncClient, engine: Database) -> None:
         async with watching(client, await add(engine), "not one of ours") as stream:
             assert (await next_event(stream)).name == "progress"
 
 
 class TestLimits:
-    async def test_a_stream_has_an_end(
+    async def test_stream_ends_after_its_lifetime(
         self, client: httpx.AsyncClient, engine: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(job_events, "LIFETIME_SECONDS", 0.2)
@@ -257,7 +257,7 @@ class TestLimits:
             assert (await next_event(stream)).name == "progress"
             assert await stream.event() is None
 
-    async def test_silence_is_broken_by_a_comment(
+    async def test_idle_stream_sends_comments(
         self, client: httpx.AsyncClient, engine: Database, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(job_events, "COMMENT_SECONDS", 0.05)
@@ -267,7 +267,7 @@ class TestLimits:
             await claim(store)
             assert (await next_event(stream)).job.state == "running"
 
-    async def test_one_too_many_is_refused_until_another_has_left(
+    async def test_stream_beyond_the_limit_is_refused_until_another_has_ended(
         self,
         url: str,
         alice: dict[str, str],
@@ -302,7 +302,7 @@ class TestLimits:
 
 
 class TestShutdown:
-    async def test_a_stream_does_not_hold_up_the_end(
+    async def test_open_stream_does_not_delay_shutdown(
         self, settings: Settings, alice: dict[str, str], engine: Database, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, logger="uvicorn.error")

@@ -78,7 +78,9 @@ async def ids(api: httpx.AsyncClient, query: str = "", **options: Any) -> list[U
 
 
 class TestList:
-    async def test_ones_own_the_newest_first(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+    async def test_caller_lists_own_jobs_newest_first(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
         first = await add(engine)
         await run(store, State.DISCARDED)
         second = await add(engine, delay=60)
@@ -90,7 +92,7 @@ class TestList:
         assert [(one["state"], one["error"]) for one in shown] == [("scheduled", None), ("discarded", "ValueError")]
         assert "hunter2" not in (await api.get("/jobs")).text
 
-    async def test_operators_see_everybodys(
+    async def test_operator_lists_the_jobs_of_all_owners(
         self, service: httpx.AsyncClient, engine: Database, operator: dict[str, str]
     ) -> None:
         made = [await add(engine, owner) for owner in ("alice", "bob", None)]
@@ -98,14 +100,16 @@ class TestList:
         assert await ids(service, headers=operator) == made[::-1]
         assert await ids(service, "?owner=bob", headers=operator) == [made[1]]
 
-    async def test_others_see_nobody_elses(self, api: httpx.AsyncClient, engine: Database) -> None:
+    async def test_listing_another_owner_s_jobs_is_forbidden(self, api: httpx.AsyncClient, engine: Database) -> None:
         mine = await add(engine)
         await add(engine, "bob")
 
         problem(await api.get("/jobs?owner=bob"), 403, "forbidden")
         assert await ids(api, "?owner=alice") == [mine]
 
-    async def test_filters(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+    async def test_jobs_are_filtered_by_state_queue_and_kind(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
         discarded = await add(engine)
         await run(store, State.DISCARDED)
         scheduled = await add(engine, delay=60, queue="side")
@@ -117,7 +121,9 @@ class TestList:
         assert await ids(api, "?kind=test.api.jobs&queue=default") == [available, discarded]
         assert await ids(api, "?kind=test.api.other") == []
 
-    async def test_page_by_page(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+    async def test_pages_of_jobs_hold_each_job_once(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
         made = []
         for _ in range(3):
             made += [await add(engine, priority=9), await add(engine)]
@@ -139,7 +145,7 @@ class TestList:
         assert found == [str(job_id) for job_id in made[::-1]]
         assert "link" not in response.headers
 
-    async def test_a_cursor_is_good_for_its_list_alone(
+    async def test_cursor_of_another_list_of_jobs_is_refused(
         self, api: httpx.AsyncClient, engine: Database, bob: dict[str, str], operator: dict[str, str]
     ) -> None:
         await add(engine)
@@ -150,12 +156,12 @@ class TestList:
             problem(await api.get(f"/jobs?cursor={cursor}{query}", headers=headers), 422)
 
     @pytest.mark.parametrize("query", ["?state=lost", "?limit=0", "?kind=a%20b", "?owner=", "?nonsense=1", "?cursor=x"])
-    async def test_what_makes_no_sense_is_refused(self, api: httpx.AsyncClient, query: str) -> None:
+    async def test_invalid_query_of_a_list_is_refused(self, api: httpx.AsyncClient, query: str) -> None:
         problem(await api.get(f"/jobs{query}"), 422, "validation_error")
 
 
 class TestRead:
-    async def test_an_owner_sees_what_concerns_them(
+    async def test_owner_reads_a_job_without_its_internals(
         self, api: httpx.AsyncClient, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine, unique_key="secret-key")
@@ -172,7 +178,7 @@ class TestRead:
         assert set(response.json()["errors"][0]) == {"at", "run", "attempt", "outcome", "error"}
         assert "secret-key" not in response.text
 
-    async def test_an_operator_sees_all(
+    async def test_operator_reads_all_fields_of_a_job(
         self, service: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
     ) -> None:
         job_id = await add(engine, unique_key="k")
@@ -185,7 +191,7 @@ class TestRead:
         assert (seen.payload, seen.unique_key, seen.worker) == ({"n": 1}, "k", None)
         assert (seen.errors[0].detail, seen.errors[0].traceback[:10]) == ("ValueError: hunter2", "ValueError")
 
-    async def test_the_worker_and_the_progress_of_a_run(
+    async def test_running_job_shows_its_worker_and_progress(
         self, service: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
     ) -> None:
         job_id = await add(engine)
@@ -197,7 +203,7 @@ class TestRead:
         assert (shown["worker"], shown["state"]) == ("test", "running")
         assert shown["progress"] == {"done": 3, "total": None, "message": "reading"}
 
-    async def test_a_scope_makes_an_operator_as_well(
+    async def test_scope_grants_operator_access(
         self, service: httpx.AsyncClient, engine: Database, settings: Settings
     ) -> None:
         job_id = await add(engine)
@@ -211,7 +217,7 @@ class TestRead:
             assert response.status_code == status
 
     @pytest.mark.parametrize("verb", ["", "/events", "/cancel", "/retry"])
-    async def test_of_other_peoples_jobs_nothing_is_known(
+    async def test_another_owner_s_job_is_indistinguishable_from_an_unknown_one(
         self, api: httpx.AsyncClient, service: httpx.AsyncClient, engine: Database, bob: dict[str, str], verb: str
     ) -> None:
         method = "POST" if verb in ("/cancel", "/retry") else "GET"
@@ -223,14 +229,16 @@ class TestRead:
         assert first | {"request_id": ""} == second | {"request_id": ""}
         assert await ids(api) == [theirs]
 
-    async def test_nobody_in_particular_sees_nothing(self, service: httpx.AsyncClient, engine: Database) -> None:
+    async def test_anonymous_callers_read_no_job(self, service: httpx.AsyncClient, engine: Database) -> None:
         job_id = await add(engine)
         for path in ("/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/events"):
             problem(await service.get(path), 401)
 
 
 class TestCancel:
-    async def test_what_waits_has_ended(self, api: httpx.AsyncClient, engine: Database) -> None:
+    async def test_cancelling_a_waiting_job_is_200_and_cancelled(
+        self, api: httpx.AsyncClient, engine: Database
+    ) -> None:
         job_id = await add(engine)
 
         first, second = [await api.post(f"/jobs/{job_id}/cancel") for _ in range(2)]
@@ -238,7 +246,9 @@ class TestCancel:
         assert (first.status_code, first.json()["state"]) == (200, "cancelled")
         assert (second.status_code, second.json()) == (200, first.json())
 
-    async def test_what_runs_will_end(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+    async def test_cancelling_a_running_job_is_202(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
         job_id = await add(engine)
         await run(store)
 
@@ -247,15 +257,13 @@ class TestCancel:
         assert (response.status_code, response.json()["state"]) == (202, "running")
         assert JobRead.model_validate_json(response.content).cancel_requested_at is not None
 
-    async def test_what_has_ended_otherwise_cannot_be_cancelled(
-        self, api: httpx.AsyncClient, engine: Database, store: Store
-    ) -> None:
+    async def test_ended_job_cannot_be_cancelled(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
         job_id = await add(engine)
         await run(store, State.SUCCEEDED)
 
         problem(await api.post(f"/jobs/{job_id}/cancel"), 409, "job_ended")
 
-    async def test_an_operator_may_cancel_everybodys(
+    async def test_operator_cancels_the_job_of_another_owner(
         self, service: httpx.AsyncClient, engine: Database, operator: dict[str, str]
     ) -> None:
         job_id = await add(engine)
@@ -266,7 +274,7 @@ class TestCancel:
 
 
 class TestRetry:
-    async def test_a_worker_hears_of_it_at_once(
+    async def test_retried_job_runs_at_once(
         self, api: httpx.AsyncClient, settings: Settings, engine: Database, store: Store
     ) -> None:
         job_id = await add(engine)
@@ -286,10 +294,12 @@ class TestRetry:
             assert (response.status_code, response.json()["attempt"]) == (200, 0)
             await until(succeeded)
 
-    async def test_only_what_has_failed(self, api: httpx.AsyncClient, engine: Database) -> None:
+    async def test_job_that_has_not_failed_cannot_be_retried(self, api: httpx.AsyncClient, engine: Database) -> None:
         problem(await api.post(f"/jobs/{await add(engine)}/retry"), 409, "job_not_failed")
 
-    async def test_its_unique_key_is_taken(self, api: httpx.AsyncClient, engine: Database, store: Store) -> None:
+    async def test_retry_is_refused_while_the_unique_key_is_taken(
+        self, api: httpx.AsyncClient, engine: Database, store: Store
+    ) -> None:
         job_id = await add(engine, unique_key="k")
         await run(store, State.DISCARDED)
         await add(engine, unique_key="k")

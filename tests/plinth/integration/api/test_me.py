@@ -1,4 +1,4 @@
-"""Who the service takes a caller for."""
+"""Authentication of a caller by a bearer token, and what `/me` shows of it."""
 
 import httpx
 import pytest
@@ -13,7 +13,7 @@ from tests.support.notes import settings_with
 
 
 class TestMe:
-    async def test_says_what_the_token_says(self, service: httpx.AsyncClient, settings: Settings) -> None:
+    async def test_me_shows_the_claims_of_the_token(self, service: httpx.AsyncClient, settings: Settings) -> None:
         token = sign_local_token(settings, subject="alice", ttl=600, scopes=["b", "a"], roles=["admin"])
 
         response = await service.get("/me", headers={"Authorization": f"Bearer {token}"})
@@ -28,7 +28,7 @@ class TestMe:
         }
 
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer   "])
-    async def test_the_scheme_is_read_as_http_has_it(
+    async def test_bearer_scheme_is_case_insensitive(
         self, service: httpx.AsyncClient, alice: dict[str, str], scheme: str
     ) -> None:
         token = alice["Authorization"].removeprefix("Bearer ")
@@ -37,7 +37,7 @@ class TestMe:
 
         assert response.status_code == 200
 
-    async def test_a_verdict_reached_before_is_as_good_as_the_first(
+    async def test_cached_verdict_on_a_token_equals_the_first(
         self, service: httpx.AsyncClient, alice: dict[str, str]
     ) -> None:
         first, second = [await service.get("/me", headers=alice) for _ in range(2)]
@@ -45,9 +45,9 @@ class TestMe:
         assert first.json() == second.json()
 
 
-class TestStrangers:
+class TestUnauthenticated:
     @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", "Basic YWxpY2U6cHc=", "Token abc", "alice"])
-    async def test_without_a_bearer_token_are_asked_for_one(
+    async def test_request_without_a_bearer_token_is_asked_for_one(
         self, service: httpx.AsyncClient, authorization: str
     ) -> None:
         response = await service.get("/me", headers={"Authorization": authorization})
@@ -56,16 +56,14 @@ class TestStrangers:
         assert response.headers["www-authenticate"] == "Bearer"
 
     @pytest.mark.parametrize("token", ["abc", "a.b.c", "é", "\xff\xfe", "x" * 20_000, "a b c"])
-    async def test_with_a_bad_token_are_told_that_it_is_bad_and_not_why(
-        self, service: httpx.AsyncClient, token: str
-    ) -> None:
+    async def test_invalid_token_is_refused_without_the_reason(self, service: httpx.AsyncClient, token: str) -> None:
         response = await service.get("/me", headers={b"Authorization": f"Bearer {token}".encode()})
 
         body = problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"] == 'Bearer error="invalid_token"'
         assert body["detail"] == "The token is not valid."
 
-    async def test_with_another_service_s_token_stay_strangers(self, service: httpx.AsyncClient) -> None:
+    async def test_token_of_another_service_is_refused(self, service: httpx.AsyncClient) -> None:
         another = settings_with(SECRET_KEY="another secret of quite some length")
 
         problem(await service.get("/me", headers=signed_in(another)), 401)
@@ -81,7 +79,7 @@ class TestStrangers:
             ("DELETE", "/notes/00000000-0000-0000-0000-000000000000"),
         ],
     )
-    async def test_get_no_further_anywhere(self, service: httpx.AsyncClient, method: str, path: str) -> None:
+    async def test_every_operation_needs_a_token(self, service: httpx.AsyncClient, method: str, path: str) -> None:
         problem(await service.request(method, path), 401)
 
 
@@ -96,7 +94,7 @@ def trusting(provider: IdentityProvider, database_url: str) -> Settings:
 
 
 class TestProvider:
-    async def test_that_is_away_makes_nobody_a_stranger(self, database_url: str) -> None:
+    async def test_unreachable_identity_provider_is_503_not_401(self, database_url: str) -> None:
         with IdentityProvider() as provider:
             settings = trusting(provider, database_url)
             caller = {"Authorization": f"Bearer {provider.token()}"}
@@ -107,7 +105,7 @@ class TestProvider:
                     problem(response, 503, "identity_provider_unavailable")
                     assert response.headers["retry-after"] == "5"
 
-    async def test_that_is_there_is_believed(self, database_url: str) -> None:
+    async def test_token_of_the_identity_provider_is_accepted(self, database_url: str) -> None:
         with IdentityProvider() as provider:
             settings = trusting(provider, database_url)
             async with client_of(create_app(settings)) as client:

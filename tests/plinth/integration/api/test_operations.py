@@ -1,4 +1,4 @@
-"""Queues, workers and schedules: for operators, and for nobody else."""
+"""Queues, workers and schedules: for operators only."""
 
 from collections.abc import AsyncIterator
 
@@ -63,23 +63,23 @@ async def nightly(engine: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     await Scheduler(engine, {"nightly": made}).declare()
 
 
-class TestWhoMay:
+class TestAccess:
     @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-    async def test_others_are_refused(
+    async def test_callers_without_the_operator_role_are_refused(
         self, api: httpx.AsyncClient, sql: asyncpg.Connection, method: str, path: str
     ) -> None:
         problem(await api.request(method, path), 403, "forbidden")
         assert await sql.fetchval("SELECT count(*) FROM job_queue") == 0
 
     @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-    async def test_so_is_who_does_not_say_who_they_are(
+    async def test_anonymous_callers_of_operations_are_refused(
         self, service: httpx.AsyncClient, method: str, path: str
     ) -> None:
         problem(await service.request(method, path), 401)
 
 
 class TestQueues:
-    async def test_figures(self, operator: httpx.AsyncClient, engine: Database) -> None:
+    async def test_queue_counts_are_listed(self, operator: httpx.AsyncClient, engine: Database) -> None:
         async with engine.session() as session:
             await enqueue(session, task, Number())
             await enqueue(session, task, Number(), delay=60, queue="side")
@@ -91,7 +91,7 @@ class TestQueues:
         assert (second.name, second.available, second.scheduled) == ("side", 0, 1)
         assert (first.oldest_due_age is None, second.oldest_due_age) == (False, None)
 
-    async def test_pause_and_resume(self, operator: httpx.AsyncClient) -> None:
+    async def test_queue_is_paused_and_resumed(self, operator: httpx.AsyncClient) -> None:
         paused = []
         for verb in ("pause", "pause", "resume", "resume"):
             response = await operator.post(f"/queues/side/{verb}")
@@ -100,12 +100,12 @@ class TestQueues:
         assert paused == [["side"], ["side"], [], []]
 
     @pytest.mark.parametrize("name", ["-", "a%20b", "a" * 101, "%F0%9F%8E%89", "a%0A", "a%00"])
-    async def test_what_is_no_name_is_refused(self, operator: httpx.AsyncClient, name: str) -> None:
+    async def test_invalid_queue_name_is_refused(self, operator: httpx.AsyncClient, name: str) -> None:
         problem(await operator.post(f"/queues/{name}/pause"), 422, "validation_error")
 
 
 class TestWorkers:
-    async def test_who_is_there(self, operator: httpx.AsyncClient, engine: Database) -> None:
+    async def test_workers_are_listed(self, operator: httpx.AsyncClient, engine: Database) -> None:
         store = await open_store(engine)
 
         (worker,) = Page[WorkerRead].model_validate_json((await operator.get("/workers")).content).items
@@ -119,7 +119,7 @@ class TestSchedules:
         (shown,) = Page[ScheduleRead].model_validate_json((await operator.get("/schedules")).content).items
         return shown
 
-    async def test_pause_and_resume(self, operator: httpx.AsyncClient) -> None:
+    async def test_schedule_is_paused_and_resumed(self, operator: httpx.AsyncClient) -> None:
         shown = await self.show(operator)
         assert (shown.name, shown.kind, shown.cron) == ("nightly", "test.api.operations", "0 3 * * *")
         assert shown.next_slot is not None
@@ -132,7 +132,7 @@ class TestSchedules:
         shown = await self.show(operator)
         assert (shown.paused_at, shown.next_slot is None) == (None, False)
 
-    async def test_run_it_now(self, operator: httpx.AsyncClient) -> None:
+    async def test_schedule_is_run_now(self, operator: httpx.AsyncClient) -> None:
         response = await operator.post("/schedules/nightly/run")
 
         assert response.status_code == 202
@@ -141,5 +141,5 @@ class TestSchedules:
         assert (made["payload"], made["owner"]) == ({"n": 7}, None)
 
     @pytest.mark.parametrize("verb", ["pause", "resume", "run"])
-    async def test_there_is_none_of_that_name(self, operator: httpx.AsyncClient, verb: str) -> None:
+    async def test_unknown_schedule_is_not_found(self, operator: httpx.AsyncClient, verb: str) -> None:
         problem(await operator.post(f"/schedules/daily/{verb}"), 404, "not_found")

@@ -147,7 +147,7 @@ def fields(view: type) -> set[str]:
 
 
 class TestEnqueue:
-    def test_it_prints_the_id(self, run: Run, sql: Sql) -> None:
+    def test_enqueue_prints_the_job_id(self, run: Run, sql: Sql) -> None:
         result = run("jobs", "enqueue", "greet", '{"name": "Ann"}')
         assert (result.exit_code, result.stderr) == (0, "")
         (row,) = sql("SELECT * FROM job")
@@ -155,19 +155,17 @@ class TestEnqueue:
         assert (row["kind"], row["queue"], row["priority"], row["state"]) == ("greet", "mail", 3, "available")
         assert json.loads(row["payload"]) == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
 
-    def test_for_programs(self, run: Run, sql: Sql) -> None:
+    def test_enqueue_json_prints_the_id_and_whether_it_was_created(self, run: Run, sql: Sql) -> None:
         (made,) = lines(run("jobs", "enqueue", "greet", '{"name": "Ann"}', "--json"))
         assert made == {"id": str(sql("SELECT id FROM job")[0]["id"]), "created": True}
 
-    def test_every_option_reaches_the_job(self, greet: Callable[..., str], sql: Sql) -> None:
+    def test_every_option_of_enqueue_reaches_the_job(self, greet: Callable[..., str], sql: Sql) -> None:
         greet("Ann", "--queue", "slow", "--priority", "-7", "--delay", "2h", "--unique-key", "k", "--owner", "alice")
         (row,) = sql("SELECT *, run_at - created_at AS delay FROM job")
         assert (row["queue"], row["priority"], row["unique_key"], row["owner"]) == ("slow", -7, "k", "alice")
         assert (row["state"], row["delay"]) == ("scheduled", timedelta(hours=2))
 
-    def test_a_unique_key_that_is_taken_answers_with_the_job_that_has_it(
-        self, run: Run, greet: Callable[..., str]
-    ) -> None:
+    def test_taken_unique_key_prints_the_id_of_its_job(self, run: Run, greet: Callable[..., str]) -> None:
         first = greet("Ann", "--unique-key", "k")
         second = run("jobs", "enqueue", "greet", '{"name": "Bob"}', "--unique-key", "k")
         assert (second.exit_code, second.stdout) == (0, f"{first}\n")
@@ -175,7 +173,7 @@ class TestEnqueue:
         (third,) = lines(run("jobs", "enqueue", "greet", '{"name": "Bob"}', "--unique-key", "k", "--json"))
         assert third == {"id": first, "created": False}
 
-    def test_the_doorbell_is_rung_before_it_returns(
+    def test_enqueue_rings_the_doorbell_before_it_returns(
         self, greet: Callable[..., str], database_url: str, redis_url: str
     ) -> None:
         with redis.Redis.from_url(redis_url) as client, client.pubsub() as subscription:
@@ -186,7 +184,7 @@ class TestEnqueue:
             assert message
             assert json.loads(message["data"]) == {"queues": ["mail"], "cancelled": []}
 
-    def test_without_redis_it_works(self, run: Run, sql: Sql) -> None:
+    def test_enqueue_works_without_redis(self, run: Run, sql: Sql) -> None:
         result = run("jobs", "enqueue", "greet", '{"name": "Ann"}', REDIS_URL="redis://127.0.0.1:1/0")
         assert result.exit_code == 0, result.output
         assert sql("SELECT FROM job")
@@ -209,7 +207,9 @@ class TestEnqueue:
             ('["s3cret"]', ["  the whole: Input should be an object"]),
         ],
     )
-    def test_a_payload_that_does_not_fit(self, run: Run, sql: Sql, payload: str, complaints: list[str]) -> None:
+    def test_invalid_payload_is_refused_without_its_values(
+        self, run: Run, sql: Sql, payload: str, complaints: list[str]
+    ) -> None:
         result = run("jobs", "enqueue", "greet", payload)
         assert result.exit_code == 2
         told = result.stderr.splitlines()
@@ -218,12 +218,12 @@ class TestEnqueue:
         assert "s3cret" not in result.output
         assert not sql("SELECT FROM job")
 
-    def test_a_long_list_of_complaints_is_cut(self, run: Run) -> None:
+    def test_long_list_of_validation_errors_is_cut(self, run: Run) -> None:
         result = run("jobs", "enqueue", "greet", json.dumps({"name": "Ann", "times": ["x"] * 25}))
         assert result.exit_code == 2
         assert result.stderr.endswith("  and 5 more\n")
 
-    def test_an_unknown_kind(self, run: Run) -> None:
+    def test_unknown_kind_is_refused_with_the_known_ones(self, run: Run) -> None:
         result = run("jobs", "enqueue", "gret", "{}")
         assert result.exit_code == 2
         assert result.stderr.endswith(
@@ -233,14 +233,16 @@ class TestEnqueue:
     @pytest.mark.parametrize(
         "option", [("--owner", ""), ("--unique-key", "k" * 256), ("--delay", "-1s"), ("--delay", "4000d")]
     )
-    def test_an_option_that_makes_no_sense(self, run: Run, sql: Sql, option: tuple[str, str]) -> None:
+    def test_invalid_option_of_enqueue_is_refused(self, run: Run, sql: Sql, option: tuple[str, str]) -> None:
         result = run("jobs", "enqueue", "greet", '{"name": "Ann"}', *option)
         assert result.exit_code == 2, result.output
         assert not sql("SELECT FROM job")
 
 
 class TestList:
-    def test_the_newest_come_first(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+    def test_list_shows_the_newest_job_first(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
         first, second = greet("Ann", "--owner", "alice\x1b"), greet("Bob")
         end(second)
         head, *rows = table(run("jobs", "list"))
@@ -251,20 +253,22 @@ class TestList:
         assert rows[1][3] == "available"
         assert rows[1][6] == r"alice\x1b", "a terminal would obey it"
 
-    def test_for_programs(self, run: Run, greet: Callable[..., str]) -> None:
+    def test_list_json_prints_every_field_of_each_job(self, run: Run, greet: Callable[..., str]) -> None:
         made = [greet(), greet()]
         found = lines(run("jobs", "list", "--json"))
         assert [job["id"] for job in found] == made[::-1]
         assert set(found[0]) == fields(JobView)
         assert found[0]["payload"] == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
 
-    def test_nothing(self, run: Run) -> None:
+    def test_list_without_jobs_says_so_on_stderr(self, run: Run) -> None:
         result = run("jobs", "list")
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "There are no such jobs.\n")
         result = run("jobs", "list", "--json")
         assert (result.exit_code, result.output) == (0, "")
 
-    def test_filters(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+    def test_list_filters_by_state_queue_owner_kind_and_id(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
         here, later, elsewhere, gone = (
             greet(),
             greet("Ann", "--delay", "1h"),
@@ -284,7 +288,7 @@ class TestList:
         assert found("--kind", "greeting") == set()
         assert found("--before", later) == {here}
 
-    def test_the_way_to_the_next_page_is_told(self, run: Run, greet: Callable[..., str]) -> None:
+    def test_list_prints_the_command_for_the_next_page(self, run: Run, greet: Callable[..., str]) -> None:
         made = [greet("Ann", "--owner", "Ann B") for _ in range(5)][::-1]
         options = ("--state", "available", "--owner", "Ann B", "--limit", "2")
         seen: list[str] = []
@@ -302,7 +306,9 @@ class TestList:
 
 
 class TestShow:
-    def test_all_that_is_known(self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql) -> None:
+    def test_show_prints_fields_progress_and_errors_of_a_job(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
+    ) -> None:
         job_id = greet("Ann", "--owner", "alice", "--unique-key", "k")
         progress = "progress_done = 3, progress_total = 9, progress_message = 'going', run_lease = 4"
         sql(f"UPDATE job SET {progress}")
@@ -328,7 +334,9 @@ class TestShow:
         assert any("raise ConnectionError" in line for line in failure)
         assert "\x1b" not in result.stdout
 
-    def test_for_programs(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+    def test_show_json_prints_every_field_of_the_job(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
         job_id = greet()
         end(job_id)
         (shown,) = lines(run("jobs", "show", job_id, "--json"))
@@ -336,20 +344,22 @@ class TestShow:
         assert shown["id"] == job_id
         assert shown["errors"][0]["traceback"].startswith("Traceback")
 
-    def test_a_job_that_is_being_done(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+    def test_show_names_the_worker_of_a_running_job(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
         job_id = greet()
         work(sql, "pod-1:7", job_id)
         (shown,) = lines(run("jobs", "show", job_id, "--json"))
         assert (shown["state"], shown["worker"]) == ("running", "pod-1:7")
         assert "Worker        pod-1:7\n" in run("jobs", "show", job_id).stdout
 
-    def test_an_unknown_id(self, run: Run) -> None:
+    def test_show_of_an_unknown_id_fails(self, run: Run) -> None:
         result = run("jobs", "show", str(uuid4()))
         assert (result.exit_code, result.output) == (1, "There is no such job.\n")
 
 
 class TestCancel:
-    def test_what_waits_ends_and_what_runs_is_told(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+    def test_cancel_ends_waiting_jobs_and_asks_running_ones_to_stop(
+        self, run: Run, greet: Callable[..., str], sql: Sql
+    ) -> None:
         waiting, running = greet(), greet()
         work(sql, "pod-1:7", running)
         result = run("jobs", "cancel", waiting, running)
@@ -358,12 +368,12 @@ class TestCancel:
         assert [row["state"] for row in sql("SELECT state FROM job_history")] == ["cancelled"]
         assert sql("SELECT FROM job WHERE cancel_requested_at IS NOT NULL")
 
-    def test_for_programs(self, run: Run, greet: Callable[..., str]) -> None:
+    def test_cancel_json_prints_each_job(self, run: Run, greet: Callable[..., str]) -> None:
         made = [greet(), greet()]
         cancelled = lines(run("jobs", "cancel", *made, "--json"))
         assert [(job["id"], job["state"]) for job in cancelled] == [(made[0], "cancelled"), (made[1], "cancelled")]
 
-    def test_one_that_cannot_be_cancelled_keeps_no_other_from_it(
+    def test_job_that_cannot_be_cancelled_does_not_stop_the_others(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None]
     ) -> None:
         over, waiting, unknown = greet(), greet(), str(uuid4())
@@ -375,7 +385,9 @@ class TestCancel:
 
 
 class TestRetry:
-    def test_by_id(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+    def test_retry_by_id_makes_jobs_available(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
         discarded, cancelled = greet(), greet()
         end(discarded)
         end(cancelled, "cancelled")
@@ -383,13 +395,15 @@ class TestRetry:
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout == f"{discarded}  available\n{cancelled}  available\n"
 
-    def test_by_id_for_programs(self, run: Run, greet: Callable[..., str], end: Callable[..., None]) -> None:
+    def test_retry_by_id_json_prints_each_job(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None]
+    ) -> None:
         job_id = greet()
         end(job_id)
         (retried,) = lines(run("jobs", "retry", job_id, "--json"))
         assert (retried["id"], retried["state"]) == (job_id, "available")
 
-    def test_what_cannot_be_retried_is_told(
+    def test_retry_reports_each_job_that_cannot_be_retried(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None]
     ) -> None:
         waiting, doubled, unknown = greet(), greet("Ann", "--unique-key", "k"), str(uuid4())
@@ -423,7 +437,7 @@ class TestRetry:
             (("--since", "0.5h"), set()),
         ],
     )
-    def test_in_bulk(
+    def test_bulk_retry_filters_by_time_kind_and_limit(
         self, run: Run, sql: Sql, dead: dict[int, str], options: tuple[str, ...], expected: set[int]
     ) -> None:
         result = run("jobs", "retry", *options)
@@ -434,12 +448,12 @@ class TestRetry:
         assert back == {dead[hours] for hours in expected}
 
     @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S+00:00"])
-    def test_times_are_understood_in_iso_form(self, run: Run, dead: dict[int, str], form: str) -> None:
+    def test_bulk_retry_accepts_iso_times(self, run: Run, dead: dict[int, str], form: str) -> None:
         since = (datetime.now(UTC) - timedelta(hours=6)).strftime(form)
         (count,) = lines(run("jobs", "retry", "--since", since, "--dry-run", "--json"))
         assert count["count"] == 2
 
-    def test_a_dry_run_changes_nothing(self, run: Run, sql: Sql, dead: dict[int, str]) -> None:
+    def test_dry_run_of_a_bulk_retry_changes_nothing(self, run: Run, sql: Sql, dead: dict[int, str]) -> None:
         result = run("jobs", "retry", "--since", "6h", "--dry-run")
         assert (result.exit_code, result.stdout) == (0, "2 dead letters would be done again.\n")
         assert lines(run("jobs", "retry", "--since", "6h", "--dry-run", "--json")) == [{"count": 2, "dry_run": True}]
@@ -449,7 +463,7 @@ class TestRetry:
 
 
 class TestQueues:
-    def test_figures(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+    def test_stats_shows_the_counts_of_each_queue(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
         greet(), greet("Ann", "--delay", "1h"), greet("Ann", "--queue", "slow")
         sql("UPDATE job SET run_at = now() - interval '90 s' WHERE queue = 'slow'")
         head, *rows = table(run("jobs", "stats"))
@@ -463,10 +477,10 @@ class TestQueues:
         assert (mail["name"], mail["available"], mail["scheduled"]) == ("mail", 1, 1)
         assert slow["oldest_due_age"] >= 90
 
-    def test_nothing(self, run: Run) -> None:
+    def test_stats_without_jobs_says_that_the_queues_are_empty(self, run: Run) -> None:
         assert run("jobs", "stats").output == "The queues are empty.\n"
 
-    def test_pause_and_resume(self, run: Run, sql: Sql) -> None:
+    def test_pause_and_resume_a_queue(self, run: Run, sql: Sql) -> None:
         result = run("jobs", "pause", "mail")
         assert (result.exit_code, result.output) == (0, "mail is paused.\n")
         assert [row["name"] for row in sql("SELECT name FROM job_queue")] == ["mail"]
@@ -483,7 +497,7 @@ class TestSchedules:
     def declared(self, sql: Sql) -> None:
         sql("INSERT INTO job_schedule (name, kind, cron, timezone) VALUES ('nightly', 'greet', '30 2 * * *', 'UTC')")
 
-    def test_list(self, run: Run) -> None:
+    def test_schedules_list_shows_each_schedule(self, run: Run) -> None:
         head, row = table(run("schedules", "list"))
         assert head == ["NAME", "KIND", "CRON", "TIMEZONE", "LAST", "SLOT", "NEXT", "SLOT", "PAUSED"]
         assert row[:8] == ["nightly", "greet", "30", "2", "*", "*", "*", "UTC"]
@@ -493,11 +507,11 @@ class TestSchedules:
         assert set(for_programs) == fields(ScheduleView)
         assert for_programs["name"] == "nightly"
 
-    def test_nothing(self, run: Run, sql: Sql) -> None:
+    def test_schedules_list_without_schedules_says_so(self, run: Run, sql: Sql) -> None:
         sql("DELETE FROM job_schedule")
         assert run("schedules", "list").output == "No worker has declared a schedule.\n"
 
-    def test_run_prints_the_id_of_the_job(self, run: Run, sql: Sql) -> None:
+    def test_schedules_run_prints_the_job_id(self, run: Run, sql: Sql) -> None:
         result = run("schedules", "run", "nightly")
         (row,) = sql("DELETE FROM job RETURNING *")
         assert (result.exit_code, result.output) == (0, f"{row['id']}\n")
@@ -505,7 +519,7 @@ class TestSchedules:
         (made,) = lines(run("schedules", "run", "nightly", "--json"))
         assert made == {"id": str(sql("SELECT id FROM job")[0]["id"]), "created": True}
 
-    def test_pause_and_resume(self, run: Run, sql: Sql) -> None:
+    def test_pause_and_resume_a_schedule(self, run: Run, sql: Sql) -> None:
         assert run("schedules", "pause", "nightly").output == "nightly is paused.\n"
         assert sql("SELECT FROM job_schedule WHERE paused_at IS NOT NULL")
         assert table(run("schedules", "list"))[1][9] == "-"
@@ -515,13 +529,13 @@ class TestSchedules:
         assert not sql("SELECT FROM job_schedule WHERE paused_at IS NOT NULL")
 
     @pytest.mark.parametrize("command", ["run", "pause", "resume"])
-    def test_an_unknown_one(self, run: Run, command: str) -> None:
+    def test_unknown_schedule_is_an_error(self, run: Run, command: str) -> None:
         result = run("schedules", command, "daily")
         assert (result.exit_code, result.output) == (1, "There is no such schedule.\n")
 
 
 class TestWorkers:
-    def test_who_works(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+    def test_workers_lists_live_and_lost_workers(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
         work(sql, "pod-1:7", greet())
         work(sql, "pod-2:7", expires="-1 minute")
         head, *rows = table(run("workers"))
@@ -534,13 +548,13 @@ class TestWorkers:
         assert set(first) == fields(WorkerView)
         assert (first["name"], first["kinds"]) == ("pod-1:7", ["greet"])
 
-    def test_nobody(self, run: Run) -> None:
+    def test_workers_without_a_worker_says_so(self, run: Run) -> None:
         assert run("workers").output == "No worker runs.\n"
 
 
-class TestNotPossible:
+class TestDatabaseProblems:
     @pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
-    def test_the_database_is_away(self, run: Run, command: tuple[str, ...]) -> None:
+    def test_unreachable_database_is_reported_in_one_sentence(self, run: Run, command: tuple[str, ...]) -> None:
         result = run(*command, DATABASE_URL=NO_DATABASE)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
@@ -549,7 +563,9 @@ class TestNotPossible:
         )
 
     @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("schedules", "list")], ids=" ".join)
-    def test_the_database_is_empty(self, run: Run, empty_database_url: str, command: tuple[str, ...]) -> None:
+    def test_unmigrated_database_is_reported_with_the_migrate_command(
+        self, run: Run, empty_database_url: str, command: tuple[str, ...]
+    ) -> None:
         result = run(*command, DATABASE_URL=empty_database_url)
         assert (result.exit_code, result.output) == (
             1,

@@ -97,7 +97,7 @@ def test_a_table_of_the_service_cannot_have_the_name_of_one_of_the_platform_s(sh
     assert list(shop.versions.glob("*.py")) == []
 
 
-async def test_several_heads_of_the_service_are_named_with_the_way_to_merge_them(shop: Shop) -> None:
+async def test_several_heads_of_the_service_are_reported_with_the_merge_command(shop: Shop) -> None:
     shop.versions.mkdir()
     shop.revision("one", depends_on=FIRST)
     shop.alembic("upgrade", "heads")
@@ -123,7 +123,7 @@ def test_the_platform_s_next_revision_sees_the_platform_s_tables_only(shop: Shop
     assert list(shop.folder.glob("migrations/versions/*.py")) == []
 
 
-def test_check_finds_what_the_service_s_revisions_lack(shop: Shop) -> None:
+def test_alembic_check_finds_what_the_service_s_revisions_lack(shop: Shop) -> None:
     said = shop.run("alembic", "check").stdout
     assert "New upgrade operations detected" in said
     assert "customer" in said

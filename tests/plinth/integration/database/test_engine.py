@@ -39,12 +39,12 @@ async def names(database: Database) -> list[str]:
 
 
 class TestSession:
-    async def test_it_commits_at_the_end_of_the_block(self, database: Database) -> None:
+    async def test_session_commits_at_the_end_of_its_block(self, database: Database) -> None:
         async with database.session() as session:
             session.add(Note(owner="alice", text="kept"))
         assert await names(database) == ["kept"]
 
-    async def test_it_rolls_back_when_the_block_raises(self, database: Database) -> None:
+    async def test_session_rolls_back_when_its_block_raises(self, database: Database) -> None:
         async def fail() -> None:
             async with database.session() as session:
                 session.add(Note(owner="alice", text="lost"))
@@ -55,7 +55,7 @@ class TestSession:
             await fail()
         assert await names(database) == []
 
-    async def test_times_are_utc(self, database: Database) -> None:
+    async def test_session_reads_timestamps_in_utc(self, database: Database) -> None:
         async with database.session() as session:
             session.add(note := Note(owner="alice", text="x"))
             await session.flush()
@@ -64,17 +64,17 @@ class TestSession:
 
 
 class TestConnection:
-    async def test_a_statement_on_it_commits_by_itself(self, database: Database) -> None:
+    async def test_statement_on_a_bare_connection_commits_by_itself(self, database: Database) -> None:
         async with database.connection() as connection:
             await INSERT.fetchrow(connection, owner="alice", text="hot")
             assert await names(database) == ["hot"]
 
-    async def test_an_error_of_the_statement_is_the_drivers_own(self, database: Database) -> None:
+    async def test_failed_statement_raises_the_driver_s_own_error(self, database: Database) -> None:
         with pytest.raises(asyncpg.UndefinedTableError):
             async with database.connection() as connection:
                 await connection.fetch("SELECT * FROM no_such_table")
 
-    async def test_after_such_an_error_the_connection_is_good(self, database: Database) -> None:
+    async def test_connection_is_usable_after_a_failed_statement(self, database: Database) -> None:
         for _ in range(3):
             with pytest.raises(asyncpg.DivisionByZeroError):
                 async with database.connection() as connection:
@@ -82,7 +82,7 @@ class TestConnection:
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT 1") == 1
 
-    async def test_a_cancelled_task_leaves_no_connection_in_mid_statement(self, database: Database) -> None:
+    async def test_cancelled_task_leaves_no_connection_in_mid_statement(self, database: Database) -> None:
         async def work() -> None:
             async with database.connection() as connection:
                 await connection.fetchval("SELECT pg_sleep(1)")
@@ -108,7 +108,7 @@ class TestLimits:
                 await connection.fetchval("SELECT pg_sleep(5)")
         await database.aclose()
 
-    async def test_who_waits_too_long_for_a_connection_is_told(self, database_url: str) -> None:
+    async def test_waiting_too_long_for_a_connection_is_an_error(self, database_url: str) -> None:
         settings = settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0, DB_POOL_TIMEOUT=0.05)
         database = Database(settings)
         async with database.connection():
@@ -120,7 +120,7 @@ class TestLimits:
                     await session.exec(text("SELECT 1"))  # type: ignore[call-overload]
         await database.aclose()
 
-    async def test_a_server_that_is_not_there_is_unavailable(self, tmp_path: Path) -> None:
+    async def test_unreachable_server_raises_unavailable(self, tmp_path: Path) -> None:
         database = Database(settings_with(DATABASE_URL=f"postgresql://plinth@/plinth?host={tmp_path}"))
         with pytest.raises(DatabaseUnavailableError):
             await database.ping()
@@ -128,10 +128,10 @@ class TestLimits:
 
 
 class TestPools:
-    async def test_the_pool_is_fair(self, database: Database) -> None:
+    async def test_pool_serves_waiters_in_order(self, database: Database) -> None:
         assert isinstance(database.engine.pool, FairQueuePool)
 
-    async def test_the_first_callers_find_connections(self, database_url: str) -> None:
+    async def test_warmed_pool_has_connections_for_the_first_callers(self, database_url: str) -> None:
         """Those of a new pod, to which its share of the load comes all at once."""
         for size, opened in ((10, WARM_CONNECTIONS), (2, 2)):
             database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=size, DB_MAX_OVERFLOW=5))
@@ -140,12 +140,12 @@ class TestPools:
             assert database.engine.pool.checkedin() == opened
             await database.aclose()
 
-    async def test_a_database_that_is_away_is_left_to_them(self, tmp_path: Path) -> None:
+    async def test_warming_the_pool_ignores_an_unreachable_database(self, tmp_path: Path) -> None:
         database = Database(settings_with(DATABASE_URL=f"postgresql://plinth@/plinth?host={tmp_path}"))
         await database.warm()
         await database.aclose()
 
-    async def test_a_null_pool_keeps_nothing(self, database_url: str) -> None:
+    async def test_null_pool_keeps_no_connection(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_USE_NULL_POOL=True))
         assert isinstance(database.engine.pool, NullPool)
         async with database.connection() as connection:
@@ -163,7 +163,9 @@ class TestTransactionPooler:
         async with transaction_pooler(server, tmp_path) as folder:
             yield f"postgresql://{parts.username}@{parts.path}?host={folder}"
 
-    async def test_without_the_mode_statements_get_lost_between_servers(self, pooled_url: str) -> None:
+    async def test_prepared_statements_fail_behind_a_transaction_pooler_without_the_setting(
+        self, pooled_url: str
+    ) -> None:
         connection = await asyncpg.connect(pooled_url)
         with contextlib.suppress(asyncpg.InvalidSQLStatementNameError):
             await connection.fetchval("SELECT $1::int", 1)
@@ -171,7 +173,9 @@ class TestTransactionPooler:
             await connection.fetchval("SELECT $1::int", 1)
         connection.terminate()
 
-    async def test_with_the_mode_everything_works(self, pooled_url: str) -> None:
+    async def test_sessions_and_connections_work_behind_a_transaction_pooler_with_the_setting(
+        self, pooled_url: str
+    ) -> None:
         database = Database(settings_with(DATABASE_URL=pooled_url, DB_TRANSACTION_POOLER=True))
 
         async def one_life(number: int) -> None:
@@ -194,7 +198,7 @@ class TestTransactionPooler:
 
 
 class TestIds:
-    async def test_they_are_of_version_7_and_sort_by_time(self, database: Database) -> None:
+    async def test_ids_are_uuid_version_7_and_sort_by_time(self, database: Database) -> None:
         async with database.connection() as connection:
             made = [await connection.fetchval("SELECT uuid7()") for _ in range(100)]
             age = await connection.fetchval(

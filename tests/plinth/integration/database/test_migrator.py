@@ -58,20 +58,20 @@ async def execute(url: str, sql: str) -> None:
 
 
 class TestUpgrade:
-    async def test_from_empty_to_head(self, empty_database_url: str) -> None:
+    async def test_upgrade_migrates_an_empty_database_to_the_head(self, empty_database_url: str) -> None:
         assert await migrator(empty_database_url).pending() != []
         await migrator(empty_database_url).upgrade()
         assert {"note", "idempotency_record"} <= await tables(empty_database_url)
         assert await migrator(empty_database_url).pending() == []
 
-    def test_the_models_have_nothing_that_the_migrations_lack(self, fresh_database_url: str) -> None:
+    def test_alembic_check_finds_no_difference_between_models_and_migrations(self, fresh_database_url: str) -> None:
         # In a process of its own: SQLModel has one metadata for the models of every service in a process.
         environment = {**os.environ, "PYTHONPATH": PACKAGES, "DATABASE_URL": fresh_database_url}
         command = [sys.executable, "-m", "alembic", "check"]
         done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    async def test_the_platform_s_tables_are_what_its_migrations_make(self, fresh_database_url: str) -> None:
+    async def test_platform_models_equal_the_migrated_tables(self, fresh_database_url: str) -> None:
         database = Database(Settings.isolated(DATABASE_URL=fresh_database_url))
 
         def differences(connection: Connection) -> list[object]:
@@ -84,7 +84,7 @@ class TestUpgrade:
         await database.aclose()
         assert PlatformTable.metadata.tables.keys() == PLATFORM_TABLES
 
-    async def test_tables_made_without_migrations_have_the_same_view(
+    async def test_create_tables_makes_the_same_view_as_the_migrations(
         self, fresh_database_url: str, empty_database_url: str
     ) -> None:
         database = Database(Settings.isolated(DATABASE_URL=empty_database_url))
@@ -94,7 +94,7 @@ class TestUpgrade:
         view = "SELECT pg_get_viewdef('job_status'::regclass)"
         assert await fetch(empty_database_url, view) == await fetch(fresh_database_url, view)
 
-    async def test_down_to_nothing_and_up_again(self, fresh_database_url: str) -> None:
+    async def test_downgrade_to_base_and_upgrade_again(self, fresh_database_url: str) -> None:
         await migrator(fresh_database_url).downgrade("base")
         assert await tables(fresh_database_url) == {"alembic_version", *PLATFORM_TABLES}
         await migrator(fresh_database_url).downgrade("plinth@base")
@@ -102,9 +102,7 @@ class TestUpgrade:
         await migrator(fresh_database_url).upgrade()
         assert "note" in await tables(fresh_database_url)
 
-    async def test_of_two_migrators_at_once_one_works_and_the_other_finds_it_done(
-        self, empty_database_url: str
-    ) -> None:
+    async def test_concurrent_migrators_apply_each_revision_once(self, empty_database_url: str) -> None:
         with capture_logs() as entries:
             await asyncio.gather(*(migrator(empty_database_url).upgrade() for _ in range(3)))
         applied = [entry["applied"] for entry in entries if entry["event"] == "migrated"]
@@ -112,8 +110,8 @@ class TestUpgrade:
         assert "note" in await tables(empty_database_url)
 
 
-class TestRollback:
-    async def test_a_database_ahead_of_this_code_is_a_success(self, fresh_database_url: str) -> None:
+class TestDatabaseAhead:
+    async def test_upgrade_succeeds_on_a_database_ahead_of_this_code(self, fresh_database_url: str) -> None:
         await execute(fresh_database_url, AHEAD)
         with logged() as events:
             await migrator(fresh_database_url).upgrade()
@@ -123,7 +121,7 @@ class TestRollback:
 
 
 class TestLocks:
-    async def test_a_lock_that_is_held_is_asked_for_again(
+    async def test_held_table_lock_is_requested_again(
         self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(migrations, "POLL_SECONDS", 0.05)
@@ -135,7 +133,7 @@ class TestLocks:
         with logged() as events:
             running = asyncio.create_task(migrator(fresh_database_url).downgrade("base"))
             await asyncio.sleep(0.5)
-            # While it waits for the reader it holds nobody up: it lets go of its place in the line.
+            # While it waits for the reader it holds up no other: it lets go of its place in the line.
             other = await asyncpg.connect(fresh_database_url)
             assert await other.fetch("SELECT * FROM note", timeout=2) == []
             await other.close()
@@ -164,7 +162,7 @@ class TestLocks:
         await database.aclose()
         await reader.close()
 
-    async def test_and_given_up_in_the_end_with_a_sentence(
+    async def test_migration_gives_up_on_a_held_lock_and_names_the_cause(
         self, fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(migrations, "LOCK_ATTEMPTS", 2)
@@ -181,19 +179,19 @@ class TestLocks:
 
 
 class TestWaiting:
-    async def test_for_the_database_has_a_limit(self, tmp_path: object) -> None:
+    async def test_wait_for_the_database_times_out(self, tmp_path: object) -> None:
         with logged() as events, pytest.raises(MigrationError, match=r"did not answer within 0\.1 s"):
             await migrator(f"postgresql://plinth@/plinth?host={tmp_path}", wait_seconds=0.1).upgrade()
         assert events == ["waiting for the database"]
 
-    async def test_for_another_migrator_has_a_limit(self, fresh_database_url: str) -> None:
+    async def test_wait_for_another_migrator_times_out(self, fresh_database_url: str) -> None:
         other = await asyncpg.connect(fresh_database_url)
         await other.fetch(f"SELECT pg_advisory_lock({migrations.LOCK_KEY})")
         with pytest.raises(MigrationError, match="Another migration did not finish within 0 s"):
             await migrator(fresh_database_url, wait_seconds=0).upgrade()
         await other.close()
 
-    def test_a_transaction_pooler_is_refused_with_the_way_out(self) -> None:
+    def test_migrator_refuses_a_transaction_pooler_and_names_the_setting(self) -> None:
         with pytest.raises(MigrationError, match="DB_TRANSACTION_POOLER=false"):
             Migrator(Settings.isolated(DB_TRANSACTION_POOLER=True))
 
@@ -204,14 +202,14 @@ class TestWaitUntilMigrated:
             await wait_until_migrated(Settings.isolated(DATABASE_URL=url, **values), timeout=seconds)
         return [entry["because"] for entry in entries]
 
-    async def test_a_migrated_database_is_not_waited_for(self, fresh_database_url: str) -> None:
+    async def test_migrated_database_needs_no_wait(self, fresh_database_url: str) -> None:
         assert await self.wait(fresh_database_url, seconds=0) == []
 
-    async def test_nor_is_one_that_is_ahead_of_this_code(self, fresh_database_url: str) -> None:
+    async def test_database_ahead_of_this_code_needs_no_wait(self, fresh_database_url: str) -> None:
         await execute(fresh_database_url, AHEAD)
         assert await self.wait(fresh_database_url, seconds=0) == []
 
-    async def test_it_goes_on_when_all_migrations_are_applied(
+    async def test_wait_ends_when_all_migrations_are_applied(
         self, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(migrations, "POLL_SECONDS", 0.01)
@@ -237,13 +235,13 @@ class TestWaitUntilMigrated:
         lines = [entry["because"] for entry in entries if entry["event"] == "waiting"]
         assert len(lines) == len(set(lines)) >= 2, "a line for each change"
 
-    async def test_it_goes_through_a_transaction_pooler(self, fresh_database_url: str) -> None:
+    async def test_wait_works_through_a_transaction_pooler(self, fresh_database_url: str) -> None:
         assert await self.wait(fresh_database_url, seconds=0, DB_TRANSACTION_POOLER=True) == []
 
-    async def test_a_database_that_is_away_has_a_limit(self, tmp_path: object) -> None:
+    async def test_wait_for_an_unreachable_database_times_out(self, tmp_path: object) -> None:
         with pytest.raises(MigrationError, match=r"does not answer \(FileNotFoundError\): so it has been for 0 s"):
             await self.wait(f"postgresql://plinth@/plinth?host={tmp_path}", seconds=0)
 
-    async def test_so_have_missing_migrations(self, empty_database_url: str) -> None:
+    async def test_wait_for_missing_migrations_times_out(self, empty_database_url: str) -> None:
         with pytest.raises(MigrationError, match="The database lacks the migrations "):
             await self.wait(empty_database_url, seconds=0)

@@ -1,4 +1,4 @@
-"""Each statement of what is recorded is one span, whoever sends it. What counts is in `test_metrics.py`."""
+"""Each recorded statement is one span, of a session or of a bare connection. Counts: `test_database_metrics.py`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
 class Tracing:
-    """Lets work be done by a database whose statements count or do not, and tells the spans of it."""
+    """Runs work on a database with or without metrics, and returns its spans."""
 
     def __init__(self, database_url: str, collector: Collector, pool_name: str | None) -> None:
         self.settings = settings_with(
@@ -87,10 +87,10 @@ async def by_hand(database: Database) -> None:
 
 
 class TestStatements:
-    async def test_of_a_session_are_one_span_each(self, traced: Tracing) -> None:
+    async def test_each_statement_of_a_session_is_one_span(self, traced: Tracing) -> None:
         assert await traced.names(by_session) == ["BEGIN", "INSERT note", "UPDATE note", "SELECT note", "COMMIT"]
 
-    async def test_of_a_bare_connection_are_one_span_each(self, traced: Tracing) -> None:
+    async def test_each_statement_of_a_bare_connection_is_one_span(self, traced: Tracing) -> None:
         spans = await traced.spans(by_hand)
         assert [span.name for span in spans] == [
             "CREATE",
@@ -115,7 +115,7 @@ class TestStatements:
         assert "hunter2" not in repr(spans)
         assert not any(span.failed for span in spans)
 
-    async def test_of_which_one_is_run_many_times_are_one_span(self, traced: Tracing) -> None:
+    async def test_executemany_is_one_span(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
             rows = [{"owner": "alice", "text": text} for text in "abc"]
             async with database.session() as session:
@@ -123,7 +123,7 @@ class TestStatements:
 
         assert await traced.names(work) == ["BEGIN", "INSERT note", "COMMIT"]
 
-    async def test_whose_rows_come_through_a_cursor_are_none(self, traced: Tracing) -> None:
+    async def test_rows_read_through_a_cursor_make_no_span(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
             async with database.connection() as connection, connection.transaction():
                 statement = await connection.prepare("SELECT 1")
@@ -136,14 +136,14 @@ class TestStatements:
         assert await traced.names(work) == ["BEGIN", "COMMIT", "BEGIN", "COMMIT"]
 
     @pytest.mark.parametrize("work", [by_session, by_hand])
-    async def test_of_what_is_not_recorded_are_none(self, traced: Tracing, work: Work) -> None:
+    async def test_unrecorded_traces_have_no_statement_spans(self, traced: Tracing, work: Work) -> None:
         assert await traced.names(work, recorded=False) == []
 
 
 class TestBoundaries:
     """Where transactions begin and end."""
 
-    async def test_are_none_if_they_take_no_time(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_fast_begin_and_commit_make_no_span(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
         assert await traced.names(by_session) == ["INSERT note", "UPDATE note", "SELECT note"]
 
@@ -154,7 +154,7 @@ class TestBoundaries:
             (0, ["BEGIN", "SAVEPOINT", "SELECT note", "RELEASE", "COMMIT"]),
         ],
     )
-    async def test_so_are_savepoints(
+    async def test_savepoint_spans_follow_the_same_threshold(
         self, traced: Tracing, monkeypatch: pytest.MonkeyPatch, seconds: float, names: list[str]
     ) -> None:
         async def work(database: Database) -> None:
@@ -164,7 +164,7 @@ class TestBoundaries:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", seconds)
         assert await traced.names(work) == names
 
-    async def test_are_one_if_they_fail(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_failed_commit_is_a_span(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", inf)
 
         async def work(database: Database) -> None:
@@ -177,7 +177,7 @@ class TestBoundaries:
         *_, commit = await traced.spans(work)
         assert (commit.name, commit.failed, commit.attributes["error.type"]) == ("COMMIT", True, "UniqueViolationError")
 
-    async def test_are_one_if_they_take_their_time(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_slow_commit_is_a_span(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", 0.05)
 
         async def work(database: Database) -> None:
@@ -207,7 +207,7 @@ class TestFailures:
             ("INSERT INTO job_queue VALUES ('hunter2'), ('hunter2')", IntegrityError, "UniqueViolationError"),
         ],
     )
-    async def test_of_a_session_say_of_what_kind(
+    async def test_failed_statement_of_a_session_has_its_error_type(
         self, traced: Tracing, statement: str, error: type[Exception], kind: str
     ) -> None:
         async def work(database: Database) -> None:
@@ -221,7 +221,7 @@ class TestFailures:
         assert failed.attributes["error.type"] == kind
         assert failed.attributes["db.query.text"] == statement
 
-    async def test_of_a_bare_connection_say_of_what_kind(self, traced: Tracing) -> None:
+    async def test_failed_statement_of_a_bare_connection_has_its_error_type(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
             async with database.connection() as connection:
                 for run in (connection.fetch, connection.prepare):
@@ -233,7 +233,7 @@ class TestFailures:
             ("SELECT", True, "UndefinedColumnError")
         ] * 2
 
-    async def test_include_what_was_broken_off(self, traced: Tracing) -> None:
+    async def test_cancelled_statement_is_a_failed_span(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05), database.connection() as connection:
@@ -243,7 +243,7 @@ class TestFailures:
         assert (span.failed, span.attributes["error.type"]) == (True, "CancelledError")
 
 
-async def test_a_connection_that_nobody_watches_is_asyncpg_s_own(database_url: str) -> None:
+async def test_unobserved_connection_is_a_plain_asyncpg_connection(database_url: str) -> None:
     database = Database(settings_with(DATABASE_URL=database_url))
     async with database.connection() as connection:
         assert type(connection) is asyncpg.Connection

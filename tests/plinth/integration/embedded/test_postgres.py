@@ -55,7 +55,9 @@ async def test_a_new_server_has_a_role_and_a_database_for_the_service(postgres: 
         ("TimeZone", "UTC"),
     ],
 )
-async def test_data_are_safe_and_the_same_everywhere(postgres: Postgres, setting: str, value: str) -> None:
+async def test_server_settings_are_durable_and_the_same_everywhere(
+    postgres: Postgres, setting: str, value: str
+) -> None:
     assert await fetch(postgres.url(), f"SHOW {setting}") == value
 
 
@@ -65,19 +67,19 @@ async def test_the_order_of_strings_does_not_depend_on_the_machine(postgres: Pos
     assert await fetch(postgres.url(), "SELECT upper('é')") == "É"
 
 
-def test_only_its_owner_reaches_it(postgres: Postgres) -> None:
+def test_only_its_owner_reaches_postgres(postgres: Postgres) -> None:
     assert postgres.process
     sockets = Path(postgres.url().partition("host=")[2])
     assert sockets.stat().st_mode & 0o777 == 0o700
     assert psutil.Process(postgres.process.pid).net_connections("tcp") == []
 
 
-def test_it_is_not_root(postgres: Postgres) -> None:
+def test_postgres_does_not_run_as_root(postgres: Postgres) -> None:
     assert postgres.process
     assert psutil.Process(postgres.process.pid).uids().effective != 0
 
 
-def test_the_callers_environment_does_not_reach_it(monkeypatch: pytest.MonkeyPatch, postgres: Postgres) -> None:
+def test_environment_of_the_caller_does_not_reach_postgres(monkeypatch: pytest.MonkeyPatch, postgres: Postgres) -> None:
     monkeypatch.setenv("PGPORT", "6543")
     monkeypatch.setenv("PGOPTIONS", "-c no_such_setting=1")
     postgres.restart()
@@ -85,7 +87,7 @@ def test_the_callers_environment_does_not_reach_it(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-def test_a_restart_keeps_the_data(postgres: Postgres, mode: str) -> None:
+def test_restart_keeps_the_data(postgres: Postgres, mode: str) -> None:
     postgres.execute("CREATE TABLE kept (x int); INSERT INTO kept VALUES (1);", "plinth")
     postgres.restart(mode)  # type: ignore[arg-type]
     assert postgres.execute("SELECT x FROM kept", "plinth") == "1"
@@ -111,13 +113,13 @@ def test_a_refused_statement_is_an_error(postgres: Postgres) -> None:
         postgres.execute("SELEC 1")
 
 
-def test_the_command_that_it_shows_opens_it(postgres: Postgres) -> None:
+def test_shown_psql_command_opens_the_database(postgres: Postgres) -> None:
     shown = f"{postgres.psql()} -Atc 'SELECT current_user'"
     done = subprocess.run(shown, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "plinth\n"
 
 
-def test_a_server_that_was_left_behind_is_ended_first(folder: Path, postgres: Postgres) -> None:
+def test_server_left_behind_is_ended_before_a_start(folder: Path, postgres: Postgres) -> None:
     left_behind = postgres.process
     assert left_behind
     left_behind.pause()
@@ -126,7 +128,7 @@ def test_a_server_that_was_left_behind_is_ended_first(folder: Path, postgres: Po
     assert postgres.execute("SELECT 1") == "1"
 
 
-def test_data_of_another_version_are_left_alone(folder: Path, postgres: Postgres) -> None:
+def test_data_of_another_version_are_refused_and_kept(folder: Path, postgres: Postgres) -> None:
     data = folder / "old"
     data.mkdir(mode=0o755)
     (data / "PG_VERSION").write_text("16\n")
@@ -138,7 +140,7 @@ def test_data_of_another_version_are_left_alone(folder: Path, postgres: Postgres
     )
 
 
-def test_a_start_that_fails_quotes_the_log(folder: Path, postgres: Postgres) -> None:
+def test_failed_start_quotes_the_log(folder: Path, postgres: Postgres) -> None:
     postgres.stop()
     config = folder / "postgres" / "postgresql.conf"
     before = config.read_text()
@@ -151,7 +153,7 @@ def test_a_start_that_fails_quotes_the_log(folder: Path, postgres: Postgres) -> 
         postgres.start()
 
 
-def test_half_made_data_are_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_initdb_is_started_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a relative path is taken for what it is."""
     monkeypatch.chdir(folder)
     data = Path("data/second")
@@ -175,7 +177,7 @@ def test_half_made_data_are_made_again(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
-def test_what_the_other_user_cannot_reach_is_put_where_it_can(
+def test_unreachable_folders_are_moved_where_the_server_s_user_can_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """pytest's own folder is closed to others, and so may be the one with the binaries."""

@@ -26,28 +26,28 @@ def client(server: Redis) -> Iterator[redis.Redis]:
         yield client
 
 
-def test_only_its_owner_reaches_it(server: Redis) -> None:
+def test_only_its_owner_reaches_redis(server: Redis) -> None:
     assert server.process
     sockets = Path(server.url().removeprefix("unix://")).parent
     assert sockets.stat().st_mode & 0o777 == 0o700
     assert psutil.Process(server.process.pid).net_connections("tcp") == []
 
 
-def test_databases_are_apart(server: Redis, client: redis.Redis) -> None:
+def test_redis_databases_are_separate(server: Redis, client: redis.Redis) -> None:
     with redis.Redis.from_url(server.url(15)) as other:
         other.set("number", "15")
         assert client.get("number") is None
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_restart_with_and_without_the_data(server: Redis, client: redis.Redis, keep: bool) -> None:
+def test_restart_keeps_or_drops_the_data_as_asked(server: Redis, client: redis.Redis, keep: bool) -> None:
     client.set("key", "value")
     server.restart(keep=keep)
     assert client.get("key") == (b"value" if keep else None)
 
 
 @pytest.mark.parametrize("server", [True], indirect=True, ids=["durable"])
-def test_durable_means_that_a_crash_costs_nothing(server: Redis, client: redis.Redis) -> None:
+def test_durable_redis_keeps_its_data_in_a_crash(server: Redis, client: redis.Redis) -> None:
     client.set("key", "value")
     assert server.process
     server.process.kill()
@@ -65,14 +65,14 @@ def test_a_paused_server_does_not_answer(server: Redis) -> None:
         assert client.ping()
 
 
-def test_a_server_that_was_left_behind_is_ended_first(server: Redis) -> None:
+def test_server_left_behind_is_ended_before_a_start(server: Redis) -> None:
     left_behind = server.process
     assert left_behind
     server.start()
     assert not left_behind.running
 
 
-def test_a_start_that_fails_quotes_the_log(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_start_quotes_the_log(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     server.stop()
     with monkeypatch.context() as patched:
         patched.setitem(embedded.SETTINGS, "no-such-setting", "1")
@@ -81,7 +81,9 @@ def test_a_start_that_fails_quotes_the_log(server: Redis, monkeypatch: pytest.Mo
     server.start()
 
 
-def test_a_platform_without_a_binary(server: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_platform_without_a_redis_binary_is_an_error(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(embedded, "package_folder", lambda _: tmp_path)
     with pytest.raises(EmbeddedError, match="has no server for this platform"):
         server.restart(keep=True)

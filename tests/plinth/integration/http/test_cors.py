@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the service from a browser."""
+"""Which origins may call the service from a browser."""
 
 from collections.abc import AsyncIterator
 
@@ -34,7 +34,9 @@ async def service(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 class TestPreflight:
     @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
-    async def test_lets_a_friend_do_what_the_api_offers(self, service: httpx.AsyncClient, method: str) -> None:
+    async def test_preflight_allows_every_method_of_the_api_to_an_allowed_origin(
+        self, service: httpx.AsyncClient, method: str
+    ) -> None:
         response = await service.options("/notes", headers=preflight(FRIEND, method))
 
         assert response.status_code == 200
@@ -56,7 +58,9 @@ class TestPreflight:
             "If-Range",
         ],
     )
-    async def test_lets_a_friend_send_each_header_that_is_read(self, service: httpx.AsyncClient, header: str) -> None:
+    async def test_preflight_allows_every_header_that_the_api_reads(
+        self, service: httpx.AsyncClient, header: str
+    ) -> None:
         assert (await service.options("/notes", headers=preflight(FRIEND, headers=header))).status_code == 200
 
     @pytest.mark.parametrize(
@@ -70,17 +74,21 @@ class TestPreflight:
             preflight(FRIEND, headers="x-whatever"),
         ],
     )
-    async def test_refuses_all_else_as_a_problem(self, service: httpx.AsyncClient, asked: dict[str, str]) -> None:
+    async def test_other_preflights_are_refused_with_a_problem(
+        self, service: httpx.AsyncClient, asked: dict[str, str]
+    ) -> None:
         problem(await service.options("/notes", headers=asked), 400, "cors_refused")
 
-    async def test_tells_a_stranger_no_origin(self, service: httpx.AsyncClient) -> None:
+    async def test_preflight_of_an_unknown_origin_gets_no_allow_origin(self, service: httpx.AsyncClient) -> None:
         response = await service.options("/notes", headers=preflight(STRANGER))
 
         assert "access-control-allow-origin" not in response.headers
 
 
 class TestRequests:
-    async def test_of_a_friend_may_be_read(self, service: httpx.AsyncClient, alice: dict[str, str]) -> None:
+    async def test_response_to_an_allowed_origin_exposes_its_headers(
+        self, service: httpx.AsyncClient, alice: dict[str, str]
+    ) -> None:
         response = await service.post("/notes", json=note(), headers=alice | {"Origin": FRIEND})
 
         assert response.headers["access-control-allow-origin"] == FRIEND
@@ -102,7 +110,7 @@ class TestRequests:
         ("method", "path", "status"),
         [("GET", "/me", 401), ("GET", "/nowhere", 404), ("PUT", "/notes", 405), ("POST", "/notes", 413)],
     )
-    async def test_of_a_friend_may_be_read_when_they_fail(
+    async def test_error_response_to_an_allowed_origin_may_be_read(
         self, service: httpx.AsyncClient, method: str, path: str, status: int
     ) -> None:
         headers = {"Origin": FRIEND}
@@ -112,14 +120,16 @@ class TestRequests:
         problem(response, status)
         assert response.headers["access-control-allow-origin"] == FRIEND
 
-    async def test_of_a_stranger_may_not(self, service: httpx.AsyncClient, alice: dict[str, str]) -> None:
+    async def test_response_to_an_unknown_origin_has_no_allow_origin(
+        self, service: httpx.AsyncClient, alice: dict[str, str]
+    ) -> None:
         response = await service.get("/me", headers=alice | {"Origin": STRANGER})
 
         assert "access-control-allow-origin" not in response.headers
 
 
-class TestNoOrigins:
-    async def test_means_no_cors_at_all(self, settings: Settings) -> None:
+class TestCorsDisabled:
+    async def test_no_cors_headers_without_configured_origins(self, settings: Settings) -> None:
         async with client_of(create_app(settings), headers=signed_in(settings)) as client:
             response = await client.get("/me", headers={"Origin": FRIEND})
             asked = await client.options("/me", headers=preflight(FRIEND))

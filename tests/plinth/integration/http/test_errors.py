@@ -1,4 +1,4 @@
-"""Whatever goes wrong, wherever: a problem document with the request's id, and nothing of the inside."""
+"""Every error is a problem document with the request id and no internals."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,7 +44,7 @@ class TestPaths:
             "/%0d%0aSet-Cookie:%20a=b",
         ],
     )
-    async def test_that_lead_nowhere_are_not_found(self, api: httpx.AsyncClient, path: str) -> None:
+    async def test_unknown_path_is_not_found(self, api: httpx.AsyncClient, path: str) -> None:
         response = await api.get(httpx.URL("http://service.test/api/v1" + path))
 
         problem(response, 404, "not_found")
@@ -61,7 +61,7 @@ class TestPaths:
         ],
     )
     @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "HEAD", "PROPFIND", "NONSENSE"])
-    async def test_take_the_methods_that_they_name(
+    async def test_other_methods_are_refused_with_the_allowed_ones(
         self, api: httpx.AsyncClient, path: str, allowed: str, method: str
     ) -> None:
         response = await api.request(method, path)
@@ -95,7 +95,7 @@ class TestBodies:
         ],
     )
     @pytest.mark.parametrize(("method", "path"), [("POST", "/notes"), ("PATCH", SOME_NOTE)])
-    async def test_that_are_no_note_are_refused(
+    async def test_invalid_body_is_refused(
         self, api: httpx.AsyncClient, method: str, path: str, content: bytes
     ) -> None:
         headers = {"Content-Type": "application/json", "If-Match": "*"}
@@ -110,9 +110,7 @@ class TestBodies:
         "content_type",
         ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "\xff", ";;=;"],
     )
-    async def test_that_do_not_call_themselves_json_are_refused(
-        self, api: httpx.AsyncClient, content_type: str
-    ) -> None:
+    async def test_body_without_a_json_content_type_is_refused(self, api: httpx.AsyncClient, content_type: str) -> None:
         headers = {b"Content-Type": content_type.encode("latin-1")}
 
         problem(await api.post("/notes", content=b'{"text": "x"}', headers=headers), 422)
@@ -137,28 +135,28 @@ class TestBodyLimit:
         for start in range(0, len(content), 100):
             yield content[start : start + 100]
 
-    async def test_of_the_very_size_passes(self, small: httpx.AsyncClient) -> None:
+    async def test_body_of_the_exact_limit_is_accepted(self, small: httpx.AsyncClient) -> None:
         headers = {"Content-Type": "application/json"}
         for content in (self.body_of(LIMIT), self.in_chunks(self.body_of(LIMIT))):
             assert (await small.post("/notes", content=content, headers=headers)).status_code == 201
 
-    async def test_counts_what_is_announced(self, small: httpx.AsyncClient) -> None:
+    async def test_body_over_the_limit_is_refused_by_its_content_length(self, small: httpx.AsyncClient) -> None:
         response = await small.post("/notes", content=self.body_of(LIMIT + 1))
 
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
-    async def test_counts_what_comes_unannounced(self, small: httpx.AsyncClient) -> None:
+    async def test_chunked_body_over_the_limit_is_refused(self, small: httpx.AsyncClient) -> None:
         response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)))
 
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
-    async def test_does_not_believe_what_is_announced(self, small: httpx.AsyncClient) -> None:
+    async def test_body_larger_than_its_content_length_is_refused(self, small: httpx.AsyncClient) -> None:
         headers = {"Content-Length": "10"}
         response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
 
         problem(response, 413)
 
-    async def test_holds_for_strangers_and_nowhere(self, small: httpx.AsyncClient) -> None:
+    async def test_body_limit_holds_for_anonymous_callers_and_unknown_paths(self, small: httpx.AsyncClient) -> None:
         content = self.body_of(LIMIT + 1)
 
         problem(await small.post("/notes", content=content, headers={"Authorization": ""}), 413)
@@ -167,16 +165,16 @@ class TestBodyLimit:
 
 @pytest.fixture(scope="module")
 async def alone() -> AsyncIterator[httpx.AsyncClient]:
-    """A service whose database nobody serves."""
+    """A service without a reachable database."""
     settings = settings_with(DATABASE_URL=NO_DATABASE)
     async with client_of(create_app(settings), headers=signed_in(settings)) as client:
         yield client
 
 
-class TestNoDatabase:
+class TestDatabaseOutage:
     @pytest.mark.parametrize(("method", "path", "body"), OPERATIONS_ON_THE_DATABASE)
     @pytest.mark.parametrize("headers", [{"If-Match": "*"}, {"If-Match": "*", "Idempotency-Key": "x"}])
-    async def test_means_try_again_in_a_moment(
+    async def test_operation_without_the_database_is_503_with_retry_after(
         self, alone: httpx.AsyncClient, method: str, path: str, body: object, headers: dict[str, str]
     ) -> None:
         with capture_logs():
@@ -186,12 +184,12 @@ class TestNoDatabase:
         assert response.headers["retry-after"] == "1"
         assert not any(word in response.text for word in ("127.0.0.1", "s3cret", "plinth:", "Connect", "asyncpg"))
 
-    async def test_leaves_alone_who_does_not_need_it(self, alone: httpx.AsyncClient) -> None:
+    async def test_operations_that_need_no_database_work_without_it(self, alone: httpx.AsyncClient) -> None:
         assert (await alone.get("/me")).status_code == 200
         assert (await alone.get("/public/health")).status_code == 200
 
 
-class TestUnforeseen:
+class TestUnexpectedErrors:
     @pytest.fixture
     async def broken(self, fresh_database_url: str) -> AsyncIterator[httpx.AsyncClient]:
         """A service on a database without its tables."""
@@ -202,7 +200,7 @@ class TestUnforeseen:
         async with client_of(create_app(settings), headers=signed_in(settings)) as client:
             yield client
 
-    async def test_says_nothing_and_is_logged_once_with_all_there_is(self, broken: httpx.AsyncClient) -> None:
+    async def test_unexpected_error_is_hidden_from_the_caller_and_logged_once(self, broken: httpx.AsyncClient) -> None:
         for method, path, body in OPERATIONS_ON_THE_DATABASE:
             with capture_logs() as logs:
                 response = await broken.request(method, path, json=body, headers={"If-Match": "*"})
@@ -213,7 +211,7 @@ class TestUnforeseen:
             assert error["exc_info"]
             assert error["path"] == f"/api/v1{path}"
 
-    async def test_does_not_say_more_when_debugging(self, fresh_database_url: str) -> None:
+    async def test_unexpected_error_is_hidden_from_the_caller_in_debug_mode(self, fresh_database_url: str) -> None:
         connection = await asyncpg.connect(fresh_database_url)
         await connection.execute("DROP TABLE note")
         await connection.close()
@@ -236,7 +234,7 @@ class TestDescription:
     def operations(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         return [operation for path in document["paths"].values() for operation in path.values()]
 
-    def test_is_that_they_are_problems(self, operations: list[dict[str, Any]]) -> None:
+    def test_openapi_describes_errors_as_problems(self, operations: list[dict[str, Any]]) -> None:
         for operation in operations:
             for status, response in operation["responses"].items():
                 if status >= "400" and (operation["operationId"], status) != (
@@ -247,7 +245,7 @@ class TestDescription:
                     schema = response["content"]["application/problem+json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/Problem"}
 
-    def test_is_complete(self, operations: list[dict[str, Any]]) -> None:
+    def test_openapi_lists_every_error_status_of_an_operation(self, operations: list[dict[str, Any]]) -> None:
         for operation in operations:
             expected = {"500"}
             if "security" in operation:
@@ -258,5 +256,5 @@ class TestDescription:
                 expected |= {"400", "413", "422"}
             assert expected <= set(operation["responses"])
 
-    def test_knows_nothing_of_the_framework_s_own_form(self, document: dict[str, Any]) -> None:
+    def test_openapi_has_no_schema_of_the_framework_s_own_errors(self, document: dict[str, Any]) -> None:
         assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])

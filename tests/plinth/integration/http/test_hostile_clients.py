@@ -45,7 +45,7 @@ async def client(url: str, alice: dict[str, str]) -> AsyncIterator[httpx.AsyncCl
 
 
 class Wire:
-    """A connection to the server, and nobody who minds what goes over it."""
+    """A raw connection to the server, which sends any bytes."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         address = urlsplit(url)
@@ -120,7 +120,9 @@ class TestMalformedRequests:
             b"POST /api/v1/me HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ],
     )
-    async def test_are_refused_and_harm_nobody(self, wire: Wire, client: httpx.AsyncClient, sent: bytes) -> None:
+    async def test_malformed_request_is_refused_and_the_server_goes_on(
+        self, wire: Wire, client: httpx.AsyncClient, sent: bytes
+    ) -> None:
         wire.socket.sendall(sent)
 
         status, head, _ = wire.answer()
@@ -132,7 +134,7 @@ class TestMalformedRequests:
 
 class TestHeaders:
     @pytest.mark.parametrize("request_id", [b"good-id\rSet-Cookie: a=b", b"x" * 10_240, b"\xff" * 20])
-    def test_cannot_be_smuggled_in_by_a_request_id(self, wire: Wire, request_id: bytes) -> None:
+    def test_request_id_cannot_inject_response_headers(self, wire: Wire, request_id: bytes) -> None:
         wire.send(b"GET /api/v1/public/health", b"X-Request-ID: " + request_id + b"\r\n")
 
         _, head, _ = wire.answer()
@@ -140,12 +142,12 @@ class TestHeaders:
         assert b"set-cookie" not in head
         assert request_id not in head
 
-    def test_of_a_hundred_kilobytes_are_refused(self, wire: Wire) -> None:
+    def test_header_of_a_hundred_kilobytes_is_refused(self, wire: Wire) -> None:
         wire.send(b"GET /api/v1/me", b"X-Large: " + b"x" * 100_000 + b"\r\n")
 
         assert wire.answer()[0] == 400
 
-    def test_that_come_twice_are_no_way_around_the_token(self, url: str, alice: dict[str, str]) -> None:
+    def test_second_authorization_header_does_not_replace_the_first(self, url: str, alice: dict[str, str]) -> None:
         forged = b"Authorization: Bearer x.y.z\r\n"
         with closing(Wire(url, {})) as wire:
             wire.send(b"GET /api/v1/me", forged + b"Authorization: %s\r\n" % alice["Authorization"].encode())
@@ -159,7 +161,7 @@ class TestPaths:
         [b"/api/v1/../../etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd", b"/api/v1/notes/..%2f..%2fsecrets", b"//api/v1/me",
          b"/" + b"x" * 60_000, b"/api/v1/me/%00", b"*"],
     )  # fmt: skip
-    def test_out_of_the_api_lead_nowhere(self, wire: Wire, path: bytes) -> None:
+    def test_path_traversal_is_not_found(self, wire: Wire, path: bytes) -> None:
         wire.send(b"GET " + path)
 
         status, head, body = wire.answer()
@@ -168,7 +170,7 @@ class TestPaths:
         assert b"content-type: application/problem+json" in head
         assert json.loads(body)["code"] == "not_found"
 
-    def test_do_not_write_log_lines(self, wire: Wire) -> None:
+    def test_path_cannot_inject_log_lines(self, wire: Wire) -> None:
         with capture_logs() as logs:
             wire.send(b"GET /%0d%0a%7b%22level%22:%22error%22%7d%1b[2J")
             wire.answer()
@@ -178,7 +180,7 @@ class TestPaths:
 
 
 class TestBodies:
-    def test_that_are_too_large_are_refused_before_they_are_sent(self, wire: Wire) -> None:
+    def test_announced_body_over_the_limit_is_refused_before_it_is_sent(self, wire: Wire) -> None:
         wire.send(b"POST /api/v1/notes", b"Content-Length: 50000000\r\nExpect: 100-continue\r\n")
 
         status, head, body = wire.answer()
@@ -187,7 +189,7 @@ class TestBodies:
         assert b"connection: close" in head
         assert wire.is_closed()
 
-    def test_that_never_end_are_cut(self, wire: Wire) -> None:
+    def test_endless_body_is_cut_off(self, wire: Wire) -> None:
         wire.send(b"POST /api/v1/notes", b"Transfer-Encoding: chunked\r\n")
         try:
             for _ in range(1000):
@@ -197,7 +199,7 @@ class TestBodies:
 
         assert wire.answer()[0] == 413
 
-    async def test_may_take_their_time(self, client: httpx.AsyncClient) -> None:
+    async def test_slow_body_is_accepted(self, client: httpx.AsyncClient) -> None:
         async def slowly() -> AsyncIterator[bytes]:
             for letter in json.dumps(note()).encode():
                 yield bytes([letter])
@@ -208,8 +210,8 @@ class TestBodies:
         assert response.status_code == 201
 
 
-class TestClientsThatLeave:
-    async def test_amid_their_request_leave_nothing(
+class TestDisconnects:
+    async def test_clients_that_disconnect_amid_their_request_leave_nothing(
         self, url: str, alice: dict[str, str], client: httpx.AsyncClient, errors: list[Any]
     ) -> None:
         for _ in range(POOL_SIZE * 2):
@@ -223,7 +225,7 @@ class TestClientsThatLeave:
 
         assert (await client.get("/notes")).json()["items"] == []
 
-    async def test_before_their_answer_hold_no_connection(
+    async def test_clients_that_disconnect_before_the_response_hold_no_connection(
         self,
         url: str,
         alice: dict[str, str],
@@ -259,8 +261,8 @@ class TestClientsThatLeave:
                 await sql.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same for ever
 
 
-class TestCrowds:
-    async def test_get_all_that_they_make(
+class TestConcurrency:
+    async def test_five_hundred_concurrent_creates_make_five_hundred_notes(
         self, settings: Settings, alice: dict[str, str], sql: asyncpg.Connection
     ) -> None:
         async with client_of(create_app(settings), headers=alice) as client:

@@ -17,7 +17,9 @@ KEY = {"Idempotency-Key": "order-4711"}
 
 
 class TestReplay:
-    async def test_is_the_first_answer_byte_for_byte(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    async def test_replay_is_the_first_response_byte_for_byte(
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection
+    ) -> None:
         body = note(text="Grüße 🎉", tags=["a"])
 
         first, again = [await api.post("/notes", json=body, headers=KEY) for _ in range(2)]
@@ -30,19 +32,21 @@ class TestReplay:
         assert again.headers["idempotency-replayed"] == "true"
         assert await sql.fetchval("SELECT count(*) FROM note") == 1
 
-    async def test_is_what_a_request_without_a_key_would_have_got(self, api: httpx.AsyncClient) -> None:
+    async def test_response_with_a_key_equals_the_response_without(self, api: httpx.AsyncClient) -> None:
         keyed = await api.post("/notes", json=note(tags=["a"]), headers=KEY)
 
         assert keyed.content == (await api.get(keyed.headers["location"].removeprefix("/api/v1"))).content
 
-    async def test_stays_the_first_answer_when_the_note_has_changed(self, api: httpx.AsyncClient) -> None:
+    async def test_replay_is_the_first_response_after_the_note_has_changed(self, api: httpx.AsyncClient) -> None:
         first = await api.post("/notes", json=note(), headers=KEY)
         path = first.headers["location"].removeprefix("/api/v1")
         await api.patch(path, json={"text": "new"}, headers={"If-Match": "*"})
 
         assert (await api.post("/notes", json=note(), headers=KEY)).content == first.content
 
-    async def test_is_for_the_same_caller_alone(self, api: httpx.AsyncClient, bob: dict[str, str]) -> None:
+    async def test_key_of_one_caller_replays_nothing_to_another(
+        self, api: httpx.AsyncClient, bob: dict[str, str]
+    ) -> None:
         mine = await api.post("/notes", json=note(), headers=KEY)
         theirs = await api.post("/notes", json=note(), headers=KEY | bob)
 
@@ -52,7 +56,7 @@ class TestReplay:
 
 class TestKeys:
     @pytest.mark.parametrize("body", [note(text="another"), note(tags=[])])
-    async def test_are_refused_for_another_request(
+    async def test_key_of_another_request_is_refused(
         self, api: httpx.AsyncClient, body: object, sql: asyncpg.Connection
     ) -> None:
         await api.post("/notes", json=note(), headers=KEY)
@@ -61,20 +65,20 @@ class TestKeys:
         assert await sql.fetchval("SELECT count(*) FROM note") == 1
 
     @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "\x7f", "\xa0"])
-    async def test_are_visible_ascii_of_255_characters_at_most(self, api: httpx.AsyncClient, key: str) -> None:
+    async def test_key_outside_of_visible_ascii_or_255_characters_is_refused(
+        self, api: httpx.AsyncClient, key: str
+    ) -> None:
         response = await api.post("/notes", json=note(), headers={b"Idempotency-Key": key.encode("latin-1")})
 
         assert problem(response, 422)["errors"][0]["loc"] == ["header", "Idempotency-Key"]
 
     @pytest.mark.parametrize("key", ["x", "x" * 255, "!~'\";--%s{}"])
-    async def test_may_be_anything_else(self, api: httpx.AsyncClient, key: str) -> None:
+    async def test_any_visible_ascii_key_is_accepted(self, api: httpx.AsyncClient, key: str) -> None:
         response = await api.post("/notes", json=note(), headers={"Idempotency-Key": key})
 
         assert response.status_code == 201
 
-    async def test_may_be_used_again_after_they_have_expired(
-        self, api: httpx.AsyncClient, sql: asyncpg.Connection
-    ) -> None:
+    async def test_expired_key_may_be_used_again(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         await api.post("/notes", json=note(), headers=KEY)
         await sql.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
 
@@ -84,15 +88,13 @@ class TestKeys:
         assert "idempotency-replayed" not in response.headers
         assert await sql.fetchval("SELECT count(*) FROM idempotency_record") == 1
 
-    async def test_hold_for_a_day(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    async def test_key_is_kept_for_a_day(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         await api.post("/notes", json=note(), headers=KEY)
 
         left = await sql.fetchval("SELECT expires_at - now() FROM idempotency_record")
         assert timedelta(hours=23, minutes=59) < left <= timedelta(hours=24)
 
-    async def test_that_have_expired_are_swept_away_by_new_ones(
-        self, api: httpx.AsyncClient, sql: asyncpg.Connection
-    ) -> None:
+    async def test_new_keys_delete_expired_keys(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         for n in range(25):
             await api.post("/notes", json=note(), headers={"Idempotency-Key": f"old-{n}"})
         await sql.execute("UPDATE idempotency_record SET expires_at = now() - interval '1 second'")
@@ -105,8 +107,10 @@ class TestKeys:
         assert left == [15, 5, 0]
 
 
-class TestAtOnce:
-    async def test_twenty_of_a_kind_make_one_note(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+class TestConcurrency:
+    async def test_twenty_concurrent_requests_with_one_key_make_one_note(
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection
+    ) -> None:
         responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=KEY) for _ in range(20)))
 
         made = [response for response in responses if response.status_code == 201]
@@ -118,7 +122,9 @@ class TestAtOnce:
         assert await sql.fetchval("SELECT count(*) FROM note") == 1
         assert (await api.post("/notes", json=note(), headers=KEY)).content == made[0].content
 
-    async def test_twenty_of_twenty_kinds_make_twenty(self, api: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+    async def test_twenty_concurrent_requests_with_twenty_keys_make_twenty_notes(
+        self, api: httpx.AsyncClient, sql: asyncpg.Connection
+    ) -> None:
         keys = [{"Idempotency-Key": str(n)} for n in range(20)]
 
         responses = await asyncio.gather(*(api.post("/notes", json=note(), headers=key) for key in keys))
@@ -141,7 +147,7 @@ class TestFailure:
         yield
         await sql.execute("DROP FUNCTION IF EXISTS break_note CASCADE")
 
-    async def test_leaves_nothing_behind_and_the_key_free(
+    async def test_failed_request_leaves_nothing_and_frees_its_key(
         self, api: httpx.AsyncClient, sql: asyncpg.Connection, broken: None
     ) -> None:
         with capture_logs():
@@ -153,7 +159,7 @@ class TestFailure:
 
         assert (await api.post("/notes", json=note(), headers=KEY)).status_code == 201
 
-    async def test_of_the_input_does_not_use_up_the_key(self, api: httpx.AsyncClient) -> None:
+    async def test_invalid_request_does_not_use_up_its_key(self, api: httpx.AsyncClient) -> None:
         problem(await api.post("/notes", json={}, headers=KEY), 422)
 
         assert (await api.post("/notes", json=note(), headers=KEY)).status_code == 201

@@ -166,7 +166,7 @@ async def test_each_order_shows_every_row_once_and_in_order(
         assert [entry for page in pages for entry in page] == [str(found.id) for found in whole], name
 
 
-async def test_a_page_is_of_the_response_model_with_a_link_to_the_next(client: httpx.AsyncClient) -> None:
+async def test_page_has_the_response_model_and_a_link_to_the_next(client: httpx.AsyncClient) -> None:
     response = await client.get("/rows?sort=-number&limit=4&flag=true")
 
     page = Page[RowRead].model_validate_json(response.content)
@@ -185,7 +185,7 @@ async def test_the_last_page_has_no_cursor_and_no_link(client: httpx.AsyncClient
     assert "link" not in response.headers
 
 
-async def test_a_cursor_is_refused_for_another_list(client: httpx.AsyncClient) -> None:
+async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient) -> None:
     cursor = (await client.get("/rows?limit=1")).json()["next_cursor"]
     assert (await client.get(f"/rows?cursor={cursor}&limit=2")).status_code == 200
 

@@ -1,4 +1,4 @@
-"""How often a caller may ask, over one instance of the service or several, with Redis and without."""
+"""Rate limits, over one instance of the service or several, with Redis and without."""
 
 import asyncio
 from collections import Counter
@@ -40,7 +40,7 @@ async def statuses(client: httpx.AsyncClient, headers: dict[str, str], count: in
 
 
 class TestCallers:
-    async def test_are_told_how_they_stand(self, service: httpx.AsyncClient, settings: Settings) -> None:
+    async def test_responses_carry_rate_limit_headers(self, service: httpx.AsyncClient, settings: Settings) -> None:
         caller = signed_in(settings)
 
         first, second = [await service.get("/me", headers=caller) for _ in range(2)]
@@ -51,7 +51,7 @@ class TestCallers:
             assert left == f"r={remaining}"
             assert 58 <= int(wait.removeprefix("t=")) <= 60
 
-    async def test_are_refused_beyond_their_limit_and_told_when_to_come_back(
+    async def test_request_beyond_the_limit_is_refused_with_retry_after(
         self, service: httpx.AsyncClient, settings: Settings
     ) -> None:
         caller = signed_in(settings)
@@ -64,7 +64,9 @@ class TestCallers:
         assert 58 <= int(response.headers["retry-after"]) <= 60
         assert response.headers["ratelimit"] == f'"default";r=0;t={response.headers["retry-after"]}'
 
-    async def test_are_counted_over_all_operations(self, service: httpx.AsyncClient, settings: Settings) -> None:
+    async def test_rate_limit_counts_all_operations_together(
+        self, service: httpx.AsyncClient, settings: Settings
+    ) -> None:
         caller = signed_in(settings)
         for _ in range(10):
             await service.get("/notes", headers=caller)
@@ -72,18 +74,20 @@ class TestCallers:
 
         problem(await service.get("/me", headers=caller), 429)
 
-    async def test_do_not_answer_for_one_another(self, service: httpx.AsyncClient, settings: Settings) -> None:
+    async def test_rate_limit_of_one_caller_does_not_affect_another(
+        self, service: httpx.AsyncClient, settings: Settings
+    ) -> None:
         busy, calm = signed_in(settings), signed_in(settings)
         await statuses(service, busy, 30)
 
         assert (await service.get("/me", headers=calm)).status_code == 200
 
-    async def test_who_come_in_crowds_pass_as_often_as_the_limit_says(
+    async def test_concurrent_requests_pass_exactly_up_to_the_limit(
         self, service: httpx.AsyncClient, settings: Settings
     ) -> None:
         assert await statuses(service, signed_in(settings), 100) == {200: 20, 429: 80}
 
-    async def test_are_counted_by_all_instances_together(self, service: httpx.AsyncClient, settings: Settings) -> None:
+    async def test_rate_limit_is_shared_by_all_instances(self, service: httpx.AsyncClient, settings: Settings) -> None:
         caller = signed_in(settings)
         async with an_instance(settings) as another:
             both = await asyncio.gather(statuses(service, caller, 100), statuses(another, caller, 100))
@@ -92,7 +96,7 @@ class TestCallers:
         assert set().union(*both) == {200, 429}
 
 
-async def test_two_services_on_one_redis_share_no_limit(settings: Settings, fresh_database_url: str) -> None:
+async def test_two_services_on_one_redis_share_no_rate_limit(settings: Settings, fresh_database_url: str) -> None:
     # All settings are the same, PROJECT_NAME and SECRET_KEY at their defaults, but for the database.
     another = settings.model_copy(update={"DATABASE_URL": SecretStr(fresh_database_url)})
     async with an_instance(settings) as one, an_instance(another) as other:
@@ -102,7 +106,7 @@ async def test_two_services_on_one_redis_share_no_limit(settings: Settings, fres
         assert await statuses(other, caller, 30) == {200: 20, 429: 10}
 
 
-async def test_two_environments_on_one_redis_share_no_limit(settings: Settings) -> None:
+async def test_two_environments_on_one_redis_share_no_rate_limit(settings: Settings) -> None:
     another = settings.model_copy(update={"ENVIRONMENT": Environment.LOCAL})
     async with an_instance(settings) as one, an_instance(another) as other:
         caller = signed_in(settings)
@@ -111,8 +115,8 @@ async def test_two_environments_on_one_redis_share_no_limit(settings: Settings) 
         assert await statuses(other, caller, 30) == {200: 20, 429: 10}
 
 
-class TestStrangers:
-    async def test_are_counted_by_their_address(self, settings: Settings) -> None:
+class TestAnonymousCallers:
+    async def test_anonymous_requests_are_limited_by_address(self, settings: Settings) -> None:
         async with an_instance(settings) as service:
             for token in ("", "Bearer a.b.c", "Bearer x", "Basic y", "z"):
                 response = await service.get("/me", headers={"Authorization": token})
@@ -123,35 +127,37 @@ class TestStrangers:
             assert int(response.headers["retry-after"]) > 0
             assert response.headers["ratelimit-policy"] == '"default";q=5;w=60'
 
-    async def test_do_not_use_up_what_callers_behind_the_same_address_have(self, settings: Settings) -> None:
+    async def test_anonymous_requests_do_not_use_up_the_limit_of_callers_at_their_address(
+        self, settings: Settings
+    ) -> None:
         async with an_instance(settings) as service:
             await statuses(service, {}, 10)
 
             assert (await service.get("/me", headers=signed_in(settings))).status_code == 200
 
-    async def test_are_not_taken_for_a_caller_who_is_called_like_their_address(self, settings: Settings) -> None:
+    async def test_address_is_not_mistaken_for_a_subject_of_the_same_text(self, settings: Settings) -> None:
         alike = settings.model_copy(update={"RATE_LIMIT": settings.RATE_LIMIT_ANONYMOUS})
         async with an_instance(alike) as service:
             await statuses(service, signed_in(settings, "203.0.113.7"), 10)
 
             problem(await service.get("/me"), 401)
 
-    async def test_may_ask_for_health_as_often_as_they_like(self, service: httpx.AsyncClient) -> None:
+    async def test_health_is_not_rate_limited(self, service: httpx.AsyncClient) -> None:
         responses = [await service.get("/public/health") for _ in range(50)]
 
         assert {response.status_code for response in responses} == {200}
         assert "ratelimit" not in responses[0].headers
 
 
-class TestSwitchedOff:
-    async def test_is_everybody_unlimited(self, settings: Settings) -> None:
+class TestNoLimit:
+    async def test_empty_rate_limits_limit_no_caller(self, settings: Settings) -> None:
         unlimited = settings.model_copy(update={"RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""})
         async with an_instance(unlimited) as service:
             assert await statuses(service, signed_in(settings), 50) == {200: 50}
             assert await statuses(service, {}, 50) == {401: 50}
 
 
-class TestRedisDies:
+class TestRedisOutage:
     @pytest.fixture
     def redis(self) -> Iterator[Redis]:
         """A Redis of this test alone."""
@@ -162,7 +168,7 @@ class TestRedisDies:
             if server.process and server.process.running:
                 server.stop()
 
-    async def test_and_the_service_goes_on_and_on_counting(self, database_url: str, redis: Redis) -> None:
+    async def test_rate_limits_hold_within_the_process_when_redis_stops(self, database_url: str, redis: Redis) -> None:
         settings = settings_with(DATABASE_URL=database_url, REDIS_URL=redis.url(), **LIMITED)
         caller = signed_in(settings)
         async with an_instance(settings) as service:
@@ -173,7 +179,7 @@ class TestRedisDies:
             assert await statuses(service, caller, 100) == {200: 15, 429: 85}
             assert await statuses(service, signed_in(settings), 100) == {200: 20, 429: 80}
 
-    async def test_before_the_service_starts(self, database_url: str, redis: Redis) -> None:
+    async def test_rate_limits_hold_when_redis_is_away_at_startup(self, database_url: str, redis: Redis) -> None:
         settings = settings_with(DATABASE_URL=database_url, REDIS_URL=redis.url(), **LIMITED)
         redis.stop()
         async with an_instance(settings) as service:

@@ -1,4 +1,4 @@
-"""What handlers, payloads and other people's transactions may do to a worker, and must not do to anybody's job."""
+"""Misbehaving handlers, payloads and foreign transactions harm neither a worker nor another job."""
 
 import asyncio
 import math
@@ -30,7 +30,7 @@ class Panic(BaseException):
 
 class TestSlots:
     @pytest.mark.parametrize("error", [Mute(), Panic()])
-    async def test_none_is_lost_to_an_exception(
+    async def test_unusual_exception_in_a_handler_loses_no_worker_slot(
         self, settings: Settings, database: Database, jobs: Jobs, error: BaseException
     ) -> None:
         @job("test.bad", retry=ONE_ATTEMPT)
@@ -40,7 +40,7 @@ class TestSlots:
         with capture_logs():
             await self.one_after_the_other(settings, database, jobs, bad, Number())
 
-    async def test_nor_to_a_validator_that_raises_something_else(
+    async def test_unusual_exception_in_a_validator_loses_no_worker_slot(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         broken = False
@@ -84,7 +84,7 @@ class TestSlots:
 
 
 class TestLimits:
-    async def test_max_running_holds_over_several_queues(
+    async def test_max_running_holds_across_several_queues(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         running = most = 0
@@ -104,7 +104,7 @@ class TestLimits:
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 8"))
         assert most == 1
 
-    async def test_priorities_hold_between_kinds_with_a_limit_and_without(
+    async def test_priorities_hold_between_limited_and_unlimited_kinds(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         order: list[str] = []
@@ -124,7 +124,7 @@ class TestLimits:
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
         assert order[0] == "urgent"
 
-    async def test_a_suspect_does_not_wait_for_a_quiet_moment(
+    async def test_suspect_job_runs_while_the_queue_is_busy(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         order: list[int] = []
@@ -143,8 +143,8 @@ class TestLimits:
 
 
 class TestLockedRows:
-    async def test_one_holds_up_nobody_else(self, settings: Settings, database: Database, jobs: Jobs) -> None:
-        """Somebody's open transaction has enqueued a job with the unique key of one that is just ending."""
+    async def test_locked_job_delays_no_other_job(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        """Another open transaction has enqueued a job with the unique key of one that is just ending."""
         go_on = asyncio.Event()
 
         @job("test.held")
@@ -168,7 +168,7 @@ class TestLockedRows:
                 assert await jobs.state(first.id) == "running"
             assert (await jobs.end_of(first.id))["state"] == "succeeded"
 
-    async def test_follow_ups_that_clash_are_tried_again(
+    async def test_deadlocked_follow_ups_are_tried_again(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         """Two jobs, each with a unique key, each enqueueing the other: their completions deadlock."""
@@ -189,7 +189,7 @@ class TestLockedRows:
         async with working(settings, ping, concurrency=1), working(settings, ping, concurrency=1):
             await until(lambda: jobs.all("SELECT FROM job_history WHERE state = 'succeeded' OFFSET 1"))
 
-    async def test_follow_ups_that_cannot_be_make_a_dead_letter_that_says_so(
+    async def test_follow_ups_that_cannot_be_written_make_a_dead_letter(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from plinth.jobs.enqueue import Insertion
@@ -216,9 +216,7 @@ class TestLockedRows:
 
 
 class TestTransactions:
-    async def test_a_job_does_not_complete_with_a_savepoint(
-        self, settings: Settings, database: Database, jobs: Jobs
-    ) -> None:
+    async def test_job_cannot_complete_in_a_savepoint(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         @job("test.nested", retry=ONE_ATTEMPT)
         async def nested(ctx: JobContext, payload: Number) -> None:
             async with ctx.session() as session, session.begin_nested():
@@ -232,7 +230,7 @@ class TestTransactions:
         assert row["state"] == "discarded"
         assert row["errors"][0]["error"] == "RuntimeError"
 
-    async def test_a_completion_that_was_rolled_back_is_none_whatever_commits_next(
+    async def test_rolled_back_completion_does_not_complete_the_job(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         completed: list[bool] = []
@@ -251,7 +249,7 @@ class TestTransactions:
         assert completed == [False]
         assert row["state"] == "succeeded"  # by the engine, when the handler returned
 
-    async def test_savepoints_neither_ring_nor_silence_the_doorbell(
+    async def test_doorbell_rings_once_at_the_commit_despite_savepoints(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @job("test.rings")
@@ -269,7 +267,9 @@ class TestTransactions:
 
 
 class TestCancel:
-    async def test_one_whose_claim_broke_off_does_not_come_back(self, database: Database, jobs: Jobs) -> None:
+    async def test_job_cancelled_after_an_interrupted_claim_stays_cancelled(
+        self, database: Database, jobs: Jobs
+    ) -> None:
         @job("test.unseen")
         async def unseen(ctx: JobContext, payload: Number) -> None: ...
 
@@ -284,7 +284,7 @@ class TestCancel:
 
 
 class TestPayloads:
-    async def test_what_does_not_come_back_from_json_is_refused(self, database: Database) -> None:
+    async def test_payload_that_does_not_round_trip_through_json_is_refused(self, database: Database) -> None:
         class Secret(BaseModel):
             password: SecretStr
 
@@ -314,7 +314,7 @@ class TestPayloads:
                     await enqueue(session, kind, payload)
 
     @pytest.mark.parametrize("time_limit", [math.inf, math.nan, 40 * 86_400])
-    def test_a_time_limit_is_finite(self, time_limit: float) -> None:
+    def test_infinite_time_limit_is_refused(self, time_limit: float) -> None:
         async def handler(ctx: JobContext, payload: Number) -> None: ...
 
         with pytest.raises(ValueError, match="out of range"):
@@ -322,7 +322,7 @@ class TestPayloads:
 
 
 class TestProgress:
-    async def test_a_word_that_cannot_be_stored_as_it_is_disturbs_nobody(
+    async def test_unstorable_progress_message_is_escaped_and_fails_no_other_job(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.speaks", retry=ONE_ATTEMPT)
@@ -346,7 +346,7 @@ class TestProgress:
 
 
 class TestPoison:
-    async def test_stays_suspect_whoever_brings_it_back(self, database: Database, jobs: Jobs) -> None:
+    async def test_poison_job_stays_suspect_after_a_retry(self, database: Database, jobs: Jobs) -> None:
         @job("test.poison")
         async def poison(ctx: JobContext, payload: Number) -> None: ...
 

@@ -74,7 +74,7 @@ async def listed(database: Database, **options: Any) -> list[UUID]:
 
 
 class TestGet:
-    async def test_a_job_that_waits(self, database: Database, task: JobKind[Number]) -> None:
+    async def test_waiting_job_is_read_with_its_fields(self, database: Database, task: JobKind[Number]) -> None:
         job_id = await add(database, task, owner="alice", unique_key="k", delay=60)
         view = await get(database, job_id)
         assert (view.id, view.kind, view.queue, view.state) == (job_id, "test.task", "default", State.SCHEDULED)
@@ -83,7 +83,7 @@ class TestGet:
         assert (view.started_at, view.finished_at, view.worker, view.errors) == (None, None, None, [])
         assert view.run_at > view.created_at
 
-    async def test_a_job_that_runs_names_its_worker(
+    async def test_running_job_names_its_worker_and_progress(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         job_id = await add(database, task)
@@ -94,7 +94,9 @@ class TestGet:
         assert (view.progress_done, view.progress_total, view.progress_message) == (3, 10, "reading")
         assert view.started_at == claimed.started_at
 
-    async def test_a_job_that_has_ended(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_ended_job_is_read_with_its_errors(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         job_id = await added_and_ended(database, store, task, State.DISCARDED)
         view = await get(database, job_id)
         assert (view.state, view.attempt, view.worker) == (State.DISCARDED, 1, None)
@@ -102,7 +104,7 @@ class TestGet:
         assert [error["outcome"] for error in view.errors] == ["error"]
 
     @pytest.mark.parametrize("ended", [False, True])
-    async def test_only_its_owner_and_operators_see_it(
+    async def test_only_the_owner_and_operators_read_a_job(
         self, database: Database, store: Store, task: JobKind[Number], ended: bool
     ) -> None:
         job_id = await add(database, task, owner="alice")
@@ -113,19 +115,21 @@ class TestGet:
         with pytest.raises(NotFoundError):
             await get(database, job_id, owner="bob")
 
-    async def test_nobodys_job_is_for_operators_alone(self, database: Database, task: JobKind[Number]) -> None:
+    async def test_job_without_an_owner_is_read_by_operators_only(
+        self, database: Database, task: JobKind[Number]
+    ) -> None:
         job_id = await add(database, task)
         assert (await get(database, job_id)).owner is None
         with pytest.raises(NotFoundError):
             await get(database, job_id, owner="alice")
 
-    async def test_there_is_none(self, database: Database) -> None:
+    async def test_unknown_job_is_not_found(self, database: Database) -> None:
         with pytest.raises(NotFoundError):
             await get(database, uuid4())
 
 
 class TestList:
-    async def test_the_newest_first_whether_alive_or_ended(
+    async def test_jobs_are_listed_newest_first_whether_live_or_ended(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         ended = [await added_and_ended(database, store, task, State.SUCCEEDED) for _ in range(2)]
@@ -133,7 +137,9 @@ class TestList:
         again = await added_and_ended(database, store, task, State.SUCCEEDED)  # the first in line ends
         assert await listed(database) == [again, *alive[::-1], *ended[::-1]]
 
-    async def test_pages_hold_each_job_once(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_pages_of_jobs_hold_each_job_once(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         made = []
         for state in (State.SUCCEEDED, State.DISCARDED, State.SUCCEEDED):
             made += [await add(database, task, priority=9), await added_and_ended(database, store, task, state)]
@@ -143,7 +149,9 @@ class TestList:
             pages += page
         assert pages == made[::-1]
 
-    async def test_filters(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_jobs_are_filtered_by_owner_state_kind_and_queue(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         @job("test.other")
         async def other(ctx: JobContext, payload: Number) -> None:
             pass
@@ -165,7 +173,9 @@ class TestList:
             discarded,
         ]
 
-    async def test_of_the_errors_only_the_last(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_listed_job_shows_its_last_error_only(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         job_id = await added_and_ended(database, store, task, State.DISCARDED)
         await retry(database, job_id)
         await end(store, await claim(store, task), State.DISCARDED)
@@ -174,7 +184,7 @@ class TestList:
         assert [error["run"] for error in view.errors] == [3]
         assert [error["run"] for error in (await get(database, job_id)).errors] == [1, 3]
 
-    async def test_a_job_that_moves_meanwhile_is_there_once(
+    async def test_job_that_moves_between_tables_is_listed_once(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         job_id = await add(database, task)
@@ -194,7 +204,7 @@ class TestList:
         assert len(looks) > 5
         assert all(found == [job_id] for found in looks)
 
-    async def test_a_page_reads_a_page_whatever_the_history_holds(
+    async def test_list_of_jobs_reads_one_page_of_a_long_history(
         self, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         await jobs.all(
@@ -220,7 +230,7 @@ async def _rows_read(jobs: Jobs) -> int:
 
 class TestCancel:
     @pytest.mark.parametrize("state", [State.AVAILABLE, State.SCHEDULED, State.RETRYABLE])
-    async def test_what_waits_ends_at_once(
+    async def test_waiting_job_is_cancelled_at_once(
         self, database: Database, jobs: Jobs, task: JobKind[Number], state: State
     ) -> None:
         job_id = await add(database, task, owner="alice", unique_key="k")
@@ -231,7 +241,7 @@ class TestCancel:
         assert await jobs.live(job_id) is None
         assert (await get(database, await add(database, task, unique_key="k"))).state is State.AVAILABLE
 
-    async def test_what_runs_is_asked_to_stop(
+    async def test_running_job_is_asked_to_stop(
         self, settings: Settings, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         started = asyncio.Event()
@@ -255,7 +265,9 @@ class TestCancel:
             row = await jobs.end_of(job_id)
         assert row["state"] == "cancelled"
 
-    async def test_asking_twice_is_asking_once(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_cancelling_a_job_twice_changes_nothing_more(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         job_id = await add(database, task)
         claimed = await claim(store, task)
         first, second = await cancel(database, job_id), await cancel(database, job_id)
@@ -265,7 +277,7 @@ class TestCancel:
         assert (third.state, await cancel(database, job_id)) == (State.CANCELLED, third)
 
     @pytest.mark.parametrize("state", [State.SUCCEEDED, State.DISCARDED])
-    async def test_what_has_ended_cannot_be_cancelled(
+    async def test_ended_job_cannot_be_cancelled(
         self, database: Database, store: Store, task: JobKind[Number], state: State
     ) -> None:
         job_id = await added_and_ended(database, store, task, state)
@@ -275,7 +287,7 @@ class TestCancel:
         assert (await get(database, job_id)).state is state
 
     @pytest.mark.parametrize("running", [False, True])
-    async def test_somebody_elses_job_does_not_exist(
+    async def test_cancelling_another_owner_s_job_is_not_found(
         self, database: Database, store: Store, task: JobKind[Number], running: bool
     ) -> None:
         job_id = await add(database, task, owner="alice")
@@ -286,7 +298,7 @@ class TestCancel:
             await cancel(database, job_id, owner="bob")
         assert await get(database, job_id) == before
 
-    async def test_a_claim_meanwhile_passes_it_over(
+    async def test_claim_skips_a_job_that_is_being_cancelled(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         job_id = await add(database, task)
@@ -296,18 +308,20 @@ class TestCancel:
         assert await store.claim(["default"], {"test.task": task}, 1) == []
         assert (await get(database, job_id)).state is State.CANCELLED
 
-    async def test_an_end_meanwhile_wins(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_job_that_ends_first_cannot_be_cancelled(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         job_id = await add(database, task)
         claimed = await claim(store, task)
         async with database.session() as session:
             assert await store.finish_in(session, Finish(job_id, claimed.lease, State.SUCCEEDED))
             cancelling = asyncio.create_task(cancel(database, job_id))
-            await until(lambda: _somebody_waits(database))
+            await until(lambda: _a_lock_is_awaited(database))
         with pytest.raises(ConflictError):
             await cancelling
         assert (await get(database, job_id)).state is State.SUCCEEDED
 
-    async def test_however_it_ends_it_is_in_one_place(
+    async def test_job_cancelled_amid_its_run_ends_in_the_history_once(
         self, settings: Settings, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         ids = [await add(database, task) for _ in range(60)]
@@ -325,14 +339,14 @@ class TestCancel:
                 )
 
 
-async def _somebody_waits(database: Database) -> bool:
+async def _a_lock_is_awaited(database: Database) -> bool:
     async with database.connection() as connection:
         return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
 
 
 class TestRetry:
     @pytest.mark.parametrize("state", [State.DISCARDED, State.CANCELLED])
-    async def test_it_is_done_again_as_if_it_were_new(
+    async def test_retried_job_runs_again_with_all_its_attempts(
         self, settings: Settings, database: Database, jobs: Jobs, state: State
     ) -> None:
         refuse = True
@@ -360,7 +374,7 @@ class TestRetry:
             row = await jobs.end_of(job_id)
         assert (row["state"], row["attempt"]) == ("succeeded", 1)
 
-    async def test_a_run_of_before_changes_nothing(
+    async def test_run_from_before_a_retry_writes_nothing(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         job_id = await add(database, task)
@@ -371,7 +385,7 @@ class TestRetry:
         assert (await get(database, job_id)).state is State.AVAILABLE
 
     @pytest.mark.parametrize("state", [State.AVAILABLE, State.RUNNING, State.SUCCEEDED])
-    async def test_only_what_has_failed(
+    async def test_job_that_has_not_failed_cannot_be_retried(
         self, database: Database, store: Store, task: JobKind[Number], state: State
     ) -> None:
         job_id = await add(database, task)
@@ -384,17 +398,19 @@ class TestRetry:
         assert refused.value.code == "job_not_failed"
         assert (await get(database, job_id)).state is state
 
-    async def test_its_unique_key_is_taken(self, database: Database, store: Store, task: JobKind[Number]) -> None:
+    async def test_retry_is_refused_while_the_unique_key_is_taken(
+        self, database: Database, store: Store, task: JobKind[Number]
+    ) -> None:
         job_id = await added_and_ended(database, store, task, State.DISCARDED, unique_key="k")
         await add(database, task, unique_key="k")
         async with database.session() as session:
             with pytest.raises(ConflictError) as refused:
                 await retry_job(session, job_id)
-            # The refusal has changed nothing, even for a caller who goes on and commits.
+            # The refusal has changed nothing, even for a caller that goes on and commits.
         assert refused.value.code == "unique_key_taken"
         assert (await get(database, job_id)).state is State.DISCARDED
 
-    async def test_two_at_once_bring_it_back_once(
+    async def test_concurrent_retries_bring_a_job_back_once(
         self, database: Database, store: Store, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         job_id = await added_and_ended(database, store, task, State.DISCARDED)
@@ -403,7 +419,7 @@ class TestRetry:
         assert all(isinstance(answer, JobView | ConflictError) for answer in answers), answers
         assert (await jobs.one("SELECT run_lease FROM job"))["run_lease"] == 2
 
-    async def test_somebody_elses_job_does_not_exist(
+    async def test_retrying_another_owner_s_job_is_not_found(
         self, database: Database, store: Store, task: JobKind[Number]
     ) -> None:
         job_id = await added_and_ended(database, store, task, State.DISCARDED, owner="alice")
@@ -412,7 +428,7 @@ class TestRetry:
         assert (await get(database, job_id)).state is State.DISCARDED
 
 
-async def test_a_job_that_moves_to_and_fro_is_always_found(database: Database, task: JobKind[Number]) -> None:
+async def test_job_that_moves_between_tables_is_always_found(database: Database, task: JobKind[Number]) -> None:
     job_id = await add(database, task)
     found = 0
 

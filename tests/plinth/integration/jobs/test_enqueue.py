@@ -26,7 +26,9 @@ def noop() -> JobKind[Number]:
 
 
 class TestEnqueue:
-    async def test_the_row_is_what_the_kind_says(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+    async def test_job_takes_queue_priority_and_attempts_from_its_kind(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
         async with database.session() as session:
             made = await enqueue(session, "test.noop", Number(n=7), owner="alice")
         row = await jobs.live(made.id)
@@ -35,14 +37,16 @@ class TestEnqueue:
         assert (row["kind"], row["queue"], row["priority"]) == ("test.noop", "side", 3)
         assert (row["state"], row["owner"], row["max_attempts"], row["attempt"]) == ("available", "alice", 4, 0)
 
-    async def test_the_caller_may_choose_otherwise(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+    async def test_caller_overrides_queue_priority_and_time(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
         at = datetime(2040, 1, 1, tzinfo=UTC)
         async with database.session() as session:
             made = await enqueue(session, noop, Number(), queue="fast", priority=-1, run_at=at)
         row = await jobs.live(made.id)
         assert (row["queue"], row["priority"], row["run_at"], row["state"]) == ("fast", -1, at, "scheduled")
 
-    async def test_a_delay_counts_from_the_databases_now(
+    async def test_delay_counts_from_the_database_s_clock(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -50,7 +54,9 @@ class TestEnqueue:
         row = await jobs.one("SELECT run_at - created_at AS delay, state FROM job WHERE id = $1", made.id)
         assert (row["delay"], row["state"]) == (timedelta(hours=1), "scheduled")
 
-    async def test_what_is_rolled_back_never_was(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+    async def test_rolled_back_transaction_enqueues_no_job(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
         async def enqueue_and_fail() -> None:
             async with database.session() as session:
                 await enqueue(session, noop, Number())
@@ -60,7 +66,9 @@ class TestEnqueue:
             await enqueue_and_fail()
         assert await jobs.all("SELECT FROM job") == []
 
-    async def test_it_costs_one_round_trip(self, database: Database, noop: JobKind[Number]) -> None:
+    async def test_enqueue_is_one_statement_for_one_job_or_a_thousand(
+        self, database: Database, noop: JobKind[Number]
+    ) -> None:
         statements: list[str] = []
 
         def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
@@ -74,12 +82,12 @@ class TestEnqueue:
 
 
 class TestRefusals:
-    async def test_a_kind_that_nobody_registered(self, database: Database) -> None:
+    async def test_unregistered_kind_is_refused(self, database: Database) -> None:
         async with database.session() as session:
             with pytest.raises(UnknownKindError, match=r"no kind of job 'test\.nope'"):
                 await enqueue(session, "test.nope", Number())
 
-    async def test_a_payload_of_another_model(self, database: Database, noop: JobKind[Number]) -> None:
+    async def test_payload_of_another_model_is_refused(self, database: Database, noop: JobKind[Number]) -> None:
         class Other(BaseModel):
             n: int
 
@@ -98,14 +106,14 @@ class TestRefusals:
             {"priority": 40_000},
         ],
     )
-    async def test_options_that_make_no_sense(
+    async def test_invalid_options_are_refused(
         self, database: Database, noop: JobKind[Number], options: dict[str, Any]
     ) -> None:
         async with database.session() as session:
             with pytest.raises(ValueError):  # noqa: PT011 - each has its own sentence
                 await enqueue(session, noop, Number(), **options)
 
-    async def test_a_nul_in_the_payload(self, database: Database) -> None:
+    async def test_nul_in_the_payload_is_refused(self, database: Database) -> None:
         class Text(BaseModel):
             text: str
 
@@ -121,7 +129,7 @@ class TestRefusals:
 
 
 class TestUniqueKeys:
-    async def test_the_second_is_answered_with_the_first(
+    async def test_second_job_of_a_unique_key_returns_the_first(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -133,7 +141,9 @@ class TestUniqueKeys:
         assert first.id == second.id
         assert (await jobs.one("SELECT payload FROM job"))["payload"] == {"n": 1}
 
-    async def test_two_at_once_make_one(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+    async def test_concurrent_enqueues_of_a_unique_key_make_one_job(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
         async def one() -> Any:
             async with database.session() as session:
                 return await enqueue(session, noop, Number(), unique_key="k")
@@ -143,7 +153,7 @@ class TestUniqueKeys:
         assert len({answer.id for answer in made}) == 1
         assert len(await jobs.all("SELECT FROM job")) == 1
 
-    async def test_in_a_batch_the_first_of_a_key_counts(
+    async def test_batch_keeps_the_first_job_of_each_unique_key(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -155,7 +165,7 @@ class TestUniqueKeys:
         assert {row["unique_key"]: row["payload"]["n"] for row in rows} == {"b": 0, "a": 1, "c": 3}
         assert {row["unique_key"]: row["id"] for row in rows} == {key: answer.id for key, answer in zip(keys, made)}  # noqa: B905
 
-    async def test_the_key_is_free_again_when_the_job_has_ended(
+    async def test_unique_key_is_free_again_when_the_job_has_ended(
         self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -166,7 +176,7 @@ class TestUniqueKeys:
             second = await enqueue(session, noop, Number(), unique_key="k")
         assert second.created
 
-    async def test_of_another_kind_it_is_another_key(self, database: Database, noop: JobKind[Number]) -> None:
+    async def test_unique_keys_of_two_kinds_do_not_clash(self, database: Database, noop: JobKind[Number]) -> None:
         @job("test.other")
         async def other(ctx: JobContext, payload: Number) -> None:
             pass
@@ -177,13 +187,13 @@ class TestUniqueKeys:
 
 
 class TestDoorbell:
-    """With a poll so rare that only the doorbell can explain that a job runs."""
+    """The poll is so rare that only the doorbell can start a job in time."""
 
     @pytest.fixture
     def deaf(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"JOBS_POLL_INTERVAL": 3600.0})
 
-    async def test_it_rings_after_the_commit(
+    async def test_doorbell_rings_after_the_commit(
         self, deaf: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         async with working(deaf, noop, queues=["side"]):
@@ -197,7 +207,7 @@ class TestDoorbell:
                     await asyncio.sleep(0.05)  # a ring before the commit would find nothing, and be the last
                 await jobs.end_of(made.id)
 
-    async def test_garbage_on_the_channel_is_passed_over(
+    async def test_garbage_on_the_doorbell_channel_is_ignored(
         self, deaf: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], redis: Any
     ) -> None:
         channel = f"{key_prefix(deaf)}:jobs"
@@ -215,7 +225,7 @@ class TestDoorbell:
                 made = await enqueue(session, noop, Number())
             await jobs.end_of(made.id)
 
-    async def test_without_redis_the_poll_finds_the_job(
+    async def test_poll_finds_the_job_without_redis(
         self, settings: Settings, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         alone = settings.model_copy(update={"REDIS_URL": None})

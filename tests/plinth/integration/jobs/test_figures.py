@@ -1,4 +1,4 @@
-"""One process of the fleet tells the figures of all: cheaply, and no longer than it has the duty."""
+"""One process of the fleet exports the metrics of all, cheaply, while it holds the duty."""
 
 import asyncio
 import json
@@ -117,7 +117,9 @@ def queue_jobs(queue: str) -> dict[str, float]:
 
 
 class TestDuty:
-    async def test_one_has_it_and_only_that_one_asks_and_tells(self, ours: FleetMetrics, theirs: FleetMetrics) -> None:
+    async def test_only_the_holder_of_the_duty_queries_and_exports_fleet_metrics(
+        self, ours: FleetMetrics, theirs: FleetMetrics
+    ) -> None:
         assert shown() == set()
         await ours.step()
         await theirs.step()
@@ -129,12 +131,12 @@ class TestDuty:
         await ours.step()
         assert (ours.holds, theirs.holds) == (True, False)
 
-    async def test_of_many_at_once_one_gets_it(self, database: Database, settings: Settings) -> None:
+    async def test_concurrent_processes_give_the_duty_to_one(self, database: Database, settings: Settings) -> None:
         fleet = [FleetMetrics(database, settings) for _ in range(10)]
         await asyncio.gather(*(one.step() for one in fleet))
         assert sum(one.holds for one in fleet) == 1
 
-    async def test_asking_for_what_somebody_has_writes_nothing(
+    async def test_asking_for_a_held_duty_writes_nothing(
         self, ours: FleetMetrics, theirs: FleetMetrics, jobs: Jobs
     ) -> None:
         await ours.step()
@@ -142,7 +144,7 @@ class TestDuty:
         await theirs.step()
         assert await jobs.one("SELECT xmin, xmax, ctid, holder FROM duty") == before
 
-    async def test_who_ends_leaves_it_to_the_next(self, ours: FleetMetrics, theirs: FleetMetrics) -> None:
+    async def test_process_that_stops_releases_the_duty(self, ours: FleetMetrics, theirs: FleetMetrics) -> None:
         await ours.step()
         await ours.stop()
         assert shown() == set()
@@ -150,7 +152,7 @@ class TestDuty:
         assert theirs.holds
         assert "plinth_workers_alive" in shown()
 
-    async def test_who_dies_has_it_until_it_expires(self, ours: FleetMetrics, theirs: FleetMetrics, jobs: Jobs) -> None:
+    async def test_duty_of_a_dead_process_expires(self, ours: FleetMetrics, theirs: FleetMetrics, jobs: Jobs) -> None:
         await ours.step()
         await jobs.all("UPDATE duty SET expires_at = now()")
         await theirs.step()
@@ -159,7 +161,7 @@ class TestDuty:
         await ours.step()
         assert not ours.holds
 
-    async def test_who_cannot_ask_leaves_it_to_somebody_who_can(
+    async def test_process_whose_queries_fail_gives_the_duty_up(
         self, ours: FleetMetrics, theirs: FleetMetrics, clock: Clock, jobs: Jobs
     ) -> None:
         fetchrow = asyncpg.Connection.fetchrow
@@ -184,11 +186,11 @@ class TestDuty:
         await theirs.step()
         assert theirs.holds
         clock.now += (HOLD + 1) * INTERVAL_SECONDS
-        await jobs.all("UPDATE duty SET expires_at = now()")  # nobody else is left: it tries again
+        await jobs.all("UPDATE duty SET expires_at = now()")  # no other process is left: it tries again
         await ours.step()
         assert ours.holds
 
-    async def test_who_gets_it_back_asks_anew(
+    async def test_process_that_regains_the_duty_queries_at_once(
         self, ours: FleetMetrics, theirs: FleetMetrics, clock: Clock, jobs: Jobs, database: Database
     ) -> None:
         await ours.step()
@@ -209,13 +211,13 @@ class TestDuty:
         clock.now += 0.1
         assert shown() == set()
 
-    async def test_while_the_database_is_away_it_fails_nothing_and_forgets_in_time(
+    async def test_fleet_metrics_expire_while_the_database_is_away(
         self, settings: Settings, clock: Clock, ours: FleetMetrics
     ) -> None:
         await ours.step()
         away = Database(settings_with(DATABASE_URL=NO_DATABASE))
         ours._database = away
-        with pytest.raises(DatabaseUnavailableError):  # which whoever repeats it takes for what it is
+        with pytest.raises(DatabaseUnavailableError):  # the caller, which repeats it, handles this
             await ours.step()
         assert "plinth_workers_alive" in shown()
         clock.now += HOLD * INTERVAL_SECONDS
@@ -224,21 +226,21 @@ class TestDuty:
         await ours.stop()
         await away.aclose()
 
-    async def test_before_the_migrations_there_is_nothing_to_tell(
+    async def test_fleet_metrics_tolerate_an_unmigrated_database(
         self, empty_database_url: str, settings: Settings
     ) -> None:
         empty = Database(settings_with(DATABASE_URL=empty_database_url))
         await FleetMetrics(empty, settings).step()
         await empty.aclose()
 
-    async def test_without_jobs_there_is_nothing_to_tell(self) -> None:
+    async def test_database_without_jobs_starts_no_fleet_metrics(self) -> None:
         database = Database(settings_with(DATABASE_URL="sqlite+aiosqlite://"))
         without = await begun(database, settings_with())
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "figures"]
         await without.stop()
         await database.aclose()
 
-    async def test_it_asks_again_with_each_step_unless_that_takes_long(
+    async def test_slow_fleet_query_is_repeated_less_often(
         self, ours: FleetMetrics, clock: Clock, jobs: Jobs, database: Database
     ) -> None:
         await ours.step()
@@ -269,7 +271,7 @@ class TestDuty:
 
 
 class TestQueues:
-    async def test_each_state_of_each_queue(
+    async def test_each_state_of_each_queue_is_exported(
         self, ours: FleetMetrics, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -288,7 +290,7 @@ class TestQueues:
         assert 100 <= metric("plinth_queue_oldest_due_age_seconds", queue="default") < 200
         assert metric("plinth_queue_oldest_due_age_seconds", queue="b") == 0
 
-    async def test_a_queue_that_is_served_is_shown_when_it_is_empty(
+    async def test_empty_queue_with_a_worker_is_exported(
         self, ours: FleetMetrics, database: Database, settings: Settings, jobs: Jobs
     ) -> None:
         await open_store(database)
@@ -297,7 +299,7 @@ class TestQueues:
         nothing = {"available": 0, "running": 0, "scheduled": 0, "retryable": 0}
         assert queue_jobs("default") == queue_jobs("mail") == nothing
 
-    async def test_beyond_so_many_they_are_summed_up(self, ours: FleetMetrics, jobs: Jobs) -> None:
+    async def test_queues_beyond_the_limit_are_summed_up_as_other(self, ours: FleetMetrics, jobs: Jobs) -> None:
         await jobs.all(
             """
             INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)
@@ -315,7 +317,7 @@ class TestQueues:
 
 
 class TestFleet:
-    async def test_workers_that_live(self, ours: FleetMetrics, database: Database, jobs: Jobs) -> None:
+    async def test_live_workers_are_counted(self, ours: FleetMetrics, database: Database, jobs: Jobs) -> None:
         for _ in range(3):
             await open_store(database)
         await jobs.all(
@@ -324,7 +326,7 @@ class TestFleet:
         await ours.step()
         assert metric("plinth_workers_alive") == 2
 
-    async def test_dead_letters_and_no_other_ends(
+    async def test_dead_letters_are_counted_without_other_ended_jobs(
         self, ours: FleetMetrics, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -338,7 +340,9 @@ class TestFleet:
         await ours.step()
         assert metric("plinth_dead_letters") == 3
 
-    async def test_a_slot_that_nobody_takes(self, ours: FleetMetrics, jobs: Jobs, task: JobKind[Number]) -> None:
+    async def test_overdue_schedule_is_exported_with_its_delay(
+        self, ours: FleetMetrics, jobs: Jobs, task: JobKind[Number]
+    ) -> None:
         for name in ("test.late", "test.paused", "test.new"):
             schedule(task, Number(), cron="*/5 * * * *", name=name)
         await jobs.all(
@@ -358,12 +362,12 @@ class TestFleet:
 
 
 class TestSchema:
-    def test_the_code_s_revisions_are_what_alembic_says(self) -> None:
+    def test_revisions_are_read_from_the_code_as_alembic_reads_them(self) -> None:
         scripts = ScriptDirectory.from_config(alembic_config(Settings.isolated()))
         assert REVISIONS.parents.keys() == {script.revision for script in scripts.walk_revisions()}
         assert {*REVISIONS.heads(PLATFORM), *REVISIONS.heads(SERVICE)} == set(scripts.get_heads())
 
-    def test_the_lock_of_migrations_is_theirs(self) -> None:
+    def test_migration_lock_key_equals_the_migrator_s(self) -> None:
         assert MIGRATION_LOCK == LOCK_KEY
 
     @pytest.mark.parametrize(
@@ -389,7 +393,7 @@ class TestSchema:
             "later ones of both",
         ],
     )
-    async def test_who_is_behind(
+    async def test_schema_revision_and_behind_are_exported(
         self, fresh_database_url: str, settings: Settings, revisions: list[str], behind: int
     ) -> None:
         database = Database(settings_with(DATABASE_URL=fresh_database_url))
@@ -404,7 +408,7 @@ class TestSchema:
         await ours.stop()
         await database.aclose()
 
-    async def test_a_migration_that_runs_is_told_and_for_how_long(
+    async def test_running_migration_is_exported_with_its_duration(
         self, ours: FleetMetrics, database: Database, database_url: str, clock: Clock
     ) -> None:
         async def running() -> float:
@@ -419,13 +423,13 @@ class TestSchema:
         await migrator.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
         first = await running()
         assert 0 < first < 60
-        # Whoever may not see since when it has been connected, counts from when it first saw it.
+        # A role that may not see the start of the connection counts from when it first saw it.
         assert await running() >= INTERVAL_SECONDS
         await migrator.close()
         while await running():  # noqa: ASYNC110 - it is the server that changes
             await asyncio.sleep(0.01)
 
-    async def test_one_by_another_role_is_timed_by_ourselves(
+    async def test_running_migration_of_another_role_is_timed_by_our_own_clock(
         self, ours: FleetMetrics, database_url: str, clock: Clock
     ) -> None:
         migrator = await asyncpg.connect(database_url.replace("plinth@", "postgres@"))
@@ -450,7 +454,7 @@ SELECT 'test.task', 'default', 0, '{}', 1, now() + interval '1 day', $2 FROM gen
 
 
 class TestCost:
-    """The tables are large, the fleet's figures are cheap: what a statement reads is bounded."""
+    """On large tables the rows that a fleet query reads are bounded."""
 
     @pytest.fixture
     async def jobs(self, fresh_database_url: str) -> AsyncIterator[Jobs]:
@@ -460,7 +464,7 @@ class TestCost:
         await database.aclose()
 
     @pytest.mark.parametrize("known", [True, False], ids=["analysed", "statistics of an empty table"])
-    async def test_finished_jobs_cost_nothing(self, jobs: Jobs, known: bool) -> None:
+    async def test_fleet_queries_read_no_finished_jobs(self, jobs: Jobs, known: bool) -> None:
         await jobs.all("ANALYZE job, job_history")
         await jobs.all(_FILL_HISTORY, 50_000)
         if known:
@@ -469,7 +473,7 @@ class TestCost:
         assert await rows_read(jobs, FLEET) <= 50  # the dead letters
         assert await rows_read(jobs, TAKE_DUTY, "'figures'", "gen_random_uuid()", "'1 s'") == 0
 
-    async def test_counting_stops_somewhere(self, jobs: Jobs) -> None:
+    async def test_fleet_queries_stop_counting_at_the_cap(self, jobs: Jobs) -> None:
         await jobs.all(_FILL, 15_000, "available")
         await jobs.all(_FILL, 15_000, "scheduled")
         await jobs.all(_FILL, 15_000, "running")

@@ -52,7 +52,7 @@ class TestReaper:
     async def reaper(self, database: Database) -> Store:
         return await open_store(database)
 
-    async def test_a_lost_workers_job_is_free_again_and_no_attempt_is_spent(
+    async def test_job_of_a_lost_worker_is_available_again_and_spends_no_attempt(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:
         claimed = await claim_one(database, dead, noop)
@@ -65,7 +65,7 @@ class TestReaper:
         # The worker that was thought dead comes back, and is too late.
         assert await dead.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED)]) == set()
 
-    async def test_a_session_that_was_deleted_is_lost_as_well(
+    async def test_job_of_a_deleted_session_is_reaped(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:
         claimed = await claim_one(database, dead, noop)
@@ -73,14 +73,14 @@ class TestReaper:
         await dead.close_session()
         assert [job.id for job in await reaper.reap(max_crashes=5)] == [claimed.id]
 
-    async def test_the_living_are_left_alone(
+    async def test_job_of_a_live_worker_is_not_reaped(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], reaper: Store
     ) -> None:
         claimed = await claim_one(database, reaper, noop)
         assert await reaper.reap(max_crashes=1) == []
         assert await jobs.state(claimed.id) == "running"
 
-    async def test_of_many_at_once_one_takes_each(
+    async def test_concurrent_reapers_take_each_job_once(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store
     ) -> None:
         async with database.session() as session:
@@ -94,7 +94,7 @@ class TestReaper:
         assert len(ids) == len(set(ids)) == 300
         assert (await jobs.one("SELECT min(crash_count), max(crash_count) FROM job"))[:] == (1, 1)
 
-    async def test_poison_is_discarded_and_says_so(
+    async def test_poison_job_is_discarded_with_its_reason(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:
         claimed = await claim_one(database, dead, noop)
@@ -106,7 +106,7 @@ class TestReaper:
         assert (row["state"], row["crash_count"]) == ("discarded", 3)
         assert "poison" in row["errors"][-1]["error"]
 
-    async def test_a_cancelled_one_does_not_come_back(
+    async def test_reaped_job_with_a_cancel_request_is_cancelled(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:
         claimed = await claim_one(database, dead, noop)
@@ -117,7 +117,7 @@ class TestReaper:
         assert (await jobs.ended(claimed.id))["state"] == "cancelled"
 
     @pytest.mark.parametrize(("attempts", "fate"), [(0, "available"), (1, "discarded")])
-    async def test_a_run_past_its_deadline_is_taken_from_a_living_worker(
+    async def test_run_past_its_deadline_is_reaped_from_a_live_worker(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], reaper: Store, attempts: int, fate: str
     ) -> None:
         async with database.session() as session:
@@ -133,7 +133,7 @@ class TestReaper:
         assert (row["attempt"], row["crash_count"]) == (attempts + 1, 0)  # an attempt, and not a crash
         assert row["errors"][0]["outcome"] == "timeout"
 
-    async def test_lost_sessions_are_forgotten_in_the_end(
+    async def test_old_lost_sessions_are_deleted(
         self, database: Database, jobs: Jobs, dead: Store, reaper: Store
     ) -> None:
         await reaper.reap(max_crashes=5)
@@ -154,7 +154,7 @@ class TestSuspects:
             await enqueue_many(session, noop, [Number(n=n) for n in range(6)])
         await jobs.all("UPDATE job SET crash_count = 2 WHERE (payload ->> 'n')::int < 4")
 
-    async def test_one_runs_at_a_time_in_the_whole_fleet(
+    async def test_one_suspect_job_runs_at_a_time_in_the_whole_fleet(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], suspects: None
     ) -> None:
         kinds = {noop.name: noop}
@@ -169,7 +169,7 @@ class TestSuspects:
             await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
         assert len(await stores[1].claim_suspect(["default"], kinds)) == 1
 
-    async def test_a_kinds_own_limit_holds_for_them_too(
+    async def test_max_running_holds_for_suspect_jobs(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         @job("test.limited", max_running=1)
@@ -185,7 +185,7 @@ class TestSuspects:
         await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
         assert len(await store.claim_suspect(["default"], kinds)) == 1
 
-    async def test_a_worker_gets_through_them(
+    async def test_worker_runs_all_suspect_jobs(
         self, settings: Settings, jobs: Jobs, noop: JobKind[Number], suspects: None
     ) -> None:
         async with working(settings, noop):
@@ -193,7 +193,7 @@ class TestSuspects:
 
 
 class TestRetention:
-    async def test_each_state_is_kept_for_its_time(
+    async def test_ended_jobs_are_kept_for_the_retention_of_their_state(
         self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await jobs.all(
@@ -228,7 +228,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class TestPlans:
-    """With statistics that know nothing of a table that has just been filled, as a burst leaves them."""
+    """Plans with the statistics of an empty table, as just after a burst."""
 
     ROWS = 20_000
 
@@ -266,7 +266,7 @@ class TestPlans:
     def job_scans(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [node for node in found if node.get("Relation Name") == "job" and "Scan" in node["Node Type"]]
 
-    async def test_a_claim_walks_its_own_line_alone(self, jobs: Jobs, store: Store, noop: JobKind[Number]) -> None:
+    async def test_claim_scans_only_its_own_index_range(self, jobs: Jobs, store: Store, noop: JobKind[Number]) -> None:
         limits = '{"test.noop": 60}'
         found = await self.explain(jobs, CLAIM, ["default"], [noop.name], [100], 100, store.session_id, limits)
         scans = self.job_scans(found)
@@ -285,7 +285,7 @@ class TestPlans:
             pytest.param(HELD, (), 1, id="held"),
         ],
     )
-    async def test_what_a_run_says_finds_its_row_by_id(
+    async def test_statements_of_a_run_find_their_rows_by_primary_key(
         self, jobs: Jobs, store: Store, statement: str, words: tuple[list[Any], ...], reads: int
     ) -> None:
         ids: list[UUID] = [row[0] for row in await jobs.all("SELECT id FROM job WHERE state = 'running' LIMIT 200")]
@@ -295,7 +295,7 @@ class TestPlans:
         assert {node["Index Name"] for node in found if "job" in node.get("Index Name", "")} == {"pk_job"}
         assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) == reads * 200
 
-    async def test_a_batch_of_outcomes_is_not_compared_row_by_row(self, database: Database, jobs: Jobs) -> None:
+    async def test_batch_of_outcomes_is_not_joined_row_by_row(self, database: Database, jobs: Jobs) -> None:
         """With statistics of a moment when nothing ran: they say that no job has a session."""
         await jobs.all("ALTER TABLE job SET (autovacuum_enabled = false)")
         store = await open_store(database)
@@ -313,7 +313,7 @@ class TestPlans:
         assert found[0]["Actual Rows"] == 500
         assert max(node.get("Rows Removed by Join Filter", 0) for node in found) < 1000
 
-    async def test_a_plan_that_is_kept_reads_no_burst(
+    async def test_cached_plan_does_not_scan_the_table_after_a_burst(
         self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         """It was made while there was hardly a job, and is not made anew before the next VACUUM or ANALYZE."""
@@ -348,7 +348,7 @@ class TestPlans:
         assert await read_in_sequence() - before < 2000
         await engine.aclose()
 
-    async def test_the_engine_of_a_worker_plans_so_and_its_handlers_do_not(
+    async def test_sequential_scans_are_off_for_the_engine_and_on_for_handlers(
         self, settings: Settings, database: Database
     ) -> None:
         found: list[Any] = []
@@ -365,7 +365,7 @@ class TestPlans:
             await until(lambda: asyncio.sleep(0, len(found) == 2))
         assert found == ["off", "on"]
 
-    async def test_a_claim_does_not_walk_over_the_dead(
+    async def test_claim_skips_dead_index_entries(
         self, database: Database, jobs: Jobs, store: Store, noop: JobKind[Number]
     ) -> None:
         """What was claimed and finished leaves dead entries at the head of the index, until a vacuum."""
@@ -389,7 +389,7 @@ class TestPlans:
             plan = rows[0][0][0]["Plan"]
             return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
-        # Who passes by marks them, unless a transaction has begun that is older than their end: of another test, which
+        # A scan marks them, unless a transaction has begun that is older than their end: of another test, which
         # runs beside this one on the same server.
         async def few() -> bool:
             await asyncio.sleep(0.2)
@@ -398,13 +398,13 @@ class TestPlans:
         await store.claim(["default"], kinds, 10)
         await until(few)
 
-    async def test_the_hot_table_is_vacuumed_by_count(self, jobs: Jobs) -> None:
+    async def test_job_table_is_vacuumed_by_row_count(self, jobs: Jobs) -> None:
         options = (await jobs.one("SELECT reloptions FROM pg_class WHERE oid = 'job'::regclass"))["reloptions"]
         assert {"fillfactor=70", "autovacuum_vacuum_scale_factor=0", "autovacuum_vacuum_threshold=2000"} <= set(options)
 
 
 class TestSweep:
-    async def test_it_makes_available_what_is_due_and_says_whether_that_is_ours(
+    async def test_sweep_makes_due_jobs_available_and_reports_those_of_this_worker(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
         store = await open_store(database)
@@ -418,11 +418,9 @@ class TestSweep:
         assert await store.sweep(["default"], ["test.noop"]) == (True, False, False)
         assert {row["state"] for row in await jobs.all("SELECT state FROM job")} == {"available", "scheduled"}
 
-    async def test_a_database_that_is_away_is_told_once(self, settings: Settings, noop: JobKind[Number]) -> None:
-        nobody = settings.model_copy(
-            update={"DATABASE_URL": type(settings.DATABASE_URL)("postgresql://p@127.0.0.1:1/p")}
-        )
+    async def test_unreachable_database_is_logged_once(self, settings: Settings, noop: JobKind[Number]) -> None:
+        away = settings.model_copy(update={"DATABASE_URL": type(settings.DATABASE_URL)("postgresql://p@127.0.0.1:1/p")})
         with capture_logs() as entries:
-            async with working(nobody, noop):
+            async with working(away, noop):
                 await asyncio.sleep(0.3)
         assert [entry["event"] for entry in entries].count("waiting for the database") == 1

@@ -40,14 +40,18 @@ async def before(task: JobKind[Number]) -> float:
 
 
 class TestEnqueued:
-    async def test_counts_once_it_has_committed(self, database: Database, task: JobKind[Number], before: float) -> None:
+    async def test_enqueued_jobs_are_counted_at_the_commit(
+        self, database: Database, task: JobKind[Number], before: float
+    ) -> None:
         async with database.session() as session:
             await enqueue(session, task, Number())
             await enqueue_many(session, task, [Number()] * 4)
             assert enqueued() == before
         assert enqueued() == before + 5
 
-    async def test_not_if_that_rolls_back(self, database: Database, task: JobKind[Number], before: float) -> None:
+    async def test_rolled_back_jobs_are_not_counted_as_enqueued(
+        self, database: Database, task: JobKind[Number], before: float
+    ) -> None:
         async def fail() -> None:
             async with database.session() as session:
                 await enqueue(session, task, Number())
@@ -61,7 +65,7 @@ class TestEnqueued:
             await enqueue(session, task, Number())
         assert enqueued() == before + 1
 
-    async def test_not_what_a_savepoint_has_undone(
+    async def test_jobs_of_a_rolled_back_savepoint_are_not_counted_as_enqueued(
         self, database: Database, jobs: Jobs, task: JobKind[Number], before: float
     ) -> None:
         async with database.session() as session:
@@ -78,7 +82,7 @@ class TestEnqueued:
         assert enqueued() == before + 2
         assert len(await jobs.all("SELECT FROM job")) == 2
 
-    async def test_not_what_a_session_was_closed_on(
+    async def test_jobs_of_a_session_closed_without_commit_are_not_counted(
         self, database: Database, task: JobKind[Number], before: float
     ) -> None:
         session = database.new_session()
@@ -89,13 +93,17 @@ class TestEnqueued:
         await session.close()
         assert enqueued() == before + 1
 
-    async def test_not_what_was_there_already(self, database: Database, task: JobKind[Number], before: float) -> None:
+    async def test_jobs_with_a_taken_unique_key_are_not_counted_as_enqueued(
+        self, database: Database, task: JobKind[Number], before: float
+    ) -> None:
         for keys in (["a"], ["a", "b", "b"]):
             async with database.session() as session:
                 await enqueue_many(session, task, [Number()] * len(keys), unique_keys=keys)
         assert enqueued() == before + 2
 
-    async def test_a_slot_of_a_schedule_counts(self, database: Database, task: JobKind[Number], before: float) -> None:
+    async def test_job_of_a_schedule_is_counted_as_enqueued(
+        self, database: Database, task: JobKind[Number], before: float
+    ) -> None:
         slot = Schedule("test.counted", task, Number(), "* * * * * *", "UTC", 1)
         scheduler = Scheduler(database, {slot.name: slot})
         await scheduler.declare()
@@ -106,7 +114,7 @@ class TestEnqueued:
 
 
 class TestRuns:
-    async def test_a_run_is_counted_with_its_outcome_and_its_times(
+    async def test_run_is_counted_with_its_outcome_and_its_durations(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.follows")
@@ -152,7 +160,7 @@ class TestRuns:
         async with working(settings, task):
             await until(all_taken)
 
-    async def test_a_worker_tells_of_what_it_needs_while_it_works(
+    async def test_dependencies_and_pools_are_exported_while_a_worker_runs(
         self, settings: Settings, task: JobKind[Number]
     ) -> None:
         async def in_touch() -> bool:
@@ -177,7 +185,7 @@ async def beating(settings: Settings, database: Database) -> AsyncIterator[Heart
 
 
 class TestHeartbeat:
-    async def test_its_lag_grows_from_beat_to_beat(self, beating: Heartbeat) -> None:
+    async def test_heartbeat_lag_grows_from_beat_to_beat(self, beating: Heartbeat) -> None:
         name = "plinth_worker_heartbeat_lag_seconds"
         first = metric(name)
         await asyncio.sleep(0.05)
@@ -185,7 +193,7 @@ class TestHeartbeat:
         await beating.stop()
         assert not [shown for shown, _ in series() if shown == name]
 
-    async def test_an_answer_that_stays_away_is_noticed(self) -> None:
+    async def test_unanswered_heartbeat_loses_the_session_and_is_logged_once(self) -> None:
         away = settings_with(DATABASE_URL=NO_DATABASE, JOBS_SESSION_TIMEOUT=2)
         lost = asyncio.Event()
         options: dict[str, Any] = {"on_cancelled": lambda ids: None, "on_lost": lost.set}
@@ -200,8 +208,8 @@ class TestHeartbeat:
         assert [line["event"] for line in lines] == ["no answer to the heartbeat"]
 
 
-class TestBeforeAnythingHappens:
-    async def test_every_outcome_of_every_kind_shows(self, settings: Settings) -> None:
+class TestInitialSeries:
+    async def test_every_outcome_of_every_kind_is_exported_from_the_start(self, settings: Settings) -> None:
         """Prometheus sees no increase in a series that begins at 1: the first job that is lost would be overlooked."""
 
         @job("test.fresh")

@@ -63,7 +63,7 @@ async def live(jobs: Jobs) -> set[UUID]:
 
 
 class TestDeadLetters:
-    async def test_all_come_back(self, database: Database, jobs: Jobs) -> None:
+    async def test_bulk_retry_brings_all_dead_letters_back(self, database: Database, jobs: Jobs) -> None:
         ids = {await discarded(jobs) for _ in range(3)}
         assert await retry_all(database) == 3
         assert await live(jobs) == ids
@@ -71,12 +71,12 @@ class TestDeadLetters:
         assert (row["state"], row["attempt"], row["run_lease"]) == ("available", 0, 2)
         assert await retry_all(database) == 0
 
-    async def test_other_ended_jobs_stay(self, database: Database, jobs: Jobs) -> None:
+    async def test_bulk_retry_leaves_cancelled_jobs(self, database: Database, jobs: Jobs) -> None:
         await discarded(jobs)
         await jobs.all("UPDATE job_history SET state = 'cancelled'")
         assert await retry_all(database) == 0
 
-    async def test_by_kind_and_time_the_first_to_end_first(self, database: Database, jobs: Jobs) -> None:
+    async def test_bulk_retry_filters_by_kind_and_time_oldest_first(self, database: Database, jobs: Jobs) -> None:
         now = datetime.now(UTC)
         old, middle, new = [await discarded(jobs, days_ago=days) for days in (30, 20, 10)]
         other = await discarded(jobs, kind="test.other", days_ago=20)
@@ -89,7 +89,7 @@ class TestDeadLetters:
         assert await live(jobs) == {other, middle, old}
         assert (await jobs.one("SELECT id FROM job_history"))["id"] == new
 
-    async def test_those_whose_key_is_taken_stay_and_do_not_bar_the_way(
+    async def test_bulk_retry_skips_dead_letters_with_a_taken_unique_key(
         self, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -100,21 +100,25 @@ class TestDeadLetters:
         assert await live(jobs) == {alive.id, free}
         assert {row["id"] for row in await jobs.all("SELECT id FROM job_history")} == set(barred)
 
-    async def test_of_those_that_share_a_key_one_comes_back(self, database: Database, jobs: Jobs) -> None:
+    async def test_bulk_retry_brings_back_one_dead_letter_of_each_unique_key(
+        self, database: Database, jobs: Jobs
+    ) -> None:
         first, second = [await discarded(jobs, unique_key="k", days_ago=days) for days in (2, 1)]
         assert await retry_all(database, dry_run=True) == 1
         assert await retry_all(database) == 1
         assert await live(jobs) == {first}
         assert (await jobs.one("SELECT id FROM job_history"))["id"] == second
 
-    async def test_a_dry_run_only_counts(self, database: Database, jobs: Jobs) -> None:
+    async def test_dry_run_of_a_bulk_retry_only_counts(self, database: Database, jobs: Jobs) -> None:
         for _ in range(3):
             await discarded(jobs)
         assert await retry_all(database, dry_run=True) == 3
         assert await retry_all(database, dry_run=True, limit=2) == 2
         assert await live(jobs) == set()
 
-    async def test_two_at_once_bring_each_back_once(self, database: Database, jobs: Jobs) -> None:
+    async def test_concurrent_bulk_retries_bring_each_dead_letter_back_once(
+        self, database: Database, jobs: Jobs
+    ) -> None:
         ids = {await discarded(jobs) for _ in range(50)}
         counts = await asyncio.gather(*(retry_all(database, limit=20) for _ in range(5)))
         assert sum(counts) == len(await live(jobs)) <= len(ids)
@@ -127,7 +131,7 @@ async def counts_of_queues(database: Database) -> dict[str, QueueCounts]:
 
 
 class TestQueues:
-    async def test_a_long_line_is_hopped_over(self, jobs: Jobs) -> None:
+    async def test_counts_of_a_long_queue_read_a_bounded_number_of_rows(self, jobs: Jobs) -> None:
         await jobs.all(
             """
             INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)
@@ -143,10 +147,12 @@ class TestQueues:
 
         assert read(rows[0][0][0]["Plan"]) < 10_100  # those that are counted, and one for each priority
 
-    async def test_nothing_is_there(self, database: Database) -> None:
+    async def test_queue_counts_are_empty_without_jobs(self, database: Database) -> None:
         assert await counts_of_queues(database) == {}
 
-    async def test_each_state_in_its_queue(self, database: Database, jobs: Jobs, task: JobKind[Number]) -> None:
+    async def test_queue_counts_show_each_state_of_each_queue(
+        self, database: Database, jobs: Jobs, task: JobKind[Number]
+    ) -> None:
         async with database.session() as session:
             await enqueue_many(session, task, [Number()] * 3, priority=-5)
             await enqueue_many(session, task, [Number()] * 2, queue="a", priority=5)
@@ -170,7 +176,7 @@ class TestQueues:
         }
         assert [name for name, age in ages.items() if age is not None] == ["a", "default"]
 
-    async def test_the_oldest_due_job_counts_whatever_its_kind_priority_or_state(
+    async def test_oldest_due_age_covers_every_kind_priority_and_state(
         self, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         @job("test.another")
@@ -191,13 +197,13 @@ class TestQueues:
         assert found.available == 4
         assert found.oldest_due_age is not None
         assert found.oldest_due_age >= 180
-        # Where no worker lives, nobody makes available what has become due.
+        # Without a live worker no sweep makes due jobs available.
         await jobs.all("UPDATE job SET state = 'scheduled', run_at = now() - interval '1 hour' WHERE priority = 2")
         age = (await counts_of_queues(database))["default"].oldest_due_age
         assert age is not None
         assert age >= 3600
 
-    async def test_counting_stops_somewhere(self, database: Database, jobs: Jobs) -> None:
+    async def test_queue_counts_stop_at_their_cap(self, database: Database, jobs: Jobs) -> None:
         await jobs.all(
             "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)"
             " SELECT 'test.task', queue, 0, '{}', 1, now() + interval '1 hour', state FROM generate_series(1, 30000),"
@@ -207,7 +213,7 @@ class TestQueues:
         assert found["default"].available == 10_000
         assert found["later"].scheduled == 20_000
 
-    async def test_nothing_of_a_paused_queue_is_run(
+    async def test_paused_queue_runs_no_job_until_it_is_resumed(
         self, settings: Settings, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
@@ -226,14 +232,14 @@ class TestQueues:
         assert await counts_of_queues(database) == {}
 
     @pytest.mark.parametrize("change", [pause_queue, resume_queue])
-    async def test_what_is_no_name_is_refused(self, database: Database, change: Any) -> None:
+    async def test_invalid_queue_name_is_refused(self, database: Database, change: Any) -> None:
         async with database.session() as session:
             with pytest.raises(ValueError, match="not a name"):
                 await change(session, "no spaces")
 
 
 class TestWorkers:
-    async def test_what_they_are_and_what_they_do(
+    async def test_workers_are_listed_with_queues_kinds_and_running_jobs(
         self, settings: Settings, database: Database, task: JobKind[Number]
     ) -> None:
         @job("test.long")
@@ -253,7 +259,7 @@ class TestWorkers:
         async with database.session() as session:
             assert await list_workers(session) == []
 
-    async def test_one_that_stops_and_one_that_is_lost(self, database: Database, jobs: Jobs) -> None:
+    async def test_stopping_and_lost_workers_are_listed_as_such(self, database: Database, jobs: Jobs) -> None:
         stopping, lost = await open_store(database), await open_store(database)
         await stopping.mark_stopping()
         await jobs.all("UPDATE worker_session SET expires_at = now(), stopping = true WHERE id = $1", lost.session_id)
@@ -282,13 +288,13 @@ async def the_schedule(database: Database) -> ScheduleView:
 
 @pytest.mark.usefixtures("scheduler")
 class TestSchedules:
-    async def test_as_the_code_declares_it(self, database: Database, nightly: Schedule) -> None:
+    async def test_schedule_is_listed_as_the_code_declares_it(self, database: Database, nightly: Schedule) -> None:
         view = await the_schedule(database)
         assert (view.name, view.kind, view.cron) == ("nightly", "test.task", "0 3 * * *")
         assert (view.timezone, view.paused_at) == ("Europe/Berlin", None)
         assert view.next_slot == nightly.next_slot(view.last_slot)
 
-    async def test_one_that_the_code_no_longer_declares(
+    async def test_schedule_that_the_code_no_longer_declares_cannot_be_run(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(schedules_module, "_schedules", {})
@@ -297,7 +303,7 @@ class TestSchedules:
             with pytest.raises(NotFoundError):
                 await run_schedule(session, "nightly")
 
-    async def test_slots_that_went_by_while_it_was_paused_are_gone(
+    async def test_resumed_schedule_skips_the_slots_of_its_pause(
         self, database: Database, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         async with database.session() as session:
@@ -316,7 +322,7 @@ class TestSchedules:
         assert view.last_slot > datetime.now(UTC) - timedelta(days=1)
         assert await live(jobs) == set()
 
-    async def test_resuming_one_that_is_not_paused_skips_no_slot(
+    async def test_resuming_a_running_schedule_skips_no_slot(
         self, database: Database, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         await jobs.all("UPDATE job_schedule SET last_slot = now() - interval '3 days'")
@@ -325,7 +331,7 @@ class TestSchedules:
         await scheduler.take_due()
         assert len(await live(jobs)) == 1
 
-    async def test_running_it_now_moves_no_slot(self, database: Database, jobs: Jobs) -> None:
+    async def test_running_a_schedule_now_moves_no_slot(self, database: Database, jobs: Jobs) -> None:
         before = await the_schedule(database)
         async with database.session() as session:
             made = await run_schedule(session, "nightly")
@@ -334,7 +340,7 @@ class TestSchedules:
         assert (await the_schedule(database)).last_slot == before.last_slot
 
     @pytest.mark.parametrize("change", [pause_schedule, resume_schedule, run_schedule])
-    async def test_there_is_none_of_that_name(self, database: Database, change: Any) -> None:
+    async def test_unknown_schedule_is_not_found(self, database: Database, change: Any) -> None:
         async with database.session() as session:
             with pytest.raises(NotFoundError):
                 await change(session, "daily")

@@ -12,7 +12,7 @@ from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 from tests.support.transaction_pooler import transaction_pooler
 
 
-async def test_everything_works_through_a_transaction_pooler(
+async def test_worker_works_through_a_transaction_pooler(
     settings: Settings, database: Database, jobs: Jobs, database_url: str, tmp_path: Path
 ) -> None:
     @job("test.plain")

@@ -32,13 +32,13 @@ async def rewind(jobs: Jobs, **by: float) -> None:
 
 
 class TestSlots:
-    async def test_a_new_schedule_begins_now(self, jobs: Jobs, scheduler: Scheduler) -> None:
+    async def test_new_schedule_takes_no_past_slot(self, jobs: Jobs, scheduler: Scheduler) -> None:
         with capture_logs():
             wait = await scheduler.take_due()
         assert len(await jobs.all("SELECT FROM job")) <= 1  # the minute may have turned
         assert 0 < wait <= 30
 
-    async def test_of_many_schedulers_one_takes_the_slot(
+    async def test_concurrent_schedulers_take_each_slot_once(
         self, database: Database, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         await rewind(jobs, minutes=1)
@@ -53,7 +53,7 @@ class TestSlots:
         slots = await jobs.one("SELECT extract(epoch FROM last_slot)::bigint % 60 AS second FROM job_schedule")
         assert slots["second"] == 0
 
-    async def test_after_a_long_time_without_workers_no_more_than_catch_up(
+    async def test_long_pause_without_workers_makes_up_only_catch_up_slots(
         self, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         await rewind(jobs, days=400)
@@ -62,13 +62,13 @@ class TestSlots:
             await scheduler.take_due()
         assert len(await jobs.all("SELECT FROM job")) in (3, 4)
 
-    async def test_a_paused_one_takes_none(self, jobs: Jobs, scheduler: Scheduler) -> None:
+    async def test_paused_schedule_takes_no_slot(self, jobs: Jobs, scheduler: Scheduler) -> None:
         await rewind(jobs, minutes=5)
         await jobs.all("UPDATE job_schedule SET paused_at = now()")
         await scheduler.take_due()
         assert await jobs.all("SELECT FROM job") == []
 
-    async def test_paused_between_the_look_and_the_taking_it_takes_none(
+    async def test_schedule_paused_just_before_the_insert_takes_no_slot(
         self, jobs: Jobs, scheduler: Scheduler, minutely: Schedule
     ) -> None:
         await rewind(jobs, minutes=1)
@@ -77,7 +77,9 @@ class TestSlots:
         await scheduler._take(minutely, row["last_slot"], minutely.due_slots(row["last_slot"], row["now"]))
         assert await jobs.all("SELECT FROM job") == []
 
-    async def test_declaring_again_forgets_nothing(self, jobs: Jobs, scheduler: Scheduler) -> None:
+    async def test_declaring_a_schedule_again_keeps_its_last_slot_and_pause(
+        self, jobs: Jobs, scheduler: Scheduler
+    ) -> None:
         await rewind(jobs, minutes=7)
         await jobs.all("UPDATE job_schedule SET paused_at = now(), cron = 'old'")
         before = await jobs.one("SELECT last_slot, paused_at FROM job_schedule")

@@ -33,7 +33,7 @@ async def status(database: Database) -> dict[str, Any]:
     return dict(row)
 
 
-async def test_a_job_is_there_once_from_its_beginning_to_its_end(
+async def test_job_status_has_one_row_for_a_job_from_enqueue_to_end(
     database: Database, store: Store, task: JobKind[Number]
 ) -> None:
     job_id = await add(database, task)
@@ -71,19 +71,19 @@ async def plan(database: Database, sql: str) -> str:
 @pytest.mark.usefixtures("long_tables")
 class TestCost:
     @pytest.mark.parametrize("join", ["JOIN", "LEFT JOIN"])
-    async def test_a_join_is_two_look_ups(self, database: Database, join: str) -> None:
+    async def test_join_with_job_status_is_two_index_lookups(self, database: Database, join: str) -> None:
         found = await plan(database, f"SELECT state FROM thing {join} job_status ON job_status.id = thing.job_id")
         assert "Scan using pk_job on job" in found
         assert "Scan using pk_job_history on job_history" in found
         assert "Seq Scan on job" not in found
 
-    async def test_what_is_live_is_one_look_up(self, database: Database) -> None:
+    async def test_live_condition_on_job_status_is_one_index_lookup(self, database: Database) -> None:
         live = "EXISTS (SELECT FROM job_status WHERE id = thing.job_id AND live)"
         found = await plan(database, f"SELECT count(*) FILTER (WHERE {live}) FROM thing")
         assert "using pk_job on job" in found
         assert "job_history" not in found
 
-    async def test_a_fence_is_one_look_up(self, database: Database) -> None:
+    async def test_fence_on_job_status_is_one_index_lookup(self, database: Database) -> None:
         fenced = "thing JOIN job_status ON id = job_id WHERE thing_id = 1 AND live AND run = 1"
         found = await plan(database, f"SELECT FROM {fenced} FOR KEY SHARE OF thing")
         assert "Scan using pk_job on job" in found

@@ -60,14 +60,14 @@ async def enqueue_in(database: Database, kind: JobKind[Any], caller: str | None)
             request.span.end()
 
 
-class TestStored:
-    async def test_is_nothing_outside_of_a_trace(
+class TestStoredTraceContext:
+    async def test_job_enqueued_outside_of_a_trace_stores_no_trace_context(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings
     ) -> None:
         row = await jobs.live(await enqueue_in(database, noop, None))
         assert row["trace_context"] is None
 
-    async def test_is_the_caller_s_own_without_tracing(
+    async def test_trace_context_of_the_caller_is_stored_while_tracing_is_off(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], settings: Settings
     ) -> None:
         job_id = await enqueue_in(database, noop, CALLER)
@@ -79,7 +79,7 @@ class TestStored:
         assert [(line["trace_id"], line["job_id"], line["attempt"]) for line in lines] == [(TRACE, str(job_id), 1)] * 2
 
     @pytest.mark.parametrize("end", ["cancelled", "succeeded"])
-    async def test_goes_into_the_history(
+    async def test_trace_context_is_kept_in_the_history(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], settings: Settings, end: str
     ) -> None:
         job_id = await enqueue_in(database, noop, CALLER)
@@ -93,7 +93,7 @@ class TestStored:
         assert (row["state"], row["trace_context"]) == (end, {"traceparent": CALLER})
 
     @pytest.mark.parametrize("many", [False, True])
-    async def test_comes_back_from_the_dead_letters(
+    async def test_trace_context_survives_a_retry_of_a_dead_letter(
         self, database: Database, jobs: Jobs, settings: Settings, many: bool
     ) -> None:
         @job("test.hopeless")
@@ -109,7 +109,7 @@ class TestStored:
 
 
 class TestRun:
-    async def test_is_part_of_the_trace_that_enqueued_it(
+    async def test_first_run_continues_the_trace_that_enqueued_the_job(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings, collector: Collector
     ) -> None:
         job_id = await enqueue_in(database, noop, CALLER)
@@ -136,7 +136,7 @@ class TestRun:
         for line in log.lines("at work") + log.lines("job"):
             assert (line["trace_id"], line["span_id"]) == (TRACE, run.span_id)
 
-    async def test_of_an_unrecorded_request_is_not_recorded(
+    async def test_job_of_an_unsampled_request_is_not_sampled(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings, collector: Collector
     ) -> None:
         unrecorded = await enqueue_in(database, noop, f"{CALLER[:-1]}0")
@@ -149,7 +149,7 @@ class TestRun:
         assert collector.one("job test.noop").attributes["messaging.message.id"] == str(recorded)
         assert [line["trace_id"] for line in log.lines("job")] == [TRACE, TRACE]
 
-    async def test_that_tries_again_is_a_trace_of_its_own_with_a_link(
+    async def test_retried_run_starts_a_trace_with_a_link_to_the_enqueue(
         self, database: Database, jobs: Jobs, traced: Settings, collector: Collector
     ) -> None:
         @job("test.flaky", retry=RetryPolicy(max_attempts=3, base=0.01))
@@ -176,7 +176,7 @@ class TestRun:
         ]
         assert "hunter2" not in repr(collector.spans)
 
-    async def test_that_came_back_from_the_dead_letters_has_a_link(
+    async def test_run_of_a_retried_dead_letter_has_a_link(
         self, database: Database, jobs: Jobs, traced: Settings, collector: Collector
     ) -> None:
         @job("test.hopeless")
@@ -194,7 +194,7 @@ class TestRun:
         assert {span.attributes["error.type"] for span in runs} == {"discard"}
 
     @pytest.mark.parametrize("completes", [False, True])
-    async def test_takes_its_follow_ups_along(
+    async def test_follow_up_jobs_continue_the_trace_of_the_run(
         self,
         database: Database,
         jobs: Jobs,
@@ -218,7 +218,7 @@ class TestRun:
         assert (first.trace_id, made.trace_id, second.trace_id) == (TRACE, TRACE, TRACE)
         assert (made.parent_id, second.parent_id) == (first.span_id, made.span_id)
 
-    async def test_has_its_statements_under_it_and_the_engine_s_are_nowhere(
+    async def test_handler_s_statements_are_traced_and_the_engine_s_are_not(
         self, jobs: Jobs, traced: Settings, collector: Collector
     ) -> None:
         @job("test.query")
@@ -239,7 +239,7 @@ class TestRun:
         assert not [span for span in collector.spans if span.trace_id != TRACE]
 
 
-async def test_a_stored_carrier_is_plain_json(
+async def test_stored_trace_context_is_plain_json(
     database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings
 ) -> None:
     job_id = await enqueue_in(database, noop, CALLER)

@@ -1,4 +1,4 @@
-"""One query for all watchers of a process, and none for nobody."""
+"""One query for all watchers of a process, and none without watchers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -80,7 +80,7 @@ async def test_all_watchers_share_one_query(
     assert job_watch.looks[0] == {snapshot.id for snapshot in snapshots}
 
 
-async def test_nobody_is_told_what_they_know(
+async def test_watcher_is_told_only_of_changes(
     job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
 ) -> None:
     with job_watch.watching(snapshots[0], "alice") as watcher:
@@ -99,7 +99,7 @@ async def test_nobody_is_told_what_they_know(
     assert (told.progress.done, told.error) == (7, "no")
 
 
-async def test_when_nobody_watches_nothing_is_asked(job_watch: CountingWatch, snapshots: list[JobSnapshot]) -> None:
+async def test_no_query_is_made_without_watchers(job_watch: CountingWatch, snapshots: list[JobSnapshot]) -> None:
     with job_watch.watching(snapshots[0], "alice"):
         pass
     polling = job_watch._polling
@@ -112,7 +112,7 @@ async def test_when_nobody_watches_nothing_is_asked(job_watch: CountingWatch, sn
         assert job_watch._polling is not polling
 
 
-async def test_a_job_that_is_deleted_is_the_end(
+async def test_deleting_a_job_ends_its_watch(
     job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
 ) -> None:
     with job_watch.watching(snapshots[0], "alice") as watcher:
@@ -120,7 +120,7 @@ async def test_a_job_that_is_deleted_is_the_end(
         assert await next_of(watcher) is None
 
 
-async def test_it_outlives_the_databases_absence(
+async def test_watch_survives_an_outage_of_the_database(
     job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
 ) -> None:
     job_watch.failing = 3
@@ -130,7 +130,7 @@ async def test_it_outlives_the_databases_absence(
     assert [line["event"] for line in logs] == ["the database is away: jobs cannot be watched"]
 
 
-async def test_there_is_a_limit(
+async def test_number_of_watchers_is_limited(
     job_watch: CountingWatch, snapshots: list[JobSnapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS", 2)
@@ -141,7 +141,7 @@ async def test_there_is_a_limit(
             pass
 
 
-async def test_one_caller_does_not_take_all_the_places(
+async def test_number_of_watchers_of_one_caller_is_limited(
     job_watch: CountingWatch, snapshots: list[JobSnapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS_EACH", 1)

@@ -35,7 +35,7 @@ async def request_cancel(jobs: Jobs, job_id: UUID) -> None:
 
 
 class TestOrder:
-    async def test_by_priority_then_by_time_across_queues_and_kinds(
+    async def test_jobs_run_by_priority_then_by_time_across_queues_and_kinds(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         order: list[int] = []
@@ -58,7 +58,7 @@ class TestOrder:
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
         assert order == [1, 2, 3, 4, 5, 6]
 
-    async def test_only_the_queues_and_kinds_of_the_worker(
+    async def test_worker_runs_only_its_own_queues_and_kinds(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.known")
@@ -79,7 +79,9 @@ class TestOrder:
             row = await jobs.live(untouched)
             assert (row["state"], row["attempt"], row["run_lease"]) == ("available", 0, 0)
 
-    async def test_not_before_its_time_and_then_soon(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_scheduled_job_runs_soon_after_its_time_and_not_before(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
         @job("test.later")
         async def later(ctx: JobContext, payload: Number) -> None:
             pass
@@ -89,7 +91,7 @@ class TestOrder:
             row = await jobs.end_of(early)
         assert row["started_at"] >= row["run_at"]
 
-    async def test_a_paused_queue_waits(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_paused_queue_is_not_claimed(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         @job("test.paused")
         async def paused(ctx: JobContext, payload: Number) -> None:
             pass
@@ -104,7 +106,7 @@ class TestOrder:
             await jobs.all("DELETE FROM job_queue")
             await jobs.end_of(waiting)
 
-    async def test_no_more_at_once_than_the_worker_has_slots(
+    async def test_worker_runs_no_more_jobs_at_once_than_it_has_slots(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         running, most = 0, 0
@@ -144,7 +146,9 @@ class TestOrder:
 
 
 class TestFailures:
-    async def test_an_error_is_tried_again_and_told(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_failed_job_is_retried_with_its_error_recorded(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
         attempts: list[int] = []
 
         @job("test.flaky", retry=AT_ONCE)
@@ -167,7 +171,7 @@ class TestFailures:
         assert second["attempt"] == 2
         assert first["at"] < second["at"]  # the database's time
 
-    async def test_the_last_attempt_makes_a_dead_letter(
+    async def test_failed_last_attempt_makes_a_dead_letter(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.broken", retry=AT_ONCE)
@@ -183,7 +187,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "exception", [SystemExit(1), asyncio.CancelledError(), BaseExceptionGroup("x", [ValueError()])]
     )
-    async def test_nothing_a_handler_raises_ends_the_worker(
+    async def test_no_exception_of_a_handler_ends_the_worker(
         self, settings: Settings, database: Database, jobs: Jobs, exception: BaseException
     ) -> None:
         @job("test.wild", retry=ONE_ATTEMPT)
@@ -199,7 +203,7 @@ class TestFailures:
                 assert (await jobs.end_of(await put(database, wild)))["state"] == "discarded"
                 assert (await jobs.end_of(await put(database, tame)))["state"] == "succeeded"
 
-    async def test_discard_is_for_good_and_its_words_are_the_owners(
+    async def test_discard_ends_the_job_with_its_message_for_the_owner(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.hopeless")
@@ -212,7 +216,7 @@ class TestFailures:
         assert (row["state"], row["attempt"]) == ("discarded", 1)
         assert row["errors"][0]["error"] == "There is no such account."
 
-    async def test_a_payload_that_no_longer_holds_is_discarded_and_not_quoted(
+    async def test_invalid_stored_payload_is_discarded_without_its_values(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.strict")
@@ -228,7 +232,7 @@ class TestFailures:
         assert row["errors"][0]["error"] == "The payload is no longer valid: n"
         assert "hunter2" not in f"{row['errors']} {entries}"
 
-    async def test_a_timeout_is_a_failed_attempt(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_timeout_is_a_failed_attempt(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         @job("test.slow", time_limit=0.05, retry=AT_ONCE)
         async def slow(ctx: JobContext, payload: Number) -> None:
             if ctx.attempt == 1:
@@ -247,7 +251,7 @@ class TestCancel:
     def quick(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 2.0})  # a heartbeat each half second
 
-    async def test_a_handler_that_looks_ends_in_its_own_way(
+    async def test_handler_that_checks_for_cancellation_ends_in_its_own_way(
         self, quick: Settings, database: Database, jobs: Jobs
     ) -> None:
         tidy = asyncio.Event()
@@ -270,7 +274,7 @@ class TestCancel:
         assert tidy.is_set()
         assert (row["state"], row["errors"]) == ("cancelled", [])
 
-    async def test_one_that_does_not_is_cancelled_as_a_task(
+    async def test_handler_that_does_not_check_is_cancelled_as_a_task(
         self, quick: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(run_module, "CANCEL_GRACE", 0.05)
@@ -285,7 +289,7 @@ class TestCancel:
             await request_cancel(jobs, deaf_id)
             assert (await jobs.end_of(deaf_id))["state"] == "cancelled"
 
-    async def test_a_failure_after_the_request_is_no_retry(
+    async def test_failure_after_a_cancel_request_is_not_retried(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         """Even when the worker has not heard of the request yet."""
@@ -305,7 +309,9 @@ class TestCancel:
                 row = await jobs.end_of(fails_id)
         assert (row["state"], row["attempt"]) == ("cancelled", 1)
 
-    async def test_who_raises_it_unasked_has_failed(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_job_cancelled_raised_without_a_request_is_a_failure(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
         @job("test.pretends", retry=ONE_ATTEMPT)
         async def pretends(ctx: JobContext, payload: Number) -> None:
             raise JobCancelled
@@ -316,7 +322,7 @@ class TestCancel:
 
 
 class TestProgress:
-    async def test_it_is_seen_while_the_job_runs_and_kept_when_it_has_ended(
+    async def test_progress_is_stored_while_the_job_runs_and_kept_at_its_end(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         go_on = asyncio.Event()
@@ -336,7 +342,7 @@ class TestProgress:
             row = await jobs.end_of(tells_id)
         assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (200, 200, "done")
 
-    async def test_the_last_word_before_the_completion_is_kept_with_it(
+    async def test_last_progress_before_the_completion_is_stored(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.last-word")
@@ -349,7 +355,7 @@ class TestProgress:
             row = await jobs.end_of(await put(database, last_word))
         assert (row["progress_done"], row["progress_total"], row["progress_message"]) == (7, 7, "done")
 
-    async def test_progress_on_its_way_while_a_run_completes_does_not_disturb_it(
+    async def test_progress_written_amid_a_completion_does_not_cancel_the_run(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It waits for the row, and finds it gone."""
@@ -371,7 +377,7 @@ class TestProgress:
                 await until(lambda: _is(lambda: ends))
         assert "the lease is lost; the run is cancelled" not in [entry["event"] for entry in entries]
 
-    async def test_who_has_lost_the_lease_learns_it_from_the_answer(
+    async def test_progress_write_without_the_lease_cancels_the_run(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         ended: list[type[BaseException]] = []
@@ -425,7 +431,7 @@ class TestCompletion:
         assert (row["state"], row["run_lease"]) == ("succeeded", 1)
         assert len(await jobs.all("SELECT FROM job_queue")) == 1
 
-    async def test_a_transaction_that_rolls_back_completes_nothing(
+    async def test_rolled_back_transaction_completes_no_job(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.undone", retry=AT_ONCE)
@@ -442,7 +448,7 @@ class TestCompletion:
         assert (row["state"], row["attempt"]) == ("succeeded", 3)
         assert len(await jobs.all("SELECT FROM job_queue")) == 1
 
-    async def test_who_lost_the_lease_leaves_no_effect(
+    async def test_run_without_the_lease_leaves_no_effect(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         raised: list[type[BaseException]] = []
@@ -471,7 +477,7 @@ class TestCompletion:
         assert (await jobs.ended(late_id))["run_lease"] == 3
 
     @pytest.mark.parametrize("own_transaction", [True, False])
-    async def test_follow_ups_come_with_the_completion_and_not_without(
+    async def test_follow_ups_are_enqueued_only_with_the_completion(
         self, settings: Settings, database: Database, jobs: Jobs, own_transaction: bool
     ) -> None:
         @job("test.next")
@@ -493,7 +499,7 @@ class TestCompletion:
                 rows = await until(lambda: jobs.all("SELECT * FROM job_history WHERE kind = 'test.next'"))
         assert [(row["payload"], row["owner"]) for row in rows] == [({"n": 2}, "alice")]
 
-    async def test_a_follow_up_that_cannot_be_is_the_handlers_error(
+    async def test_invalid_follow_up_fails_the_handler(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.mistaken", retry=ONE_ATTEMPT)
@@ -505,7 +511,7 @@ class TestCompletion:
                 row = await jobs.end_of(await put(database, mistaken))
         assert row["errors"][0]["error"] == "UnknownKindError"
 
-    async def test_an_error_after_the_completion_changes_nothing(
+    async def test_error_after_the_completion_changes_nothing(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.afterwards")
@@ -522,7 +528,9 @@ class TestCompletion:
 
 
 class TestShutdown:
-    async def test_what_runs_may_end(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_running_job_may_end_during_shutdown(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
         @job("test.short")
         async def short(ctx: JobContext, payload: Number) -> None:
             await asyncio.sleep(0.3)
@@ -538,7 +546,7 @@ class TestShutdown:
         assert (await jobs.live(waiting_id))["run_lease"] == 0
         assert await jobs.all("SELECT FROM worker_session") == []
 
-    async def test_the_second_call_gives_back_at_once_what_still_runs(
+    async def test_second_stop_releases_running_jobs_at_once(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         @job("test.long")
@@ -552,7 +560,7 @@ class TestShutdown:
         assert (row["state"], row["attempt"], row["session_id"], row["errors"]) == ("available", 0, None, [])
         assert row["run_lease"] == 2  # the run that was taken back can write nothing any more
 
-    async def test_a_handler_that_does_not_listen_is_given_back_too_and_fenced_off(
+    async def test_handler_that_ignores_cancellation_is_released_and_fenced_off(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         go_on = asyncio.Event()
@@ -577,7 +585,7 @@ class TestShutdown:
             await asyncio.sleep(0.1)
         assert await jobs.state(stubborn_id) == "available"
 
-    async def test_a_library_that_swallows_a_cancellation_does_not_keep_the_worker(
+    async def test_swallowed_cancellation_in_a_library_does_not_block_shutdown(
         self, settings: Settings, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As redis-py does when it is cancelled while it connects."""
@@ -601,7 +609,7 @@ class TestShutdown:
 
 
 class TestSessions:
-    async def test_a_worker_whose_session_is_gone_stops_its_runs_and_opens_another(
+    async def test_worker_with_a_lost_session_cancels_its_runs_and_opens_another(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         ends: list[str] = []
@@ -625,7 +633,7 @@ class TestSessions:
         assert (row["attempt"], row["crash_count"], row["errors"][0]["outcome"]) == (1, 1, "crash")
         assert "the worker session is lost; running jobs are cancelled" in [entry["event"] for entry in entries]
 
-    async def test_what_a_claim_took_unseen_is_given_back(
+    async def test_jobs_of_an_interrupted_claim_are_released(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The connection broke after the claim had committed and before its answer came."""
@@ -655,7 +663,7 @@ class TestSessions:
         assert (row["attempt"], row["crash_count"], row["run_lease"]) == (1, 0, 3)
         assert "released jobs of an interrupted claim" in [entry["event"] for entry in entries]
 
-    async def test_outcomes_wait_for_a_database_that_is_away(
+    async def test_outcomes_are_kept_while_the_database_is_away(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from plinth.database.engine import DatabaseUnavailableError
@@ -687,7 +695,9 @@ class TestSessions:
                 await until(lambda: _is(lambda: failures == 0))
         assert runs == 1
 
-    async def test_it_says_who_it_is(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_worker_session_shows_queues_kinds_concurrency_and_process(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
         @job("test.listed")
         async def listed(ctx: JobContext, payload: Number) -> None:
             pass
@@ -704,7 +714,7 @@ async def _is(value: Callable[[], object]) -> bool:
 
 
 class TestContext:
-    async def test_effect_keys_are_the_jobs_in_every_run(
+    async def test_effect_keys_are_the_same_in_every_run_of_a_job(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
         keys: list[tuple[str, ...]] = []
@@ -723,7 +733,7 @@ class TestContext:
         assert first == again
         assert len({*first, *other}) == 8
 
-    async def test_its_log_lines_say_which_job(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+    async def test_log_lines_of_a_job_name_the_job(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         @job("test.speaks")
         async def speaks(ctx: JobContext, payload: Number) -> None:
             ctx.log.info("hello")
@@ -737,7 +747,7 @@ class TestContext:
 
 
 class TestFences:
-    """The statements themselves: nobody writes for a run that is not theirs."""
+    """The statements themselves: a session writes only for its current run."""
 
     @pytest.fixture
     async def claimed(self, database: Database) -> tuple[Any, Any]:
@@ -750,7 +760,7 @@ class TestFences:
         (claimed,) = await store.claim(["default"], {"test.fenced": fenced}, 10)
         return store, claimed
 
-    async def test_another_session_writes_nothing(
+    async def test_store_of_another_session_writes_nothing_for_a_run(
         self, database: Database, jobs: Jobs, claimed: tuple[Any, Any]
     ) -> None:
         _, run = claimed
@@ -759,13 +769,13 @@ class TestFences:
         assert await stranger.write_progress([(run.id, run.lease, 1, None, None)]) == set()
         assert await jobs.state(run.id) == "running"
 
-    async def test_an_older_run_writes_nothing(self, database: Database, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
+    async def test_older_run_writes_nothing(self, database: Database, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
         store, run = claimed
         await jobs.all("UPDATE job SET run_lease = run_lease + 1")
         assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == set()
         assert await jobs.state(run.id) == "running"
 
-    async def test_the_right_one_does(self, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
+    async def test_current_run_finishes_its_job_once(self, jobs: Jobs, claimed: tuple[Any, Any]) -> None:
         store, run = claimed
         assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == {run.id}
         assert await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)]) == set()

@@ -16,7 +16,7 @@ async def first_ring(doorbell: Doorbell, connected: asyncio.Event) -> set[str]:
     raise AssertionError("it stopped listening")
 
 
-async def test_a_doorbell_is_heard_by_its_own_service_alone(redis_url: str) -> None:
+async def test_doorbell_reaches_only_workers_of_its_own_service(redis_url: str) -> None:
     one = settings_with(REDIS_URL=redis_url, DATABASE_URL="postgresql://u:p@db/orders")
     pooled = settings_with(REDIS_URL=redis_url, DATABASE_URL="postgresql://v:q@pooler:6543/orders")
     other = settings_with(REDIS_URL=redis_url, DATABASE_URL="postgresql://u:p@db/invoices")

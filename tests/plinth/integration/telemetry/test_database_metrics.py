@@ -51,7 +51,7 @@ def used() -> tuple[float, float]:
 
 
 class TestStatements:
-    async def test_of_a_session_are_counted_once(self, database: Database) -> None:
+    async def test_each_statement_of_a_session_is_counted_once(self, database: Database) -> None:
         async with database.session() as session:
             await session.exec(select(Note))  # connected, with all that this takes
         before = {name: operations(name) for name in ("SELECT", "INSERT", "UPDATE", "BEGIN", "COMMIT")}
@@ -64,7 +64,7 @@ class TestStatements:
         counted = {name: operations(name) - count for name, count in before.items()}
         assert counted == {"SELECT": 1, "INSERT": 1, "UPDATE": 1, "BEGIN": 1, "COMMIT": 1}
 
-    async def test_of_a_bare_connection_are_counted_once(self, database: Database) -> None:
+    async def test_each_statement_of_a_bare_connection_is_counted_once(self, database: Database) -> None:
         async with database.connection() as connection:
             before = {name: operations(name) for name in ("SELECT", "INSERT", "WITH")}
             await connection.fetch("SELECT 1")
@@ -77,7 +77,7 @@ class TestStatements:
             "WITH": 1,
         }
 
-    async def test_of_which_one_is_run_many_times_are_counted_once(self, database: Database) -> None:
+    async def test_executemany_is_counted_once(self, database: Database) -> None:
         rows = [{"owner": "alice", "text": text} for text in "abc"]
         async with database.session() as session:
             await session.exec(select(Note))
@@ -85,7 +85,7 @@ class TestStatements:
             await (await session.connection()).execute(insert(Note.__table__).inline(), rows)  # type: ignore[attr-defined]
         assert operations("INSERT") == before + 1
 
-    async def test_that_fail_are_counted_too(self, database: Database) -> None:
+    async def test_failed_statement_is_counted(self, database: Database) -> None:
         async with database.connection() as connection:
             await connection.execute("SELECT 1")
         before = operations("SELECT"), errors("other")
@@ -94,7 +94,7 @@ class TestStatements:
                 await (await session.connection()).exec_driver_sql("SELECT nothing")
         assert (operations("SELECT"), errors("other")) == (before[0] + 1, before[1] + 1)
 
-    async def test_are_not_kept_at_their_full_length(self, database: Database) -> None:
+    async def test_long_statements_share_one_cache_entry(self, database: Database) -> None:
         """A bulk insert is another text for each number of rows."""
         async with database.connection() as connection:
             before = operations("SELECT"), db_operation.cache_info().misses
@@ -103,7 +103,7 @@ class TestStatements:
         assert operations("SELECT") == before[0] + 5
         assert db_operation.cache_info().misses == before[1] + 1
 
-    async def test_of_a_database_that_has_no_name_are_not(self, database_url: str) -> None:
+    async def test_statements_of_a_database_without_a_pool_name_are_not_counted(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url))
         before = operations("SELECT")
         await database.ping()
@@ -112,14 +112,14 @@ class TestStatements:
 
 
 class TestErrors:
-    async def test_a_constraint_is_none(self, database: Database) -> None:
+    async def test_constraint_violation_is_not_counted_as_an_error(self, database: Database) -> None:
         before = [errors(kind) for kind in ("unavailable", "timeout", "other")]
         with pytest.raises(IntegrityError):
             async with database.session() as session:
                 await (await session.connection()).exec_driver_sql("INSERT INTO job_queue VALUES ('a'), ('a')")
         assert [errors(kind) for kind in ("unavailable", "timeout", "other")] == before
 
-    async def test_a_server_that_is_away(self) -> None:
+    async def test_unreachable_server_is_counted_as_unavailable(self) -> None:
         database = Database(settings_with(DATABASE_URL=NO_DATABASE), pool_name=POOL)
         before = errors("unavailable")
         with pytest.raises(DatabaseUnavailableError):
@@ -128,7 +128,7 @@ class TestErrors:
         assert errors("unavailable") == before + 1
 
     @pytest.mark.parametrize("bare", [True, False])
-    async def test_a_statement_that_takes_too_long(self, database_url: str, bare: bool) -> None:
+    async def test_statement_timeout_is_counted_as_timeout(self, database_url: str, bare: bool) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_STATEMENT_TIMEOUT=0.1), pool_name=POOL)
 
         async def sleep() -> None:
@@ -147,7 +147,7 @@ class TestErrors:
 
 
 class TestPool:
-    async def test_its_connections_are_told_by_state(self, database: Database) -> None:
+    async def test_connections_of_the_pool_are_counted_by_state(self, database: Database) -> None:
         assert used() == (0, 0)
         assert pool("max") == 3
         async with database.connection(), database.connection():
@@ -156,7 +156,7 @@ class TestPool:
                 assert used() == (3, 0)
         assert used() == (0, 2)
 
-    async def test_who_waits_is_told_and_for_how_long(self, database: Database) -> None:
+    async def test_waits_for_a_connection_are_counted_and_timed(self, database: Database) -> None:
         async def use() -> None:
             async with database.connection():
                 pass
@@ -172,7 +172,7 @@ class TestPool:
         assert pool("wait_time_seconds_count") == count + 4
         assert pool("wait_time_seconds_sum") >= total + 0.05
 
-    async def test_a_wait_in_vain_is_counted(self, database_url: str) -> None:
+    async def test_timed_out_wait_for_a_connection_is_counted(self, database_url: str) -> None:
         settings = settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_POOL_TIMEOUT=0.05)
         database = Database(settings, pool_name=POOL)
         before = pool("timeouts_total"), errors("timeout")
@@ -182,27 +182,27 @@ class TestPool:
         await database.aclose()
         assert (pool("timeouts_total"), errors("timeout")) == (before[0] + 1, before[1] + 1)
 
-    async def test_the_pools_of_two_applications_are_added_up(self, database: Database, database_url: str) -> None:
+    async def test_pools_of_two_applications_are_added_up(self, database: Database, database_url: str) -> None:
         other = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=4), pool_name=POOL)
         assert pool("max") == 7
         await other.aclose()
         assert pool("max") == 3
 
-    async def test_one_that_is_made_anew_is_counted_as_well(self, database: Database) -> None:
+    async def test_recreated_pool_is_counted(self, database: Database) -> None:
         await database.engine.dispose()
         before = pool("wait_time_seconds_count")
         async with database.connection():
             assert used() == (1, 0)
         assert pool("wait_time_seconds_count") == before + 1
 
-    async def test_it_is_gone_with_its_database(self, database: Database) -> None:
+    async def test_pool_metrics_end_with_their_database(self, database: Database) -> None:
         await database.aclose()
         shown = {name for name, labels in series() if ("db_client_connection_pool_name", POOL) in labels}
         assert not shown & {f"db_client_connection_{what}" for what in ("count", "max", "pending_requests")}
 
 
 class TestRedis:
-    async def test_commands_are_counted_whoever_sends_them(self, redis_url: str) -> None:
+    async def test_redis_commands_are_counted_by_name(self, redis_url: str) -> None:
         redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = {name: operations(name, "redis") for name in ("PING", "PUBLISH", "OTHER", "EVALSHA")}
@@ -216,7 +216,7 @@ class TestRedis:
         assert counted.pop("EVALSHA") >= 1
         assert counted == {"PING": 1, "PUBLISH": 1, "OTHER": 1}
 
-    async def test_a_command_in_bytes_is_answered(self, redis_url: str) -> None:
+    async def test_redis_command_given_in_bytes_is_counted(self, redis_url: str) -> None:
         redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = operations("OTHER", "redis")
@@ -226,7 +226,7 @@ class TestRedis:
             await close_redis(redis)
         assert operations("OTHER", "redis") == before + 1
 
-    async def test_a_script_that_is_sent_anew_is_no_error(self, redis_url: str) -> None:
+    async def test_reloaded_redis_script_is_not_counted_as_an_error(self, redis_url: str) -> None:
         redis = open_redis(settings_with(REDIS_URL=redis_url))
         assert redis is not None
         before = [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")]
@@ -235,7 +235,7 @@ class TestRedis:
         await close_redis(redis)
         assert [errors(kind, "redis") for kind in ("unavailable", "timeout", "other")] == before
 
-    async def test_failures_are_counted_by_kind(self, redis_url: str) -> None:
+    async def test_redis_errors_are_counted_by_kind(self, redis_url: str) -> None:
         redis = open_redis(settings_with(REDIS_URL=redis_url))
         away = open_redis(settings_with(REDIS_URL="redis://127.0.0.1:1"))
         assert redis is not None
@@ -250,7 +250,7 @@ class TestRedis:
         assert (errors("other", "redis"), errors("unavailable", "redis")) == (before[0] + 1, before[1] + 1)
 
 
-async def test_verdicts_of_limits_are_counted() -> None:
+async def test_rate_limit_verdicts_are_counted() -> None:
     before = [metric("plinth_rate_limit_verdicts_total", verdict=verdict) for verdict in ("allowed", "limited")]
     limiter = RateLimiter("2/minute", None, prefix="test")
     for _ in range(5):
@@ -259,7 +259,7 @@ async def test_verdicts_of_limits_are_counted() -> None:
     assert after == [before[0] + 2, before[1] + 3]
 
 
-async def test_what_a_process_needs_is_told_while_it_is_watched() -> None:
+async def test_dependencies_are_exported_while_readiness_runs() -> None:
     async def away() -> None:
         raise OSError
 

@@ -55,7 +55,7 @@ def jobs(database: Database, settings: PlatformSettings, send: JobKind[Parcel]) 
 
 
 class TestRunDue:
-    async def test_it_runs_what_is_due_in_order(
+    async def test_run_due_runs_due_jobs_in_order(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel], sent: Sent
     ) -> None:
         await put(database, send, Parcel(number=1), priority=5)
@@ -69,7 +69,7 @@ class TestRunDue:
         assert [job.payload["number"] for job in await jobs.waiting()] == [3]
         assert await jobs.run_due() == []
 
-    async def test_it_runs_what_becomes_due_within_a_time(
+    async def test_run_due_runs_jobs_that_become_due_within_a_time(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel], sent: Sent
     ) -> None:
         await put(database, send, Parcel(number=1), delay=3500)
@@ -79,7 +79,7 @@ class TestRunDue:
 
         assert sent == [1]
 
-    async def test_it_runs_follow_ups(self, database: Database, settings: PlatformSettings, sent: Sent) -> None:
+    async def test_run_due_runs_follow_ups(self, database: Database, settings: PlatformSettings, sent: Sent) -> None:
         second = kind(sent, "parcels.second")
 
         async def begin(ctx: JobContext, payload: Parcel) -> None:
@@ -93,7 +93,7 @@ class TestRunDue:
         assert [job.kind for job in done] == ["parcels.send", "parcels.second"]
         assert sent == [2]
 
-    async def test_it_ends_when_a_job_enqueues_itself_for_ever(
+    async def test_run_due_stops_at_a_job_that_enqueues_itself_for_ever(
         self, database: Database, settings: PlatformSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("plinth.testing.jobs.MAX_RUNS", 3)
@@ -107,7 +107,7 @@ class TestRunDue:
         with pytest.raises(RuntimeError, match="3 jobs were run"):
             await Jobs(database, settings, registered={endless.name: endless}).run_due()
 
-    async def test_progress_is_kept(self, database: Database, settings: PlatformSettings) -> None:
+    async def test_run_due_keeps_progress(self, database: Database, settings: PlatformSettings) -> None:
         async def work(ctx: JobContext, payload: Parcel) -> None:
             ctx.progress(3, 4, "packed")
 
@@ -121,7 +121,7 @@ class TestRunDue:
 
 
 class TestFailure:
-    async def test_it_is_raised_with_the_handlers_traceback_alone(
+    async def test_failure_is_raised_with_only_the_handler_s_traceback(
         self, database: Database, settings: PlatformSettings
     ) -> None:
         def divide(number: int) -> float:
@@ -147,9 +147,7 @@ class TestFailure:
             "ZeroDivisionError: division by zero",
         )
 
-    async def test_the_next_attempt_comes_when_time_passes(
-        self, database: Database, settings: PlatformSettings
-    ) -> None:
+    async def test_retry_runs_once_its_time_has_come(self, database: Database, settings: PlatformSettings) -> None:
         attempts = []
 
         async def fail_once(ctx: JobContext, payload: Parcel) -> None:
@@ -169,7 +167,7 @@ class TestFailure:
         assert attempts == [1, 2]
         assert job.state is State.SUCCEEDED
 
-    async def test_a_discarded_job_raises_nothing(self, database: Database, settings: PlatformSettings) -> None:
+    async def test_discarded_job_raises_nothing(self, database: Database, settings: PlatformSettings) -> None:
         async def give_up(ctx: JobContext, payload: Parcel) -> None:
             raise Discard("There is no such address.")
 
@@ -180,7 +178,7 @@ class TestFailure:
 
 
 class TestPerform:
-    async def test_it_runs_one_job_and_no_other(
+    async def test_perform_runs_one_job_and_no_other(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel], sent: Sent
     ) -> None:
         await put(database, send, Parcel(number=1))
@@ -191,7 +189,7 @@ class TestPerform:
         assert (job.state, job.owner) == (State.SUCCEEDED, "alice")
         assert len(await jobs.waiting()) == 1
 
-    async def test_its_effect_and_its_completion_commit_together(
+    async def test_perform_commits_effect_and_completion_together(
         self, database: Database, settings: PlatformSettings
     ) -> None:
         async def complete(ctx: JobContext, payload: Parcel) -> None:
@@ -204,7 +202,7 @@ class TestPerform:
 
 
 class TestEnqueued:
-    async def test_it_finds_the_job_with_these_values(
+    async def test_enqueued_finds_the_job_with_the_given_values(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel]
     ) -> None:
         await put(database, send, Parcel(number=1, tags=["a"]))
@@ -214,7 +212,7 @@ class TestEnqueued:
         assert (await jobs.enqueued("parcels.send", number=1, tags=["a"])).state is State.AVAILABLE
 
     @pytest.mark.parametrize("wanted", [{"number": 3}, {"number": 1, "tags": []}, {"weight": 1}, {}])
-    async def test_it_lists_what_there_is_when_none_or_several_fit(
+    async def test_enqueued_lists_the_jobs_when_none_or_several_match(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel], wanted: dict[str, Any]
     ) -> None:
         await put(database, send, Parcel(number=1, tags=["a"]))
@@ -225,7 +223,7 @@ class TestEnqueued:
 
         assert "parcels.send {'tags': ['a'], 'number': 1}" in str(caught.value)
 
-    async def test_a_job_that_has_ended_is_not_among_them(
+    async def test_enqueued_does_not_find_an_ended_job(
         self, jobs: Jobs, database: Database, send: JobKind[Parcel]
     ) -> None:
         await put(database, send)

@@ -46,7 +46,7 @@ def files(tests: str) -> dict[str, str]:
     return {"pyproject.toml": CONFIGURATION, "conftest.py": conftest, "test_it.py": BROKEN + tests}
 
 
-def test_a_failing_handlers_traceback_is_short_and_shows_no_token(run_pytest: Pytest, tmp_path: Path) -> None:
+def test_traceback_of_a_failing_handler_is_short_and_shows_no_token(run_pytest: Pytest, tmp_path: Path) -> None:
     done = run_pytest(
         files("""
 async def test_it(client):
@@ -69,7 +69,7 @@ async def test_it(client):
     assert not any(text in done.stdout for text in (token, "Bearer", "fastapi/routing.py", "starlette/"))
 
 
-def test_errors_are_raised_and_refusals_are_answered(run_pytest: Pytest) -> None:
+def test_client_raises_errors_and_returns_refusals(run_pytest: Pytest) -> None:
     done = run_pytest(
         files("""
 import time
@@ -101,7 +101,7 @@ def test_the_environment_reaches_no_test():
     assert "4 passed" in done.stdout
 
 
-def test_a_folder_without_a_service_is_told_in_a_sentence(run_pytest: Pytest) -> None:
+def test_folder_without_a_service_is_reported_in_one_sentence(run_pytest: Pytest) -> None:
     done = run_pytest(files("") | {"pyproject.toml": "[project]\nname = 'x'\nversion = '1'\n"})
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
