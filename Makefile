@@ -96,14 +96,6 @@ chart-lint: $(VENV)/.dev ## Check the chart with Helm 3, Helm 4 and kube-score
 chart-test: $(VENV)/.dev ## Test the chart, its rules and dashboards (UPDATE=1: write the reviewed manifest anew)
 	@$(BIN)/python -m pytest tests/chart tests/observability $(ARGS)
 
-.PHONY: schema
-schema: $(VENV)/.dev ## Bring the chart's values.schema.json in line with the settings
-	@$(BIN)/python -m scripts.values_schema
-
-.PHONY: chart-docs
-chart-docs: ## Make the chart's README of values.yaml
-	@$(HELM_DOCS) --sort-values-order file --log-level warn --chart-search-root charts
-
 # A fork of the last release that adds a resource and takes this tree's changes: what a service does for an upgrade.
 .PHONY: test-adoption
 test-adoption: $(VENV)/.dev ## Start a service from this tree, and upgrade one
@@ -199,7 +191,7 @@ load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; th
 
 # Needs nothing but Python and git: it comes before everything else.
 .PHONY: start
-start: ## Make this tree the service NAME=orders-api: without the sample
+start: ## Make this tree a service of your own, without the sample (NAME=orders-api)
 	@$(PYTHON) scripts/start.py "$(NAME)"
 
 .PHONY: merge
@@ -227,6 +219,14 @@ lock: $(VENV)/.uv ## Bring requirements/ in line with pyproject.toml
 	@$(LOCK) $(UPGRADE) --group service -c requirements/dev.txt -o requirements/service.txt
 	@$(LOCK) $(UPGRADE) --group bench -o requirements/bench.txt
 	@$(LOCK) $(UPGRADE) --group docs -o requirements/docs.txt
+
+.PHONY: schema
+schema: $(VENV)/.dev ## Bring the chart's values.schema.json in line with the settings
+	@$(BIN)/python -m scripts.values_schema
+
+.PHONY: chart-docs
+chart-docs: ## Make the chart's README of values.yaml
+	@$(HELM_DOCS) --sort-values-order file --log-level warn --chart-search-root charts
 
 # Without --quiet, which has --strict count no warnings.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs

@@ -44,7 +44,7 @@ def run(name: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def pause(name: str, as_json: bool) -> None:
-    """Let a schedule's slots go by."""
+    """Pause a schedule: its slots enqueue no job until `resume`."""
     from plinth.jobs.admin.queues import pause_schedule
 
     transact(lambda session: pause_schedule(session, name))
