@@ -45,6 +45,15 @@ def test_setting_of_a_service_is_a_row_after_those_of_the_platform() -> None:
     assert rows[names.index("CARRIER_TOKEN")].split() == ["CARRIER_TOKEN", "set", "********"]
 
 
+def test_list_of_a_service_is_a_row_whatever_it_holds() -> None:
+    class Listing(PlatformSettings):
+        SIZES: Annotated[tuple[int, ...], *types.LIST] = (1, 2)
+        KEYS: Annotated[tuple[SecretStr, ...], *types.LIST] = (SecretStr(SENTINEL),)
+
+    rows = {row.name: row.value for row in effective_configuration(Listing.isolated())}
+    assert (rows["SIZES"], rows["KEYS"]) == ("1,2", "**********")
+
+
 @pytest.mark.parametrize("name", ["CURENCY", "ORDERSPERPAGE", "carrier_token"])
 def test_misspelt_setting_of_a_service_is_reported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SENTINEL)
