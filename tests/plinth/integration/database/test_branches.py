@@ -68,6 +68,25 @@ class TestPlatform:
         assert await shop.migrator().pending() == []
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'revision = "2026.1"\ndown_revision = None\ndepends_on = "plinth_0001"',
+        'revision: str = "a"\ndown_revision: str | None = None  # not "b"\ndepends_on = ["plinth_0001"]',
+        'revision = "a"\ndown_revision = None\ndepends_on = (\n    # functions\n    "plinth_0001",\n)',
+    ],
+)
+async def test_a_header_is_read_however_it_is_written(shop: Shop, header: str) -> None:
+    (shop.versions / "first.py").write_text(
+        f"from alembic import op\n\n{header}\n\n\ndef upgrade() -> None:\n    op.execute('CREATE TABLE one ()')\n"
+    )
+
+    await shop.migrator().upgrade()
+
+    assert "one" in await tables(shop.url)
+    assert await shop.migrator().pending() == []
+
+
 class TestUpgrade:
     async def test_each_branch_has_a_row(self, two: Shop) -> None:
         with capture_logs() as entries:
