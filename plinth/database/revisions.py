@@ -70,7 +70,10 @@ def read_revisions(migrations: Path) -> Revisions:
     for folder in (VERSIONS, migrations / "versions"):
         for file in sorted(folder.glob("*.py")):
             text = file.read_text(encoding="utf-8")
-            header = {name: _names(value) for name, value in _HEADER.findall(text)}
+            try:
+                header = {name: _names(value) for name, value in _HEADER.findall(text)}
+            except (ValueError, SyntaxError):
+                raise ValueError(f"{file}: revision, down_revision and depends_on must be written out") from None
             for revision in header.get("revision", ()):
                 found[revision] = (*header.get("down_revision", ()), *header.get("depends_on", ()))
     order = [revision for revision in TopologicalSorter(found).static_order() if revision in found]

@@ -87,6 +87,13 @@ async def test_a_header_is_read_however_it_is_written(shop: Shop, header: str) -
     assert await shop.migrator().pending() == []
 
 
+def test_a_header_that_is_not_written_out_is_told_with_its_file(shop: Shop) -> None:
+    (shop.versions / "first.py").write_text('NAME = "first"\nrevision = NAME\n')
+
+    with pytest.raises(ValueError, match=r"first\.py: revision, down_revision and depends_on must be written out$"):
+        shop.migrator()
+
+
 class TestUpgrade:
     async def test_each_branch_has_a_row(self, two: Shop) -> None:
         with capture_logs() as entries:
