@@ -192,11 +192,11 @@ load = for image in $(1); do if docker image inspect $$image >/dev/null 2>&1; th
 # Needs nothing but Python and git: it comes before everything else.
 .PHONY: start
 start: ## Make this tree a service of your own, without the sample (NAME=orders-api)
-	@$(PYTHON) scripts/start.py "$(NAME)"
+	@$(PYTHON) scripts/start.py "$$NAME"
 
 .PHONY: merge
 merge: ## Merge another version of the platform (FROM=v0.2.0)
-	@$(PYTHON) scripts/start.py --merge "$(FROM)"
+	@$(PYTHON) scripts/start.py --merge "$$FROM"
 
 ##@ Environment, locks, documentation
 

@@ -191,8 +191,9 @@ def without_sample(text: str) -> str:
 
 
 def marked_files() -> Iterator[str]:
-    done = git("grep", "--files-with-matches", "-E", "# sample(: begin)?$|<!-- sample -->$", "--", ":!scripts/start.py")
-    yield from done.stdout.splitlines()
+    # A line may end in a carriage return.
+    marks = "(# sample(: begin)?|<!-- sample -->)[[:space:]]*$"
+    yield from paths("grep", "--files-with-matches", "-I", "-E", marks, "--", ":!scripts/start.py")
 
 
 def with_name(file: str, name: str) -> str:
@@ -225,11 +226,16 @@ def git(*arguments: str, check: bool = False) -> subprocess.CompletedProcess[str
 
 
 def unmerged() -> list[str]:
-    return git("diff", "--name-only", "--diff-filter=U").stdout.splitlines()
+    return list(paths("diff", "--name-only", "--diff-filter=U"))
 
 
 def changed() -> list[str]:
-    return git("diff", "--name-only").stdout.splitlines()
+    return list(paths("diff", "--name-only"))
+
+
+def paths(command: str, *arguments: str) -> Iterator[str]:
+    """What a command of git lists, as files are called: without -z it would put quotes around odd names."""
+    return filter(None, git(command, "-z", *arguments).stdout.split("\0"))
 
 
 def read(file: str) -> str:

@@ -108,13 +108,18 @@ def api(host: str, port: int, reload: bool) -> None:
     listening = config.bind_socket()
     listening.listen(config.backlog)
     serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port)
-    run_reloaded(serve, folders=_code_of(settings), listening=listening)
+    run_reloaded(serve, places=_code_of(settings), listening=listening)
 
 
 def _code_of(settings: PlatformSettings) -> list[Path]:
-    """The folders whose changes restart a process: the package of the settings class, and this one."""
+    """The folders and files whose changes restart a process: the package of the settings class, and this one."""
     service = sys.modules[type(settings).__module__.partition(".")[0]]
-    return [Path(str(module.__file__)).parent for module in (service, plinth)]
+    places: list[Path] = []
+    for module in (service, plinth):
+        # A package without an __init__.py has folders and no file; the service may be a single file as well.
+        found = module.__path__ if hasattr(module, "__path__") else [str(module.__file__)]
+        places += map(Path, found)
+    return places
 
 
 def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
@@ -190,7 +195,7 @@ def worker(queues: list[str] | None, concurrency: int | None, host: str, reload:
     from plinth.cli.reload import run_reloaded
 
     work = partial(_work_reloaded, queues=queues, concurrency=concurrency, host=host)
-    run_reloaded(work, folders=_code_of(settings))
+    run_reloaded(work, places=_code_of(settings))
 
 
 def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: int | None, host: str) -> None:

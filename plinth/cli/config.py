@@ -35,8 +35,8 @@ def _shown(name: str, value: object) -> str:
             return ""
         case bool():
             return str(value).lower()
-        case tuple():
-            return ",".join(value)
+        case tuple() | list():
+            return ",".join(str(part) for part in value)
         case SecretStr() if name == "DATABASE_URL":
             address = postgres_url(value)
             return address.masked() if address else value.get_secret_value()

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -39,19 +41,20 @@ _NAMING = (ImportError, NameError, AttributeError)
 Snapshot = dict[str, tuple[int, int]]
 
 
-def run_reloaded(target: Callable[[], None], *, folders: Sequence[Path], listening: socket | None = None) -> None:
+def run_reloaded(target: Callable[[], None], *, places: Sequence[Path], listening: socket | None = None) -> None:
     """Run `target` in a child process until SIGINT or SIGTERM, a new one whenever the code or `.env` has changed.
 
-    `target` must survive pickling. While it cannot run, requests on `listening` are answered with 503 and the reason.
+    `places`: the folders and files of the code. `target` must survive pickling. While it cannot run, requests on
+    `listening` are answered with 503 and the reason.
     """
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
-    seen = _snapshot(folders)
+    seen = _snapshot(places)
     while not stop.is_set():
         child = _Child(target)
         try:
-            while child.running and _snapshot(folders) == seen:
+            while child.running and _snapshot(places) == seen:
                 stop.wait(LOOK_SECONDS)
                 if stop.is_set():
                     return
@@ -59,21 +62,22 @@ def run_reloaded(target: Callable[[], None], *, folders: Sequence[Path], listeni
                 reason = child.reason()
                 log.error("the code does not run: it is started again when it changes", reason=reason)
                 with _answering(listening, reason):
-                    while _snapshot(folders) == seen and not stop.is_set():
+                    while _snapshot(places) == seen and not stop.is_set():
                         stop.wait(LOOK_SECONDS)
         finally:
             child.stop()
-        now = _snapshot(folders)
+        now = _snapshot(places)
         changed = {path for path, _ in seen.items() ^ now.items()}
         if changed:
             log.warning("the code has changed: it is started again", files=sorted(map(os.path.relpath, changed))[:10])
         seen = now
 
 
-def _snapshot(folders: Sequence[Path]) -> Snapshot:
+def _snapshot(places: Sequence[Path]) -> Snapshot:
     """What tells one version of the code from another: for each file its time and size."""
     found: Snapshot = {}
-    for path in (ENV_FILE, *(file for folder in folders for file in folder.rglob("*.py"))):
+    code = ([place] if place.is_file() else place.rglob("*.py") for place in places)
+    for path in (ENV_FILE, *chain.from_iterable(code)):
         with suppress(OSError):  # an editor may replace it at this moment
             status = path.stat()
             found[str(path)] = (status.st_mtime_ns, status.st_size)
@@ -132,9 +136,15 @@ def _describe(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({_relative(error.filename or '?')}, line {error.lineno})"
     words = f": {error}" if isinstance(error, _NAMING) else ""
-    here = [frame for frame in extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(Path.cwd())]
-    frame = (here or extract_tb(error.__traceback__))[-1]
+    frames = extract_tb(error.__traceback__)
+    frame = ([frame for frame in frames if _is_here(frame.filename)] or frames)[-1]
     return f"{type(error).__name__}{words} ({_relative(frame.filename)}, line {frame.lineno})"
+
+
+def _is_here(file: str) -> bool:
+    """Whether it is code of this tree, and not of a library whose environment is in it."""
+    path = Path(file)
+    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(sysconfig.get_path("purelib"))
 
 
 def _relative(path: str) -> str:

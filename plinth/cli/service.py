@@ -1,5 +1,6 @@
 """Finds the service that a command is run for: the table `[tool.plinth]` of the nearest pyproject.toml."""
 
+import re
 import sys
 import tomllib
 from importlib import import_module
@@ -11,6 +12,9 @@ from plinth.settings import PlatformSettings
 __all__ = ["ServiceError", "declared_settings", "load"]
 
 TABLE = '[tool.plinth]\nsettings = "app.core.config:Settings"'
+
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class ServiceError(Exception):
@@ -27,17 +31,21 @@ def declared_settings(folder: Path) -> type[PlatformSettings]:
     """
     file, table = _declaration(folder.resolve())
     name = table.get("settings")
-    if not isinstance(name, str):
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ServiceError(f"{file}: [tool.plinth] needs settings, the service's settings class:\n\n{TABLE}")
     if sys.path[0] != str(file.parent):
         sys.path.insert(0, str(file.parent))
+    module, _, attribute = name.partition(":")
     try:
-        found = load(name)
-    except (ImportError, AttributeError) as error:
-        # An import that fails further down is a fault of that code, and its traceback says where.
-        if isinstance(error, ModuleNotFoundError) and not name.startswith(str(error.name)):
+        found = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        # Only if it is this module that is missing, or a package around it. An import that fails in its code is a fault
+        # of that code, and its traceback says where.
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ServiceError(f"{file}: [tool.plinth] settings names {name}, which cannot be imported: {error}") from error
+    if found is None:
+        raise ServiceError(f"{file}: [tool.plinth] settings names {name}, but {module} has no {attribute}")
     if not (isinstance(found, type) and issubclass(found, PlatformSettings) and hasattr(found, "service")):
         raise ServiceError(
             f"{file}: [tool.plinth] settings names {name}, which is no subclass of plinth.settings.PlatformSettings "
@@ -63,11 +71,12 @@ def _declaration(folder: Path) -> tuple[Path, dict[str, Any]]:
         if not file.is_file():
             continue
         try:
-            table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("plinth")
-        except tomllib.TOMLDecodeError as error:
+            tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ServiceError(f"{file} cannot be read: {error}") from error
+        table = tools.get("plinth") if isinstance(tools, dict) else None
         if table is not None:
-            return file, table
+            return file, table if isinstance(table, dict) else {}
     raise ServiceError(
         f"There is no service in {folder}: plinth looks there and above for a pyproject.toml with\n\n{TABLE}"
     )

@@ -4,6 +4,7 @@ Read from the files' headers: Alembic would import every revision, and every API
 """
 
 import re
+from ast import literal_eval
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -20,8 +21,7 @@ VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 FIRST = "plinth_0001"
 """The platform's revision on which a service's first one depends: the functions that every table uses."""
 
-_HEADER = re.compile(r"^(revision|down_revision|depends_on)\b[^=\n]*= *(\([^)]*\)|[^\n]*)", re.MULTILINE)
-_NAME = re.compile(r"[\"'](\w+)[\"']")
+_HEADER = re.compile(r"^(revision|down_revision|depends_on)\b[^=\n]*= *(\([^)]*\)|\[[^\]]*\]|[^\n]*)", re.MULTILINE)
 
 
 def branch_of(revision: str) -> str:
@@ -69,8 +69,18 @@ def read_revisions(migrations: Path) -> Revisions:
     found: dict[str, tuple[str, ...]] = {}
     for folder in (VERSIONS, migrations / "versions"):
         for file in sorted(folder.glob("*.py")):
-            header = {name: _NAME.findall(value) for name, value in _HEADER.findall(file.read_text(encoding="utf-8"))}
+            text = file.read_text(encoding="utf-8")
+            try:
+                header = {name: _names(value) for name, value in _HEADER.findall(text)}
+            except (ValueError, SyntaxError):
+                raise ValueError(f"{file}: revision, down_revision and depends_on must be written out") from None
             for revision in header.get("revision", ()):
                 found[revision] = (*header.get("down_revision", ()), *header.get("depends_on", ()))
     order = [revision for revision in TopologicalSorter(found).static_order() if revision in found]
     return Revisions({revision: found[revision] for revision in sorted(order, key=lambda r: branch_of(r) != PLATFORM)})
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """The revisions that a value in a file's header names: one, several or none."""
+    found = literal_eval(value)
+    return (found,) if isinstance(found, str) else tuple(found or ())

@@ -138,7 +138,11 @@ class Pager:
         self._query = query
         self._cursors: CursorCodec = request.scope["state"]["cursors"]
         # As a tuple's repr, so that no two lists share one, whatever their callers and filters are called.
-        filters = query.model_dump(exclude={"cursor", "limit"})
+        filters = {
+            # Each process has its own order of a set.
+            name: sorted(map(repr, given)) if isinstance(given, set | frozenset) else given
+            for name, given in query.model_dump(exclude={"cursor", "limit"}).items()
+        }
         self._context = repr((request.scope["path"], principal.subject, filters))
         after = None
         if query.cursor is not None:

@@ -11,7 +11,6 @@ from plinth.settings.keys import derive_key
 __all__ = ["key_prefix"]
 
 
-@lru_cache(maxsize=8)
 def key_prefix(settings: PlatformSettings) -> str:
     """What the keys and channels of this service begin with: PROJECT_NAME, and 12 digits of its own.
 
@@ -19,7 +18,17 @@ def key_prefix(settings: PlatformSettings) -> str:
     come from ENVIRONMENT, SECRET_KEY and the name of the database. Not from its host or user: processes of one
     service may reach their database by different ways, such as a pooler, and must hear each other.
     """
-    database = make_url(settings.async_database_url).database or ""
-    own = f"{settings.ENVIRONMENT}\0{database}".encode()
-    key = derive_key(settings.SECRET_KEY.get_secret_value(), "redis")
-    return f"{settings.PROJECT_NAME}:{blake2b(own, key=key, digest_size=6).hexdigest()}"
+    # Not remembered by the settings themselves: those with a list or a dictionary have no hash.
+    return _prefix(
+        settings.PROJECT_NAME,
+        settings.ENVIRONMENT,
+        settings.SECRET_KEY.get_secret_value(),
+        settings.async_database_url,
+    )
+
+
+@lru_cache(maxsize=8)
+def _prefix(project: str, environment: str, secret: str, database_url: str) -> str:
+    own = f"{environment}\0{make_url(database_url).database or ''}".encode()
+    digits = blake2b(own, key=derive_key(secret, "redis"), digest_size=6)
+    return f"{project}:{digits.hexdigest()}"

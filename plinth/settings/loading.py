@@ -11,8 +11,16 @@ from typing import Any, NoReturn, Self
 
 from pydantic import ModelWrapValidatorHandler, model_validator
 from pydantic import ValidationError as PydanticError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from plinth.settings import env_file, types
 
@@ -103,7 +111,8 @@ class CheckedSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings
+        file = getattr(dotenv_settings, "env_file", None)
+        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls, env_file=file)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -135,6 +144,20 @@ class CheckedSettings(BaseSettings):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("Settings are not pickled: they hold secrets")
+
+
+class _Environment(EnvSettingsSource):
+    """Leaves a value that is no JSON as it is: validated with the others, it is reported with them."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+class _EnvFile(_Environment, DotEnvSettingsSource):
+    pass
 
 
 class _Refused(Exception):

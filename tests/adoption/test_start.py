@@ -52,6 +52,25 @@ def test_a_tree_with_changes_is_refused(fork: Fork) -> None:
         (fork.folder / "mine.txt").unlink()
 
 
+def test_files_with_odd_names_and_line_ends_lose_the_sample_too() -> None:
+    names = ["two words.txt", "näme.txt", 'a "quote".txt']
+    with scratch_folder() as folder:
+        fork = Fork(folder / "fork", "HEAD")
+        for name in names:
+            fork.write(name, "stays\ngoes # sample\n")
+        (fork.folder / "windows.txt").write_bytes(b"stays\r\ngoes # sample\r\n")
+        fork.commit("Odd files")
+
+        fork.made("start", "NAME=orders-api")
+
+        assert [fork.read(name) for name in (*names, "windows.txt")] == ["stays\n"] * 4
+
+
+def test_a_name_reaches_no_shell(fork: Fork) -> None:
+    assert refusal(fork, 'NAME="; touch run; "').startswith("Say what the service is called")
+    assert not (fork.folder / "run").exists()
+
+
 class TestStarted:
     @pytest.fixture(autouse=True)
     def _started(self, started: str) -> None:

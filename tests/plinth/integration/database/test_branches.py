@@ -68,6 +68,32 @@ class TestPlatform:
         assert await shop.migrator().pending() == []
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'revision = "2026.1"\ndown_revision = None\ndepends_on = "plinth_0001"',
+        'revision: str = "a"\ndown_revision: str | None = None  # not "b"\ndepends_on = ["plinth_0001"]',
+        'revision = "a"\ndown_revision = None\ndepends_on = (\n    # functions\n    "plinth_0001",\n)',
+    ],
+)
+async def test_a_header_is_read_however_it_is_written(shop: Shop, header: str) -> None:
+    (shop.versions / "first.py").write_text(
+        f"from alembic import op\n\n{header}\n\n\ndef upgrade() -> None:\n    op.execute('CREATE TABLE one ()')\n"
+    )
+
+    await shop.migrator().upgrade()
+
+    assert "one" in await tables(shop.url)
+    assert await shop.migrator().pending() == []
+
+
+def test_a_header_that_is_not_written_out_is_told_with_its_file(shop: Shop) -> None:
+    (shop.versions / "first.py").write_text('NAME = "first"\nrevision = NAME\n')
+
+    with pytest.raises(ValueError, match=r"first\.py: revision, down_revision and depends_on must be written out$"):
+        shop.migrator()
+
+
 class TestUpgrade:
     async def test_upgrade_leaves_a_version_row_for_each_branch(self, two: Shop) -> None:
         with capture_logs() as entries:

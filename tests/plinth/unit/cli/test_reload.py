@@ -1,10 +1,16 @@
-"""The description of an exception that prevents a reload."""
+"""Which code is watched, and what is said of an exception that keeps it from starting."""
 
+import sys
+import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from plinth.cli.reload import _describe
+import plinth
+from plinth.cli import _code_of
+from plinth.cli.reload import _describe, _snapshot
+from plinth.settings import PlatformSettings
 
 
 def raised(code: str) -> Exception:
@@ -36,3 +42,42 @@ def test_error_of_a_value_is_shown_without_the_value(code: str) -> None:
 
 def test_syntax_error_is_shown_with_its_line_number_but_not_its_text() -> None:
     assert _describe(raised("\nSECRET = 'hunter2' +\n")) == "SyntaxError: invalid syntax (service.py, line 2)"
+
+
+def test_the_frame_of_a_library_is_not_taken_for_the_code_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is often a folder of the tree."""
+    library = Path(sysconfig.get_path("purelib"))
+    monkeypatch.chdir(library.parent)
+    called = compile("def check(): raise TypeError", str(library / "library.py"), "exec")
+    names: dict[str, object] = {}
+    exec(called, names)
+
+    with pytest.raises(TypeError) as caught:
+        exec(compile("\ncheck()", str(Path.cwd() / "service.py"), "exec"), names)
+
+    assert _describe(caught.value) == "TypeError (service.py, line 2)"
+
+
+@pytest.mark.parametrize("watched", ["parcels/jobs.py", "parcels.py"], ids=["without __init__.py", "a single file"])
+def test_the_code_of_the_service_is_watched_and_what_stands_beside_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: str
+) -> None:
+    for name in (watched, "beside/library.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    service = ModuleType("parcels")
+    if watched == "parcels.py":
+        service.__file__ = str(tmp_path / watched)
+    else:
+        service.__path__ = [str(tmp_path / "parcels")]
+    monkeypatch.setitem(sys.modules, "parcels", service)
+    monkeypatch.chdir(tmp_path)
+
+    class ParcelSettings(PlatformSettings):
+        __module__ = "parcels.config"
+
+    places = _code_of(ParcelSettings.isolated())
+
+    assert Path(str(plinth.__file__)).parent in places
+    found = [Path(path) for path in _snapshot(places)]
+    assert [str(path.relative_to(tmp_path)) for path in found if path.is_relative_to(tmp_path)] == [watched]

@@ -3,8 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import Field
 
+from notes.config import Settings
 from plinth.redis.keys import key_prefix
+from plinth.testing import settings_for_tests
 from tests.support.notes import settings_with
 
 DATABASE_URL = "postgresql://plinth:secret@db:5432/orders"
@@ -47,3 +50,13 @@ def test_key_prefix_starts_with_the_project_name_and_contains_no_secret() -> Non
     assert found.startswith("Orders:")
     assert "secret" not in found
     assert "orders" not in found
+
+
+def test_settings_with_lists_and_dictionaries_have_a_prefix() -> None:
+    class Listing(Settings):
+        SUPPLIERS: list[str] = Field(default_factory=list)
+        DISCOUNTS: dict[str, int] = Field(default_factory=dict)
+
+    values = {"DATABASE_URL": DATABASE_URL, "ENVIRONMENT": "test"}
+
+    assert key_prefix(settings_for_tests(Listing, **values)) == prefix()

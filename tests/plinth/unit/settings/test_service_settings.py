@@ -45,6 +45,33 @@ def test_setting_of_a_service_is_a_row_after_those_of_the_platform() -> None:
     assert rows[names.index("CARRIER_TOKEN")].split() == ["CARRIER_TOKEN", "set", "********"]
 
 
+def test_list_of_a_service_is_a_row_whatever_it_holds() -> None:
+    class Listing(PlatformSettings):
+        SIZES: Annotated[tuple[int, ...], *types.LIST] = (1, 2)
+        KEYS: Annotated[tuple[SecretStr, ...], *types.LIST] = (SecretStr(SENTINEL),)
+
+    rows = {row.name: row.value for row in effective_configuration(Listing.isolated())}
+    assert (rows["SIZES"], rows["KEYS"]) == ("1,2", "**********")
+
+
+@pytest.mark.parametrize("source", ["environment", ".env"])
+def test_value_that_is_not_json_is_reported_with_the_others(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    class Discounting(PlatformSettings):
+        DISCOUNTS: dict[str, int] = Field(default_factory=dict)
+
+    if source == "environment":
+        monkeypatch.setenv("DISCOUNTS", SENTINEL)
+    else:
+        Path(".env").write_text(f"DISCOUNTS={SENTINEL}\n")
+    monkeypatch.setenv("DB_POOL_SIZE", "many")
+
+    found = problems(Discounting)
+
+    assert f"DISCOUNTS ({source}): expected a valid dictionary" in found
+    assert "DB_POOL_SIZE (environment): expected a valid integer" in found
+    assert SENTINEL not in str(found)
+
+
 @pytest.mark.parametrize("name", ["CURENCY", "ORDERSPERPAGE", "carrier_token"])
 def test_misspelt_setting_of_a_service_is_reported(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SENTINEL)
