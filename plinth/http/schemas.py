@@ -1,6 +1,7 @@
 """Base models for bodies and parameters, and the schemas that all resources share."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from json import JSONEncoder
 from typing import Annotated, Any, Generic, Self, TypeVar, cast
 
@@ -9,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetPydanticSchema,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
@@ -18,6 +20,9 @@ from pydantic_core.core_schema import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     lax_or_strict_schema,
+    no_info_after_validator_function,
+    str_schema,
+    to_string_ser_schema,
     with_info_wrap_validator_function,
 )
 
@@ -30,6 +35,7 @@ __all__ = [
     "ReadModel",
     "Text",
     "WriteModel",
+    "amount",
 ]
 
 T = TypeVar("T")
@@ -45,6 +51,19 @@ MAX_ERRORS = 1000
 
 # NaN and Infinity, which Python's parser accepts, are no JSON. The body came from a parser, so it has no cycles.
 _encode_json = JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def amount(max_digits: int, decimal_places: int) -> GetPydanticSchema:
+    """For `Annotated[Decimal, amount(12, 2)]`: no less than zero, in JSON a string such as `"119.90"`.
+
+    The OpenAPI document says just what is accepted. Pydantic's own schema of a decimal allows every string.
+    """
+    pattern = rf"^[0-9]{{1,{max_digits - decimal_places}}}([.][0-9]{{1,{decimal_places}}})?$"
+    return GetPydanticSchema(
+        lambda _source, _handler: no_info_after_validator_function(
+            Decimal, str_schema(pattern=pattern), serialization=to_string_ser_schema(when_used="json")
+        )
+    )
 
 
 class WriteModel(BaseModel):

@@ -177,6 +177,8 @@ class TestAddAResource:
             copy.run("importlinter.cli", "lint", "--no-cache")
             tests = ("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_orders.py")
             copy.run(*tests)
+            contract = ("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/test_contract.py")
+            copy.run(*contract, "-k", "orders or customers")
             self.read_the_fast_way(copy.folder / "app/api/v1/orders.py")
             copy.run(*tests, "-k", "its_owners_alone")
 

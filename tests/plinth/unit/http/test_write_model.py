@@ -50,7 +50,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from plinth.http.error_handlers import install_exception_handlers
-from plinth.http.schemas import MAX_ERRORS, WriteModel
+from plinth.http.schemas import MAX_ERRORS, WriteModel, amount
 
 AN_ID = "0190a1b2-c3d4-4e5f-8a6b-7c8d9e0f1a2b"
 
@@ -414,3 +414,25 @@ def test_write_model_constructed_in_python_takes_python_types() -> None:
     assert Part.model_validate_json('{"made_on": "2026-03-01"}') == Part(made_on=date(2026, 3, 1))
     with pytest.raises(ValidationError):
         Part(made_on="2026-03-01")  # type: ignore[arg-type]
+
+
+class Price(WriteModel):
+    price: Annotated[Decimal, amount(12, 2)]
+
+
+@pytest.mark.parametrize("text", ["0", "0.5", "119.90", "9999999999.99"])
+def test_an_amount_is_read_from_a_string_and_written_as_one(text: str) -> None:
+    price = Price.model_validate_json(f'{{"price": "{text}"}}')
+    assert price.model_dump() == {"price": Decimal(text)}
+    assert price.model_dump_json() == f'{{"price":"{text}"}}'
+
+
+@pytest.mark.parametrize("wrong", ['""', '"-1"', '"0.001"', '"10000000000"', '"1e3"', '"1.5\\n"', "1", "1.5", "null"])
+def test_what_is_no_amount_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError):
+        Price.model_validate_json(f'{{"price": {wrong}}}')
+
+
+def test_the_document_tells_amounts_from_other_strings() -> None:
+    shown = Price.model_json_schema()["properties"]["price"]
+    assert (shown["type"], shown["pattern"]) == ("string", "^[0-9]{1,10}([.][0-9]{1,2})?$")
