@@ -94,7 +94,10 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
         return asyncio.run(_attend(settings, work))
     except DatabaseUnavailableError as error:
         reason = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-        fail(f"The database does not answer{reason}. `plinth config check` shows where it is looked for.", code=1)
+        where = "`plinth config check` shows where it is looked for."
+        if "DATABASE_URL" not in settings.model_fields_set:
+            where = "DATABASE_URL is not set. Beside `plinth run`, put `plinth with-servers --` before the command."
+        fail(f"The database does not answer{reason}. {where}", code=1)
     except AppException as error:
         fail(str(error), code=1)
     except DBAPIError as error:

@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import notes.jobs  # noqa: F401 - before the registries are replaced, or its kinds would be lost with them
 from notes.config import Settings
+from plinth.database.engine import DatabaseUnavailableError
 from plinth.jobs import JobContext, job, schedule
 from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.queues import QueueCounts, ScheduleView, WorkerView
 from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
 from plinth.jobs.outcome import error_entry
 from plinth.redis.keys import key_prefix
+from plinth.settings import PlatformSettings
 from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
 
@@ -561,6 +563,18 @@ class TestDatabaseProblems:
             "The database does not answer (ConnectionRefusedError). "
             "`plinth config check` shows where it is looked for.\n"
         )
+
+    def test_missing_database_url_is_reported_with_the_way_to_the_embedded_servers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def away(settings: PlatformSettings, work: object) -> None:
+            raise DatabaseUnavailableError
+
+        monkeypatch.setattr("plinth.cli.common._attend", away)
+        with command_line(tmp_path) as run:
+            result = run("jobs", "list")
+        assert result.exit_code == 1
+        assert "Beside `plinth run`, put `plinth with-servers --` before the command." in result.stderr
 
     @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("schedules", "list")], ids=" ".join)
     def test_unmigrated_database_is_reported_with_the_migrate_command(
