@@ -1,7 +1,10 @@
 """Which code is watched, and what is said of an exception that keeps it from starting."""
 
+import signal
+import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -81,3 +84,33 @@ def test_the_code_of_the_service_is_watched_and_what_stands_beside_it_is_not(
     assert Path(str(plinth.__file__)).parent in places
     found = [Path(path) for path in _snapshot(places)]
     assert [str(path.relative_to(tmp_path)) for path in found if path.is_relative_to(tmp_path)] == [watched]
+
+
+STUBBORN = """
+import signal, time
+from plinth.cli.reload import run_reloaded
+
+def serve():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("serving", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_reloaded(serve, places=[])
+"""
+
+
+def test_a_second_signal_ends_a_child_that_does_not_end_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    command = [sys.executable, "stubborn.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=10) == 0
