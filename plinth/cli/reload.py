@@ -166,6 +166,7 @@ def _answering(listening: socket | None, reason: str) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5.0  # seconds
+        protocol_version = "HTTP/1.1"  # with it clients that ask whether to send their body are told so
 
         def answer(self) -> None:
             length = self.headers.get("Content-Length", "0")

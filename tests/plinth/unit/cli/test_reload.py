@@ -1,6 +1,7 @@
 """Which code is watched, and what is said of an exception that keeps it from starting."""
 
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ import pytest
 
 import plinth
 from plinth.cli import _code_of
-from plinth.cli.reload import _describe, _snapshot
+from plinth.cli.reload import _answering, _describe, _snapshot
 from plinth.settings import PlatformSettings
 
 
@@ -114,3 +115,16 @@ def test_a_second_signal_ends_a_child_that_does_not_end_by_itself(tmp_path: Path
         process.send_signal(signal.SIGINT)
 
         assert process.wait(timeout=10) == 0
+
+
+def test_a_client_that_waits_to_send_its_body_is_answered() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        _answering(listening, "it is broken"),
+        socket.create_connection(listening.getsockname(), timeout=3) as client,
+    ):
+        client.sendall(head)
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b"{}")
+        assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"when the code changes.\n")
