@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from socket import socket
+from time import monotonic
 from traceback import extract_tb
 
 import structlog
@@ -33,6 +34,7 @@ ENV_FILE = Path(".env")
 LOOK_SECONDS = 0.25  # a look at 300 files takes 4 ms
 # uvicorn gives requests 20 s to end, a worker its jobs less. A process at a breakpoint does not end by itself.
 STOP_SECONDS = 25.0
+JOIN_SECONDS = 0.1
 MAX_BODY = 1024 * 1024  # bytes of a request that are read before it is answered
 
 # Their messages hold names out of the code; those of other exceptions may hold values.
@@ -45,11 +47,11 @@ def run_reloaded(target: Callable[[], None], *, places: Sequence[Path], listenin
     """Run `target` in a child process until SIGINT or SIGTERM, a new one whenever the code or `.env` has changed.
 
     `places`: the folders and files of the code. `target` must survive pickling. While it cannot run, requests on
-    `listening` are answered with 503 and the reason.
+    `listening` are answered with 503 and the reason. A second signal ends a child that does not end by itself.
     """
-    stop = threading.Event()
+    stop, hurry = threading.Event(), threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: stop.set())
+        signal.signal(signum, lambda *_: (hurry if stop.is_set() else stop).set())
     seen = _snapshot(places)
     while not stop.is_set():
         child = _Child(target)
@@ -65,7 +67,7 @@ def run_reloaded(target: Callable[[], None], *, places: Sequence[Path], listenin
                     while _snapshot(places) == seen and not stop.is_set():
                         stop.wait(LOOK_SECONDS)
         finally:
-            child.stop()
+            child.stop(hurry)
         now = _snapshot(places)
         changed = {path for path, _ in seen.items() ^ now.items()}
         if changed:
@@ -105,9 +107,12 @@ class _Child:
                 return str(self._reason.recv())
         return f"It ended with exit code {self._process.exitcode}; the terminal shows more."
 
-    def stop(self) -> None:
+    def stop(self, hurry: threading.Event) -> None:
+        """Ask it to end, and kill it after some time, or once `hurry` is set."""
         self._process.terminate()
-        self._process.join(STOP_SECONDS)
+        deadline = monotonic() + STOP_SECONDS
+        while self.running and not hurry.is_set() and monotonic() < deadline:
+            self._process.join(JOIN_SECONDS)
         self._process.kill()
         self._process.join()
         self._reason.close()
@@ -161,6 +166,7 @@ def _answering(listening: socket | None, reason: str) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5.0  # seconds
+        protocol_version = "HTTP/1.1"  # with it clients that ask whether to send their body are told so
 
         def answer(self) -> None:
             length = self.headers.get("Content-Length", "0")

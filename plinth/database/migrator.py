@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, branch_of, read_revisions
+from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, Revisions, branch_of, read_revisions
 from plinth.settings import PlatformSettings
 
 __all__ = ["MigrationError", "Migrator", "merge_sentence", "migration_engine", "wait_until_migrated"]
@@ -97,13 +97,14 @@ class Migrator:
         """`wait_seconds`: how long to wait for the database, and for another migrator to finish.
 
         Raises:
-            MigrationError: the settings lead through a transaction pooler, or the service's revisions must be merged.
+            MigrationError: the settings lead through a transaction pooler, the service's folder of migrations is not
+                there, or its revisions must be merged.
         """
         self._engine = migration_engine(settings)
         self._wait_seconds = wait_seconds
+        self._revisions = _revisions_of(settings)
         self._config = alembic_config(settings)
         self._scripts = ScriptDirectory.from_config(self._config)
-        self._revisions = read_revisions(settings.service.migrations)
         self._running: str | None = None
         if len(heads := self._revisions.heads(SERVICE)) > 1:
             raise MigrationError(merge_sentence(heads))
@@ -248,6 +249,13 @@ class Migrator:
             await self._engine.dispose()
 
 
+def _revisions_of(settings: PlatformSettings) -> Revisions:
+    # Without its folder the service would pass for one that has no revisions.
+    if not (folder := settings.service.migrations).is_dir():
+        raise MigrationError(f"There is no folder {folder}, which the service's declaration names as `migrations`.")
+    return read_revisions(folder)
+
+
 def _version_rows(connection: Connection) -> list[str]:
     return list(MigrationContext.configure(connection).get_current_heads())
 
@@ -258,9 +266,10 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
     Asks through whatever way the service itself takes, a transaction pooler too, on one connection at a time.
 
     Raises:
-        MigrationError: it did not come so far within `timeout` seconds; the message says how far it came.
+        MigrationError: it did not come so far within `timeout` seconds; the message says how far it came. Or the
+            service's folder of migrations is not there.
     """
-    revisions = read_revisions(settings.service.migrations)
+    revisions = _revisions_of(settings)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     engine = create_async_engine(
         settings.async_database_url,

@@ -1,5 +1,6 @@
 """Redis: a cache, never the truth. Everything works without it, and uses it again when it is back."""
 
+import re
 from time import perf_counter
 from typing import Any
 
@@ -75,7 +76,8 @@ def open_redis(settings: PlatformSettings) -> Redis | None:
         socket_timeout=settings.REDIS_TIMEOUT,
         socket_connect_timeout=settings.REDIS_TIMEOUT,
         health_check_interval=30,
-        client_name=settings.PROJECT_NAME.replace(" ", "-"),
+        # Redis refuses a connection whose name has blanks or letters beyond ASCII.
+        client_name=re.sub("[^!-~]", "-", settings.PROJECT_NAME),
     )
     return ObservedRedis(connection_pool=pool)
 

@@ -94,6 +94,15 @@ def test_a_header_that_is_not_written_out_is_told_with_its_file(shop: Shop) -> N
         shop.migrator()
 
 
+async def test_a_folder_that_is_not_there_is_told_in_a_sentence(two: Shop) -> None:
+    (two.folder / "migrations").rename(two.folder / "elsewhere")
+
+    with pytest.raises(MigrationError, match=r"There is no folder .*/migrations, which"):
+        two.migrator()
+    with pytest.raises(MigrationError, match=r"There is no folder .*/migrations, which"):
+        await wait_until_migrated(two.settings(), timeout=0)
+
+
 class TestUpgrade:
     async def test_upgrade_leaves_a_version_row_for_each_branch(self, two: Shop) -> None:
         with capture_logs() as entries:

@@ -1,7 +1,11 @@
 """Which code is watched, and what is said of an exception that keeps it from starting."""
 
+import signal
+import socket
+import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +13,7 @@ import pytest
 
 import plinth
 from plinth.cli import _code_of
-from plinth.cli.reload import _describe, _snapshot
+from plinth.cli.reload import _answering, _describe, _snapshot
 from plinth.settings import PlatformSettings
 
 
@@ -81,3 +85,46 @@ def test_the_code_of_the_service_is_watched_and_what_stands_beside_it_is_not(
     assert Path(str(plinth.__file__)).parent in places
     found = [Path(path) for path in _snapshot(places)]
     assert [str(path.relative_to(tmp_path)) for path in found if path.is_relative_to(tmp_path)] == [watched]
+
+
+STUBBORN = """
+import signal, time
+from plinth.cli.reload import run_reloaded
+
+def serve():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("serving", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_reloaded(serve, places=[])
+"""
+
+
+def test_a_second_signal_ends_a_child_that_does_not_end_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    command = [sys.executable, "stubborn.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=10) == 0
+
+
+def test_a_client_that_waits_to_send_its_body_is_answered() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        _answering(listening, "it is broken"),
+        socket.create_connection(listening.getsockname(), timeout=3) as client,
+    ):
+        client.sendall(head)
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b"{}")
+        assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"when the code changes.\n")
