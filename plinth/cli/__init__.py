@@ -20,7 +20,7 @@ from plinth.cli.jobs import jobs
 from plinth.cli.log_level import log_level
 from plinth.cli.queues import pause, resume, stats
 from plinth.cli.schedules import schedules
-from plinth.cli.service import declared_settings, load
+from plinth.cli.service import ServiceError, declared_settings, load
 from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings
 from plinth.telemetry.logging import configure_logging
@@ -129,7 +129,11 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
     from plinth.api.process import make_application
     from plinth.health.probe_server import ProbeServer, ProbeServerError
 
-    application = make_application(load(settings.service.application), lambda: settings)
+    try:
+        create_app = load(settings.service.application)
+    except ServiceError as error:
+        fail(str(error), code=2)
+    application = make_application(create_app, lambda: settings)
     lifecycle = application.state.lifecycle
     probes = ProbeServer(
         host,

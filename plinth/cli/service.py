@@ -35,17 +35,7 @@ def declared_settings(folder: Path) -> type[PlatformSettings]:
         raise ServiceError(f"{file}: [tool.plinth] needs settings, the service's settings class:\n\n{TABLE}")
     if sys.path[0] != str(file.parent):
         sys.path.insert(0, str(file.parent))
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        # Only if it is this module that is missing, or a package around it. An import that fails in its code is a fault
-        # of that code, and its traceback says where.
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ServiceError(f"{file}: [tool.plinth] settings names {name}, which cannot be imported: {error}") from error
-    if found is None:
-        raise ServiceError(f"{file}: [tool.plinth] settings names {name}, but {module} has no {attribute}")
+    found = _load(name, f"{file}: [tool.plinth] settings")
     if not (isinstance(found, type) and issubclass(found, PlatformSettings) and hasattr(found, "service")):
         raise ServiceError(
             f"{file}: [tool.plinth] settings names {name}, which is no subclass of plinth.settings.PlatformSettings "
@@ -55,13 +45,26 @@ def declared_settings(folder: Path) -> type[PlatformSettings]:
 
 
 def load(name: str) -> Any:
-    """Import what `package.module:attribute` names.
+    """Import what a field of a `Service` names: `package.module:attribute` or `package.module`.
 
     Raises:
-        ImportError, AttributeError: there is none.
+        ServiceError: there is none.
     """
+    return _load(name, "The declared service")
+
+
+def _load(name: str, declaration: str) -> Any:
     module, _, attribute = name.partition(":")
-    found = import_module(module)
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        # Only if it is this module that is missing, or a package around it. An import that fails in its code is a fault
+        # of that code, and its traceback says where.
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ServiceError(f"{declaration} names {name}, which cannot be imported: {error}") from error
+    if attribute and not hasattr(found, attribute):
+        raise ServiceError(f"{declaration} names {name}, but {module} has no {attribute}")
     return getattr(found, attribute) if attribute else found
 
 

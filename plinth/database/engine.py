@@ -6,6 +6,7 @@ In a request take `SessionDep` (`plinth.api.dependencies`).
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from importlib import import_module
 from operator import add
 from typing import Any
 
@@ -118,6 +119,8 @@ class Database:
         self._sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
         )
+        service = getattr(settings, "service", None)
+        self._models: str | None = None if service is None else service.models
         self._pool_name = pool_name
         if self.is_postgresql:
             if pool_name is not None or tracing.is_on():
@@ -201,7 +204,9 @@ class Database:
             await greenlet_spawn(pooled.close)
 
     async def create_tables(self) -> None:
-        """Create the tables of every model imported so far. For tests and first steps; else migrate."""
+        """Create the tables of the platform and of the service's models. For tests and first steps; else migrate."""
+        if (models := self._models) is not None:
+            import_module(models)
         async with self.engine.begin() as connection:
             for metadata in (PlatformTable.metadata, SQLModel.metadata):
                 await connection.run_sync(metadata.create_all)

@@ -118,6 +118,8 @@ class Migrator:
             MigrationError: the database does not answer, another migrator does not finish, locks are not to be had, or
                 a revision fails.
         """
+        if to == "head":  # with two branches Alembic calls it ambiguous
+            to = "heads"
         async with self._alone() as connection:
             rows = await self._rows(connection)
             if (unknown := self._revisions.unknown(rows)) and not self._revisions.missing(rows):

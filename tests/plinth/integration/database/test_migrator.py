@@ -64,6 +64,10 @@ class TestUpgrade:
         assert {"note", "idempotency_record"} <= await tables(empty_database_url)
         assert await migrator(empty_database_url).pending() == []
 
+    async def test_head_means_the_newest_revisions_of_both_branches(self, empty_database_url: str) -> None:
+        await migrator(empty_database_url).upgrade("head")
+        assert await migrator(empty_database_url).pending() == []
+
     def test_alembic_check_finds_no_difference_between_models_and_migrations(self, fresh_database_url: str) -> None:
         # In a process of its own: SQLModel has one metadata for the models of every service in a process.
         environment = {**os.environ, "PYTHONPATH": PACKAGES, "DATABASE_URL": fresh_database_url}

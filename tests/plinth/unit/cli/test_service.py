@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plinth.cli.service import ServiceError, declared_settings
+from plinth.cli.service import ServiceError, declared_settings, load
 
 TABLE = '[tool.plinth]\nsettings = "{}"\n'
 
@@ -86,3 +86,11 @@ def test_a_fault_in_the_code_of_the_settings_is_not_taken_for_one_of_the_declara
         declared_settings(folder)
 
     assert any(entry.path == folder / "parcels/config.py" for entry in raised.traceback)
+
+
+@pytest.mark.parametrize("name", ["parcels.main:create_app", "parcels.config:create_app", "nowhere"])
+def test_a_part_of_the_service_that_is_not_there_is_told_in_a_sentence(folder: Path, name: str) -> None:
+    sys.path.insert(0, str(folder))
+
+    with pytest.raises(ServiceError, match=f"The declared service names {name}, "):
+        load(name)
