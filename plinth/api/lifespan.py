@@ -1,6 +1,6 @@
 """The lifespan of the API: opens resources before the first request, closes them after the last."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from starlette.types import Lifespan
 from plinth.api.state import AppState
 from plinth.database.engine import Database, bind_default_database
 from plinth.health.lifecycle import Lifecycle
-from plinth.health.readiness import TIMEOUT_SECONDS, Readiness
+from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
@@ -25,8 +25,14 @@ from plinth.telemetry import trace_setup
 __all__ = ["lifespan_of"]
 
 
-def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[FastAPI]:
-    """A lifespan that opens what the endpoints need, and closes it in reverse order."""
+def lifespan_of(
+    settings: PlatformSettings, lifecycle: Lifecycle, checks: Mapping[str, Check] | None = None
+) -> Lifespan[FastAPI]:
+    """A lifespan that opens what the endpoints need, and closes it in reverse order.
+
+    `checks` are the service's own readiness checks by name, beside those of the database and of Redis: coroutine
+    functions that raise when a component is down. READINESS_REQUIRED names the components that have to be up.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
@@ -57,10 +63,10 @@ def lifespan_of(settings: PlatformSettings, lifecycle: Lifecycle) -> Lifespan[Fa
                 )
             )
             closing.push_async_callback(probe.aclose)
-            checks: dict[str, Any] = {"database": probe.ping}
+            watched: dict[str, Any] = {"database": probe.ping}
             if redis is not None:
-                checks["redis"] = redis.ping
-            readiness = Readiness(checks, settings.READINESS_REQUIRED)
+                watched["redis"] = redis.ping
+            readiness = Readiness(watched | dict(checks or {}), settings.READINESS_REQUIRED)
             await readiness.start()
             closing.push_async_callback(readiness.stop)
             end_streams = [job_watch.stop]

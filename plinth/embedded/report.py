@@ -64,6 +64,6 @@ def summary(settings: PlatformSettings, servers: Servers, url: str, health: str,
 
 
 def _jobs_command(servers: Servers) -> str:
-    """A shell command that shows the queues' figures."""
+    """A shell command that shows the jobs of each queue."""
     plinth = shlex.quote(os.path.relpath(Path(sys.executable).with_name("plinth")))
     return f"{plinth} with-servers --data-dir {shlex.quote(str(servers.folder))} -- {plinth} jobs stats"
