@@ -9,8 +9,8 @@ from plinth.jobs import State, job
 from plinth.jobs.context import JobContext
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
+from tests.plinth.integration.jobs.admin.test_jobs import add, claim, end
 from tests.plinth.integration.jobs.conftest import Number, open_store
-from tests.plinth.integration.jobs.test_control import add, claim, end
 
 
 @pytest.fixture
