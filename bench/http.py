@@ -222,7 +222,7 @@ def http_request(port: int, method: str, path: str, token: str = "", body: str |
 
 
 def wire(method: str, path: str, token: str = "", body: str | None = None) -> str:
-    """The request as the load generator sends it. No Accept-Encoding: nobody compresses."""
+    """The request as the load generator sends it. No Accept-Encoding: no answer is compressed."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "User-Agent: bench", "Accept: */*"]
     if token:
         lines.append(f"Authorization: Bearer {token}")
@@ -475,7 +475,7 @@ def build_with_collectors(contenders: dict[str, Contender], collector: Collector
     """This service with all its traces recorded, and a collector in `trouble`; and with one that takes them."""
     plinth = contenders["plinth"]
     recording = plinth.env | {"OTEL_TRACES_SAMPLER": "always_on"}
-    url = Collector(hangs=True).url if trouble == "hangs" else "http://127.0.0.1:9"  # where nobody listens
+    url = Collector(hangs=True).url if trouble == "hangs" else "http://127.0.0.1:9"  # a port without a listener
     return {
         "plinth": replace(plinth, env=recording | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}),
         TAKING: Contender(

@@ -39,9 +39,9 @@ from plinth.embedded.postgres import MAJOR, Postgres
 from plinth.embedded.redis import Redis
 
 THEIR_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
-BASE = "arq"  # whom the others are compared with
+BASE = "arq"  # the engine that the others are compared with
 NAMES = ("arq", "plinth", "pgqueuer", "procrastinate")
-# The shares of --jobs that they drain: who is slow would take all the time, and a rate needs no more jobs for that.
+# The shares of --jobs that they drain: a slow engine would take all the time, and a rate needs no more jobs for that.
 SHARES = {"procrastinate": 0.1}
 
 ONE_BY_ONE = 2000
@@ -53,7 +53,7 @@ HISTORY, SCHEDULED = 1_000_000, 100_000
 
 @dataclass
 class Bench:
-    """The stores, and who works on them."""
+    """The stores, and the engines that work on them."""
 
     postgres: Postgres
     redis: Redis
@@ -84,7 +84,7 @@ class Bench:
         return max(1, int(self.jobs * SHARES.get(contender.name, 1)))
 
     def settle(self, contender: Contender) -> None:
-        """Nobody shall pay for what others left behind, nor be planned for with statistics of an empty table."""
+        """Vacuums and checkpoints, so that no engine pays for another's rows or plans with old statistics."""
         self.postgres.execute("VACUUM (ANALYZE)", contender.database)
         self.postgres.execute("CHECKPOINT")
 
@@ -323,7 +323,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain in a round (default: %(default)s)")
     parser.add_argument("--only", default=",".join(cases), help="these cases (default: %(default)s)")
     parser.add_argument("--contenders", default=",".join(NAMES), help="these systems (default: %(default)s)")
-    parser.add_argument("--beside", default="plinth", help="who drains beside history and scheduled jobs")
+    parser.add_argument("--beside", default="plinth", help="the engine that drains beside history and scheduled jobs")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
     for option, known in (("only", cases), ("contenders", NAMES), ("beside", NAMES)):

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, Protocol
 
-# The same for all processes of a Linux machine, and nobody sets it.
+# The same for all processes of a Linux machine, and no program sets it.
 now = time.monotonic
 
 Ran = Callable[[int, float], None]
@@ -118,7 +118,7 @@ async def paced(queue: Queue, rate: float, jobs: int) -> float:
 
 async def drained(queue: Queue) -> float:
     """Wait until the store calls every due job finished. Returns the moment."""
-    while await queue.unfinished():  # noqa: ASYNC110 - nobody tells
+    while await queue.unfinished():  # noqa: ASYNC110 - the queues send no event
         await asyncio.sleep(POLL_SECONDS)
     return now()
 

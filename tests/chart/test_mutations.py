@@ -16,7 +16,7 @@ def _caught(rules: list[Rule], damaged: Release) -> bool:
     for position, rule in enumerate(rules):
         try:
             rule(damaged)
-        except Exception:  # noqa: BLE001 - however it breaks, somebody is told
+        except Exception:  # noqa: BLE001 - any failure counts as noticed
             rules.insert(0, rules.pop(position))
             return True
     return False
@@ -39,7 +39,7 @@ def survivors(case: str, rules: list[Rule]) -> tuple[list[str], int]:
 def test_the_rules_see_damage(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     unseen, count = survivors(case, RULES)
     score = 1 - len(unseen) / count
-    with capsys.disabled():  # who reads the tests' output is to know what they would let pass
+    with capsys.disabled():  # the tests' output shows what they would let pass
         print(f"\n{case}: {count - len(unseen)} of {count} mutants seen ({score:.1%}); not:", *unseen, sep="\n  ")  # noqa: T201
     assert score >= _LEAST
     assert count > 500, "a run over nothing proves nothing"

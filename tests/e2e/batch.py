@@ -1,9 +1,9 @@
-"""A batch of exports that take seconds each, so that something can happen to those who run them."""
+"""A batch of exports that take seconds each, so that something can happen to the workers that run them."""
 
 from tests.e2e.release import Release, caller
 from tests.e2e.traffic import exports_are_made
 
-# Nobody may have more than five exports under way.
+# No user may have more than five exports under way.
 OWNERS, EXPORTS = 4, 4
 ITEMS = 100_000
 

@@ -78,7 +78,7 @@ def create() -> Cluster:
     """A cluster of the run's own.
 
     Raises:
-        ValueError: There is one of its name, which may be somebody's.
+        ValueError: There is one of its name, which may be in use.
     """
     if NAME in run("kind", "get", "clusters").split():
         raise ValueError(

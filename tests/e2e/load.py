@@ -8,7 +8,7 @@ the clients keep their connections, the other half open one for each request. A 
 lists the first page; every fourth time it asks for an export as well. Whatever is no 2xx within 5 s has failed.
 
 With RETRY=1 a client that was refused or cut off sends the same write again, under the same Idempotency-Key, until it
-is accepted: what callers do who mind their data. Without it nothing is ever sent twice.
+is accepted: what a caller does that must lose no data. Without it nothing is ever sent twice.
 """
 
 import asyncio

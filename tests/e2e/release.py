@@ -112,7 +112,7 @@ class Release:
         self.core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
 
     def what_is_there(self) -> str:
-        """For somebody who was not there: the pods, their newest events and the end of what unready ones have said."""
+        """Describes a failure for the log: the pods, their newest events and the end of what unready ones have said."""
         seen = [self._kubectl("get", "pods,jobs,pvc", "--output", "wide")]
         seen.append("\n".join(self._kubectl("get", "events", "--sort-by", ".lastTimestamp").splitlines()[-25:]))
         pods = self.core.list_namespaced_pod(self.namespace).items

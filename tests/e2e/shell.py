@@ -1,4 +1,4 @@
-"""The shell of somebody who works in a release's namespace: what the docs show runs in it as it stands."""
+"""A user's shell in a release's namespace: what the docs show runs in it as it stands."""
 
 import os
 import subprocess

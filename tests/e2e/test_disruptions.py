@@ -41,7 +41,7 @@ class TestKilled:
         assert killed_runs(ready, exports) > 0
 
     def test_api_pods_under_load(self, ready: Release, tmp_path: Path) -> None:
-        """Callers who send a write again under its key have it done once, whatever became of the first answer."""
+        """Callers that send a write again under its key have it done once, whatever became of the first answer."""
         with traffic(ready, tmp_path, retry=True) as seen:
             for _ in range(2):
                 ready.kill(ready.pods("api")[0])
@@ -49,7 +49,7 @@ class TestKilled:
         seen.kept(ready)
 
     def test_redis_with_all_that_is_in_it(self, ready: Release, tmp_path: Path) -> None:
-        """Nobody notices: it holds nothing that has to be kept."""
+        """No caller sees an error: it holds nothing that has to be kept."""
         before = {pod.metadata.uid for pod in ready.pods("redis")}
         with traffic(ready, tmp_path) as seen:
             ready.kill(ready.pods("redis")[0])

@@ -45,7 +45,7 @@ BESIDES = {
 
 @pytest.fixture(scope="module")
 def release(cluster: Cluster) -> Iterator[Release]:
-    """A namespace with a PostgreSQL and a Redis in it that are nobody's."""
+    """A namespace with a PostgreSQL and a Redis in it that belong to no release."""
     with namespace(cluster, "plinth-external") as release:
         start(release, "database", 5432, {
             "image": "postgres:17",

@@ -36,7 +36,7 @@ def test_psql(release: Release, shell: Shell) -> None:
 
 
 def test_dead_letters_are_done_again(release: Release, shell: Shell) -> None:
-    """An export whose job was given up, while nobody could claim it, is made after all."""
+    """An export whose job was given up, while no worker could claim it, is made after all."""
     (token,) = release.tokens("alice")
     operator = release.pods("api")[0].metadata.name
     with caller(token) as http:

@@ -60,7 +60,7 @@ class TestDev:
 
 @contextmanager
 def dev(shell: Shell, tree: Path, release: Release) -> Iterator[Path]:
-    """`skaffold dev` while somebody works, and the file of what it says. Ctrl-C takes everything away again."""
+    """`skaffold dev` in the background, and the file of what it says. Ctrl-C takes everything away again."""
     said = shell.folder / "said"
     with said.open("w") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""No test reaches another machine: it would be slow, it would fail at random, and somebody else would feel it."""
+"""No test reaches another machine: it would be slow, it would fail at random, and it would load what is not ours."""
 
 import ipaddress
 import socket

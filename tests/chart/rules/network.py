@@ -1,4 +1,4 @@
-"""Who reaches whom, asked of all policies together."""
+"""Which pods reach which, asked of all policies together."""
 
 from itertools import product
 from urllib.parse import urlsplit

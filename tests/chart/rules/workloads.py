@@ -53,7 +53,7 @@ def probes_leave_time_to_start_and_do_not_kill_for_a_hiccup(release: Release) ->
     for component in ("api", "worker"):
         container = _main(release, component)
         start, live, ready = container["startupProbe"], container["livenessProbe"], container["readinessProbe"]
-        assert start["periodSeconds"] == 1, "who starts in two seconds is not to wait for ten"
+        assert start["periodSeconds"] == 1, "a pod that starts in two seconds is not to wait for ten"
         assert start["periodSeconds"] * start["failureThreshold"] >= 60
         assert 20 <= live["periodSeconds"] * live["failureThreshold"] <= 60
         assert ready["periodSeconds"] * ready["failureThreshold"] <= 10
@@ -132,7 +132,7 @@ def the_migration_is_a_job_named_after_its_content(release: Release) -> None:
         assert re.fullmatch(rf"{release.name}-migrate-[0-9a-f]{{8}}", job["metadata"]["name"])
         assert spec["backoffLimit"] == release.values["migrate"]["backoffLimit"]
         assert spec["activeDeadlineSeconds"] == release.values["migrate"]["activeDeadlineSeconds"]
-        # Helm leaves hooks behind, one for each image. Who deletes any other makes GitOps tools run it again.
+        # Helm leaves hooks behind, one for each image. Deleting any other makes GitOps tools run it again.
         assert spec.get("ttlSecondsAfterFinished") == (86400 if mode == "hook" else None)
         assert spec["template"]["spec"]["restartPolicy"] == "Never", "or the log of what failed is gone"
         assert spec["template"]["spec"]["containers"][0]["args"] == ["migrate", "--wait", "300"]
