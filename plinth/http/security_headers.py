@@ -38,11 +38,9 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message.get("headers", ())}
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    *(header for header in headers if header[0] not in given),
-                ]
+                given = message.get("headers", ())
+                names = {name for name, _ in given}
+                message["headers"] = [*given, *[header for header in headers if header[0] not in names]]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
