@@ -90,7 +90,7 @@ class Contender:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """With a client, on the core of whoever calls this."""
+        """With a client, on the core of its caller."""
         with Process(self, "client") as self.client:
             yield
 

@@ -1,4 +1,4 @@
-"""The same values give the same objects, whoever renders them and how often."""
+"""The same values give the same objects, on any machine and at any time."""
 
 import os
 from pathlib import Path

@@ -30,7 +30,7 @@ def release(cluster: Cluster) -> Iterator[Release]:
 
 
 def test_workers_come_with_a_backlog_and_go_with_it(release: Release) -> None:
-    """And every job is done once, whoever came and went meanwhile."""
+    """And every job is done once, however many workers came and went meanwhile."""
     release.wait_until_ready()
     exports = ask_for_a_batch(release)
     until(lambda: release.ready("worker", WORKERS), f"{WORKERS} workers run", within=120)

@@ -15,7 +15,7 @@ from tests.e2e.cluster import ROOT, Cluster
 from tests.e2e.release import URL, Release, namespace, until
 from tests.e2e.shell import Shell
 
-# What an edit changes, and whoever asks sees.
+# What an edit changes, and a request shows.
 HANDLER, SHOWN = Path("app/api/v1/public/health.py"), '"alive"'
 EDITS = 3
 # On an idle machine it is a tenth of that. The figure is printed.

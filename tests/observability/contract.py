@@ -19,7 +19,7 @@ FOREIGN: dict[str, set[str]] = {
     "certmanager_certificate_expiration_timestamp_seconds": {"name", "exported_namespace"},
 }
 
-# Given by whoever scrapes.
+# Given by the scraper.
 TARGET = {"namespace", "pod"}
 
 _LINE = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>counter|gauge|histogram) \| (?P<labels>.*?) ?\| ", re.MULTILINE)

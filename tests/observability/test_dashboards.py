@@ -1,4 +1,4 @@
-"""The dashboards: in order for Grafana, and for whoever reads their JSON."""
+"""The dashboards: in order for Grafana, and for a reader of their JSON."""
 
 import json
 import os
