@@ -5,6 +5,7 @@ Every check raises ValueError with what was expected. No message quotes the valu
 
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
@@ -39,65 +40,38 @@ def _split_list(value: object) -> object:
         raise ValueError("expected a list, separated by commas or in JSON") from None
 
 
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
+def _cased(change: Callable[[str], str]) -> BeforeValidator:
+    # Without the type of the input, the JSON schema would refuse letters of the other case.
+    return BeforeValidator(lambda value: change(value) if isinstance(value, str) else value, json_schema_input_type=str)
 
 
-def _check_path_prefix(value: str) -> str:
-    if not re.fullmatch(_PATH_PREFIX, value):
-        raise ValueError("expected a path such as /api/v1, with no slash at the end")
-    return value
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _check_origin(value: str) -> str:
-    # Browsers send the scheme and host alone, in lower case.
-    origin = value.rstrip("/").lower()
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/@?#*\s]+", origin):
-        raise ValueError("expected origins such as https://app.example.com")
-    return origin
+def _secret(check: Callable[[str], object]) -> AfterValidator:
+    """Check the value of a SecretStr."""
+
+    def checked(value: SecretStr) -> SecretStr:
+        check(value.get_secret_value())
+        return value
+
+    return AfterValidator(checked)
 
 
-def _check_cors_origin(value: str) -> str:
-    return value if value == "*" else _check_origin(value)
-
-
-def _check_rate(value: str) -> str:
-    if value and not re.fullmatch(r"[1-9]\d*(/| per )([1-9]\d* ?)?(second|minute|hour|day)s?", value):
-        raise ValueError("expected a rate such as 600/minute, or nothing to switch it off")
-    return value
-
-
-def _check_url(value: str) -> str:
-    urls.check_web_url(value)
-    return value
-
-
-def _check_database_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value()
+def _check_database_url(url: str) -> None:
     if not url.startswith("sqlite+aiosqlite://"):
         dsn.PostgresURL.parse(url)
-    return value
 
 
-def _check_redis_url(value: SecretStr) -> SecretStr:
-    urls.check_redis_url(value.get_secret_value())
-    return value
-
-
-def _check_hmac_secret(value: SecretStr) -> SecretStr:
-    if len(value.get_secret_value()) < MIN_SECRET_LENGTH:
+def _check_hmac_secret(value: str) -> None:
+    if len(value) < MIN_SECRET_LENGTH:
         raise ValueError(f"expected at least {MIN_SECRET_LENGTH} characters")
-    return value
-
-
-def _check_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", value):
-        raise ValueError("expected names of 1 to 100 letters, digits and . _ : -")
-    return value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
 
 
 def _check_attributes(value: str) -> str:
@@ -107,18 +81,16 @@ def _check_attributes(value: str) -> str:
     return value
 
 
-def _check_headers(value: SecretStr) -> SecretStr:
+def _check_headers(value: str) -> None:
     # Stricter than OpenTelemetry's exporter, which drops a header that it cannot read and logs it.
-    for pair in value.get_secret_value().split(","):
+    for pair in filter(str.strip, value.split(",")):
         name, _, text = pair.partition("=")
-        sent = unquote(text.strip())
-        if pair.strip() and not (
+        if not (
             re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip(), re.ASCII)
             and re.fullmatch(r"[ !#-:<-\[\]-~]+", text.strip())
-            and re.fullmatch(r"[ -~]+", sent)
+            and re.fullmatch(r"[ -~]+", unquote(text.strip()))
         ):
             raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
-    return value
 
 
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,13 +103,9 @@ def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
 LIST = (NoDecode, BeforeValidator(_split_list))
 """Makes a tuple a setting that is written `a,b` or as JSON: `Annotated[tuple[str, ...], *LIST]`."""
 
-# Without the type of the input, the JSON schema would refuse small letters.
-_UPPER = BeforeValidator(_upper, json_schema_input_type=str)
-_LOWER = BeforeValidator(_lower, json_schema_input_type=str)
-
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Days = Annotated[float, Field(gt=0, le=3650)]
-LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], _UPPER]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], _cased(str.upper)]
 Sampler = Annotated[
     Literal[
         "always_on",
@@ -147,26 +115,43 @@ Sampler = Annotated[
         "parentbased_always_off",
         "parentbased_traceidratio",
     ],
-    _LOWER,
+    _cased(str.lower),
 ]
 Attributes = Annotated[str, AfterValidator(_check_attributes)]
 PathPrefix = Annotated[
-    str, AfterValidator(_check_path_prefix), WithJsonSchema({"type": "string", "pattern": _PATH_PREFIX})
+    str,
+    _matching(_PATH_PREFIX, "a path such as /api/v1, with no slash at the end"),
+    WithJsonSchema({"type": "string", "pattern": _PATH_PREFIX}),
 ]
-Rate = Annotated[str, AfterValidator(_check_rate), MAY_BE_EMPTY]
+Rate = Annotated[
+    str,
+    _matching(
+        r"([1-9]\d*(/| per )([1-9]\d* ?)?(second|minute|hour|day)s?)?",
+        "a rate such as 600/minute, or nothing to switch it off",
+    ),
+    MAY_BE_EMPTY,
+]
 
 # Left as it is: an issuer is compared letter by letter with that of a token, a slash at its end included.
-Url = Annotated[str, AfterValidator(_check_url)]
+Url = Annotated[str, AfterValidator(urls.check_web_url)]
 # For URLs that a path is appended to.
 BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
 
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *LIST]
-CorsOrigins = Annotated[tuple[Annotated[str, AfterValidator(_check_cors_origin)], ...], *LIST]
-Names = Annotated[tuple[Annotated[str, AfterValidator(_check_name)], ...], Field(min_length=1), *LIST]
+# Browsers send the scheme and host alone, in lower case.
+_ORIGIN = AfterValidator(lambda origin: origin.rstrip("/").lower())
+_ORIGIN_PATTERN = r"[a-z][a-z0-9+.-]*://[^/@?#*\s]+"
+_ORIGIN_EXPECTED = "origins such as https://app.example.com"
+Origins = Annotated[tuple[Annotated[str, _ORIGIN, _matching(_ORIGIN_PATTERN, _ORIGIN_EXPECTED)], ...], *LIST]
+CorsOrigins = Annotated[
+    tuple[Annotated[str, _ORIGIN, _matching(rf"\*|{_ORIGIN_PATTERN}", _ORIGIN_EXPECTED)], ...], *LIST
+]
+
+_NAME = _matching(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", "names of 1 to 100 letters, digits and . _ : -")
+Names = Annotated[tuple[Annotated[str, _NAME], ...], Field(min_length=1), *LIST]
 Components = Annotated[tuple[Literal["database", "redis"], ...], *LIST]
 Algorithms = Annotated[tuple[str, ...], *LIST, AfterValidator(_check_algorithms)]
 
-DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
-Headers = Annotated[SecretStr, AfterValidator(_check_headers)]
-HmacSecret = Annotated[SecretStr, AfterValidator(_check_hmac_secret)]
+DatabaseUrl = Annotated[SecretStr, _secret(_check_database_url)]
+RedisUrl = Annotated[SecretStr, _secret(urls.check_redis_url)]
+Headers = Annotated[SecretStr, _secret(_check_headers)]
+HmacSecret = Annotated[SecretStr, _secret(_check_hmac_secret)]

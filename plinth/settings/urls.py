@@ -6,13 +6,14 @@ from urllib.parse import SplitResult, quote, urlsplit
 MASK = "********"
 
 
-def check_web_url(url: str) -> None:
-    """Raise ValueError unless it is an http or https URL without credentials, query and fragment."""
+def check_web_url(url: str) -> str:
+    """Return `url`. Raise ValueError unless it is an http or https URL without credentials, query and fragment."""
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a URL that starts with https://")
     if "@" in parts.netloc or "?" in url or "#" in url:
         raise ValueError("expected a URL without user name, password, query and fragment")
+    return url
 
 
 def is_loopback(url: str) -> bool:
