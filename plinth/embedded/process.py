@@ -18,6 +18,7 @@ Sleep = Callable[[float], None]
 """Waits for some seconds. The supervisor's own raises when a signal asks it to stop."""
 
 POLL = 0.01  # seconds between two looks at a child that starts or ends
+GRACE = 10.0  # seconds that a process has to end, unless it is given others
 LAUNCHER = Path(__file__).with_name("launch.py")
 
 
@@ -83,7 +84,7 @@ class Process:
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         hurry_signal: signal.Signals = signal.SIGKILL,
-        grace: float = 10.0,
+        grace: float = GRACE,
     ) -> None:
         """Start it. Without `log` it writes to our own output; `env` replaces ours; `grace` is in seconds.
 
@@ -157,15 +158,16 @@ class Process:
         """Freeze it with all its descendants: connections stay open, nothing answers."""
         # Itself first, so that no child is born in between. A signal to the group would miss PostgreSQL's
         # children, each of which leads a group of its own.
-        process = psutil.Process(self.pid)
-        process.suspend()
-        for child in _descendants(process):
+        psutil.Process(self.pid).suspend()
+        for member in _family(psutil.Process(self.pid)):
             with suppress(psutil.NoSuchProcess):
-                child.suspend()
+                member.suspend()
 
     def resume(self) -> None:
         """Undo `pause`."""
-        _resume(psutil.Process(self.pid))
+        for member in reversed(_family(psutil.Process(self.pid))):
+            with suppress(psutil.NoSuchProcess):
+                member.resume()
 
     def last_lines(self, count: int = 8) -> str:
         """The end of what it has written to its log since it was started; empty when it has none."""
@@ -190,35 +192,18 @@ class Process:
         return EmbeddedError(f"{self.name} {how}. The end of {self.log}:\n{self.last_lines()}")
 
 
-def end_leftover(pid_file: Path, folder: Path, stop_signal: signal.Signals, grace: float = 10.0) -> bool:
-    """End the server that an earlier owner left running in `folder`; True if there was one.
-
-    A pid alone proves nothing, since numbers come round again: the process must also work in that folder.
-    """
-    try:
-        process = psutil.Process(int(pid_file.read_text().split()[0]))
-        if Path(process.cwd()) != folder.resolve():
-            return False
-    except (OSError, ValueError, IndexError, psutil.Error):
-        return False
-    end_families([process], stop_signal, grace)
-    return True
-
-
-def end_families(heads: Sequence[psutil.Process], stop_signal: signal.Signals, grace: float) -> None:
+def end_families(heads: Sequence[psutil.Process]) -> None:
     """Ask processes that are not our children to end, then kill what is left of them and their descendants."""
-    families = [member for head in heads for member in (head, *_descendants(head))]
+    families = [member for head in heads for member in _family(head)]
     for head in heads:
         with suppress(psutil.NoSuchProcess):
-            head.send_signal(stop_signal)
-        _resume(head)  # it may have been paused
-    deadline = time.monotonic() + grace
+            head.terminate()
+    deadline = time.monotonic() + GRACE
     while alive := [member for member in families if _alive(member)]:
         if time.monotonic() > deadline:
             for member in alive:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-            deadline = float("inf")  # nothing survives that
         time.sleep(POLL)
 
 
@@ -230,14 +215,9 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _resume(process: psutil.Process) -> None:
-    for member in (*_descendants(process), process):
-        with suppress(psutil.NoSuchProcess):
-            member.resume()
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    """The process itself and its descendants."""
     try:
-        return process.children(recursive=True)
+        return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []

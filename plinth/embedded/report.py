@@ -14,18 +14,10 @@ SUBJECT = "alice"
 TOKEN_TTL = 7 * 24 * 3600  # seconds
 
 
-def say(line: str) -> None:
+def say(text: object, *, error: bool = False) -> None:
     """Print a line. A terminal that has gone away must not keep anything from being stopped."""
     with suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-
-def complain(error: Exception) -> None:
-    """Print an error for the person at the terminal."""
-    with suppress(OSError):
-        sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 class Progress:
@@ -56,14 +48,9 @@ def summary(settings: PlatformSettings, servers: Servers, url: str, health: str,
         lines["Try"] = f"curl {url}{settings.API_V1_STR}/me -H 'Authorization: Bearer {token}'"
     if servers.postgres:
         lines["SQL"] = servers.postgres.psql()
-    lines["Jobs"] = _jobs_command(servers)
-    lines["Data"] = " and ".join(str(folder) for folder in servers.data_folders)
+    plinth = shlex.quote(os.path.relpath(Path(sys.executable).with_name("plinth")))
+    lines["Jobs"] = f"{plinth} with-servers --data-dir {shlex.quote(str(servers.folder))} -- {plinth} jobs stats"
+    lines["Data"] = str(servers.folder)
     lines["Logs"] = str(servers.logs)
     lines["Stop"] = "Ctrl-C"
     return "\n".join(["", *(f"  {name:<9}{text}" for name, text in lines.items()), ""])
-
-
-def _jobs_command(servers: Servers) -> str:
-    """A shell command that shows the jobs of each queue."""
-    plinth = shlex.quote(os.path.relpath(Path(sys.executable).with_name("plinth")))
-    return f"{plinth} with-servers --data-dir {shlex.quote(str(servers.folder))} -- {plinth} jobs stats"

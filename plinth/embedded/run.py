@@ -1,24 +1,20 @@
 """Everything on one machine: the servers that the settings leave out, the migrations, the service."""
 
-import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from plinth.embedded.address import Address
-from plinth.embedded.lock import Lock, Record
-from plinth.embedded.process import EmbeddedError, Process, Sleep, environment
-from plinth.embedded.report import Progress, complain, say, summary
+from plinth.embedded.lock import Lock
+from plinth.embedded.process import POLL, EmbeddedError, Process, Sleep, environment
+from plinth.embedded.report import Progress, say, summary
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
 from plinth.settings import PlatformSettings
 
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
-PROGRAM_GRACE = 25.0  # seconds; uvicorn gives its requests 20
+API_GRACE = 25.0  # seconds; uvicorn gives its requests 20
 WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
 WORKER_HOST = "127.0.0.1"  # of its probes and metrics, unless it is told another
 
@@ -30,24 +26,23 @@ def run(settings: PlatformSettings, *, host: str, port: int, reload: bool, data_
     """
     try:
         with Lock(data_dir) as lock:
-            lock.end_orphans()
             address = Address(host, port)
             address.check()
-            lock.write({"pid": os.getpid(), "url": address.url})
-            with Servers(data_dir, settings) as servers, Supervisor() as supervisor:
+            lock.note(url=address.url)
+            with Supervisor(lock) as supervisor:
                 try:
-                    _serve(supervisor, servers, lock, settings, address, reload)
+                    _serve(supervisor, lock, Servers(data_dir, settings), settings, address, reload)
                 except StopRequested:
                     say("\nStopping (Ctrl-C again to hurry).")
             say("Stopped.")
     except EmbeddedError as error:
-        complain(error)
+        say(error, error=True)
         return 1
     return 0
 
 
 def _serve(
-    supervisor: Supervisor, servers: Servers, lock: Lock, settings: PlatformSettings, address: Address, reload: bool
+    supervisor: Supervisor, lock: Lock, servers: Servers, settings: PlatformSettings, address: Address, reload: bool
 ) -> None:
     """Start one thing after the other, then watch over them; returns only by an exception."""
     progress = Progress()
@@ -56,62 +51,55 @@ def _serve(
 
     env = environment(**servers.addresses)
     _migrate(servers.logs / "migrate.log", env, supervisor.sleep)
+    lock.note(environment=servers.addresses)
     progress.done("The migrations are applied")
 
     again = ["--reload"] if reload else []
-    listen = ["--host", address.host, "--port", str(address.port)]
     # Only one of the two can have METRICS_PORT, if it is set: the worker. The usual one may be another program's.
     chosen = settings.METRICS_PORT if "METRICS_PORT" in settings.model_fields_set else 0
-    worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST, but={address.port})
-    api_metrics = Address.free(address.host, but={address.port, worker_metrics.port})
-    api = supervisor.add(_program("The API", ["api", *listen, *again], env | _at(api_metrics)))
-    worker = supervisor.add(_worker(settings, again, env | _at(worker_metrics)))
-    programs = [api, worker]
-    lock.write(_record(address, servers, programs))
+    worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST)
+    api_metrics = Address.free(address.host)
+    api = Process(
+        "The API",
+        _command("api", "--host", address.host, "--port", str(address.port), *again),
+        env=env | {"METRICS_PORT": str(api_metrics.port)},
+        grace=API_GRACE,
+        terminal=True,
+    )
+    supervisor.add(api)
+    worker = Process(
+        "The worker",
+        _command("worker", *again),
+        env=env | {"METRICS_PORT": str(worker_metrics.port)},
+        hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
+        grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
+        terminal=True,
+    )
+    supervisor.add(worker)
 
     health = f"{settings.API_V1_STR}/public/health"
     deadline = time.monotonic() + HEALTH_TIMEOUT
     while not address.answers(health):
-        ended = [program for program in programs if not program.running]
+        ended = [program for program in (api, worker) if not program.running]
         # With reload, code that does not start is code that is being written.
         if ended or (time.monotonic() > deadline and not reload):
             raise (*ended, api)[0].failure()
-        supervisor.sleep(0.02)
+        supervisor.sleep(POLL)
     progress.done("The API answers")
 
     say(summary(settings, servers, address.url, health, (api_metrics.url, worker_metrics.url)))
     supervisor.watch()
 
 
-def _at(metrics: Address) -> dict[str, str]:
-    return {"METRICS_PORT": str(metrics.port)}
-
-
-def _program(name: str, arguments: list[str], env: dict[str, str], **options: Any) -> Process:
-    command = [sys.executable, "-m", "plinth.cli", *arguments]
-    return Process(name, command, env=env, **{"grace": PROGRAM_GRACE, "terminal": True, **options})
-
-
-def _worker(settings: PlatformSettings, options: list[str], env: dict[str, str]) -> Process:
-    return _program(
-        "The worker",
-        ["worker", *options],
-        env,
-        hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
-        grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
-    )
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "plinth.cli", *arguments]
 
 
 def _migrate(log: Path, env: dict[str, str], sleep: Sleep) -> None:
-    process = _program("The migration", ["migrate"], env, log=log, terminal=False)
+    process = Process("The migration", _command("migrate"), env=env, log=log, grace=API_GRACE)
     try:
         process.wait(float("inf"), sleep)
         if process.exit_code != 0:
             raise process.failure()
     finally:
         process.stop()
-
-
-def _record(address: Address, servers: Servers, programs: list[Process]) -> Record:
-    started = {str(program.pid): psutil.Process(program.pid).create_time() for program in programs}
-    return {"pid": os.getpid(), "url": address.url, "environment": servers.addresses, "programs": started}

@@ -1,8 +1,6 @@
 """The embedded servers: those that the settings name no address for."""
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from plinth.embedded.postgres import Postgres
 from plinth.embedded.redis import Redis
@@ -11,10 +9,7 @@ from plinth.settings import PlatformSettings
 
 
 class Servers:
-    """A Postgres unless DATABASE_URL is set, a Redis unless REDIS_URL or Upstash's pair is.
-
-    Enter it before the supervisor that stops the servers: it sweeps up after them.
-    """
+    """A Postgres unless DATABASE_URL is set, a Redis unless REDIS_URL or Upstash's pair is."""
 
     def __init__(self, folder: Path, settings: PlatformSettings) -> None:
         self.folder = folder
@@ -25,22 +20,6 @@ class Servers:
             self.postgres = Postgres(folder / "postgres", log=self.logs / "postgresql.log")
         if settings.redis_url is None:
             self.redis = Redis(folder / "redis", log=self.logs / "redis.log")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for server in (self.postgres, self.redis):
-            if server:
-                server.sweep()
-
-    @property
-    def data_folders(self) -> list[Path]:
-        """Where the data are: one folder, unless PostgreSQL's had to go where its user can reach them."""
-        elsewhere = self.folder / "postgres"
-        return [self.folder, elsewhere.readlink()] if elsewhere.is_symlink() else [self.folder]
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -54,10 +33,9 @@ class Servers:
 
     def start(self, supervisor: Supervisor) -> None:
         """Start them side by side and wait until they answer."""
-        if self.redis:
-            supervisor.add(self.redis.launch())
-        if self.postgres:
-            supervisor.add(self.postgres.launch(supervisor.sleep))
-            self.postgres.wait(sleep=supervisor.sleep)
-        if self.redis:
-            self.redis.wait(sleep=supervisor.sleep)
+        servers = [server for server in (self.redis, self.postgres) if server]
+        for server in servers:
+            supervisor.callback(server.sweep)
+            supervisor.add(server.launch(supervisor.sleep))
+        for server in servers:
+            server.wait(supervisor.sleep)

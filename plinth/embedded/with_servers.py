@@ -1,6 +1,5 @@
 """Run a command, a migration or psql for instance, beside the embedded servers."""
 
-import os
 import shutil
 import subprocess
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from plinth.embedded.lock import Lock, Taken
 from plinth.embedded.process import EmbeddedError, environment
-from plinth.embedded.report import complain
+from plinth.embedded.report import say
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
 from plinth.settings import PlatformSettings
@@ -27,16 +26,17 @@ def with_servers(command: Sequence[str], settings: PlatformSettings, *, data_dir
         if shutil.which(command[0]) is None:
             raise EmbeddedError(f"There is no command {command[0]}.")
         try:
-            with Lock(data_dir) as lock, Servers(data_dir, settings) as servers, Supervisor() as supervisor:
+            with Lock(data_dir) as lock, Supervisor(lock) as supervisor:
+                servers = Servers(data_dir, settings)
                 servers.start(supervisor)
-                lock.write({"pid": os.getpid(), "environment": servers.addresses})
+                lock.note(environment=servers.addresses)
                 return _attend(command, servers.addresses, supervisor)
         except Taken as taken:
             return subprocess.call(command, env=environment(**_addresses(taken)))
     except StopRequested:
         return INTERRUPTED
     except EmbeddedError as error:
-        complain(error)
+        say(error, error=True)
         return 1
 
 
@@ -45,7 +45,7 @@ def _attend(command: Sequence[str], addresses: dict[str, str], supervisor: Super
     with subprocess.Popen(command, env=environment(**addresses)) as process:
         try:
             while process.poll() is None:
-                supervisor.sleep(None)
+                supervisor.sleep()
         finally:
             process.terminate()
     return process.returncode

@@ -1,6 +1,7 @@
 """Fleets for the fault tests, and the table of their figures at the end of the session."""
 
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def breakable() -> Iterator[Servers]:
             servers.start()
             yield servers
         finally:
-            servers.postgres.stop("immediate")  # a clean shutdown would write what no test reads
+            servers.postgres.stop(signal.SIGQUIT)  # a clean shutdown would write what no test reads
             servers.stop()
 
 

@@ -6,6 +6,7 @@ each job carries a key of its client's, and a client that knows no answer looks 
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
@@ -79,10 +80,7 @@ def accepted_by(clients: list[Client]) -> list[UUID]:
 
 async def stopped_and_started(server: Postgres | Redis, away: float = 0.0) -> None:
     """Stop a server, PostgreSQL in immediate mode, and start it again; the clients go on meanwhile."""
-    if isinstance(server, Postgres):
-        await asyncio.to_thread(server.stop, "immediate")
-    else:
-        await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.stop, signal.SIGQUIT if isinstance(server, Postgres) else None)
     await asyncio.sleep(away)
     server.launch()  # not in a thread: the child would end with it
     await asyncio.to_thread(server.wait)

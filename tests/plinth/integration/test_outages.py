@@ -5,6 +5,7 @@ Times are upper bounds of what users are promised, far above what it takes.
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -115,7 +116,7 @@ class TestDatabase:
     async def test_service_recovers_from_a_stopped_database(
         self, client: httpx.AsyncClient, own_servers: Servers
     ) -> None:
-        own_servers.postgres.stop("immediate")
+        own_servers.postgres.stop(signal.SIGQUIT)
         for response in await burst(client):
             assert "retry-after" in response.headers
             problem(response, 503, "database_unavailable")
@@ -127,7 +128,8 @@ class TestDatabase:
     async def test_database_restart_between_two_requests_fails_none(
         self, client: httpx.AsyncClient, own_servers: Servers
     ) -> None:
-        own_servers.postgres.restart("fast")
+        own_servers.postgres.stop()
+        own_servers.postgres.start()
         # Every pooled connection is dead by now; no request fails on one.
         await works(client)
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,14 +83,16 @@ def test_postgres_does_not_run_as_root(postgres: Postgres) -> None:
 def test_environment_of_the_caller_does_not_reach_postgres(monkeypatch: pytest.MonkeyPatch, postgres: Postgres) -> None:
     monkeypatch.setenv("PGPORT", "6543")
     monkeypatch.setenv("PGOPTIONS", "-c no_such_setting=1")
-    postgres.restart()
+    postgres.stop()
+    postgres.start()
     assert postgres.execute("SHOW port") == "5432"
 
 
-@pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-def test_restart_keeps_the_data(postgres: Postgres, mode: str) -> None:
+@pytest.mark.parametrize("signum", [None, signal.SIGQUIT], ids=["fast", "immediate"])
+def test_restart_keeps_the_data(postgres: Postgres, signum: signal.Signals | None) -> None:
     postgres.execute("CREATE TABLE kept (x int); INSERT INTO kept VALUES (1);", "plinth")
-    postgres.restart(mode)  # type: ignore[arg-type]
+    postgres.stop(signum)
+    postgres.start()
     assert postgres.execute("SELECT x FROM kept", "plinth") == "1"
     postgres.execute("DROP TABLE kept", "plinth")
 
@@ -117,15 +120,6 @@ def test_shown_psql_command_opens_the_database(postgres: Postgres) -> None:
     shown = f"{postgres.psql()} -Atc 'SELECT current_user'"
     done = subprocess.run(shown, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "plinth\n"
-
-
-def test_server_left_behind_is_ended_before_a_start(folder: Path, postgres: Postgres) -> None:
-    left_behind = postgres.process
-    assert left_behind
-    left_behind.pause()
-    postgres.start()
-    assert not left_behind.running
-    assert postgres.execute("SELECT 1") == "1"
 
 
 def test_data_of_another_version_are_refused_and_kept(folder: Path, postgres: Postgres) -> None:

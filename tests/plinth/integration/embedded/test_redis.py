@@ -39,11 +39,11 @@ def test_redis_databases_are_separate(server: Redis, client: redis.Redis) -> Non
         assert client.get("number") is None
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_restart_keeps_or_drops_the_data_as_asked(server: Redis, client: redis.Redis, keep: bool) -> None:
+def test_durable_redis_keeps_its_data_through_a_restart(server: Redis, client: redis.Redis) -> None:
     client.set("key", "value")
-    server.restart(keep=keep)
-    assert client.get("key") == (b"value" if keep else None)
+    server.stop()
+    server.start()
+    assert client.get("key") == (b"value" if server.durable else None)
 
 
 @pytest.mark.parametrize("server", [True], indirect=True, ids=["durable"])
@@ -65,13 +65,6 @@ def test_a_paused_server_does_not_answer(server: Redis) -> None:
         assert client.ping()
 
 
-def test_server_left_behind_is_ended_before_a_start(server: Redis) -> None:
-    left_behind = server.process
-    assert left_behind
-    server.start()
-    assert not left_behind.running
-
-
 def test_failed_start_quotes_the_log(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     server.stop()
     with monkeypatch.context() as patched:
@@ -84,8 +77,9 @@ def test_failed_start_quotes_the_log(server: Redis, monkeypatch: pytest.MonkeyPa
 def test_platform_without_a_redis_binary_is_an_error(
     server: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    server.stop()
     monkeypatch.setattr(embedded, "package_folder", lambda _: tmp_path)
     with pytest.raises(EmbeddedError, match="has no server for this platform"):
-        server.restart(keep=True)
+        server.start()
     monkeypatch.undo()
     server.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plinth.embedded.process import Process, end_leftover, environment
+from plinth.embedded.process import Process, environment
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
 
@@ -145,34 +145,3 @@ signal.raise_signal(signal.SIGKILL)
         process = start(SLEEP)
         assert process.wait(PATIENCE)
         assert process.last_lines() == ""
-
-
-def test_leftover_process_is_recognised_by_its_working_directory(start: Starter, tmp_path: Path) -> None:
-    heed = "signal.signal(signal.SIGTERM, lambda *_: (print('asked', flush=True), sys.exit()))"
-    process = start(f"import os; os.chdir({str(tmp_path)!r}); {heed}; {SLEEP}")
-    pid_file = tmp_path / "pid"
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-
-    pid_file.write_text(f"{process.pid}\nmore\n")
-    assert not end_leftover(pid_file, elsewhere, signal.SIGTERM)
-    assert process.running
-    process.pause()
-    assert end_leftover(pid_file, tmp_path, signal.SIGTERM)
-    assert process.exit_code == 0
-    assert process.last_lines() == "ready\nasked"
-    assert not end_leftover(pid_file, tmp_path, signal.SIGTERM)
-
-
-def test_leftover_process_that_ignores_its_signal_is_killed(start: Starter, tmp_path: Path) -> None:
-    process = start(f"import os; os.chdir({str(tmp_path)!r}); {IGNORE}")
-    (tmp_path / "pid").write_text(str(process.pid))
-    assert end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM, grace=0.1)
-    assert process.exit_code == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("content", [None, "", "no number", "99999999"])
-def test_pid_file_without_a_running_process_ends_nothing(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "pid").write_text(content)
-    assert not end_leftover(tmp_path / "pid", tmp_path, signal.SIGTERM)

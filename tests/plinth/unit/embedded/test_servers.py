@@ -25,12 +25,4 @@ GIVEN = {
 )
 def test_only_servers_without_a_url_are_embedded(tmp_path: Path, given: list[str], embedded: set[str]) -> None:
     settings = Settings.isolated(**{name: GIVEN[name] for name in given})
-    with Servers(tmp_path, settings) as servers:
-        assert servers.addresses.keys() == embedded
-
-
-def test_data_folders_include_the_target_of_a_link(tmp_path: Path) -> None:
-    with Servers(tmp_path, Settings.isolated()) as servers:
-        assert servers.data_folders == [tmp_path]
-        (tmp_path / "postgres").symlink_to("/var/lib/plinth/postgres-1/data")
-        assert servers.data_folders == [tmp_path, Path("/var/lib/plinth/postgres-1/data")]
+    assert Servers(tmp_path, settings).addresses.keys() == embedded

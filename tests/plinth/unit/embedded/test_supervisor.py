@@ -52,9 +52,9 @@ def test_stop_signal_ends_the_supervisor_s_sleep(signum: signal.Signals) -> None
         with Supervisor() as supervisor:
             os.kill(os.getpid(), signum)
             with pytest.raises(StopRequested):
-                supervisor.sleep(None)
+                supervisor.sleep()
             with pytest.raises(StopRequested):
-                supervisor.sleep(None)
+                supervisor.sleep()
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -70,10 +70,10 @@ def test_sighup_that_nohup_ignores_stops_nothing() -> None:
 
 
 def test_supervisor_restores_the_signal_handlers() -> None:
-    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with Supervisor():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)] == before
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_child_that_ends_is_an_error_and_the_others_are_stopped(journal: Path) -> None:
