@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ import click
 
 from plinth.cli.arguments import DURATION, MOMENT, NAME, json_option
 from plinth.cli.common import on_database, register_jobs, transact
-from plinth.cli.output import cut, print_json, print_list, printable, shown
+from plinth.cli.output import cut, print_list, print_one, printable, shown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
 
     from plinth.database.engine import Database
-    from plinth.jobs import EnqueuedJob, JobKind
+    from plinth.jobs import JobKind
     from plinth.jobs.admin.jobs import JobView
 
 # The values of plinth.jobs.State, repeated because importing it would slow every other command.
@@ -60,14 +61,10 @@ def list_command(
     from plinth.jobs import State
     from plinth.jobs.admin.jobs import list_jobs
 
-    async def work(session: "AsyncSession") -> "list[JobView]":
-        wanted = [State(state) for state in states]
-        # One more than asked for tells whether there is a next page.
-        return await list_jobs(
-            session, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1
-        )
-
-    found = transact(work)
+    wanted = [State(state) for state in states]
+    # One more than asked for tells whether there is a next page.
+    search = partial(list_jobs, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1)
+    found = transact(search)
     page = found[:limit]
     columns = ("ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST ERROR")
     print_list(page, columns, [_row(job) for job in page], as_json=as_json, none="There are no such jobs.")
@@ -94,7 +91,7 @@ def show(job_id: UUID, as_json: bool) -> None:
 
     job = transact(lambda session: get_job(session, job_id))
     if as_json:
-        print_json(job)
+        print_one(job, "", as_json=True)
         return
     fields = {
         "Job": job.id,
@@ -182,11 +179,9 @@ def retry(
     count = transact(
         lambda session: retry_dead_letters(session, kind=kind, since=since, until=until, limit=most, dry_run=dry_run)
     )
-    if as_json:
-        print_json({"count": count, "dry_run": dry_run})
-    else:
-        letters = "dead letter" if count == 1 else "dead letters"
-        click.echo(f"{count} {letters} {'would be' if dry_run else 'will be'} done again.")
+    letters = "dead letter" if count == 1 else "dead letters"
+    sentence = f"{count} {letters} {'would be' if dry_run else 'will be'} done again."
+    print_one({"count": count, "dry_run": dry_run}, sentence, as_json=as_json)
     if count == most:
         click.echo(f"That is the limit of {most}: there may be more.", err=True)
 
@@ -213,11 +208,9 @@ def _change(
                 click.echo(f"{job_id}: {error}", err=True)
                 complete = False
                 continue
-            if as_json:
-                print_json(job)
-            else:
-                asked = job.cancel_requested_at is not None
-                click.echo(f"{job_id}  {'running, its worker is told to cancel it' if asked else job.state}")
+            asked = job.cancel_requested_at is not None
+            state = "running, its worker is told to cancel it" if asked else job.state
+            print_one(job, f"{job_id}  {state}", as_json=as_json)
         return complete
 
     if not on_database(work):
@@ -266,15 +259,8 @@ def enqueue(
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
 
-    async def work(session: "AsyncSession") -> "EnqueuedJob":
-        (made,) = await insertion.execute(session)
-        return made
-
-    made = transact(work)
-    if as_json:
-        print_json(made)
-    else:
-        click.echo(made.id)
+    (made,) = transact(insertion.execute)
+    print_one(made, made.id, as_json=as_json)
     if not made.created:
         click.echo("A job with this unique key is still to be done: that is its id, and no other was made.", err=True)
 

@@ -32,14 +32,8 @@ def log_level(level: str | None, port: int | None) -> None:
 
 
 def _ask(port: int, level: str | None) -> tuple[int, str]:
-    try:
-        return _ask_at("127.0.0.1", port, level)
-    except ConnectionRefusedError:
-        return _ask_at("::1", port, level)  # it may listen there alone
-
-
-def _ask_at(host: str, port: int, level: str | None) -> tuple[int, str]:
-    with closing(HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)) as connection:
+    # The process may listen on one of the addresses of localhost alone: each is tried.
+    with closing(HTTPConnection("localhost", port, timeout=TIMEOUT_SECONDS)) as connection:
         connection.request("GET" if level is None else "PUT", "/log-level", level)
         response = connection.getresponse()
         return response.status, response.read(1000).decode(errors="replace").strip()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["cut", "print_json", "print_list", "printable", "shown"]
+__all__ = ["cut", "print_list", "print_one", "printable", "shown"]
 
 
 def printable(text: str) -> str:
@@ -40,11 +40,11 @@ def shown(value: object) -> str:
             return printable(str(value))
 
 
-def print_json(thing: Any) -> None:
-    """One object: a dictionary or a dataclass."""
+def print_one(thing: Any, sentence: object, *, as_json: bool) -> None:
+    """`thing`, a dictionary or a dataclass, as JSON, or else what people are told of it."""
     from pydantic_core import to_json
 
-    click.echo(to_json(thing).decode())
+    click.echo(to_json(thing).decode() if as_json else sentence)
 
 
 def print_list(
@@ -53,7 +53,7 @@ def print_list(
     """`things` as JSON, or else `rows` as a table; `none` is what people are told of an empty list."""
     if as_json:
         for thing in things:
-            print_json(thing)
+            print_one(thing, "", as_json=True)
     elif not things:
         click.echo(none, err=True)
     else:

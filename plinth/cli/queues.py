@@ -6,7 +6,7 @@ import click
 
 from plinth.cli.arguments import NAME, json_option
 from plinth.cli.common import transact
-from plinth.cli.output import print_json, print_list
+from plinth.cli.output import print_list, print_one
 
 if TYPE_CHECKING:
     from plinth.jobs.admin.queues import QueueCounts
@@ -38,7 +38,7 @@ def pause(queue: str, as_json: bool) -> None:
     from plinth.jobs.admin.queues import pause_queue
 
     transact(lambda session: pause_queue(session, queue))
-    _say_paused(queue, paused=True, as_json=as_json)
+    print_one({"name": queue, "paused": True}, f"{queue} is paused.", as_json=as_json)
 
 
 @click.command()
@@ -49,11 +49,4 @@ def resume(queue: str, as_json: bool) -> None:
     from plinth.jobs.admin.queues import resume_queue
 
     transact(lambda session: resume_queue(session, queue))
-    _say_paused(queue, paused=False, as_json=as_json)
-
-
-def _say_paused(queue: str, *, paused: bool, as_json: bool) -> None:
-    if as_json:
-        print_json({"name": queue, "paused": paused})
-    else:
-        click.echo(f"{queue} is {'paused' if paused else 'served'}.")
+    print_one({"name": queue, "paused": False}, f"{queue} is served.", as_json=as_json)

@@ -162,26 +162,18 @@ def _answering(listening: socket | None, reason: str) -> Iterator[None]:
     if listening is None:
         yield
         return
-    text = f"The service does not run: {reason}\n\nIt is started again when the code changes.\n".encode()
+    text = f"The service does not run: {reason}\n\nIt is started again when the code changes.\n"
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 5.0  # seconds
         protocol_version = "HTTP/1.1"  # with it clients that ask whether to send their body are told so
+        error_content_type = "text/plain; charset=utf-8"
+        error_message_format = text.replace("%", "%%")
 
         def answer(self) -> None:
             length = self.headers.get("Content-Length", "0")
             self.rfile.read(min(int(length), MAX_BODY) if length.isdecimal() else 0)
-            self.send_response(503)
-            for name, value in {
-                "Content-Type": "text/plain; charset=utf-8",
-                "Content-Length": str(len(text)),
-                "Cache-Control": "no-store",
-                "Connection": "close",
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(text)
+            self.send_error(503)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
 

@@ -4,7 +4,7 @@ import click
 
 from plinth.cli.arguments import json_option
 from plinth.cli.common import register_jobs, transact
-from plinth.cli.output import print_json, print_list
+from plinth.cli.output import print_list, print_one
 
 
 @click.group()
@@ -34,10 +34,7 @@ def run(name: str, as_json: bool) -> None:
     from plinth.jobs.admin.queues import run_schedule
 
     made = transact(lambda session: run_schedule(session, name))
-    if as_json:
-        print_json(made)
-    else:
-        click.echo(made.id)
+    print_one(made, made.id, as_json=as_json)
 
 
 @schedules.command()
@@ -48,7 +45,7 @@ def pause(name: str, as_json: bool) -> None:
     from plinth.jobs.admin.queues import pause_schedule
 
     transact(lambda session: pause_schedule(session, name))
-    _say_paused(name, paused=True, as_json=as_json)
+    print_one({"name": name, "paused": True}, f"{name} is paused.", as_json=as_json)
 
 
 @schedules.command()
@@ -59,11 +56,4 @@ def resume(name: str, as_json: bool) -> None:
     from plinth.jobs.admin.queues import resume_schedule
 
     transact(lambda session: resume_schedule(session, name))
-    _say_paused(name, paused=False, as_json=as_json)
-
-
-def _say_paused(name: str, *, paused: bool, as_json: bool) -> None:
-    if as_json:
-        print_json({"name": name, "paused": paused})
-    else:
-        click.echo(f"{name} is {'paused' if paused else 'followed'}.")
+    print_one({"name": name, "paused": False}, f"{name} is followed.", as_json=as_json)
