@@ -13,7 +13,7 @@ import click
 
 import plinth
 from plinth import __version__
-from plinth.cli.arguments import NAMES
+from plinth.cli import arguments
 from plinth.cli.common import fail, load_job_settings, load_settings, not_migrated, read_settings, register_jobs
 from plinth.cli.config import effective_configuration
 from plinth.cli.jobs import jobs
@@ -186,7 +186,7 @@ def _new_settings() -> PlatformSettings:
 
 
 @main.command()
-@click.option("--queues", type=NAMES, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
+@click.option("--queues", type=arguments.names, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of probes and metrics.")
 @reload_option

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import click
 
-from plinth.cli.arguments import DURATION, MOMENT, NAME, json_option
+from plinth.cli import arguments
+from plinth.cli.arguments import json_option
 from plinth.cli.common import on_database, register_jobs, transact
 from plinth.cli.output import cut, print_list, print_one, printable, shown
 
@@ -143,9 +144,14 @@ def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("ids", nargs=-1, type=click.UUID, metavar="[ID]...")
-@click.option("--kind", type=NAME, help="Dead letters of this kind.")
-@click.option("--since", type=MOMENT, help="Dead letters since then: an ISO time, or an age such as 2h, 3d.")
-@click.option("--until", type=MOMENT, help="Dead letters of before then.")
+@click.option("--kind", type=arguments.name, help="Dead letters of this kind.")
+@click.option(
+    "--since",
+    type=arguments.moment,
+    metavar="TIME",
+    help="Dead letters since then: an ISO time, or an age such as 2h, 3d.",
+)
+@click.option("--until", type=arguments.moment, metavar="TIME", help="Dead letters of before then.")
 @click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many dead letters.  [default: 1000]")
 @click.option("--dry-run", is_flag=True, help="Only say how many dead letters it would be.")
 @json_option
@@ -220,9 +226,9 @@ def _change(
 @jobs.command()
 @click.argument("kind")
 @click.argument("payload", metavar="JSON")
-@click.option("--queue", type=NAME, help="Another one than the kind's.")
+@click.option("--queue", type=arguments.name, help="Another one than the kind's.")
 @click.option("--priority", type=click.IntRange(-32768, 32767), help="Another one than the kind's; smaller goes first.")
-@click.option("--delay", type=DURATION, help="Not before this time has passed: 90s, 15m, 2h, 3d.")
+@click.option("--delay", type=arguments.duration, help="Not before this time has passed: 90s, 15m, 2h, 3d.")
 @click.option("--unique-key", help="Only one live job of the kind may have it.")
 @click.option("--owner", help="The subject of whose job it is.")
 @json_option

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plinth.cli.arguments import NAME, json_option
+from plinth.cli import arguments
+from plinth.cli.arguments import json_option
 from plinth.cli.common import transact
 from plinth.cli.output import print_list, print_one
 
@@ -31,7 +32,7 @@ def _row(queue: "QueueCounts") -> tuple[object, ...]:
 
 
 @click.command()
-@click.argument("queue", type=NAME)
+@click.argument("queue", type=arguments.name)
 @json_option
 def pause(queue: str, as_json: bool) -> None:
     """Pause a queue: workers claim none of its jobs. Running jobs go on."""
@@ -42,7 +43,7 @@ def pause(queue: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("queue", type=NAME)
+@click.argument("queue", type=arguments.name)
 @json_option
 def resume(queue: str, as_json: bool) -> None:
     """Resume a paused queue."""

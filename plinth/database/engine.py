@@ -5,7 +5,7 @@ In a request take `SessionDep` (`plinth.api.dependencies`).
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from operator import add
 from typing import Any, NoReturn
@@ -27,7 +27,7 @@ from plinth.database.tables import PlatformTable
 from plinth.errors import ServiceUnavailableError
 from plinth.settings import PlatformSettings
 from plinth.telemetry import tracing
-from plinth.telemetry.metrics import Labels, Observed, db_error
+from plinth.telemetry.metrics import Observed, db_error
 
 __all__ = [
     "Database",
@@ -123,7 +123,7 @@ class Database:
         )
         service = getattr(settings, "service", None)
         self._models: str | None = None if service is None else service.models
-        self._pool_name = pool_name
+        self._shown = ExitStack()  # in the metrics
         if self.is_postgresql:
             if pool_name is not None or tracing.is_on():
                 observe(self.engine.sync_engine, counted=pool_name is not None)
@@ -136,23 +136,13 @@ class Database:
             event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
 
     def _count(self, pool: FairQueuePool, pool_name: str) -> None:
+        """Show the pool in the metrics until the database is closed."""
         pool.count_as(pool_name)
-        _CONNECTIONS.add(self._connections)
-        _MAX_CONNECTIONS.add(self._max_connections)
-        _PENDING.add(self._pending)
-
-    def _connections(self) -> list[tuple[Labels, float]]:
-        pool, name = self.engine.pool, str(self._pool_name)
-        assert isinstance(pool, FairQueuePool)
-        return [((name, "idle"), pool.checkedin()), ((name, "used"), pool.checkedout())]
-
-    def _max_connections(self) -> list[tuple[Labels, float]]:
-        assert isinstance(self.engine.pool, FairQueuePool)
-        return [((str(self._pool_name),), self.engine.pool.limit)]
-
-    def _pending(self) -> list[tuple[Labels, float]]:
-        assert isinstance(self.engine.pool, FairQueuePool)
-        return [((str(self._pool_name),), self.engine.pool.waiting)]
+        self._shown.enter_context(
+            _CONNECTIONS.by(lambda: [((pool_name, "idle"), pool.checkedin()), ((pool_name, "used"), pool.checkedout())])
+        )
+        self._shown.enter_context(_MAX_CONNECTIONS.by(lambda: [((pool_name,), pool.limit)]))
+        self._shown.enter_context(_PENDING.by(lambda: [((pool_name,), pool.waiting)]))
 
     def new_session(self) -> AsyncSession:
         """Make a session that the caller commits and closes."""
@@ -238,9 +228,7 @@ class Database:
                 await connection.execute(text("SELECT 1"))
 
     async def aclose(self) -> None:
-        _CONNECTIONS.remove(self._connections)
-        _MAX_CONNECTIONS.remove(self._max_connections)
-        _PENDING.remove(self._pending)
+        self._shown.close()
         await self.engine.dispose()
 
 

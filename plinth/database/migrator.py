@@ -7,7 +7,7 @@ this code, in the platform's branch or in the service's, is a success: that is w
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -214,35 +214,25 @@ class Migrator:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connected() as connection:
-            deadline = asyncio.get_running_loop().time() + self._wait_seconds
-            while not await connection.scalar(text(f"SELECT pg_try_advisory_lock({LOCK_KEY})")):
-                await connection.rollback()
-                if asyncio.get_running_loop().time() > deadline:
-                    raise MigrationError(f"Another migration did not finish within {self._wait_seconds:g} s.")
-                await asyncio.sleep(POLL_SECONDS)
+        async def lock() -> str | None:
+            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({LOCK_KEY})"))
             await connection.rollback()  # the lock is the session's and stays
+            return None if taken else "Another migration runs"
+
+        async with self._connected() as connection:
+            await _repeat(lock, self._wait_seconds)
             yield connection
             await connection.rollback()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        deadline = asyncio.get_running_loop().time() + self._wait_seconds
-        waiting = False
+        connection = self._engine.connect()
+
+        async def connect() -> None:
+            await connection
+
         try:
-            while True:
-                try:
-                    connection = await self._engine.connect()
-                    break
-                except (OSError, TimeoutError, DBAPIError) as error:
-                    if asyncio.get_running_loop().time() > deadline:
-                        raise MigrationError(
-                            f"The database did not answer within {self._wait_seconds:g} s ({_kind(error)})."
-                        ) from None
-                    if not waiting:
-                        log.info("waiting for the database")
-                        waiting = True
-                    await asyncio.sleep(POLL_SECONDS)
+            await _repeat(connect, self._wait_seconds)
             try:
                 yield connection
             finally:
@@ -280,29 +270,37 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
         hide_parameters=True,
     )
 
-    def lacking(connection: Connection) -> str | None:
-        missing = revisions.missing(_version_rows(connection))
+    async def check() -> str | None:
+        async with engine.connect() as connection:
+            missing = revisions.missing(await connection.run_sync(_version_rows))
         return f"The database lacks the migrations {', '.join(missing)}" if missing else None
 
-    deadline = asyncio.get_running_loop().time() + timeout
-    said = None
     try:
-        while True:
-            try:
-                async with engine.connect() as connection:
-                    problem = await connection.run_sync(lacking)
-            except (OSError, TimeoutError, DBAPIError) as error:
-                problem = f"The database does not answer ({_kind(error)})"
-            if problem is None:
-                return
-            if asyncio.get_running_loop().time() > deadline:
-                raise MigrationError(f"{problem}: so it has been for {timeout:g} s.")
-            if problem != said:
-                log.info("waiting", because=problem)
-                said = problem
-            await asyncio.sleep(POLL_SECONDS)
+        await _repeat(check, timeout)
     finally:
         await engine.dispose()
+
+
+async def _repeat(check: Callable[[], Awaitable[str | None]], seconds: float) -> None:
+    """Call `check` until it finds no problem and the database answers.
+
+    Raises MigrationError with the problem that there is after so many seconds.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    said = None
+    while True:
+        try:
+            problem = await check()
+        except (OSError, TimeoutError, DBAPIError) as error:
+            problem = f"The database does not answer ({_kind(error)})"
+        if problem is None:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise MigrationError(f"{problem}: so it has been for {seconds:g} s.")
+        if problem != said:
+            log.info("waiting", because=problem)
+            said = problem
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def _sqlstate(error: Exception) -> str | None:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from prometheus_client import Counter
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
@@ -157,13 +157,8 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self._pool.give_up_room = super()._dec_overflow
 
     def count_as(self, name: str) -> None:
-        """Count the waits of this pool, and of pools recreated from it, under a name."""
+        """Count the waits of this pool under a name."""
         self._pool.counts = _Counts(name)
-
-    def recreate(self) -> Self:
-        pool: Any = super().recreate()  # of this class
-        pool._pool.counts = self._pool.counts
-        return pool  # type: ignore[no-any-return]
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:

@@ -188,13 +188,6 @@ class TestPool:
         await other.aclose()
         assert pool("max") == 3
 
-    async def test_recreated_pool_is_counted(self, database: Database) -> None:
-        await database.engine.dispose()
-        before = pool("wait_time_seconds_count")
-        async with database.connection():
-            assert used() == (1, 0)
-        assert pool("wait_time_seconds_count") == before + 1
-
     async def test_pool_metrics_end_with_their_database(self, database: Database) -> None:
         await database.aclose()
         shown = {name for name, labels in series() if ("db_client_connection_pool_name", POOL) in labels}
