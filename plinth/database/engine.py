@@ -43,9 +43,8 @@ WARM_CONNECTIONS = 4
 
 # SQLSTATE classes and codes that concern the server and not the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
-_UNAVAILABLE_CLASSES = ("08", "53", "57P")
+_UNAVAILABLE_STATES = ("08", "53", "57P", "25006")
 _TIMEOUT_STATES = ("57014", "55P03")
-_UNAVAILABLE_STATES = (*_TIMEOUT_STATES, "25006")
 _CONSTRAINT_CLASS = "23"
 
 _CONNECTIONS = Observed(
@@ -64,22 +63,26 @@ class DatabaseUnavailableError(ServiceUnavailableError):
     code = "database_unavailable"
 
 
-def _is_unavailable(error: BaseException | None) -> bool:
-    """Whether `error`, of asyncpg or SQLAlchemy, means that the database cannot serve now."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or _is_unavailable(error.orig)
-    state = str(getattr(error, "sqlstate", None) or "")
-    return (
-        isinstance(error, TimeoutError | OSError | asyncpg.PostgresConnectionError)
-        or state.startswith(_UNAVAILABLE_CLASSES)
-        or state in _UNAVAILABLE_STATES
-        or _is_closed_connection(error)
-    )
-
-
-def _is_closed_connection(error: BaseException | None) -> bool:
-    # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
-    return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
+def _count_failure(error: BaseException) -> bool:
+    """Count an error of asyncpg or SQLAlchemy; returns whether it means that the database cannot serve now."""
+    driver_error = getattr(error, "orig", None) or error
+    state = str(getattr(driver_error, "sqlstate", None) or "")
+    if isinstance(driver_error, TimeoutError) or state in _TIMEOUT_STATES:
+        kind = "timeout"
+    elif (
+        isinstance(driver_error, OSError | asyncpg.PostgresConnectionError)
+        or getattr(error, "connection_invalidated", False)
+        or state.startswith(_UNAVAILABLE_STATES)
+        # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
+        or (isinstance(driver_error, asyncpg.InterfaceError) and "clos" in str(driver_error))
+    ):
+        kind = "unavailable"
+    else:
+        if isinstance(error, DBAPIError | asyncpg.PostgresError) and not state.startswith(_CONSTRAINT_CLASS):
+            db_error("postgresql", "other")
+        return False
+    db_error("postgresql", kind)
+    return True
 
 
 class Database:
@@ -183,16 +186,13 @@ class Database:
             else:
                 yield connection
         except BaseException as error:
-            unavailable = isinstance(error, Exception) and _is_unavailable(error)
+            unavailable = isinstance(error, Exception) and _count_failure(error)
             if unavailable or not isinstance(error, Exception):
                 # The state of this connection is unknown: the next check-out must not get it.
                 connection.terminate()
                 await greenlet_spawn(pooled.invalidate)
             if unavailable:
-                _count_failure(error)
                 raise DatabaseUnavailableError from error
-            if isinstance(error, asyncpg.PostgresError):
-                _count_failure(error)
             raise
         finally:
             await greenlet_spawn(pooled.close)
@@ -244,8 +244,7 @@ def _raise_translated(error: PoolTimeoutError | DBAPIError) -> NoReturn:
     if isinstance(error, PoolTimeoutError):
         db_error("postgresql", "timeout")
         raise DatabaseUnavailableError from error
-    _count_failure(error)
-    if _is_unavailable(error):
+    if _count_failure(error):
         raise DatabaseUnavailableError from error
     raise error
 
@@ -268,17 +267,6 @@ def _handle_error(context: ExceptionContext) -> BaseException | None:
         context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
     _count_failure(error)
     return DatabaseUnavailableError()
-
-
-def _count_failure(error: BaseException) -> None:
-    driver_error = getattr(error, "orig", None) or error
-    state = str(getattr(driver_error, "sqlstate", None) or "")
-    if isinstance(driver_error, TimeoutError) or state in _TIMEOUT_STATES:
-        db_error("postgresql", "timeout")
-    elif _is_unavailable(error):
-        db_error("postgresql", "unavailable")
-    elif not state.startswith(_CONSTRAINT_CLASS):
-        db_error("postgresql", "other")
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:
