@@ -13,7 +13,7 @@ import click
 from plinth.cli import arguments
 from plinth.cli.arguments import json_option
 from plinth.cli.common import on_database, register_jobs, transact
-from plinth.cli.output import cut, print_list, print_one, printable, shown
+from plinth.cli.output import cut, print_json, print_list, print_one, printable, shown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -92,7 +92,7 @@ def show(job_id: UUID, as_json: bool) -> None:
 
     job = transact(lambda session: get_job(session, job_id))
     if as_json:
-        print_one(job, "", as_json=True)
+        print_json(job)
         return
     fields = {
         "Job": job.id,

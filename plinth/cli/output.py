@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["cut", "print_list", "print_one", "printable", "shown"]
+__all__ = ["cut", "print_json", "print_list", "print_one", "printable", "shown"]
 
 
 def printable(text: str) -> str:
@@ -40,11 +40,19 @@ def shown(value: object) -> str:
             return printable(str(value))
 
 
-def print_one(thing: Any, sentence: object, *, as_json: bool) -> None:
-    """`thing`, a dictionary or a dataclass, as JSON, or else what people are told of it."""
+def print_json(thing: Any) -> None:
+    """One object: a dictionary or a dataclass."""
     from pydantic_core import to_json
 
-    click.echo(to_json(thing).decode() if as_json else sentence)
+    click.echo(to_json(thing).decode())
+
+
+def print_one(thing: Any, sentence: object, *, as_json: bool) -> None:
+    """`thing` as JSON, or else `sentence`, which says of it what people want to know."""
+    if as_json:
+        print_json(thing)
+    else:
+        click.echo(sentence)
 
 
 def print_list(
@@ -53,7 +61,7 @@ def print_list(
     """`things` as JSON, or else `rows` as a table; `none` is what people are told of an empty list."""
     if as_json:
         for thing in things:
-            print_one(thing, "", as_json=True)
+            print_json(thing)
     elif not things:
         click.echo(none, err=True)
     else:

@@ -104,17 +104,12 @@ class _FairQueue(QueueCommon[Any]):
         return self._idle.pop()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        if self._idle or not block:
-            if self.counts is not None:
-                self.counts.wait_time.observe(0)
-            return self.get_nowait()
-        if self.counts is None:
-            return await_only(self._wait(timeout))
         began = perf_counter()
         try:
-            return await_only(self._wait(timeout))
+            return self.get_nowait() if self._idle or not block else await_only(self._wait(timeout))
         finally:
-            self.counts.wait_time.observe(perf_counter() - began)
+            if self.counts is not None:
+                self.counts.wait_time.observe(perf_counter() - began)
 
     async def _wait(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - QueueCommon's own signature
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
