@@ -85,6 +85,10 @@ def migration_engine(settings: PlatformSettings) -> AsyncEngine:
         # Half of a request's time, so that queries that queue behind the migration's lock are still answered.
         "lock_timeout": f"{round(min(settings.DB_STATEMENT_TIMEOUT, settings.DB_POOL_TIMEOUT) * 500)}ms",
     }
+    return _engine(settings, arguments)
+
+
+def _engine(settings: PlatformSettings, arguments: dict[str, Any]) -> AsyncEngine:
     return create_async_engine(
         settings.async_database_url, connect_args=arguments, poolclass=NullPool, hide_parameters=True
     )
@@ -263,12 +267,7 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
     """
     revisions = _revisions_of(settings)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    engine = create_async_engine(
-        settings.async_database_url,
-        connect_args=settings.database_connect_args,
-        poolclass=NullPool,
-        hide_parameters=True,
-    )
+    engine = _engine(settings, settings.database_connect_args)
 
     async def check() -> str | None:
         async with engine.connect() as connection:

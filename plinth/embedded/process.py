@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 
@@ -80,15 +79,14 @@ class Process:
         log: Path | None = None,
         env: Mapping[str, str] | None = None,
         stdin: str = "",
-        terminal: bool = False,
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         hurry_signal: signal.Signals = signal.SIGKILL,
         grace: float = GRACE,
     ) -> None:
-        """Start it. Without `log` it writes to our own output; `env` replaces ours; `grace` is in seconds.
+        """Start it. `env` replaces ours; `grace` is in seconds.
 
-        With `terminal` it reads from our terminal, if there is one: for a debugger.
+        Without `log` it writes to our own output and, for a debugger, reads from our terminal, if there is one.
         """
         self.name = name
         self.log = log
@@ -97,10 +95,9 @@ class Process:
         self.grace = grace
         owner = f"{account.uid}:{account.gid}" if account else "-"
         launch = [sys.executable, "-I", "-S", LAUNCHER, os.getpid(), int(stop_signal), owner]
-        output: BinaryIO | None = log.open("ab") if log else None
-        self._log_start = output.tell() if output else 0
-        reads_terminal = terminal and sys.stdin is not None and sys.stdin.isatty()
-        try:
+        reads_terminal = log is None and sys.stdin is not None and sys.stdin.isatty()
+        with log.open("ab") if log else nullcontext() as output:
+            self._log_start = output.tell() if output else 0
             self._popen = subprocess.Popen(
                 [str(part) for part in (*launch, *command)],
                 stdin=subprocess.PIPE if stdin else None if reads_terminal else subprocess.DEVNULL,
@@ -109,9 +106,6 @@ class Process:
                 env=env,
                 start_new_session=True,
             )
-        finally:
-            if output:
-                output.close()
         if self._popen.stdin:
             with suppress(BrokenPipeError), self._popen.stdin as pipe:
                 pipe.write(stdin.encode())

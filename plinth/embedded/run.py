@@ -64,7 +64,6 @@ def _serve(
         _command("api", "--host", address.host, "--port", str(address.port), *again),
         env=env | {"METRICS_PORT": str(api_metrics.port)},
         grace=API_GRACE,
-        terminal=True,
     )
     supervisor.add(api)
     worker = Process(
@@ -73,7 +72,6 @@ def _serve(
         env=env | {"METRICS_PORT": str(worker_metrics.port)},
         hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
         grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
-        terminal=True,
     )
     supervisor.add(worker)
 
