@@ -39,7 +39,7 @@ def _shown(name: str, value: object) -> str:
             return ",".join(str(part) for part in value)
         case SecretStr() if name == "DATABASE_URL":
             address = postgres_url(value)
-            return address.masked if address else value.get_secret_value()
+            return address.masked() if address else value.get_secret_value()
         case SecretStr() if name == "REDIS_URL":
             return urls.masked_redis_url(value.get_secret_value())
         case SecretStr():

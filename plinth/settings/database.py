@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from plinth.settings import types
 from plinth.settings.dsn import PostgresURL
 from plinth.settings.general import GeneralSettings
+from plinth.settings.loading import SettingsError
 
 __all__ = ["DatabaseSettings", "postgres_url"]
 
@@ -42,15 +43,38 @@ class DatabaseSettings(GeneralSettings):
         return address.for_asyncpg() if address else self.DATABASE_URL.get_secret_value()
 
     @property
+    def sync_database_url(self) -> str:
+        """The URL for psql and pg_dump. Holds the password, so pass it in the environment, not as an argument."""
+        address = postgres_url(self.DATABASE_URL)
+        return address.for_libpq() if address else self.DATABASE_URL.get_secret_value().replace("+aiosqlite", "")
+
+    @property
     def database_connect_args(self) -> dict[str, Any]:
-        """The arguments for asyncpg besides the URL: time limits, TLS, session settings, the pooler mode."""
+        """The arguments for asyncpg besides the URL: time limits, TLS, session settings, the pooler mode.
+
+        Raises:
+            SettingsError: a certificate cannot be loaded.
+        """
         address = postgres_url(self.DATABASE_URL)
         if address is None:
             return {}
+        problem = ""
+        try:
+            from_url = address.connect_arguments()
+        except ValueError as error:
+            problem = f"DATABASE_URL: {error}"
+        if problem:
+            raise SettingsError([problem])
+        session = {
+            "application_name": self.PROJECT_NAME,
+            "statement_timeout": _milliseconds(self.DB_STATEMENT_TIMEOUT),
+            "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT),
+            "timezone": "UTC",
+            "jit": "off",  # compiling costs more than it saves on short statements
+        }
         arguments = {
             "timeout": self.DB_CONNECT_TIMEOUT,
             "command_timeout": self.DB_STATEMENT_TIMEOUT + COMMAND_TIMEOUT_MARGIN,
-            **address.connect_arguments(),
         }
         if self.DB_TRANSACTION_POOLER:
             # A prepared statement belongs to one server connection, and the next transaction may get another one:
@@ -60,15 +84,9 @@ class DatabaseSettings(GeneralSettings):
                 "statement_cache_size": 0,
                 "prepared_statement_cache_size": 0,
                 "prepared_statement_name_func": str,  # str() is the empty name
+                **from_url,
             }
-        session = {
-            "application_name": address.parameters.get("application_name", self.PROJECT_NAME),
-            "statement_timeout": _milliseconds(self.DB_STATEMENT_TIMEOUT),
-            "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT),
-            "timezone": "UTC",
-            "jit": "off",  # compiling costs more than it saves on short statements
-        }
-        return {**arguments, "server_settings": session}
+        return {**arguments, **from_url, "server_settings": session | from_url.get("server_settings", {})}
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         yield from super().unfit_for_deployment()

@@ -1,36 +1,36 @@
-"""Reads the URL of a PostgreSQL database as libpq does, and writes it for SQLAlchemy and asyncpg.
+"""Reads the URL of a PostgreSQL database and writes it for each driver.
 
-Providers give libpq URLs, such as `postgres://…?sslmode=require`. SQLAlchemy expects the driver in the scheme; asyncpg
-reads libpq's parameters on TLS by itself, where it is given a DSN.
+Providers give libpq URLs, such as `postgres://…?sslmode=require`. SQLAlchemy expects the driver in the scheme, and
+asyncpg takes other parameters than libpq.
 """
 
 import os
 import re
-import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, unquote
 
 from plinth.settings.urls import MASK
 
 _SCHEME = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
-_PLAIN_HOST = re.compile(r"[\w.:-]+", re.ASCII)
-_PASSWORD_PARAMETER = re.compile(r"(?<![^&])((?:ssl)?password)=[^&]*")
+_PLAIN_HOST = re.compile(r"[\w.-]+", re.ASCII)
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
 _SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 
-_READ_BY_ASYNCPG = ("sslmode", "sslpassword", *_SSL_FILES, "target_session_attrs", "application_name", "options")
 _PARAMETERS = (
-    *_READ_BY_ASYNCPG,
-    *("host", "port", "user", "password", "dbname", "connect_timeout"),
+    *("host", "port", "user", "password", "dbname"),
+    *("sslmode", "sslpassword", *_SSL_FILES),
+    *("application_name", "options", "connect_timeout", "target_session_attrs"),
     "channel_binding",  # for psql; asyncpg has none
     "pgbouncer",  # Prisma's parameter for a transaction pooler
 )
 _ENCODE = "percent-encode / ? # @ : in the user name and the password (%40 is @)"
+
+Host = tuple[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,10 @@ class PostgresURL:
 
     user: str | None
     password: str | None = field(repr=False)
-    hosts: tuple[tuple[str, int | None], ...]
+    hosts: tuple[Host, ...]
     database: str | None
+    transaction_pooler: bool
     parameters: Mapping[str, str] = field(repr=False)  # libpq's; sslpassword may be among them
-    masked: str
-    """The URL with its secrets masked."""
 
     @classmethod
     def parse(cls, url: str) -> "PostgresURL":
@@ -60,82 +59,109 @@ class PostgresURL:
         if "@" in database or "@" in query:
             # A / or ? in the password ended the address too early, and the rest was read as something else.
             raise ValueError(f"an @ after the host: {_ENCODE}")
-        credentials, at, addresses = authority.rpartition("@")
-        user, colon, password = credentials.partition(":")
-        shown = f"{user}{colon and colon + MASK}{at}{addresses}/{database}"
-        shown_query = _PASSWORD_PARAMETER.sub(rf"\1={MASK}", query)
+        credentials, _, addresses = authority.rpartition("@")
+        user, _, password = credentials.partition(":")
+        hosts = tuple(_hosts(addresses))
 
         parameters = _parameters(query)
         _check(parameters)
         # As in libpq, parameters take precedence.
         return cls(
-            user=parameters.get("user") or unquote(user) or None,
-            password=parameters.get("password") or unquote(password) or None,
-            hosts=_hosts(addresses, parameters.get("host", ""), parameters.get("port", "")),
-            database=parameters.get("dbname") or unquote(database) or None,
+            user=parameters.pop("user", "") or unquote(user) or None,
+            password=parameters.pop("password", "") or unquote(password) or None,
+            hosts=_override(hosts, parameters.pop("host", ""), parameters.pop("port", "")),
+            database=parameters.pop("dbname", "") or unquote(database) or None,
+            transaction_pooler=parameters.pop("pgbouncer", "false") == "true",
             parameters=parameters,
-            masked=f"postgresql://{shown}" + (f"?{shown_query}" if query else ""),
         )
-
-    @property
-    def transaction_pooler(self) -> bool:
-        return self.parameters.get("pgbouncer") == "true"
 
     def for_asyncpg(self) -> str:
         """Return the URL for SQLAlchemy's asyncpg dialect, to be used with `connect_arguments`."""
-        from sqlalchemy import URL
-
-        host, port, query = None, None, {}
-        if len(self.hosts) == 1 and _PLAIN_HOST.fullmatch(self.hosts[0][0]):
-            ((host, port),) = self.hosts
-        elif self.hosts:
-            query["host"] = ",".join(name for name, _ in self.hosts)
-            query["port"] = ",".join(str(number or 5432) for _, number in self.hosts)
+        netloc = _netloc(*self.hosts[0]) if len(self.hosts) == 1 else ""
+        query = {}
+        if self.hosts and not netloc:
+            # Of the dialect's two forms, only this one accepts IPv6 addresses and sockets.
+            query["host"] = ",".join(host for host, _ in self.hosts)
+            query["port"] = ",".join(str(port or 5432) for _, port in self.hosts)
         if "sslmode" in self.parameters:
             query["ssl"] = self.parameters["sslmode"]
-        user = self.user or (None if self.password is None else "")
-        url = URL.create("postgresql+asyncpg", user, self.password, host, port, self.database, query)
-        return url.render_as_string(hide_password=False)
+        return self._render("postgresql+asyncpg", netloc, query)
+
+    def for_libpq(self) -> str:
+        """Return the URL for psql and pg_dump."""
+        return self._render("postgresql", self._libpq_hosts(), self.parameters)
+
+    def masked(self) -> str:
+        """Return the URL with its secrets masked."""
+        shown = {name: MASK if name == "sslpassword" else value for name, value in self.parameters.items()}
+        return self._render("postgresql", self._libpq_hosts(), shown, mask=True)
 
     def connect_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `asyncpg.connect` besides the URL."""
+        """Return the arguments of `asyncpg.connect` besides the URL.
+
+        Raises ValueError when a certificate cannot be loaded.
+        """
         arguments: dict[str, Any] = {}
         if "connect_timeout" in self.parameters:
             arguments["timeout"] = float(self.parameters["connect_timeout"])
-        given = {name: value for name, value in self.parameters.items() if name in _READ_BY_ASYNCPG}
-        if given.get("sslrootcert") == "system":  # which asyncpg would take for a file
-            arguments["ssl"] = ssl.create_default_context()
-            if "sslcert" in given:
-                password = given.get("sslpassword", "")
-                arguments["ssl"].load_cert_chain(given["sslcert"], given.get("sslkey"), lambda: password)
-        if given:
-            arguments["dsn"] = f"postgresql://?{urlencode(given, quote_via=quote)}"
+        if "target_session_attrs" in self.parameters:
+            arguments["target_session_attrs"] = self.parameters["target_session_attrs"]
+        # `options` is part of the protocol, and some proxies choose the database by it.
+        session = {name: self.parameters[name] for name in ("application_name", "options") if name in self.parameters}
+        if session:
+            arguments["server_settings"] = session
+        if any(name in self.parameters for name in _SSL_FILES):
+            from plinth.settings.tls import client_context
+
+            arguments["ssl"] = client_context(self.parameters)
         return arguments
 
+    def _libpq_hosts(self) -> str:
+        return ",".join(
+            _netloc(host, port) or quote(host, safe="") + (f":{port}" if port else "") for host, port in self.hosts
+        )
 
-def _hosts(addresses: str, names: str, ports: str) -> tuple[tuple[str, int | None], ...]:
-    """Return the hosts of a URL, or those of its parameters `host` and `port`."""
-    hosts = []
+    def _render(self, scheme: str, netloc: str, query: Mapping[str, str], *, mask: bool = False) -> str:
+        credentials = quote(self.user or "", safe="")
+        if self.password is not None:
+            credentials += ":" + (MASK if mask else quote(self.password, safe=""))
+        # Not urlencode: it writes a space as +, which libpq reads as a plus.
+        parameters = "&".join(f"{name}={quote(value, safe='/,:*')}" for name, value in query.items())
+        return "".join(
+            (
+                f"{scheme}://",
+                credentials and f"{credentials}@",
+                netloc,
+                "/" + quote(self.database or "", safe=""),
+                parameters and f"?{parameters}",
+            )
+        )
+
+
+def _hosts(addresses: str) -> Iterator[Host]:
+    for address in addresses.split(",") if addresses else ():
+        if address.startswith("["):  # IPv6
+            host, _, port = address[1:].partition("]")
+            port = port.removeprefix(":")
+        else:
+            host, _, port = address.partition(":")
+        yield unquote(host) or "localhost", _port(port)
+
+
+def _override(hosts: tuple[Host, ...], names: str, ports: str) -> tuple[Host, ...]:
     if names:
-        hosts = [(name.strip("[]"), "") for name in names.split(",")]
+        hosts = tuple((name.strip("[]"), None) for name in names.split(","))
         if any(host.count(":") == 1 for host, _ in hosts):
             raise ValueError("expected the ports in the parameter port, not behind the names in host")
-    else:
-        for address in addresses.split(",") if addresses else ():
-            if address.startswith("["):  # IPv6
-                host, _, port = address[1:].partition("]")
-                port = port.removeprefix(":")
-            else:
-                host, _, port = address.partition(":")
-            hosts.append((unquote(host) or "localhost", port))
-    if ports:
-        hosts = hosts or [("localhost", "")]
-        numbers = ports.split(",")
-        if len(numbers) not in (1, len(hosts)):
-            raise ValueError("expected one port, or as many as there are hosts")
-        numbers *= len(hosts) // len(numbers)
-        hosts = [(host, number) for (host, _), number in zip(hosts, numbers, strict=True)]
-    return tuple((host, _port(number)) for host, number in hosts)
+    if not ports:
+        return hosts
+    hosts = hosts or (("localhost", None),)
+    numbers = [_port(port) for port in ports.split(",")]
+    if len(numbers) not in (1, len(hosts)):
+        raise ValueError("expected one port, or as many as there are hosts")
+    if len(numbers) == 1:
+        numbers *= len(hosts)
+    return tuple((host, number) for (host, _), number in zip(hosts, numbers, strict=True))
 
 
 def _port(text: str) -> int | None:
@@ -144,6 +170,15 @@ def _port(text: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise ValueError(f"expected a port from 1 to 65535 after the host; {_ENCODE}")
     return int(text)
+
+
+def _netloc(host: str, port: int | None) -> str:
+    """Return `host:port`, or nothing if a URL cannot hold the host unquoted, such as the path of a socket."""
+    if ":" in host:
+        host = f"[{host}]"
+    elif not _PLAIN_HOST.fullmatch(host):
+        return ""
+    return f"{host}:{port}" if port else host
 
 
 def _parameters(query: str) -> dict[str, str]:

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from plinth.settings import PlatformSettings
+from plinth.settings import PlatformSettings, SettingsError
 
 
 def test_database_connections_have_session_settings_and_time_limits() -> None:
@@ -35,19 +37,32 @@ def test_a_transaction_pooler_gets_no_session_settings_and_no_named_statements(v
 
 
 def test_parameters_of_the_database_url_take_precedence() -> None:
-    url = "postgresql://db/app?connect_timeout=7&application_name=cron"
+    url = "postgresql://db/app?connect_timeout=7&application_name=cron&options=-c%20search_path%3Dx"
     arguments = PlatformSettings.isolated(DATABASE_URL=url).database_connect_args
     assert arguments["timeout"] == 7
     assert arguments["server_settings"]["application_name"] == "cron"
+    assert arguments["server_settings"]["options"] == "-c search_path=x"
     assert arguments["server_settings"]["statement_timeout"] == "1300"
 
 
-def test_database_url_is_translated_for_asyncpg() -> None:
+def test_database_url_is_translated_for_asyncpg_and_libpq() -> None:
     found = PlatformSettings.isolated(DATABASE_URL="postgres://app:p%40ss@db:5433/app?sslmode=require")
     assert found.async_database_url == "postgresql+asyncpg://app:p%40ss@db:5433/app?ssl=require"
+    assert found.sync_database_url == "postgresql://app:p%40ss@db:5433/app?sslmode=require"
 
 
 def test_sqlite_url_is_left_as_it_is() -> None:
     found = PlatformSettings.isolated(DATABASE_URL="sqlite+aiosqlite:///:memory:")
     assert found.async_database_url == "sqlite+aiosqlite:///:memory:"
+    assert found.sync_database_url == "sqlite:///:memory:"
     assert found.database_connect_args == {}
+
+
+def test_certificate_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    url = f"postgresql://db/app?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"
+    found = PlatformSettings.isolated(DATABASE_URL=url)
+    with pytest.raises(SettingsError) as caught:
+        _ = found.database_connect_args
+    assert caught.value.problems == ["DATABASE_URL: sslrootcert: no certificate can be loaded from it"]
+    assert caught.value.__context__ is None

@@ -1,0 +1,145 @@
+import datetime as dt
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from plinth.settings.tls import client_context
+
+
+@dataclass
+class Certificate:
+    key: ec.EllipticCurvePrivateKey
+    x509: x509.Certificate
+    path: Path  # the certificate and, behind it, its key
+
+    def write_key(self, path: Path, password: bytes) -> Path:
+        encryption = serialization.BestAvailableEncryption(password)
+        path.write_bytes(
+            self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        )
+        return path
+
+
+def make_certificate(path: Path, name: str, issuer: Certificate | None = None) -> Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.x509.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer.key if issuer else key).public_key()),
+            critical=False,
+        )
+        .sign(issuer.key if issuer else key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    pem += key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(pem)
+    return Certificate(key, certificate, path)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls") / "ca.pem", "authority")
+
+
+@pytest.fixture(scope="module")
+def server(authority: Certificate) -> ssl.SSLContext:
+    certificate = make_certificate(authority.path.with_name("server.pem"), "db.example.com", authority)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.path)
+    context.load_verify_locations(authority.path)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("stranger") / "ca.pem", "authority")
+
+
+def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, host: str = "db.example.com") -> ssl.SSLObject:
+    """The server's side of a TLS connection that goes through memory. Raises what the client raises."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=host),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    return ends[1]
+
+
+class TestServer:
+    def test_sslmode_require_accepts_any_certificate(self, server: ssl.SSLContext) -> None:
+        assert shake_hands(client_context({"sslmode": "require"}), server).version() == "TLSv1.3"
+
+    def test_sslmode_require_verifies_where_a_root_certificate_is_given(
+        self, server: ssl.SSLContext, stranger: Certificate
+    ) -> None:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            shake_hands(client_context({"sslmode": "require", "sslrootcert": str(stranger.path)}), server)
+
+    @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+    def test_sslmode_verify_refuses_a_certificate_of_another_authority(
+        self, server: ssl.SSLContext, authority: Certificate, stranger: Certificate, mode: str
+    ) -> None:
+        shake_hands(client_context({"sslmode": mode, "sslrootcert": str(authority.path)}), server)
+        for root in (str(stranger.path), "system")[: 2 if mode == "verify-full" else 1]:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                shake_hands(client_context({"sslmode": mode, "sslrootcert": root}), server)
+
+    def test_only_verify_full_compares_the_host_name(self, server: ssl.SSLContext, authority: Certificate) -> None:
+        root = {"sslrootcert": str(authority.path)}
+        shake_hands(client_context(root | {"sslmode": "verify-ca"}), server, host="other.example.com")
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            shake_hands(client_context(root | {"sslmode": "verify-full"}), server, host="other.example.com")
+
+    def test_old_versions_of_tls_are_refused(self) -> None:
+        assert client_context({"sslmode": "require"}).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+class TestClient:
+    def test_client_shows_its_certificate(self, server: ssl.SSLContext, authority: Certificate) -> None:
+        own = make_certificate(authority.path.with_name("own.pem"), "app", authority)
+        key = own.write_key(authority.path.with_name("own.key"), b"pass word")
+        parameters = {"sslmode": "require", "sslcert": str(own.path), "sslkey": str(key), "sslpassword": "pass word"}
+        assert shake_hands(client_context(parameters), server).getpeercert()
+
+    @pytest.mark.parametrize("password", [{}, {"sslpassword": "s3cret"}])
+    def test_client_key_that_cannot_be_decrypted_is_an_error(
+        self, tmp_path: Path, authority: Certificate, password: dict[str, str]
+    ) -> None:
+        key = authority.write_key(tmp_path / "own.key", b"pass word")
+        parameters = {"sslmode": "require", "sslcert": str(authority.path), "sslkey": str(key), **password}
+        with pytest.raises(ValueError, match=r"^sslcert, sslkey, sslpassword: certificate and key cannot be loaded$"):
+            client_context(parameters)
+
+    def test_sslrootcert_file_without_certificates_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "empty.pem").touch()
+        with pytest.raises(ValueError, match=r"^sslrootcert: no certificate can be loaded from it$"):
+            client_context({"sslmode": "verify-full", "sslrootcert": str(tmp_path / "empty.pem")})
