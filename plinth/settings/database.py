@@ -43,12 +43,6 @@ class DatabaseSettings(GeneralSettings):
         return address.for_asyncpg() if address else self.DATABASE_URL.get_secret_value()
 
     @property
-    def sync_database_url(self) -> str:
-        """The URL for psql and pg_dump. Holds the password, so pass it in the environment, not as an argument."""
-        address = postgres_url(self.DATABASE_URL)
-        return address.for_libpq() if address else self.DATABASE_URL.get_secret_value().replace("+aiosqlite", "")
-
-    @property
     def database_connect_args(self) -> dict[str, Any]:
         """The arguments for asyncpg besides the URL: time limits, TLS, session settings, the pooler mode.
 

@@ -5,7 +5,7 @@ No other module reads the environment, and nothing is read at import.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -71,6 +71,11 @@ class CheckedSettings(BaseSettings):
         """
         yield from ()
 
+    @classmethod
+    def wrong_variables(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """Yield the name of each wrong variable that a library reads by itself, and what was expected of it."""
+        yield from ()
+
     def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
         """Read and check every setting. Return the problems, each with the source of the value."""
         known = type(self).model_fields
@@ -83,6 +88,7 @@ class CheckedSettings(BaseSettings):
                 problems.append(
                     f"{name} (environment): did you mean {right}? If it belongs to another program, set {right} too"
                 )
+        problems += [f"{name} (environment): {what}" for name, what in self.wrong_variables(environment)]
         try:
             if from_environment:
                 super().__init__(_env_file=path if keys else None, **values)

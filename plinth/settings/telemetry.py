@@ -1,6 +1,7 @@
 """The settings of logs and traces."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +10,15 @@ from plinth.settings import types
 from plinth.settings.general import GeneralSettings
 
 __all__ = ["TelemetrySettings"]
+
+# OpenTelemetry's SDK reads these by itself when it is imported, and fails with a traceback if one is not a number.
+_SPAN_LIMITS = tuple(
+    f"OTEL_{name}_LIMIT"
+    for name in (
+        *("ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH", "SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH"),
+        *("SPAN_EVENT_COUNT", "SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT"),
+    )
+)
 
 
 class TelemetrySettings(GeneralSettings):
@@ -57,3 +67,10 @@ class TelemetrySettings(GeneralSettings):
             yield name, "expected http/protobuf, the only protocol that is supported"
         if self.OTEL_BSP_MAX_EXPORT_BATCH_SIZE > self.OTEL_BSP_MAX_QUEUE_SIZE:
             yield "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "expected no more than OTEL_BSP_MAX_QUEUE_SIZE"
+
+    @classmethod
+    def wrong_variables(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        yield from super().wrong_variables(environment)
+        for name in _SPAN_LIMITS:
+            if not re.fullmatch(r"\d*", environment.get(name, "").strip(), re.ASCII):
+                yield name, "expected a whole number, 0 or more"

@@ -48,13 +48,11 @@ def test_parameters_of_the_database_url_take_precedence() -> None:
 def test_database_url_is_translated_for_asyncpg_and_libpq() -> None:
     found = PlatformSettings.isolated(DATABASE_URL="postgres://app:p%40ss@db:5433/app?sslmode=require")
     assert found.async_database_url == "postgresql+asyncpg://app:p%40ss@db:5433/app?ssl=require"
-    assert found.sync_database_url == "postgresql://app:p%40ss@db:5433/app?sslmode=require"
 
 
 def test_sqlite_url_is_left_as_it_is() -> None:
     found = PlatformSettings.isolated(DATABASE_URL="sqlite+aiosqlite:///:memory:")
     assert found.async_database_url == "sqlite+aiosqlite:///:memory:"
-    assert found.sync_database_url == "sqlite:///:memory:"
     assert found.database_connect_args == {}
 
 
