@@ -38,7 +38,8 @@ class Progress:
 class ClaimedJob:
     """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
-    `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost.
+    `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
+    `suspect`: two workers were lost that ran it.
     """
 
     id: UUID
@@ -54,6 +55,7 @@ class ClaimedJob:
     started_at: datetime
     trace_context: dict[str, str] | None = None
     untried: bool = True
+    suspect: bool = False
 
 
 class RunStore(Protocol):

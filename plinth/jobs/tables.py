@@ -21,7 +21,6 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
-_LINE = ("queue", "kind", "priority", "run_at", "id")
 
 # Every row of the hot table is written two or three times and then deleted. Free room in each page keeps new versions
 # near (HOT updates), and autovacuum runs by number of dead rows: a share of the table would let too many pile up.
@@ -71,9 +70,10 @@ class Job(_JobColumns, table=True):
 
     __tablename__ = "job"
     __table_args__ = (
-        # For the claim: by queue and kind in order of priority and due time. Suspects have an index of their own.
-        Index("ix_job_claim", *_LINE, postgresql_where=text("state = 'available' AND crash_count < 2")),
-        Index("ix_job_suspect", *_LINE, postgresql_where=text("state = 'available' AND crash_count >= 2")),
+        # For the claim: by queue and kind in order of priority and due time.
+        Index(
+            "ix_job_claim", "queue", "kind", "priority", "run_at", "id", postgresql_where=text("state = 'available'")
+        ),
         Index("ix_job_waiting", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")),
         Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
         Index(

@@ -1,7 +1,5 @@
 """The SQL that counts what the whole fleet has to do: jobs by queue and state, workers, dead letters, migrations."""
 
-from plinth.jobs.engine.sql import SOUND, SUSPECT
-
 MAX_LINES = 5000  # combinations of queue, kind and priority
 
 
@@ -11,26 +9,21 @@ MAX_LINES = 5000  # combinations of queue, kind and priority
 def queue_counts(*, max_count: int, max_waiting: int) -> str:
     return f"""
 WITH RECURSIVE hops AS (
-    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available' AND {SOUND}
+    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
         ORDER BY queue, kind, priority, run_at, id LIMIT 1)
     UNION ALL
     SELECT next.* FROM hops, LATERAL (
         SELECT queue, kind, priority, run_at FROM job
-        WHERE state = 'available' AND {SOUND} AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
+        WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
         ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
 ), line AS (
     SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
 ), available AS (
     SELECT line.queue, line.oldest, (SELECT count(*) FROM (
-        SELECT FROM job WHERE state = 'available' AND {SOUND} AND job.queue = line.queue
+        SELECT FROM job WHERE state = 'available' AND job.queue = line.queue
         ORDER BY kind, priority, run_at, id LIMIT {max_count}) AS counted
     ) AS figure
     FROM line
-), suspects AS (
-    SELECT queue, count(*) AS figure, min(run_at) AS oldest
-    FROM (SELECT queue, run_at FROM job WHERE state = 'available' AND {SUSPECT}
-        ORDER BY queue, kind, priority, run_at, id LIMIT {max_count}) AS counted
-    GROUP BY queue
 ), waiting AS (
     SELECT queue, count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE state = 'retryable') AS retryable, min(run_at) FILTER (WHERE run_at <= now()) AS oldest
@@ -43,17 +36,14 @@ WITH RECURSIVE hops AS (
     GROUP BY queue
 )
 SELECT name, EXISTS (SELECT FROM job_queue WHERE job_queue.name = names.name) AS paused,
-    COALESCE(available.figure, 0) + COALESCE(suspects.figure, 0) AS available,
-    COALESCE(waiting.scheduled, 0) AS scheduled, COALESCE(waiting.retryable, 0) AS retryable,
-    COALESCE(running.figure, 0) AS running,
-    EXTRACT(epoch FROM now() - LEAST(available.oldest, suspects.oldest, waiting.oldest))::float8 AS oldest_due_age
+    COALESCE(available.figure, 0) AS available, COALESCE(waiting.scheduled, 0) AS scheduled,
+    COALESCE(waiting.retryable, 0) AS retryable, COALESCE(running.figure, 0) AS running,
+    EXTRACT(epoch FROM now() - LEAST(available.oldest, waiting.oldest))::float8 AS oldest_due_age
 FROM (
-    SELECT queue AS name FROM available UNION SELECT queue FROM suspects
-    UNION SELECT queue FROM waiting UNION SELECT queue FROM running
-    UNION SELECT name FROM job_queue
+    SELECT queue AS name FROM available UNION SELECT queue FROM waiting
+    UNION SELECT queue FROM running UNION SELECT name FROM job_queue
 ) AS names
 LEFT JOIN available ON available.queue = name
-LEFT JOIN suspects ON suspects.queue = name
 LEFT JOIN waiting ON waiting.queue = name
 LEFT JOIN running ON running.queue = name
 ORDER BY name

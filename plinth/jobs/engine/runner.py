@@ -66,12 +66,10 @@ class Runner:
         self._running: dict[RunKey, Run] = {}
         # Finished runs that free a slot, mapped to their queue: of kinds with a limit, or released.
         self._frees: dict[RunKey, str] = {}
-        self._on_trial: set[RunKey] = set()  # runs of suspect jobs, which run one at a time in the fleet
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
         self._more = False  # the last claim was full, so more jobs may wait
-        self._suspects = False  # suspect jobs are available
         self._unsure = False  # a claim broke off and may have committed
         self._failing = False  # the last claim failed, and that is logged
         self._stopping = False
@@ -131,7 +129,8 @@ class Runner:
                 try:
                     if self._unsure:
                         await self._release_unknown()
-                    jobs = await self._claim(room)
+                    suspect = not any(run.job.suspect for run in self._running.values())
+                    jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
                     self._failing = False
                 except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
                     if not self._failing:  # once for an outage
@@ -140,22 +139,12 @@ class Runner:
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
                     break
-                self._more = len(jobs) == room
+                # A claim that takes a suspect leaves out those behind it, and so may not be full.
+                self._more = len(jobs) == room or any(job.suspect for job in jobs)
                 for job in jobs:
                     self._start(job)
                 if not self._more:
                     break
-
-    async def _claim(self, room: int) -> list[ClaimedJob]:
-        jobs: list[ClaimedJob] = []
-        if self._suspects:
-            # First, because a suspect that waits for an idle moment may never run.
-            self._suspects = False  # until the next sweep, or the end of this one
-            jobs = await self._store.claim_suspect(self._queues, self._kinds)
-            self._on_trial.update((job.id, job.lease) for job in jobs)
-        if len(jobs) < room:
-            jobs += await self._store.claim(self._queues, self._kinds, room - len(jobs))
-        return jobs
 
     async def _release_unknown(self) -> None:
         released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
@@ -201,7 +190,7 @@ class Runner:
             self._recorder.put(outcome, job.kind, run.ctx.follow_ups if succeeded else None)
         else:
             self._ended([(job.id, job.lease)])
-        if self._more:
+        if self._more or job.suspect:
             self._wake.set()
         self._changed.set()
 
@@ -212,10 +201,6 @@ class Runner:
 
     def _ended(self, keys: Sequence[RunKey]) -> None:
         """Wake whatever waited for these runs to end."""
-        if not self._on_trial.isdisjoint(keys):
-            self._on_trial.difference_update(keys)
-            self._suspects = True
-            self._wake.set()
         if queues := {self._frees.pop(key) for key in keys if key in self._frees}:
             self._freed(queues)
 
@@ -258,10 +243,9 @@ class Runner:
 
     async def _sweep(self) -> None:
         found = await self._store.sweep(self._queues, list(self._kinds))
-        self._suspects = found.suspects
         if found.lost:
             await self._reap()
-        if found.work or found.suspects:
+        if found.work:
             self._wake.set()
 
     async def _reap(self) -> None:

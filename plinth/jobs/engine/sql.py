@@ -14,7 +14,6 @@ compare every row with every id.
 # No other program may use these as advisory locks in the same database: "plinj" and a number.
 REAPER_LOCK = 0x706C696E6A01
 PRUNE_LOCK = 0x706C696E6A02
-SUSPECT_LOCK = 0x706C696E6A03
 LIMIT_LOCK = 0x706C696E  # the class of the locks that guard `max_running`, one for each kind
 
 MAX_ERRORS = 50  # kept for a job; the oldest go first
@@ -32,7 +31,11 @@ HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 # each. Locking while counting would lock (and write) that many rows for every kind. A kind that this worker does not
 # know, or one at its limit, costs nothing however many of its jobs wait: they are not read. An expired session gets
 # nothing, since the reaper would take it away again.
-_CLAIM = """
+#
+# A job that was running when two workers were lost may have killed them: it is suspect. A claim takes one suspect at
+# most, and none if the worker runs one already ($7 is false). So the jobs beside a poison job crash once or twice, and
+# not until they are taken for poison themselves.
+CLAIM = """
 WITH ahead AS MATERIALIZED (
     SELECT w.queue, w.kind, w.room, first.priority, first.run_at, first.id,
         row_number() OVER (PARTITION BY w.kind ORDER BY first.priority, first.run_at, first.id) AS place
@@ -44,7 +47,7 @@ WITH ahead AS MATERIALIZED (
     ) AS w,
     LATERAL (
         SELECT priority, run_at, id FROM job
-        WHERE state = 'available' AND {line} AND job.queue = w.queue AND job.kind = w.kind
+        WHERE state = 'available' AND (crash_count < 2 OR $7) AND job.queue = w.queue AND job.kind = w.kind
         ORDER BY priority, run_at, id LIMIT least(w.room, $4)
     ) AS first
 ), shares AS (
@@ -52,34 +55,28 @@ WITH ahead AS MATERIALIZED (
     FROM (SELECT queue, kind FROM ahead WHERE place <= room ORDER BY priority, run_at, id LIMIT $4) AS line
     GROUP BY queue, kind
 ), mine AS MATERIALIZED (
-    SELECT locked.id FROM shares, LATERAL (
-        SELECT id FROM job
-        WHERE state = 'available' AND {line} AND job.queue = shares.queue AND job.kind = shares.kind
+    SELECT locked.* FROM shares, LATERAL (
+        SELECT id, crash_count >= 2 AS suspect FROM job
+        WHERE state = 'available' AND (crash_count < 2 OR $7) AND job.queue = shares.queue AND job.kind = shares.kind
         ORDER BY priority, run_at, id LIMIT shares.share FOR UPDATE SKIP LOCKED
     ) AS locked
 )
 UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt + 1, session_id = $5,
     started_at = now(), deadline_at = now() + ($6::jsonb ->> kind)::float8 * interval '1 second',
     progress_done = NULL, progress_total = NULL, progress_message = NULL
-WHERE id = ANY (ARRAY(SELECT id FROM mine))
+WHERE id = ANY (ARRAY(
+    SELECT id FROM mine WHERE NOT suspect UNION ALL (SELECT id FROM mine WHERE suspect LIMIT 1)))
 RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at,
-    trace_context, errors = '[]' AS untried
+    trace_context, errors = '[]' AS untried, crash_count >= 2 AS suspect
 """
-# A job that was running when two workers were lost may have killed them. Suspects run one at a time in the whole fleet,
-# so that the jobs beside a poison job crash once or twice and not until they are taken for poison themselves.
-SOUND, SUSPECT = "crash_count < 2", "crash_count >= 2"
-CLAIM = _CLAIM.format(line=SOUND)
-CLAIM_SUSPECT = _CLAIM.format(line=SUSPECT)
 # The kinds with a limit that have an available job.
-WAITING_KINDS = f"""
+WAITING_KINDS = """
 SELECT k.name FROM unnest($2::text[]) AS k (name) WHERE EXISTS (
     SELECT FROM unnest($1::text[]) AS q (name), LATERAL (
-        SELECT FROM job WHERE state = 'available' AND {SOUND} AND queue = q.name AND kind = k.name LIMIT 1) AS first)
+        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first)
 """
 RUNNING_OF_KIND = "SELECT count(*) FROM job WHERE state = 'running' AND kind = $1"
 TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
-TRY_SUSPECT_LOCK = f"SELECT pg_try_advisory_xact_lock({SUSPECT_LOCK})"
-SUSPECT_RUNS = f"SELECT EXISTS (SELECT FROM job WHERE state = 'running' AND {SUSPECT})"
 
 # Stated twice: a planner that takes the table for empty, as the last ANALYZE found it, would otherwise scan it.
 _THESE = "job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))"
@@ -163,18 +160,13 @@ SELECT id, run_lease FROM job WHERE state = 'running' AND session_id = $1
         WHERE run.id = job.id AND run.lease = job.run_lease)
 """
 
-_ANY_IN_LINE = """EXISTS (
-    SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
-        SELECT FROM job WHERE state = 'available' AND {line} AND queue = q.name AND kind = k.name LIMIT 1) AS first)"""
-
 # Runs of lost workers, and runs past their deadline; `margin` is a parameter.
 _LOST = """FROM job
     LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
     LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung
     WHERE job.state = 'running' AND (worker_session.id IS NULL OR job.deadline_at + {margin}::interval < now())"""
 
-# Makes due jobs available. Returns whether this worker may find a job to claim, or a suspect, and whether there are
-# runs to reap.
+# Makes due jobs available. Returns whether this worker may find a job to claim, and whether there are runs to reap.
 SWEEP = f"""
 WITH due AS (
     UPDATE job SET state = 'available' WHERE id = ANY (ARRAY(
@@ -183,8 +175,8 @@ WITH due AS (
     RETURNING queue, kind
 )
 SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))
-        OR {_ANY_IN_LINE.format(line=SOUND)} AS work,
-    {_ANY_IN_LINE.format(line=SUSPECT)} AS suspects,
+    OR EXISTS (SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
+        SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first) AS work,
     EXISTS (SELECT {_LOST.format(margin="$3")}) AS lost
 """
 

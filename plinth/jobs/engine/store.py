@@ -14,7 +14,6 @@ from plinth.jobs.context import ClaimedJob
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLAIM,
-    CLAIM_SUSPECT,
     CLOSE_SESSION,
     FINISH,
     FINISH_HERE,
@@ -28,10 +27,8 @@ from plinth.jobs.engine.sql import (
     RETRY,
     RUNNING_OF_KIND,
     STOP_SESSION,
-    SUSPECT_RUNS,
     SWEEP,
     TRY_LIMIT_LOCK,
-    TRY_SUSPECT_LOCK,
     UNKNOWN_RUNS,
     WAITING_KINDS,
 )
@@ -47,10 +44,9 @@ KEEP_LOST_SESSIONS = timedelta(hours=1)
 
 
 class Sweep(NamedTuple):
-    """Whether there may be `work` for a worker, `suspects` among the jobs it could run, and `lost` runs to reap."""
+    """Whether there may be `work` for a worker, and `lost` runs to reap."""
 
     work: bool
-    suspects: bool
     lost: bool
 
 
@@ -89,26 +85,22 @@ class Store:
             )
         return Store(database, session_id)
 
-    async def claim(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int) -> list[ClaimedJob]:
-        """Claim up to `limit` jobs of these kinds, in order of priority and due time."""
+    async def claim(
+        self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int, *, suspect: bool = True
+    ) -> list[ClaimedJob]:
+        """Claim up to `limit` jobs of these kinds, in order of priority and due time.
+
+        `suspect`: whether one of them may be suspect.
+        """
         limited = [name for name, kind in kinds.items() if kind.max_running is not None]
         rooms = {name: limit for name in kinds if name not in limited}
         async with self.database.connection() as connection:
             waiting = await connection.fetch(WAITING_KINDS, queues, limited) if limited else []
             if not waiting:
-                return await self._claim(connection, queues, rooms, kinds, limit)
+                return await self._claim(connection, queues, rooms, kinds, limit, suspect)
             async with connection.transaction():
                 rooms |= await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
-                return await self._claim(connection, queues, rooms, kinds, limit)
-
-    async def claim_suspect(self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]]) -> list[ClaimedJob]:
-        """Take the first suspect in line, unless one is running anywhere: see `CLAIM_SUSPECT`."""
-        async with self.database.connection() as connection, connection.transaction():
-            if not await connection.fetchval(TRY_SUSPECT_LOCK) or await connection.fetchval(SUSPECT_RUNS):
-                return []
-            rooms = {name: 1 for name, kind in kinds.items() if kind.max_running is None}
-            rooms |= await self._rooms(connection, {n: kind for n, kind in kinds.items() if n not in rooms})
-            return await self._claim(connection, queues, rooms, kinds, 1, statement=CLAIM_SUSPECT)
+                return await self._claim(connection, queues, rooms, kinds, limit, suspect)
 
     async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
         """How many more jobs of each kind may run. One worker at a time counts a kind, until its claim has committed;
@@ -126,14 +118,13 @@ class Store:
         rooms: Mapping[str, int],
         kinds: Mapping[str, JobKind[Any]],
         limit: int,
-        *,
-        statement: str = CLAIM,
+        suspect: bool,
     ) -> list[ClaimedJob]:
         if not any(rooms.values()):
             return []
         limits = json.dumps({name: kinds[name].time_limit for name in rooms})
         rows = await connection.fetch(
-            statement, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits
+            CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits, suspect
         )
         jobs = [ClaimedJob(*row) for row in rows]
         if len(jobs) > 1:  # RETURNING has an order of its own

@@ -91,13 +91,10 @@ def upgrade() -> None:
             "autovacuum_analyze_threshold": 5000,
         },
     )
-    waiting = sa.text("state IN ('scheduled', 'retryable')")
+    available, waiting = sa.text("state = 'available'"), sa.text("state IN ('scheduled', 'retryable')")
     running, owned = sa.text("state = 'running'"), sa.text("owner IS NOT NULL")
     line = ["queue", "kind", "priority", "run_at", "id"]
-    sound = sa.text("state = 'available' AND crash_count < 2")
-    suspect = sa.text("state = 'available' AND crash_count >= 2")
-    op.create_index("ix_job_claim", "job", line, postgresql_where=sound)
-    op.create_index("ix_job_suspect", "job", line, postgresql_where=suspect)
+    op.create_index("ix_job_claim", "job", line, postgresql_where=available)
     op.create_index("ix_job_waiting", "job", ["run_at"], postgresql_where=waiting)
     op.create_index("ix_job_running", "job", ["session_id"], postgresql_where=running)
     op.create_index("ix_job_owner_id", "job", ["owner", "id"], postgresql_where=owned)

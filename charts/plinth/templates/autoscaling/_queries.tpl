@@ -11,7 +11,7 @@ WHERE name NOT IN (SELECT job_queue.name FROM job_queue)
 
 {{/*
 Jobs that are due or running. No count goes on past what already asks for every worker there may be, so the query takes
-the same time over a backlog of a million. `crash_count` is here because the indexes on the line are split by it.
+the same time over a backlog of a million.
 */}}
 {{- define "plinth.dueAndRunning" -}}
 {{- $enough := mul .Values.worker.keda.maxReplicas .Values.worker.keda.jobsPerReplica -}}
@@ -19,14 +19,12 @@ WITH served AS MATERIALIZED (
 {{ include "plinth.servedQueues" . | indent 2 }}
 )
 SELECT COALESCE(sum(figure), 0) FROM (
-  {{- range list "crash_count < 2" "crash_count >= 2" }}
   SELECT count(*) AS figure FROM (
     SELECT FROM served, LATERAL (
-      SELECT FROM job WHERE state = 'available' AND {{ . }} AND queue = served.name
+      SELECT FROM job WHERE state = 'available' AND queue = served.name
       ORDER BY kind, priority, run_at, id LIMIT {{ $enough }}) AS line
     LIMIT {{ $enough }}) AS available
   UNION ALL
-  {{- end }}
   SELECT count(*) FROM (
     SELECT queue FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
     ORDER BY run_at LIMIT {{ $enough }}) AS waiting
@@ -39,27 +37,21 @@ SELECT COALESCE(sum(figure), 0) FROM (
 
 {{/*
 Seconds for which the oldest due job has waited. `hops` goes through the claim's index from one kind and priority to the
-next, of which the first has waited longest: it reads a row for each, whatever the backlog. Suspects, which crashed
-their worker more than once, are few.
+next, of which the first has waited longest: it reads a row for each, whatever the backlog.
 */}}
 {{- define "plinth.oldestDueAge" -}}
 WITH RECURSIVE served AS MATERIALIZED (
 {{ include "plinth.servedQueues" . | indent 2 }}
 ), hops AS (
-  (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available' AND crash_count < 2
+  (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
     ORDER BY queue, kind, priority, run_at, id LIMIT 1)
   UNION ALL
   SELECT next.* FROM hops, LATERAL (
     SELECT queue, kind, priority, run_at FROM job
-    WHERE state = 'available' AND crash_count < 2
-      AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
+    WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
     ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
 ), due AS (
   SELECT queue, run_at FROM (SELECT queue, run_at FROM hops LIMIT 1000) AS available
-  UNION ALL
-  SELECT queue, run_at FROM (
-    SELECT queue, run_at FROM job WHERE state = 'available' AND crash_count >= 2
-    ORDER BY queue, kind, priority, run_at, id LIMIT 1000) AS suspects
   UNION ALL
   SELECT queue, run_at FROM (
     SELECT queue, run_at FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()

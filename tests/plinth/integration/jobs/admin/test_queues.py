@@ -191,7 +191,7 @@ class TestQueues:
         age = (await counts_of_queues(database))["default"].oldest_due_age
         assert age is not None
         assert 180 <= age < 240
-        # Suspects stand in a line of their own.
+        # Suspects count as well.
         await jobs.all("UPDATE job SET crash_count = 2 WHERE priority = 1")
         found = (await counts_of_queues(database))["default"]
         assert found.available == 4

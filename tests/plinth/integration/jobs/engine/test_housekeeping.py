@@ -154,24 +154,23 @@ class TestSuspects:
             await enqueue_many(session, noop, [Number(n=n) for n in range(6)])
         await jobs.all("UPDATE job SET crash_count = 2 WHERE (payload ->> 'n')::int < 4")
 
-    async def test_one_suspect_job_runs_at_a_time_in_the_whole_fleet(
+    async def test_claim_takes_one_suspect_job_at_most(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], suspects: None
     ) -> None:
         kinds = {noop.name: noop}
-        stores = [await open_store(database) for _ in range(4)]
-        assert await stores[0].sweep(["default"], [noop.name]) == (True, True, False)
-        assert len(await stores[0].claim(["default"], kinds, 10)) == 2  # the others
-        assert await stores[0].sweep(["default"], [noop.name]) == (False, True, False)
-        claimed = await asyncio.gather(*(store.claim_suspect(["default"], kinds) for store in stores))
-        (run,) = [run for some in claimed for run in some]
-        assert await stores[1].claim_suspect(["default"], kinds) == []
-        for store in stores:
-            await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
-        assert len(await stores[1].claim_suspect(["default"], kinds)) == 1
+        first, second = [await open_store(database) for _ in range(2)]
+        claimed = await first.claim(["default"], kinds, 10)
+        assert sorted(job.suspect for job in claimed) == [False, False, True]
+        assert await first.claim(["default"], kinds, 10, suspect=False) == []
+        assert [job.suspect for job in await second.claim(["default"], kinds, 10)] == [True]
 
-    async def test_max_running_holds_for_suspect_jobs(
-        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    async def test_suspect_jobs_do_not_hold_up_the_jobs_behind_them(
+        self, database: Database, noop: JobKind[Number], suspects: None
     ) -> None:
+        store = await open_store(database)
+        assert len(await store.claim(["default"], {noop.name: noop}, 2, suspect=False)) == 2
+
+    async def test_max_running_holds_for_suspect_jobs(self, database: Database, jobs: Jobs) -> None:
         @job("test.limited", max_running=1)
         async def limited(ctx: JobContext, payload: Number) -> None: ...
 
@@ -181,15 +180,30 @@ class TestSuspects:
         store = await open_store(database)
         kinds = {limited.name: limited}
         (run,) = await store.claim(["default"], kinds, 10)
-        assert await store.claim_suspect(["default"], kinds) == []
+        assert await store.claim(["default"], kinds, 10) == []
         await store.finish([Finish(run.id, run.lease, State.SUCCEEDED)])
-        assert len(await store.claim_suspect(["default"], kinds)) == 1
+        assert len(await store.claim(["default"], kinds, 10)) == 1
 
-    async def test_worker_runs_all_suspect_jobs(
-        self, settings: Settings, jobs: Jobs, noop: JobKind[Number], suspects: None
+    async def test_worker_runs_all_suspect_jobs_one_at_a_time(
+        self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
-        async with working(settings, noop):
+        running = most = 0
+
+        @job("test.slow")
+        async def slow(ctx: JobContext, payload: Number) -> None:
+            nonlocal running, most
+            if payload.n < 4:
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0.02)
+                running -= 1
+
+        async with database.session() as session:
+            await enqueue_many(session, slow, [Number(n=n) for n in range(6)])
+        await jobs.all("UPDATE job SET crash_count = 2 WHERE (payload ->> 'n')::int < 4")
+        async with working(settings, slow):
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 5"))
+        assert most == 1
 
 
 class TestRetention:
@@ -268,7 +282,7 @@ class TestPlans:
 
     async def test_claim_scans_only_its_own_index_range(self, jobs: Jobs, store: Store, noop: JobKind[Number]) -> None:
         limits = '{"test.noop": 60}'
-        found = await self.explain(jobs, CLAIM, ["default"], [noop.name], [100], 100, store.session_id, limits)
+        found = await self.explain(jobs, CLAIM, ["default"], [noop.name], [100], 100, store.session_id, limits, True)
         scans = self.job_scans(found)
         assert "Seq Scan" not in {node["Node Type"] for node in scans}
         assert {node["Index Name"] for node in found if "Index Name" in node} >= {"ix_job_claim", "pk_job"}
@@ -385,6 +399,7 @@ class TestPlans:
                 10,
                 store.session_id,
                 '{"test.noop": 60}',
+                True,
             )
             plan = rows[0][0][0]["Plan"]
             return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
@@ -412,10 +427,10 @@ class TestSweep:
             tomorrow = datetime.now(UTC) + timedelta(days=1)
             await enqueue(session, noop, Number(n=1), run_at=tomorrow)
             await enqueue(session, noop, Number(n=2), run_at=tomorrow)
-        assert await store.sweep(["default"], ["test.noop"]) == (False, False, False)
+        assert await store.sweep(["default"], ["test.noop"]) == (False, False)
         await jobs.all("""UPDATE job SET run_at = now() WHERE payload = '{"n": 1}'""")
-        assert await store.sweep(["other"], ["test.noop"]) == (False, False, False)
-        assert await store.sweep(["default"], ["test.noop"]) == (True, False, False)
+        assert await store.sweep(["other"], ["test.noop"]) == (False, False)
+        assert await store.sweep(["default"], ["test.noop"]) == (True, False)
         assert {row["state"] for row in await jobs.all("SELECT state FROM job")} == {"available", "scheduled"}
 
     async def test_unreachable_database_is_logged_once(self, settings: Settings, noop: JobKind[Number]) -> None:

@@ -643,8 +643,8 @@ class TestSessions:
         claim = Store.claim
         broken: list[Any] = []
 
-        async def claim_and_break(self: Store, *arguments: Any) -> Any:
-            claimed = await claim(self, *arguments)
+        async def claim_and_break(self: Store, *arguments: Any, **options: Any) -> Any:
+            claimed = await claim(self, *arguments, **options)
             if claimed and not broken:
                 broken.append(claimed)
                 raise DatabaseUnavailableError
