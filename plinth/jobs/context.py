@@ -11,20 +11,16 @@ from uuid import UUID
 import structlog
 from opentelemetry.context import get_current
 from pydantic import BaseModel
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
+from plinth.jobs.after_commit import after_commit
 from plinth.jobs.enqueue import Insertion, prepare
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import MAX_MESSAGE, Finish, JobCancelled, LeaseLost, State, storable
+from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.settings import PlatformSettings
 
-__all__ = ["ClaimedJob", "JobContext", "Progress", "ProgressSink", "RunStore"]
-
-
-_COMPLETING = "jobs.completing"  # in a session's info: the context whose job completes with its transaction
+__all__ = ["ClaimedJob", "JobContext", "Progress", "RunRecorder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +54,14 @@ class ClaimedJob:
     suspect: bool = False
 
 
-class RunStore(Protocol):
-    """Writes what a run does to its job, in the handler's own transaction."""
-
-    async def write_progress_in(
-        self, session: AsyncSession, last: tuple[UUID, int, int, int | None, str | None]
-    ) -> None:
-        """Write a run's last progress report."""
-
-    async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
-        """Move the job to the history; False if another run has taken over."""
-
-
-class ProgressSink(Protocol):
-    """Takes progress reports."""
+class RunRecorder(Protocol):
+    """Writes what a run reports: `plinth.jobs.engine.recorder.Recorder`."""
 
     def progress(self, ctx: "JobContext", progress: Progress) -> None:
         """Queue a report for writing."""
 
-    def take(self, ctx: "JobContext") -> Progress | None:
-        """Remove and return the unwritten report."""
+    async def complete(self, ctx: "JobContext", session: AsyncSession) -> bool:
+        """Move the job to the history in the session's transaction; False if another run has taken over."""
 
 
 class JobContext:
@@ -93,14 +77,12 @@ class JobContext:
     def __init__(
         self,
         job: ClaimedJob,
-        store: RunStore,
+        recorder: RunRecorder,
         database: Database,
         settings: PlatformSettings,
-        progress: ProgressSink,
     ) -> None:
         self._job = job
-        self._store = store
-        self._progress = progress
+        self._recorder = recorder
         self.cancelled = False
         self.completing = False
         self.completed = False
@@ -148,7 +130,7 @@ class JobContext:
                 raise ValueError("progress takes whole numbers from 0 to 2⁶³ - 1")
         if message is not None:
             message = storable(message)[:MAX_MESSAGE]
-        self._progress.progress(self, Progress(done, total, message))
+        self._recorder.progress(self, Progress(done, total, message))
 
     def raise_if_cancelled(self) -> None:
         """Raise JobCancelled if cancellation of this job was requested. Let it propagate."""
@@ -190,22 +172,11 @@ class JobContext:
         if session.in_nested_transaction():
             raise RuntimeError("a job completes with a transaction, not with a savepoint")
         self.completing = True
-        if (last := self._progress.take(self)) is not None:  # it goes into the history with the job
-            await self._store.write_progress_in(session, (self.id, self.run, last.done, last.total, last.message))
-        if not await self._store.finish_in(session, Finish(self.id, self.run, State.SUCCEEDED)):
+        if not await self._recorder.complete(self, session):
             raise LeaseLost
         for follow_up in self.follow_ups:
             await follow_up.execute(session)
-        session.sync_session.info[_COMPLETING] = self
+        after_commit(session, self._complete)
 
-
-@event.listens_for(Session, "after_commit")
-def _complete(session: Session) -> None:
-    if _COMPLETING in session.info and not session.in_nested_transaction():
-        session.info.pop(_COMPLETING).completed = True
-
-
-@event.listens_for(Session, "after_rollback")
-def _stay(session: Session) -> None:
-    if _COMPLETING in session.info and not session.in_nested_transaction():
-        session.info.pop(_COMPLETING).completing = False
+    def _complete(self) -> None:
+        self.completed = True

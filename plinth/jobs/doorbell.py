@@ -9,16 +9,15 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.jobs.after_commit import after_commit
 from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
 
@@ -29,7 +28,6 @@ log = structlog.get_logger("plinth.jobs.doorbell")
 DOORBELL = "jobs.doorbell"
 """The key in a session's `info` under which its database puts the doorbell."""
 
-_RINGS = "jobs.rings"
 _READ_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 
@@ -119,30 +117,6 @@ def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:
 
 def ring_after_commit(session: AsyncSession, *, queues: Iterable[str] = (), cancelled: Iterable[UUID] = ()) -> None:
     """Ring once the session's transaction has committed; not if it rolls back."""
-    info = session.sync_session.info
-    if info.get(DOORBELL) is None:
-        return
-    rings = info.setdefault(_RINGS, _Rings())
-    rings.queues.update(queues)
-    rings.cancelled.update(cancelled)
-
-
-@dataclass(slots=True)
-class _Rings:
-    queues: set[str] = field(default_factory=set)
-    cancelled: set[UUID] = field(default_factory=set)
-
-
-# On all sessions: a listener on each session would cost a tenth of an enqueue.
-@event.listens_for(Session, "after_commit")
-def _ring(session: Session) -> None:
-    # Also called when a savepoint is released, before anything is committed.
-    if not session.in_nested_transaction() and (rings := session.info.pop(_RINGS, None)) is not None:
-        doorbell: Doorbell = session.info[DOORBELL]
-        doorbell.ring(rings.queues, cancelled=rings.cancelled)
-
-
-@event.listens_for(Session, "after_rollback")
-def _forget(session: Session) -> None:
-    if not session.in_nested_transaction():
-        session.info.pop(_RINGS, None)
+    doorbell: Doorbell | None = session.sync_session.info.get(DOORBELL)
+    if doorbell is not None:
+        after_commit(session, partial(doorbell.ring, queues, cancelled=cancelled))

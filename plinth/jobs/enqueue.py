@@ -4,16 +4,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from opentelemetry.context import Context
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.uuid7 import python_uuid7
+from plinth.jobs.after_commit import after_commit
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
@@ -143,7 +143,7 @@ class Insertion:
                 EnqueuedJob(found[key], found[key] == job_id)
                 for job_id, key in zip(self.ids, self.unique_keys, strict=True)
             ]
-        _count_after_commit(session, self.kind, sum(job.created for job in jobs))
+        after_commit(session, partial(ENQUEUED.labels(self.kind).inc, sum(job.created for job in jobs)))
         return jobs
 
 
@@ -208,36 +208,3 @@ def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
     if not survives:  # a SecretStr is dumped as asterisks, infinity as null, an excluded field is left out
         raise ValueError(f"the payload of {kind.name} does not come back from JSON as it was")
     return text
-
-
-_COUNTS = "jobs.enqueued"  # in a session's info: counts of enqueued jobs by transaction and savepoint
-
-
-def _count_after_commit(session: AsyncSession, kind: str, count: int) -> None:
-    sync = session.sync_session
-    transaction = sync.get_nested_transaction() or sync.get_transaction()
-    sync.info.setdefault(_COUNTS, []).append((transaction, kind, count))
-
-
-def _is_within(inner: SessionTransaction | None, outer: SessionTransaction | None) -> bool:
-    while inner is not None and inner is not outer:
-        inner = inner.parent
-    return inner is outer
-
-
-# On all sessions, as in `plinth.jobs.doorbell`. Unlike a ring in vain, a count of a rolled back job would be wrong.
-@event.listens_for(Session, "after_commit")
-def _count(session: Session) -> None:
-    if _COUNTS in session.info and not session.in_nested_transaction():
-        committed = session.get_transaction()
-        for transaction, kind, count in session.info.pop(_COUNTS):
-            # Otherwise it belongs to a transaction that was closed without an event.
-            if _is_within(transaction, committed):
-                ENQUEUED.labels(kind).inc(count)
-
-
-@event.listens_for(Session, "after_soft_rollback")
-def _forget(session: Session, previous: SessionTransaction) -> None:
-    if _COUNTS in session.info:
-        counts = session.info[_COUNTS]
-        counts[:] = [count for count in counts if not _is_within(count[0], previous)]

@@ -143,7 +143,7 @@ class Jobs:
             claimed = await store.claim(queues, known, 1)
             if not claimed:
                 return None
-            await self._run(claimed[0], known[claimed[0].kind], store, recorder)
+            await self._run(claimed[0], known[claimed[0].kind], recorder)
             return claimed[0].id
 
         try:
@@ -153,7 +153,7 @@ class Jobs:
             await cancel_all([recording])
             await store.close_session()
 
-    async def _run(self, job: ClaimedJob, kind: JobKind[Any], store: Store, recorder: Recorder) -> None:
+    async def _run(self, job: ClaimedJob, kind: JobKind[Any], recorder: Recorder) -> None:
         failures: list[Exception] = []
 
         async def watched(ctx: JobContext, payload: BaseModel) -> None:
@@ -165,14 +165,14 @@ class Jobs:
                 failures.append(error)
                 raise
 
-        ctx = JobContext(job, store, self._database, self._settings, recorder)
+        ctx = JobContext(job, recorder, self._database, self._settings)
         run = Run(job, replace(kind, function=watched), ctx)
         running = asyncio.create_task(run.execute())
         run.task = running  # type: ignore[assignment]
         outcome = await running
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
-            recorder.put(outcome, job.kind, ctx.follow_ups if succeeded else None)
+            recorder.put(job, outcome, ctx.follow_ups if succeeded else ())
             await recorder.drained()
         for error in failures:
             raise error.with_traceback(own_frames(error.__traceback__))

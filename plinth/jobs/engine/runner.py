@@ -15,13 +15,13 @@ from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
-from plinth.jobs.engine.recorder import Recorder, RunKey
+from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Interruption, Run, error_type
 from plinth.jobs.engine.sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
-from plinth.jobs.outcome import Finish, Outcome, Release, State
+from plinth.jobs.outcome import Finish, Release, State
 from plinth.jobs.schedules import Scheduler
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import exemplar
@@ -64,8 +64,6 @@ class Runner:
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
         self._running: dict[RunKey, Run] = {}
-        # Finished runs that free a slot, mapped to their queue: of kinds with a limit, or released.
-        self._frees: dict[RunKey, str] = {}
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         self._wake = asyncio.Event()
         self._wake.set()
@@ -73,7 +71,6 @@ class Runner:
         self._unsure = False  # a claim broke off and may have committed
         self._failing = False  # the last claim failed, and that is logged
         self._stopping = False
-        self._changed = asyncio.Event()  # a run has ended
         self.lost = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
 
@@ -157,7 +154,7 @@ class Runner:
             self._give_back(job)
             return
         kind = self._kinds[job.kind]
-        ctx = JobContext(job, self._store, self._database, self._settings, self._recorder)
+        ctx = JobContext(job, self._recorder, self._database, self._settings)
         run = Run(job, kind, ctx)
         metrics = of_kind(job.kind)
         metrics.started.inc()
@@ -166,8 +163,7 @@ class Runner:
         run.task = asyncio.create_task(self._attend(run))
 
     def _give_back(self, job: ClaimedJob) -> None:
-        self._frees[job.id, job.lease] = job.queue
-        self._recorder.put(Release(job.id, job.lease), job.kind)
+        self._recorder.put(job, Release(job.id, job.lease))
 
     async def _attend(self, run: Run) -> None:
         began, job = monotonic(), run.job
@@ -183,26 +179,21 @@ class Runner:
         metrics.finished[result].inc()
         log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
         end_job(run.span, outcome=result, error=error_type(outcome))
-        if job.kind in self._limited or isinstance(outcome, Release):
-            self._frees[job.id, job.lease] = job.queue
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
-            self._recorder.put(outcome, job.kind, run.ctx.follow_ups if succeeded else None)
-        else:
-            self._ended([(job.id, job.lease)])
+            self._recorder.put(job, outcome, run.ctx.follow_ups if succeeded else ())
+        elif job.kind in self._limited:
+            self._freed({job.queue})
         if self._more or job.suspect:
             self._wake.set()
-        self._changed.set()
 
-    def _written(self, outcomes: Sequence[Outcome]) -> None:
+    def _written(self, runs: Sequence[EndedRun]) -> None:
         if self._more:
             self._wake.set()  # claiming may have paused because of the backlog of outcomes
-        self._ended([(outcome.id, outcome.lease) for outcome in outcomes])
-
-    def _ended(self, keys: Sequence[RunKey]) -> None:
-        """Wake whatever waited for these runs to end."""
-        if queues := {self._frees.pop(key) for key in keys if key in self._frees}:
-            self._freed(queues)
+        # Other workers may claim what was released, and jobs of a kind that was at its limit.
+        frees = [run for run in runs if run.job.kind in self._limited or isinstance(run.outcome, Release)]
+        if frees:
+            self._freed({run.job.queue for run in frees})
 
     def _freed(self, queues: set[str]) -> None:
         """Tell this worker and the others that these queues may have work."""
@@ -287,15 +278,12 @@ class Runner:
         except DatabaseUnavailableError:
             log.warning("the database is away", step="stop")
         await claiming  # jobs of a claim in flight are released
-        hurrying = asyncio.create_task(hurry.wait())
-        losing = asyncio.create_task(self.lost.wait())
-        while self._running and not hurry.is_set() and not self.lost.is_set() and (left := deadline - monotonic()) > 0:
-            self._changed.clear()
-            change = asyncio.create_task(self._changed.wait())
-            await asyncio.wait({change, hurrying, losing}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            change.cancel()
-        hurrying.cancel()
-        losing.cancel()
+        if self._running:
+            ended = asyncio.wait([run.task for run in self._running.values()])
+            waits = [asyncio.create_task(wait) for wait in (ended, hurry.wait(), self.lost.wait())]
+            await asyncio.wait(waits, timeout=max(0.0, deadline - monotonic()), return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
         if self.lost.is_set():
             return
         interrupted = list(self._running.values())

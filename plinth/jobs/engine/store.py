@@ -200,14 +200,6 @@ class Store:
         async with self.database.connection() as connection:
             return {(row[0], row[1]) for row in await connection.fetch(HELD, ids, leases, self.session_id)}
 
-    async def write_progress_in(
-        self, session: AsyncSession, progress: tuple[UUID, int, int, int | None, str | None]
-    ) -> None:
-        """Write one run's progress in the session's transaction."""
-        job_id, lease, *words = progress
-        arguments = ([job_id], [lease], self.session_id, *([word] for word in words))
-        await (await session.connection()).exec_driver_sql(PROGRESS, arguments)
-
     async def write_progress(
         self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]
     ) -> set[tuple[UUID, int]]:

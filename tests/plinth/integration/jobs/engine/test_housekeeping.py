@@ -14,6 +14,7 @@ from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs.engine import runner as runner_module
 from plinth.jobs.engine import store as store_module
+from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.engine.worker import engine_database
@@ -369,7 +370,7 @@ class TestPlans:
 
         @job("test.planning")
         async def planning(ctx: JobContext, payload: Number) -> None:
-            async with cast(Store, ctx._store).database.connection() as engine, ctx.session() as own:
+            async with cast(Recorder, ctx._recorder)._store.database.connection() as engine, ctx.session() as own:
                 show = "SHOW enable_seqscan"
                 found.extend([await engine.fetchval(show), await own.scalar(text(show))])
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import cast
 from uuid import UUID, uuid4
 
 from structlog.testing import capture_logs
 
-from plinth.jobs.engine.recorder import Recorder, RunKey
+from plinth.jobs.context import ClaimedJob
+from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, Outcome, Release, State
 
@@ -42,17 +44,22 @@ class SlowStore:
         return {key for key in keys if key[0] == self.locked and self.attempts == 1}
 
 
+def put(recorder: Recorder, outcome: Outcome) -> None:
+    now = datetime.now(UTC)
+    recorder.put(ClaimedJob(outcome.id, outcome.lease, "test", "test", 0, None, "{}", 1, 1, now, now), outcome)
+
+
 async def test_outcome_of_a_locked_row_is_written_once_when_the_row_is_free() -> None:
     locked, other = uuid4(), uuid4()
     store = SlowStore(locked)
     told: list[UUID] = []
 
-    def on_written(outcomes: Sequence[Any]) -> None:
-        told.extend(outcome.id for outcome in outcomes)
+    def on_written(runs: Sequence[EndedRun]) -> None:
+        told.extend(run.job.id for run in runs)
 
     recorder = Recorder(cast(Store, store), on_written=on_written, on_lost=lambda key: None)
-    recorder.put(Finish(locked, 1, State.SUCCEEDED), "test")
-    recorder.put(Release(other, 1), "test")
+    put(recorder, Finish(locked, 1, State.SUCCEEDED))
+    put(recorder, Release(other, 1))
     with capture_logs():
         running = asyncio.create_task(recorder.run())
         try:
@@ -70,14 +77,14 @@ async def test_second_outcome_of_a_run_is_refused_while_the_first_is_written() -
     run, later = uuid4(), uuid4()
     store = SlowStore(run)
     store.attempts = 1  # its row is not locked
-    recorder = Recorder(cast(Store, store), on_written=lambda outcomes: None, on_lost=lambda key: None)
+    recorder = Recorder(cast(Store, store), on_written=lambda runs: None, on_lost=lambda key: None)
     with capture_logs():
         running = asyncio.create_task(recorder.run())
         try:
-            recorder.put(Release(run, 1), "test")
+            put(recorder, Release(run, 1))
             await asyncio.sleep(0.1)
-            recorder.put(Finish(run, 1, State.SUCCEEDED), "test")
-            recorder.put(Finish(later, 1, State.SUCCEEDED), "test")
+            put(recorder, Finish(run, 1, State.SUCCEEDED))
+            put(recorder, Finish(later, 1, State.SUCCEEDED))
             async with asyncio.timeout(20):
                 await asyncio.wait({running, asyncio.create_task(recorder.drained())}, return_when="FIRST_COMPLETED")
             assert not running.done()
