@@ -37,8 +37,6 @@ SHARE = 0.01
 # Intervals until the duty expires.
 HOLD = 3
 LEAVE_SECONDS = 1.0
-# Failures in a row after which another process takes a turn; its statements may have more time.
-MAX_FAILURES = 3
 
 MAX_QUEUES = 50
 OTHER_QUEUES = "other"
@@ -74,7 +72,6 @@ class FleetMetrics:
         self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
         self._values: dict[Observed, list[tuple[Labels, float]]] = {}
         self._held_until = self._fresh_until = self._ask_from = float("-inf")
-        self._failures = 0
         self._migrating_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -109,40 +106,33 @@ class FleetMetrics:
         Raises:
             DatabaseUnavailableError: the database is away.
         """
-        hold = HOLD * INTERVAL_SECONDS
-        if self._failures >= MAX_FAILURES:
-            if monotonic() < self._held_until + 2 * INTERVAL_SECONDS:  # others look once in that time
-                return
-            self._failures = 0
+        began = monotonic()
+        asks = began >= self._ask_from
         try:
-            async with self._database.connection() as connection:
-                began = monotonic()
+            # One transaction: a process whose queries fail does not keep the duty.
+            async with self._database.connection() as connection, connection.transaction():
+                hold = HOLD * INTERVAL_SECONDS
                 if await connection.fetchval(TAKE_DUTY, DUTY, self._holder, timedelta(seconds=hold)) is None:
                     self._held_until = self._ask_from = float("-inf")
                     self._values = {}  # old, by the time that it has the duty again
-                    self._failures = 0
                     return
-                self._held_until = began + hold
-                if asked := began >= self._ask_from:
-                    began = monotonic()
-                    self._failures += 1  # if nothing below comes to its end
+                if asks:
                     queues = await connection.fetch(FLEET_QUEUES)
                     fleet = await connection.fetchrow(FLEET)
                     declared = schedules()
                     looked = await connection.fetch(LOOK, list(declared)) if declared else []
-                    took = monotonic() - began
-                    self._failures = 0
         except asyncpg.UndefinedTableError:
             log.debug("no fleet metrics: the database has not been migrated")
             return
-        if asked:
+        self._held_until = began + hold
+        if asks:
             assert fleet is not None
             self._values = {
                 **_queue_values(queues, [*self._queues, *fleet["queues"]]),
                 **self._fleet_values(fleet),
                 OVERDUE: [((row["name"],), _overdue(declared[row["name"]], row)) for row in looked],
             }
-            pause = max(INTERVAL_SECONDS, took / SHARE)
+            pause = max(INTERVAL_SECONDS, (monotonic() - began) / SHARE)
             self._ask_from = monotonic() + pause - INTERVAL_SECONDS / 2  # the steps are not that regular
             self._fresh_until = monotonic() + HOLD * pause
 
