@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 from uuid import UUID
 
 import structlog
@@ -15,7 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
-from plinth.jobs.enqueue import Insertion, prepare
+from plinth.jobs.enqueue import EnqueueOptions, Insertion, prepare
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.settings import PlatformSettings
@@ -148,15 +148,22 @@ class JobContext:
             digest.update(len(text).to_bytes(8) + text)
         return digest.hexdigest()
 
-    def enqueue(self, kind: str | JobKind[Any], payload: BaseModel, **options: Any) -> None:
+    def enqueue(
+        self,
+        kind: str | JobKind[Any],
+        payload: BaseModel,
+        *,
+        unique_key: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> None:
         """Enqueue a follow-up job if and when this one completes, in the same transaction; options as for `enqueue`.
 
         Raises:
             UnknownKindError, TypeError, ValueError: as for `enqueue`.
         """
-        unique_key = options.pop("unique_key", None)
+        options.setdefault("owner", self.owner)
         keys = None if unique_key is None else [unique_key]
-        prepared = prepare(kind, [payload], unique_keys=keys, **{"owner": self.owner, **options})
+        prepared = prepare(kind, [payload], unique_keys=keys, **options)
         # The recorder inserts them, outside of this trace.
         self.follow_ups.append(replace(prepared, context=get_current()))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from opentelemetry.context import Context
@@ -19,7 +19,7 @@ from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
 from plinth.telemetry.tracing import enqueue_span
 
-__all__ = ["EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
+__all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
 MAX_TEXT_LENGTH = 255
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
@@ -46,44 +46,41 @@ class EnqueuedJob:
     created: bool
 
 
+class EnqueueOptions(TypedDict, total=False):
+    """Options of `enqueue`, `enqueue_many` and `JobContext.enqueue`; see there."""
+
+    owner: str | None
+    queue: str | None
+    priority: int | None
+    run_at: datetime | None
+    delay: float
+
+
 async def enqueue(
     session: AsyncSession,
     kind: str | JobKind[Any],
     payload: BaseModel,
     *,
-    owner: str | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    run_at: datetime | None = None,
-    delay: float = 0,
     unique_key: str | None = None,
+    **options: Unpack[EnqueueOptions],
 ) -> EnqueuedJob:
     """Enqueue a job as part of the session's transaction: it exists if and only if that commits.
 
     Args:
+        unique_key: only one live job of a kind has it.
         owner: the subject of the principal that may see and cancel it.
         queue: instead of the kind's.
         priority: instead of the kind's.
         run_at: not before this time (with a time zone).
         delay: seconds from now, by the database's clock, before which it is not run.
-        unique_key: only one live job of a kind has it.
 
     Raises:
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
         ValueError: `run_at` has no time zone, a text is too long or holds a NUL, or the payload does not survive JSON.
     """
-    (job,) = await enqueue_many(
-        session,
-        kind,
-        [payload],
-        owner=owner,
-        queue=queue,
-        priority=priority,
-        run_at=run_at,
-        delay=delay,
-        unique_keys=None if unique_key is None else [unique_key],
-    )
+    keys = None if unique_key is None else [unique_key]
+    (job,) = await enqueue_many(session, kind, [payload], unique_keys=keys, **options)
     return job
 
 
@@ -92,28 +89,14 @@ async def enqueue_many(
     kind: str | JobKind[Any],
     payloads: Sequence[BaseModel],
     *,
-    owner: str | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    run_at: datetime | None = None,
-    delay: float = 0,
     unique_keys: Sequence[str] | None = None,
+    **options: Unpack[EnqueueOptions],
 ) -> list[EnqueuedJob]:
     """Enqueue a job for each payload, in one round trip; the answers are in the payloads' order. See `enqueue`.
 
     `unique_keys`: one for each payload; a repeated key makes one job.
     """
-    insertion = prepare(
-        kind,
-        payloads,
-        owner=owner,
-        queue=queue,
-        priority=priority,
-        run_at=run_at,
-        delay=delay,
-        unique_keys=unique_keys,
-    )
-    return await insertion.execute(session)
+    return await prepare(kind, payloads, unique_keys=unique_keys, **options).execute(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +134,12 @@ def prepare(
     kind: str | JobKind[Any],
     payloads: Sequence[BaseModel],
     *,
+    unique_keys: Sequence[str] | None = None,
     owner: str | None = None,
     queue: str | None = None,
     priority: int | None = None,
     run_at: datetime | None = None,
     delay: float = 0,
-    unique_keys: Sequence[str] | None = None,
 ) -> Insertion:
     """Validate jobs without touching the database; errors as for `enqueue`."""
     if not isinstance(kind, JobKind):
