@@ -13,7 +13,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from plinth.api.schemas import JobSummary
-from plinth.jobs.admin.watch import JobSnapshot, JobWatch, Watcher
+from plinth.jobs.admin.jobs import JobView
+from plinth.jobs.admin.watch import JobWatch, Watcher
 
 __all__ = ["JobEvents", "event_id"]
 
@@ -22,7 +23,7 @@ COMMENT_SECONDS = 15.0  # proxies close silent connections
 RETRY_MILLISECONDS = (1000, 4000)  # random for each client: a shutdown disconnects all of them at once
 
 
-def _encode(snapshot: JobSnapshot) -> bytes:
+def _encode(snapshot: JobView) -> bytes:
     return JobSummary.model_validate(snapshot).model_dump_json().encode()
 
 
@@ -30,7 +31,7 @@ def _digest(data: bytes) -> str:
     return blake2b(data, digest_size=8).hexdigest()
 
 
-def event_id(snapshot: JobSnapshot) -> str:
+def event_id(snapshot: JobView) -> str:
     """The id of the event for this snapshot."""
     return _digest(_encode(snapshot))
 
@@ -44,7 +45,7 @@ class JobEvents(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: JobWatch, snapshot: JobSnapshot, caller: str, seen: str | None) -> None:
+    def __init__(self, watch: JobWatch, snapshot: JobView, caller: str, seen: str | None) -> None:
         self._watch = watch
         self._caller = caller
         self._snapshot = snapshot
@@ -60,7 +61,7 @@ class JobEvents(StreamingResponse):
     async def _events(self, watcher: Watcher) -> AsyncIterator[bytes]:
         end = monotonic() + LIFETIME_SECONDS
         yield b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)  # noqa: S311
-        snapshot: JobSnapshot | None = self._snapshot
+        snapshot: JobView | None = self._snapshot
         seen = self._seen
         while snapshot is not None:
             data = _encode(snapshot)

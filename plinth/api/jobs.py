@@ -16,7 +16,6 @@ from plinth.http.schemas import Page
 from plinth.identity.principal import Principal
 from plinth.jobs import State
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
-from plinth.jobs.admin.watch import JobSnapshot
 from plinth.jobs.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=problems(401, 422, 429, 503))
@@ -95,11 +94,10 @@ async def watch_job(
     state = state_of(request)
     # Not the request's session: its connection would be held until the stream begins.
     async with state["database"].session() as session:
-        job = await get_job(session, job_id, owner=_owner(request, principal))
-    snapshot = JobSnapshot.of(job)
-    if job.state.terminal and last_event_id == event_id(snapshot):
+        job = (await get_job(session, job_id, owner=_owner(request, principal))).summary()
+    if job.state.terminal and last_event_id == event_id(job):
         return Response(status_code=204)
-    return JobEvents(state["job_watch"], snapshot, principal.subject, last_event_id)
+    return JobEvents(state["job_watch"], job, principal.subject, last_event_id)
 
 
 def path_of_job(request: Request, job_id: UUID) -> str:

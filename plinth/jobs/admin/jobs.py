@@ -5,13 +5,13 @@ all exist.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Row, Select, String, cast, func, null, select, union_all
-from sqlalchemy.dialects.postgresql import JSONPATH
+from sqlalchemy import DateTime, Row, Select, String, cast, func, literal_column, null, select, union_all
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -22,7 +22,7 @@ from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.outcome import ErrorEntry, State
 from plinth.jobs.tables import Job, JobHistory, WorkerSession
 
-__all__ = ["JobView", "get_job", "list_jobs", "request_cancel", "retry_job"]
+__all__ = ["JobView", "get_job", "list_jobs", "request_cancel", "retry_job", "summaries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class JobView:
         """The error of the last failed run, as its owner may see it."""
         return self.errors[-1]["error"] if self.errors else None
 
+    def summary(self) -> "JobView":
+        """The same without its payload, and with its last error only."""
+        return replace(self, payload={}, errors=self.errors[-1:])
+
 
 async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
     """Return a job, live or ended.
@@ -80,6 +84,14 @@ async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = No
     if row is None:
         raise NotFoundError("There is no such job.")
     return _view(row)
+
+
+async def summaries(session: AsyncSession, ids: Sequence[UUID]) -> list[JobView]:
+    """Return the summaries of those jobs that exist."""
+    branches = [
+        _select(table, errors=_last_error(table), payload=_NO_PAYLOAD).where(table.id.in_(ids)) for table in _TABLES
+    ]
+    return [_view(row) for row in await (await session.connection()).execute(union_all(*branches))]
 
 
 async def list_jobs(
@@ -101,7 +113,7 @@ async def list_jobs(
         wanted = [state.value for state in states or State if state.terminal == (table is JobHistory)]
         if not wanted:
             continue
-        statement = _select(table, errors=func.jsonb_path_query_array(table.errors, cast("$[last]", JSONPATH)))
+        statement = _select(table, errors=_last_error(table))
         conditions = _owned(table, owner)
         if states:
             conditions.append(table.state.in_(wanted))
@@ -174,10 +186,16 @@ _COMMON = [
 ]
 
 
-def _select(table: Any, errors: Any = None) -> Select[Any]:
-    """Select the same columns from both tables; null for those that a table lacks. `errors` replaces all errors."""
-    columns: list[Any] = [getattr(table, name) for name in _COMMON if name != "errors"]
-    columns.append((table.errors if errors is None else errors).label("errors"))
+_NO_PAYLOAD: Any = literal_column("'{}'::jsonb", JSONB)
+
+
+def _last_error(table: Any) -> Any:
+    return func.jsonb_path_query_array(table.errors, cast("$[last]", JSONPATH))
+
+
+def _select(table: Any, **instead: Any) -> Select[Any]:
+    """Select the same columns from both tables; null for those that a table lacks, and others `instead` of some."""
+    columns: list[Any] = [instead.get(name, getattr(table, name)).label(name) for name in _COMMON]
     never = cast(null(), DateTime(timezone=True))
     if table is JobHistory:
         no_worker = cast(null(), String)

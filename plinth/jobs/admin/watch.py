@@ -5,21 +5,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.errors import ServiceUnavailableError
-from plinth.jobs.admin.jobs import JobView
-from plinth.jobs.context import Progress
-from plinth.jobs.outcome import State
+from plinth.jobs.admin.jobs import JobView, summaries
 
-__all__ = ["JobSnapshot", "JobWatch", "Watcher"]
+__all__ = ["JobWatch", "Watcher"]
 
 log = structlog.get_logger("plinth.jobs.admin.watch")
 
@@ -27,57 +22,21 @@ POLL_SECONDS = 0.5
 MAX_WATCHERS = 500
 MAX_WATCHERS_EACH = 50  # for each caller
 
-SNAPSHOTS = """
-SELECT id, kind, queue, state, priority, owner, attempt, max_attempts, created_at, run_at, started_at,
-    NULL::timestamptz AS finished_at, cancel_requested_at, progress_done, progress_total, progress_message,
-    errors -> -1 ->> 'error' AS error
-FROM job WHERE id = ANY ($1::uuid[])
-UNION ALL
-SELECT id, kind, queue, state, priority, owner, attempt, max_attempts, created_at, run_at, started_at,
-    finished_at, NULL, progress_done, progress_total, progress_message, errors -> -1 ->> 'error'
-FROM job_history WHERE id = ANY ($1::uuid[])
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class JobSnapshot:
-    """The watched fields of a job; equal if nothing has changed. See `JobView`."""
-
-    id: UUID
-    kind: str
-    queue: str
-    state: State
-    priority: int
-    owner: str | None
-    attempt: int
-    max_attempts: int
-    created_at: datetime
-    run_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    cancel_requested_at: datetime | None
-    progress: Progress | None
-    error: str | None
-
-    @staticmethod
-    def of(job: JobView) -> "JobSnapshot":
-        return JobSnapshot(**{name: getattr(job, name) for name in JobSnapshot.__slots__})
-
 
 class Watcher:
-    """One watcher of one job."""
+    """One watcher of one job. Its snapshots are summaries: see `JobView.summary`."""
 
-    def __init__(self, snapshot: JobSnapshot) -> None:
-        self._snapshot: JobSnapshot | None = snapshot
+    def __init__(self, snapshot: JobView) -> None:
+        self._snapshot: JobView | None = snapshot
         self._changed = asyncio.Event()
 
-    async def next(self) -> JobSnapshot | None:
+    async def next(self) -> JobView | None:
         """Wait until the job has changed and return it. None: the watch has ended."""
         await self._changed.wait()
         self._changed.clear()
         return self._snapshot
 
-    def tell(self, snapshot: JobSnapshot | None) -> None:
+    def tell(self, snapshot: JobView | None) -> None:
         if snapshot != self._snapshot:
             self._snapshot = snapshot
             self._changed.set()
@@ -94,7 +53,7 @@ class JobWatch:
         self._stopped = False
 
     @contextmanager
-    def watching(self, snapshot: JobSnapshot, caller: str) -> Iterator[Watcher]:
+    def watching(self, snapshot: JobView, caller: str) -> Iterator[Watcher]:
         """Watch a job while the block runs, from the snapshot that the caller has seen.
 
         Raises:
@@ -151,20 +110,12 @@ class JobWatch:
             except Exception:
                 log.exception("jobs cannot be watched")
 
-    async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobSnapshot]:
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(SNAPSHOTS, ids)
-        return {row["id"]: _snapshot(row) for row in rows}
+    async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobView]:
+        async with self._database.session() as session:
+            return {job.id: job for job in await summaries(session, ids)}
 
-    def _tell(self, snapshots: dict[UUID, JobSnapshot], ids: Sequence[UUID]) -> None:
+    def _tell(self, snapshots: dict[UUID, JobView], ids: Sequence[UUID]) -> None:
         # A job that is in neither table has been pruned.
         for job_id in ids:
             for watcher in self._watchers.get(job_id, ()):
                 watcher.tell(snapshots.get(job_id))
-
-
-def _snapshot(row: asyncpg.Record) -> JobSnapshot:
-    values = dict(row)
-    done, total, message = (values.pop(f"progress_{name}") for name in ("done", "total", "message"))
-    progress = None if done is None else Progress(done, total, message)
-    return JobSnapshot(**values | {"state": State(values["state"]), "progress": progress})

@@ -11,8 +11,8 @@ from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.errors import ServiceUnavailableError
 from plinth.jobs import JobContext, State, enqueue_many, job
 from plinth.jobs.admin import watch
-from plinth.jobs.admin.jobs import get_job
-from plinth.jobs.admin.watch import JobSnapshot, JobWatch, Watcher
+from plinth.jobs.admin.jobs import JobView, get_job
+from plinth.jobs.admin.watch import JobWatch, Watcher
 from plinth.jobs.kinds import JobKind
 from tests.plinth.integration.jobs.conftest import PATIENCE, Jobs, Number, open_store, until
 
@@ -26,7 +26,7 @@ class CountingWatch(JobWatch):
         super().__init__(database)
         self.looks: list[set[UUID]] = []
 
-    async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobSnapshot]:
+    async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobView]:
         self.looks.append(set(ids))
         if len(self.looks) <= self.failing:
             raise DatabaseUnavailableError
@@ -51,24 +51,24 @@ def task() -> JobKind[Number]:
 
 
 @pytest.fixture
-async def snapshots(database: Database, task: JobKind[Number]) -> list[JobSnapshot]:
+async def snapshots(database: Database, task: JobKind[Number]) -> list[JobView]:
     """Three jobs that wait."""
     async with database.session() as session:
         made = await enqueue_many(session, task, [Number()] * 3)
-        return [JobSnapshot.of(await get_job(session, one.id)) for one in made]
+        return [(await get_job(session, one.id)).summary() for one in made]
 
 
-async def next_of(watcher: Watcher) -> JobSnapshot | None:
+async def next_of(watcher: Watcher) -> JobView | None:
     async with asyncio.timeout(PATIENCE):
         return await watcher.next()
 
 
 async def test_all_watchers_share_one_query(
-    job_watch: CountingWatch, database: Database, task: JobKind[Number], snapshots: list[JobSnapshot]
+    job_watch: CountingWatch, database: Database, task: JobKind[Number], snapshots: list[JobView]
 ) -> None:
     await (await open_store(database)).claim(["default"], {task.name: task}, 3)
 
-    async def one(number: int, snapshot: JobSnapshot) -> tuple[JobSnapshot | None, int]:
+    async def one(number: int, snapshot: JobView) -> tuple[JobView | None, int]:
         with job_watch.watching(snapshot, f"caller {number}") as watcher:
             return await next_of(watcher), len(job_watch.looks)
 
@@ -80,9 +80,7 @@ async def test_all_watchers_share_one_query(
     assert job_watch.looks[0] == {snapshot.id for snapshot in snapshots}
 
 
-async def test_watcher_is_told_only_of_changes(
-    job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
-) -> None:
+async def test_watcher_is_told_only_of_changes(job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobView]) -> None:
     with job_watch.watching(snapshots[0], "alice") as watcher:
         waiting = asyncio.create_task(watcher.next())
 
@@ -99,7 +97,7 @@ async def test_watcher_is_told_only_of_changes(
     assert (told.progress.done, told.error) == (7, "no")
 
 
-async def test_no_query_is_made_without_watchers(job_watch: CountingWatch, snapshots: list[JobSnapshot]) -> None:
+async def test_no_query_is_made_without_watchers(job_watch: CountingWatch, snapshots: list[JobView]) -> None:
     with job_watch.watching(snapshots[0], "alice"):
         pass
     polling = job_watch._polling
@@ -112,16 +110,14 @@ async def test_no_query_is_made_without_watchers(job_watch: CountingWatch, snaps
         assert job_watch._polling is not polling
 
 
-async def test_deleting_a_job_ends_its_watch(
-    job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
-) -> None:
+async def test_deleting_a_job_ends_its_watch(job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobView]) -> None:
     with job_watch.watching(snapshots[0], "alice") as watcher:
         await jobs.all("DELETE FROM job")
         assert await next_of(watcher) is None
 
 
 async def test_watch_survives_an_outage_of_the_database(
-    job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobSnapshot]
+    job_watch: CountingWatch, jobs: Jobs, snapshots: list[JobView]
 ) -> None:
     job_watch.failing = 3
     await jobs.all("UPDATE job SET progress_done = 7")
@@ -131,7 +127,7 @@ async def test_watch_survives_an_outage_of_the_database(
 
 
 async def test_number_of_watchers_is_limited(
-    job_watch: CountingWatch, snapshots: list[JobSnapshot], monkeypatch: pytest.MonkeyPatch
+    job_watch: CountingWatch, snapshots: list[JobView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS", 2)
     with job_watch.watching(snapshots[0], "alice"):
@@ -142,7 +138,7 @@ async def test_number_of_watchers_is_limited(
 
 
 async def test_number_of_watchers_of_one_caller_is_limited(
-    job_watch: CountingWatch, snapshots: list[JobSnapshot], monkeypatch: pytest.MonkeyPatch
+    job_watch: CountingWatch, snapshots: list[JobView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS_EACH", 1)
     with job_watch.watching(snapshots[0], "alice"):
@@ -154,7 +150,7 @@ async def test_number_of_watchers_of_one_caller_is_limited(
         pass
 
 
-async def test_stopping_ends_every_watch_at_once(job_watch: CountingWatch, snapshots: list[JobSnapshot]) -> None:
+async def test_stopping_ends_every_watch_at_once(job_watch: CountingWatch, snapshots: list[JobView]) -> None:
     with job_watch.watching(snapshots[0], "alice") as one, job_watch.watching(snapshots[1], "alice") as two:
         job_watch.stop()
         job_watch.stop()
