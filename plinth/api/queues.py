@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from plinth.api.dependencies import OperatorDep, SessionDep
-from plinth.api.schemas import EngineName, QueueRead
+from plinth.api.schemas import EngineName
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
 from plinth.jobs.admin import queues
@@ -16,10 +16,9 @@ Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_queues(operator: OperatorDep, session: SessionDep) -> Page[QueueRead]:
+async def read_queues(operator: OperatorDep, session: SessionDep) -> Page[queues.QueueRead]:
     """Every queue that holds a job or is paused."""
-    found = await queues.count_queues(session)
-    return Page(items=[QueueRead.model_validate(queue) for queue in found], next_cursor=None)
+    return Page(items=await queues.count_queues(session), next_cursor=None)
 
 
 @router.post("/{name}/pause", status_code=204, responses=problems(422))

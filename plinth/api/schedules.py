@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from plinth.api.dependencies import OperatorDep, SessionDep
 from plinth.api.jobs import path_of_job
-from plinth.api.schemas import EngineName, ScheduleRead, ScheduleRun
+from plinth.api.schemas import EngineName, ScheduleRun
 from plinth.http.headers import with_headers
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
@@ -18,10 +18,9 @@ Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_schedules(operator: OperatorDep, session: SessionDep) -> Page[ScheduleRead]:
+async def read_schedules(operator: OperatorDep, session: SessionDep) -> Page[schedules.ScheduleRead]:
     """Every schedule that a worker has declared."""
-    found = await schedules.list_schedules(session)
-    return Page(items=[ScheduleRead.model_validate(schedule) for schedule in found], next_cursor=None)
+    return Page(items=await schedules.list_schedules(session), next_cursor=None)
 
 
 @router.post("/{name}/pause", status_code=204, responses=problems(404, 422))

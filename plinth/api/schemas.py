@@ -1,7 +1,7 @@
-"""Bodies and parameters of the platform's endpoints: the caller, jobs, queues, workers and schedules."""
+"""Bodies and parameters of the platform's endpoints: the caller and jobs."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
@@ -18,11 +18,8 @@ __all__ = [
     "Me",
     "OperatorJobRead",
     "OperatorRunError",
-    "QueueRead",
     "RunError",
-    "ScheduleRead",
     "ScheduleRun",
-    "WorkerRead",
 ]
 
 # The name of a kind, a queue or a schedule, by the rule of `plinth.jobs.kinds.check_name`.
@@ -108,44 +105,6 @@ class OperatorJobRead(JobSummary):
     unique_key: str | None
     crash_count: int = Field(description="How many workers were lost while they ran it.")
     run_lease: int = Field(description="Counts all runs.")
-
-
-class QueueRead(ReadModel):
-    """A queue. Each number is a lower bound: counting stops at a limit."""
-
-    name: str
-    paused: bool
-    available: int
-    scheduled: int
-    retryable: int
-    running: int
-    oldest_due_age: float | None = Field(
-        description="For how many seconds its oldest job has been due; null: none is due."
-    )
-
-
-class WorkerRead(ReadModel):
-    id: UUID
-    name: str
-    version: str
-    queues: list[str]
-    kinds: list[str]
-    concurrency: int
-    started_at: datetime
-    renewed_at: datetime = Field(description="When it last renewed its session.")
-    running: int
-    status: Literal["alive", "stopping", "lost"]
-
-
-class ScheduleRead(ReadModel):
-    name: str
-    kind: str
-    cron: str
-    timezone: str
-    last_slot: datetime = Field(description="The last slot that made a job or was skipped.")
-    next_slot: datetime | None = Field(description="Null while it is paused, or if this version does not have it.")
-    paused_at: datetime | None
-    declared_at: datetime
 
 
 class ScheduleRun(ReadModel):

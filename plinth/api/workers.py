@@ -3,10 +3,9 @@
 from fastapi import APIRouter
 
 from plinth.api.dependencies import OperatorDep, SessionDep
-from plinth.api.schemas import WorkerRead
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
-from plinth.jobs.admin.queues import list_workers
+from plinth.jobs.admin.queues import WorkerRead, list_workers
 
 router = APIRouter(prefix="/workers", tags=["operations"], responses=problems(401, 403, 429, 503))
 
@@ -14,5 +13,4 @@ router = APIRouter(prefix="/workers", tags=["operations"], responses=problems(40
 @router.get("")
 async def read_workers(operator: OperatorDep, session: SessionDep) -> Page[WorkerRead]:
     """The workers that are alive, and those that were lost within the last hour."""
-    found = await list_workers(session)
-    return Page(items=[WorkerRead.model_validate(worker) for worker in found], next_cursor=None)
+    return Page(items=await list_workers(session), next_cursor=None)

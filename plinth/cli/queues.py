@@ -10,7 +10,7 @@ from plinth.cli.common import transact
 from plinth.cli.output import print_list, print_one
 
 if TYPE_CHECKING:
-    from plinth.jobs.admin.queues import QueueCounts
+    from plinth.jobs.admin.queues import QueueRead
 
 __all__ = ["pause", "resume", "stats"]
 
@@ -26,7 +26,7 @@ def stats(as_json: bool) -> None:
     print_list(found, columns, map(_row, found), as_json=as_json, none="The queues are empty.")
 
 
-def _row(queue: "QueueCounts") -> tuple[object, ...]:
+def _row(queue: "QueueRead") -> tuple[object, ...]:
     age = None if queue.oldest_due_age is None else f"{queue.oldest_due_age:.0f} s"
     return queue.name, queue.paused, queue.available, queue.running, queue.scheduled, queue.retryable, age
 

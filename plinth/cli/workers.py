@@ -9,7 +9,7 @@ from plinth.cli.common import transact
 from plinth.cli.output import print_list
 
 if TYPE_CHECKING:
-    from plinth.jobs.admin.queues import WorkerView
+    from plinth.jobs.admin.queues import WorkerRead
 
 
 @click.command()
@@ -23,7 +23,7 @@ def workers(as_json: bool) -> None:
     print_list(found, columns, map(_row, found), as_json=as_json, none="No worker runs.")
 
 
-def _row(worker: "WorkerView") -> tuple[object, ...]:
+def _row(worker: "WorkerRead") -> tuple[object, ...]:
     running = f"{worker.running}/{worker.concurrency}"
     times = worker.started_at, worker.renewed_at
     return worker.name, worker.status, worker.version, worker.queues, running, *times

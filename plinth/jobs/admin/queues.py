@@ -3,14 +3,15 @@
 Functions over a session, in its transaction.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from pydantic import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.errors import NotFoundError
+from plinth.http.schemas import ReadModel
 from plinth.jobs.admin.sql import (
     COUNT_DEAD_LETTERS,
     PAUSE_QUEUE,
@@ -28,9 +29,9 @@ from plinth.jobs.kinds import check_name
 from plinth.jobs.schedules import schedules
 
 __all__ = [
-    "QueueCounts",
-    "ScheduleView",
-    "WorkerView",
+    "QueueRead",
+    "ScheduleRead",
+    "WorkerRead",
     "count_queues",
     "list_schedules",
     "list_workers",
@@ -43,9 +44,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueCounts:
-    """Counts of a queue's jobs by state. `oldest_due_age`: seconds since its oldest waiting job became due."""
+class QueueRead(ReadModel):
+    """A queue. Each number is a lower bound: counting stops at a limit."""
 
     name: str
     paused: bool
@@ -53,11 +53,12 @@ class QueueCounts:
     scheduled: int
     retryable: int
     running: int
-    oldest_due_age: float | None
+    oldest_due_age: float | None = Field(
+        description="For how many seconds its oldest job has been due; null: none is due."
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerRead(ReadModel):
     """A worker session. A lost one expired without being closed; it is shown for an hour."""
 
     id: UUID
@@ -67,21 +68,20 @@ class WorkerView:
     kinds: list[str]
     concurrency: int
     started_at: datetime
-    renewed_at: datetime
+    renewed_at: datetime = Field(description="When it last renewed its session.")
     running: int
     status: Literal["alive", "stopping", "lost"]
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleView:
-    """A schedule. `next_slot` is None while it is paused, and where this process does not declare it."""
+class ScheduleRead(ReadModel):
+    """A schedule that a worker has declared."""
 
     name: str
     kind: str
     cron: str
     timezone: str
-    last_slot: datetime
-    next_slot: datetime | None
+    last_slot: datetime = Field(description="The last slot that made a job or was skipped.")
+    next_slot: datetime | None = Field(description="Null while it is paused, or if this version does not have it.")
     paused_at: datetime | None
     declared_at: datetime
 
@@ -108,7 +108,7 @@ async def retry_dead_letters(
     return len(queues)
 
 
-async def count_queues(session: AsyncSession) -> list[QueueCounts]:
+async def count_queues(session: AsyncSession) -> list[QueueRead]:
     """List every queue that holds a job or is paused.
 
     Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the next 20,000 scheduled and
@@ -116,7 +116,7 @@ async def count_queues(session: AsyncSession) -> list[QueueCounts]:
     slow.
     """
     result = await (await session.connection()).exec_driver_sql(QUEUE_COUNTS)
-    return [QueueCounts(**row._asdict()) for row in result]
+    return [QueueRead.model_validate(row) for row in result]
 
 
 async def pause_queue(session: AsyncSession, name: str) -> None:
@@ -136,31 +136,21 @@ async def resume_queue(session: AsyncSession, name: str) -> None:
     ring_after_commit(session, queues=[name])
 
 
-async def list_workers(session: AsyncSession) -> list[WorkerView]:
+async def list_workers(session: AsyncSession) -> list[WorkerRead]:
     """List the live workers, and those lost within the last hour."""
     result = await (await session.connection()).exec_driver_sql(WORKERS)
-    return [WorkerView(**row._asdict()) for row in result]
+    return [WorkerRead.model_validate(row) for row in result]
 
 
-async def list_schedules(session: AsyncSession) -> list[ScheduleView]:
+async def list_schedules(session: AsyncSession) -> list[ScheduleRead]:
     """List every schedule that a worker has declared, also those of earlier versions of the code."""
     result = await (await session.connection()).exec_driver_sql(SCHEDULES)
     declared = schedules()
     views = []
     for row in result:
         follows = row.paused_at is None and row.name in declared
-        views.append(
-            ScheduleView(
-                name=row.name,
-                kind=row.kind,
-                cron=row.cron,
-                timezone=row.timezone,
-                last_slot=row.last_slot,
-                next_slot=declared[row.name].next_slot(row.now) if follows else None,
-                paused_at=row.paused_at,
-                declared_at=row.declared_at,
-            )
-        )
+        next_slot = declared[row.name].next_slot(row.now) if follows else None
+        views.append(ScheduleRead.model_validate({**row._asdict(), "next_slot": next_slot}))
     return views
 
 

@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from notes.config import Settings
-from plinth.api.schemas import QueueRead, ScheduleRead, WorkerRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
 from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, enqueue, job, schedule
 from plinth.jobs import schedules as schedules_module
+from plinth.jobs.admin.queues import QueueRead, ScheduleRead, WorkerRead
 from plinth.jobs.schedules import Scheduler
 from plinth.testing import problem
 from tests.plinth.integration.jobs.conftest import Number, open_store

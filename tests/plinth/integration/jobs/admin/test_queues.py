@@ -13,8 +13,8 @@ from plinth.errors import NotFoundError
 from plinth.jobs import JobContext, Schedule, enqueue, enqueue_many, job, schedule
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.admin.queues import (
-    QueueCounts,
-    ScheduleView,
+    QueueRead,
+    ScheduleRead,
     count_queues,
     list_schedules,
     list_workers,
@@ -125,7 +125,7 @@ class TestDeadLetters:
         assert {row["run_lease"] for row in await jobs.all("SELECT run_lease FROM job")} == {2}
 
 
-async def counts_of_queues(database: Database) -> dict[str, QueueCounts]:
+async def counts_of_queues(database: Database) -> dict[str, QueueRead]:
     async with database.session() as session:
         return {queue.name: queue for queue in await count_queues(session)}
 
@@ -280,7 +280,7 @@ async def scheduler(database: Database, nightly: Schedule) -> Scheduler:
     return scheduler
 
 
-async def the_schedule(database: Database) -> ScheduleView:
+async def the_schedule(database: Database) -> ScheduleRead:
     async with database.session() as session:
         (view,) = await list_schedules(session)
     return view
