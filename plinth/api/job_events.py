@@ -51,7 +51,7 @@ class JobEvents(StreamingResponse):
         self._snapshot = snapshot
         self._seen = seen
         # X-Accel-Buffering is nginx's: do not buffer the stream.
-        super().__init__(_nothing(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._watch.watching(self._snapshot, self._caller) as watcher:
@@ -82,8 +82,3 @@ class JobEvents(StreamingResponse):
                     break
                 except TimeoutError:
                     yield b":\n\n"
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""

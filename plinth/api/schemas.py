@@ -8,6 +8,7 @@ from pydantic import Field
 
 from plinth.http.schemas import PageQuery, ReadModel, Text
 from plinth.jobs import State
+from plinth.jobs.kinds import NAME
 
 __all__ = [
     "EngineName",
@@ -22,8 +23,8 @@ __all__ = [
     "ScheduleRun",
 ]
 
-# The name of a kind, a queue or a schedule, by the rule of `plinth.jobs.kinds.check_name`.
-EngineName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")]
+# The name of a kind, a queue or a schedule.
+EngineName = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Me(ReadModel):

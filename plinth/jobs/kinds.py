@@ -14,9 +14,11 @@ from pydantic import BaseModel
 
 from plinth.jobs.retry import RetryPolicy
 
-__all__ = ["JobKind", "UnknownKindError", "check_name", "kind_named", "kinds", "register"]
+__all__ = ["NAME", "JobKind", "UnknownKindError", "check_name", "kind_named", "kinds", "register"]
 
 P = TypeVar("P", bound=BaseModel)
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}"  # of a kind, a queue or a schedule
 
 
 class UnknownKindError(LookupError):
@@ -74,5 +76,5 @@ def kind_named(name: str) -> JobKind[Any]:
 
 def check_name(name: str) -> None:
     """Raises ValueError if it cannot be the name of a kind, a queue or a schedule."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", name):
+    if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} is not a name: 1 to 100 letters, digits and . _ : -")

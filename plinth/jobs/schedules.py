@@ -18,7 +18,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel
 
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.jobs.enqueue import enqueue
+from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.kinds import JobKind, check_name
 from plinth.jobs.metrics import HOUSEKEEPING
 
@@ -185,8 +185,7 @@ class Scheduler:
             taken = await connection.exec_driver_sql(TAKE, (schedule.name, last, slots[-1]))
             if taken.first() is None:
                 return  # another worker took the slot, or the schedule was paused
-            for _ in slots:
-                await enqueue(session, schedule.kind, schedule.payload)
+            await enqueue_many(session, schedule.kind, [schedule.payload] * len(slots))
         log.info("slots taken", schedule=schedule.name, slots=[slot.isoformat() for slot in slots])
 
 

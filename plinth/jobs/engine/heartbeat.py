@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.engine import Database
 from plinth.jobs.engine.sql import RENEW_SESSION
 from plinth.jobs.metrics import HEARTBEAT_LAG
 from plinth.settings import PlatformSettings
@@ -87,19 +87,20 @@ class Heartbeat:
             while not self._stopping.is_set():
                 began = monotonic()
                 try:
-                    async with asyncio.timeout(self._interval):
-                        alive, cancelled = await self._renew(database)
+                    async with asyncio.timeout(self._interval), database.connection() as connection:
+                        row = await connection.fetchrow(
+                            RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout)
+                        )
+                    assert row is not None
+                    alive, cancelled = row["alive"], row["cancelled"]
                     self._renewed_at = began
                     self.answered = True
-                except (DatabaseUnavailableError, TimeoutError) as error:
+                except Exception as error:  # noqa: BLE001 - logged, once for an outage
                     # Two more beats fit in before the session expires: time to stop its runs.
                     alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
                     if self.answered:
                         log.warning("no answer to the heartbeat", error=repr(error))
                     self.answered = False
-                except Exception:
-                    log.exception("the heartbeat failed")
-                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
                 if not alive:
                     self._caller.call_soon_threadsafe(self._on_lost)
                     return
@@ -118,15 +119,7 @@ class Heartbeat:
     def _lag(self) -> list[tuple[Labels, float]]:
         return [((), self._since_renewal())]
 
-    async def _renew(self, database: Database) -> tuple[bool, list[UUID]]:
-        async with database.connection() as connection:
-            row = await connection.fetchrow(RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout))
-        assert row is not None
-        return row["alive"], row["cancelled"]
-
     async def _pause(self, seconds: float) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(max(0, seconds)):
                 await self._stopping.wait()
-        except TimeoutError:
-            pass

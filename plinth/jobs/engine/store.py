@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -33,7 +34,7 @@ from plinth.jobs.engine.sql import (
     WAITING_KINDS,
 )
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import ErrorEntry, Finish, Release, Retry, State, error_entry
+from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, error_entry
 
 __all__ = ["Reaped", "Store", "Sweep"]
 
@@ -94,13 +95,19 @@ class Store:
         """
         limited = [name for name, kind in kinds.items() if kind.max_running is not None]
         rooms = {name: limit for name in kinds if name not in limited}
-        async with self.database.connection() as connection:
-            waiting = await connection.fetch(WAITING_KINDS, queues, limited) if limited else []
-            if not waiting:
-                return await self._claim(connection, queues, rooms, kinds, limit, suspect)
-            async with connection.transaction():
+        async with self.database.connection() as connection, AsyncExitStack() as transaction:
+            if limited and (waiting := await connection.fetch(WAITING_KINDS, queues, limited)):
+                await transaction.enter_async_context(connection.transaction())
                 rooms |= await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
-                return await self._claim(connection, queues, rooms, kinds, limit, suspect)
+            if not any(rooms.values()):
+                return []
+            limits = json.dumps({name: kinds[name].time_limit for name in rooms})
+            rows = await connection.fetch(
+                CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits, suspect
+            )
+        jobs = [ClaimedJob(*row) for row in rows]
+        jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))  # RETURNING has an order of its own
+        return jobs
 
     async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
         """How many more jobs of each kind may run. One worker at a time counts a kind, until its claim has committed;
@@ -111,38 +118,14 @@ class Store:
                 rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
         return rooms
 
-    async def _claim(
-        self,
-        connection: asyncpg.Connection,
-        queues: Sequence[str],
-        rooms: Mapping[str, int],
-        kinds: Mapping[str, JobKind[Any]],
-        limit: int,
-        suspect: bool,
-    ) -> list[ClaimedJob]:
-        if not any(rooms.values()):
-            return []
-        limits = json.dumps({name: kinds[name].time_limit for name in rooms})
-        rows = await connection.fetch(
-            CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits, suspect
-        )
-        jobs = [ClaimedJob(*row) for row in rows]
-        if len(jobs) > 1:  # RETURNING has an order of its own
-            jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))
-        return jobs
-
     async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Sweep:
         """Make what is due available, and look whether there is something to claim."""
-        async with self.database.connection() as connection:
-            row = await connection.fetchrow(SWEEP, queues, kinds, DEADLINE_MARGIN)
-        assert row is not None
+        (row,) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
         return Sweep(*row)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(FINISH, *self._finish_arguments(outcomes))
-        return {row[0] for row in rows}
+        return {row[0] for row in await self._fetch(FINISH, *self._finish_arguments(outcomes))}
 
     async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
         """End a job in the session's transaction; whether it was this session's to end."""
@@ -151,36 +134,19 @@ class Store:
         return result.first() is not None
 
     def _finish_arguments(self, outcomes: Sequence[Finish]) -> tuple[Any, ...]:
-        return (
-            [outcome.id for outcome in outcomes],
-            [outcome.lease for outcome in outcomes],
-            self.session_id,
-            [outcome.state.value for outcome in outcomes],
-            [_json(outcome.error) for outcome in outcomes],
-        )
+        states = [outcome.state.value for outcome in outcomes]
+        return (*self._fence(outcomes), states, [_json(outcome.error) for outcome in outcomes])
 
     async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
         """Schedule failed jobs for another attempt; those with a cancellation request end as cancelled."""
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(
-                RETRY,
-                [outcome.id for outcome in outcomes],
-                [outcome.lease for outcome in outcomes],
-                self.session_id,
-                [outcome.delay for outcome in outcomes],
-                [_json(outcome.error) for outcome in outcomes],
-            )
-        done = {row[0] for row in rows}
+        delays, errors = [outcome.delay for outcome in outcomes], [_json(outcome.error) for outcome in outcomes]
+        done = {row[0] for row in await self._fetch(RETRY, *self._fence(outcomes), delays, errors)}
         rest = [Finish(o.id, o.lease, State.CANCELLED, o.error) for o in outcomes if o.id not in done]
         return done | await self.finish(rest) if rest else done
 
     async def release(self, runs: Sequence[Release]) -> set[UUID]:
         """Release runs without counting an attempt; those with a cancellation request end as cancelled."""
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(
-                RELEASE, [run.id for run in runs], [run.lease for run in runs], self.session_id
-            )
-        done = {row[0] for row in rows}
+        done = {row[0] for row in await self._fetch(RELEASE, *self._fence(runs))}
         rest = [Finish(run.id, run.lease, State.CANCELLED) for run in runs if run.id not in done]
         return done | await self.finish(rest) if rest else done
 
@@ -190,42 +156,29 @@ class Store:
         When the connection breaks during a claim, the claim may or may not have committed.
         """
         ids, leases = [job_id for job_id, _ in known], [lease for _, lease in known]
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(UNKNOWN_RUNS, self.session_id, ids, leases)
+        rows = await self._fetch(UNKNOWN_RUNS, self.session_id, ids, leases)
         return len(await self.release([Release(*row) for row in rows])) if rows else 0
 
     async def held(self, runs: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
         """Return the runs (id, lease), of those given, that still hold their job; a missed write is tried again."""
         ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
-        async with self.database.connection() as connection:
-            return {(row[0], row[1]) for row in await connection.fetch(HELD, ids, leases, self.session_id)}
+        return {(row[0], row[1]) for row in await self._fetch(HELD, ids, leases, self.session_id)}
 
     async def write_progress(
         self, progress: Sequence[tuple[UUID, int, int, int | None, str | None]]
     ) -> set[tuple[UUID, int]]:
         """Write (id, lease, done, total, message) of runs. Returns (id, lease) of those that still are ours."""
-        ids, leases, done, totals, messages = (list(column) for column in zip(*progress, strict=True))
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(PROGRESS, ids, leases, self.session_id, done, totals, messages)
-        return {(row[0], row[1]) for row in rows}
+        ids, leases, *words = (list(column) for column in zip(*progress, strict=True))
+        return {(row[0], row[1]) for row in await self._fetch(PROGRESS, ids, leases, self.session_id, *words)}
 
     async def cancelled_among(self, ids: Sequence[UUID]) -> set[UUID]:
         """Return the jobs of this session, of those given, with a cancellation request."""
-        async with self.database.connection() as connection:
-            return {row[0] for row in await connection.fetch(CANCELLED_AMONG, ids, self.session_id)}
+        return {row[0] for row in await self._fetch(CANCELLED_AMONG, ids, self.session_id)}
 
     async def reap(self, *, max_crashes: int) -> list[Reaped]:
         """Take jobs away from lost workers and hung runs. One reaper at a time; others do nothing."""
-        async with self.database.connection() as connection:
-            rows = await connection.fetch(
-                REAP,
-                max_crashes,
-                _json(_HUNG),
-                _json(_CRASH),
-                DEADLINE_MARGIN,
-                _json(_POISON),
-                KEEP_LOST_SESSIONS,
-            )
+        hung, crash, poison = map(_json, (_HUNG, _CRASH, _POISON))
+        rows = await self._fetch(REAP, max_crashes, hung, crash, DEADLINE_MARGIN, poison, KEEP_LOST_SESSIONS)
         return [Reaped(*row) for row in rows]
 
     async def prune(self, state: State, older_than: float) -> int:
@@ -236,13 +189,19 @@ class Store:
 
     async def mark_stopping(self) -> None:
         """Tell operators that this worker claims nothing more."""
-        async with self.database.connection() as connection:
-            await connection.execute(STOP_SESSION, self.session_id)
+        await self._fetch(STOP_SESSION, self.session_id)
 
     async def close_session(self) -> None:
         """End this life of the worker. What still runs in its name is for the reaper."""
+        await self._fetch(CLOSE_SESSION, self.session_id)
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
         async with self.database.connection() as connection:
-            await connection.execute(CLOSE_SESSION, self.session_id)
+            rows: list[Any] = await connection.fetch(statement, *arguments)
+        return rows
+
+    def _fence(self, outcomes: Sequence[Outcome]) -> tuple[list[UUID], list[int], UUID]:
+        return [outcome.id for outcome in outcomes], [outcome.lease for outcome in outcomes], self.session_id
 
 
 _HUNG = error_entry("timeout", run=0, attempt=0, error="The attempt did not end at its time limit.")

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -155,11 +155,9 @@ class Worker:
                 if not away:
                     log.warning("waiting for the database")
                 away = True
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(AWAY_SECONDS):
                         await self._stop.wait()
-                except TimeoutError:
-                    pass
         return None
 
 
