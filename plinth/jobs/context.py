@@ -81,7 +81,11 @@ class JobContext:
         database: Database,
         settings: PlatformSettings,
     ) -> None:
-        self._job = job
+        self.id = job.id
+        self.kind = job.kind
+        self.owner = job.owner
+        self.attempt = job.attempt
+        self.run = job.lease
         self._recorder = recorder
         self.cancelled = False
         self.completing = False
@@ -89,26 +93,6 @@ class JobContext:
         self.database = database
         self.settings = settings
         self.follow_ups: list[Insertion] = []
-
-    @property
-    def id(self) -> UUID:
-        return self._job.id
-
-    @property
-    def kind(self) -> str:
-        return self._job.kind
-
-    @property
-    def owner(self) -> str | None:
-        return self._job.owner
-
-    @property
-    def attempt(self) -> int:
-        return self._job.attempt
-
-    @property
-    def run(self) -> int:
-        return self._job.lease
 
     @cached_property
     def log(self) -> Any:

@@ -5,7 +5,6 @@ transaction that enqueues the job; a second worker finds it moved. Slots missed 
 the schedule's `catch_up`, the latest ones.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,10 +16,9 @@ import structlog
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel
 
-from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.engine import Database
 from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.kinds import JobKind, check_name
-from plinth.jobs.metrics import HOUSEKEEPING
 
 __all__ = ["Schedule", "Scheduler", "schedule", "schedules"]
 
@@ -29,7 +27,6 @@ log = structlog.get_logger("plinth.jobs.schedules")
 MAX_CATCH_UP = 1000
 # How often schedules are checked when none is due: the database's clock decides, and may step.
 LOOK_SECONDS = 30.0
-AWAY_SECONDS = 1.0
 
 DECLARE = """
 INSERT INTO job_schedule (name, kind, cron, timezone)
@@ -131,26 +128,16 @@ class Scheduler:
     def __init__(self, database: Database, declared: Mapping[str, Schedule] | None = None) -> None:
         self._database = database
         self._schedules = dict(schedules() if declared is None else declared)
+        self._declared = False
 
-    async def run(self) -> None:
-        """Declare the schedules, then take slots as they become due, for ever."""
+    async def step(self) -> float:
+        """Declare the schedules, the first time, and enqueue what is due. Returns the seconds to wait."""
         if not self._schedules:
-            return
-        declared = False
-        duration = HOUSEKEEPING.labels("schedules")
-        while True:
-            try:
-                if not declared:
-                    await self.declare()
-                    declared = True
-                with duration.time():
-                    wait = await self.take_due()
-            except DatabaseUnavailableError:
-                wait = AWAY_SECONDS
-            except Exception:
-                log.exception("schedules cannot be followed")
-                wait = LOOK_SECONDS
-            await asyncio.sleep(wait)
+            return LOOK_SECONDS
+        if not self._declared:
+            await self.declare()
+            self._declared = True
+        return await self.take_due()
 
     async def declare(self) -> None:
         """Store the schedules for operators. A new one begins now; a changed expression keeps the last slot."""

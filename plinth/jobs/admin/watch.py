@@ -1,7 +1,6 @@
 """Watches jobs for event streams: all watchers of a process share one query each half second."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
@@ -26,7 +25,9 @@ MAX_WATCHERS_EACH = 50  # for each caller
 class Watcher:
     """One watcher of one job. Its snapshots are summaries: see `JobView.summary`."""
 
-    def __init__(self, snapshot: JobView) -> None:
+    def __init__(self, snapshot: JobView, caller: str) -> None:
+        self.job_id = snapshot.id
+        self.caller = caller
         self._snapshot: JobView | None = snapshot
         self._changed = asyncio.Event()
 
@@ -47,8 +48,7 @@ class JobWatch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._watchers: dict[UUID, set[Watcher]] = {}
-        self._callers: Counter[str] = Counter()
+        self._watchers: set[Watcher] = set()
         self._polling: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -59,11 +59,11 @@ class JobWatch:
         Raises:
             ServiceUnavailableError: there are too many watchers.
         """
-        if self._callers.total() >= MAX_WATCHERS or self._callers[caller] >= MAX_WATCHERS_EACH:
+        of_caller = sum(watcher.caller == caller for watcher in self._watchers)
+        if len(self._watchers) >= MAX_WATCHERS or of_caller >= MAX_WATCHERS_EACH:
             raise ServiceUnavailableError("Too many jobs are being watched here.", code="too_many_watchers")
-        watcher = Watcher(snapshot)
-        self._watchers.setdefault(snapshot.id, set()).add(watcher)
-        self._callers[caller] += 1
+        watcher = Watcher(snapshot, caller)
+        self._watchers.add(watcher)
         if self._stopped:
             watcher.tell(None)
         elif self._polling is None or self._polling.done():
@@ -72,21 +72,15 @@ class JobWatch:
         try:
             yield watcher
         finally:
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller]
-            self._watchers[snapshot.id].discard(watcher)
-            if not self._watchers[snapshot.id]:
-                del self._watchers[snapshot.id]
+            self._watchers.remove(watcher)
 
     def stop(self) -> None:
         """End all watches, present and future."""
-        if self._stopped:
-            return
         self._stopped = True
         if self._polling is not None:
             self._polling.cancel()
-        self._tell({}, list(self._watchers))
+        for watcher in self._watchers:
+            watcher.tell(None)
 
     async def aclose(self) -> None:
         self.stop()
@@ -99,9 +93,11 @@ class JobWatch:
             await asyncio.sleep(POLL_SECONDS)
             if not self._watchers:
                 return
-            ids = list(self._watchers)
+            asked = list(self._watchers)
             try:
-                self._tell(await self._look(ids), ids)
+                found = await self._look(list({watcher.job_id for watcher in asked}))
+                for watcher in asked:
+                    watcher.tell(found.get(watcher.job_id))  # None: it is in neither table, it has been pruned
                 away = False
             except DatabaseUnavailableError:
                 if not away:
@@ -113,9 +109,3 @@ class JobWatch:
     async def _look(self, ids: Sequence[UUID]) -> dict[UUID, JobView]:
         async with self._database.session() as session:
             return {job.id: job for job in await summaries(session, ids)}
-
-    def _tell(self, snapshots: dict[UUID, JobView], ids: Sequence[UUID]) -> None:
-        # A job that is in neither table has been pruned.
-        for job_id in ids:
-            for watcher in self._watchers.get(job_id, ()):
-                watcher.tell(snapshots.get(job_id))

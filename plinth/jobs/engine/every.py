@@ -17,14 +17,15 @@ log = structlog.get_logger("plinth.jobs.engine.worker")
 JITTER = 0.2
 
 
-async def every(seconds: float, name: str, step: Callable[[], Awaitable[object]]) -> None:
-    """Repeat `step` about every `seconds`, for ever; log its exceptions, measure its duration."""
+async def every(seconds: float, name: str, step: Callable[[], Awaitable[float | None]]) -> None:
+    """Repeat `step` for ever, about every `seconds` or as many as it returns; log its exceptions, time it."""
     failing = False
     duration = HOUSEKEEPING.labels(name)
     while True:
+        wait = None
         try:
             with duration.time():
-                await step()
+                wait = await step()
             failing = False
         except DatabaseUnavailableError:
             if not failing:  # once for an outage
@@ -32,4 +33,6 @@ async def every(seconds: float, name: str, step: Callable[[], Awaitable[object]]
             failing = True
         except Exception:
             log.exception("a step of the worker failed", step=name)
-        await asyncio.sleep(seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        if wait is None:
+            wait = seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+        await asyncio.sleep(wait)

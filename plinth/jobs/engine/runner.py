@@ -34,6 +34,7 @@ log = structlog.get_logger("plinth.jobs.engine.worker")
 MAX_CLAIM = 500
 MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
 PRUNE_SECONDS = 60.0
+SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot is due
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
 CLEANUP_SECONDS = 2.0  # for a cancelled handler to end before its job is released
@@ -92,7 +93,7 @@ class Runner:
             asyncio.create_task(self._listen()),
             asyncio.create_task(every(interval, "sweep", self._sweep)),
             asyncio.create_task(every(PRUNE_SECONDS, "prune", self._prune)),
-            asyncio.create_task(scheduler.run()),
+            asyncio.create_task(every(SCHEDULES_SECONDS, "schedules", scheduler.step)),
         ]
         ends = [asyncio.create_task(event.wait()) for event in (stop, self.lost)]
         try:
@@ -233,10 +234,10 @@ class Runner:
     # --- housekeeping ---
 
     async def _sweep(self) -> None:
-        found = await self._store.sweep(self._queues, list(self._kinds))
-        if found.lost:
+        work, lost = await self._store.sweep(self._queues, list(self._kinds))
+        if lost:
             await self._reap()
-        if found.work:
+        if work:
             self._wake.set()
 
     async def _reap(self) -> None:

@@ -36,19 +36,12 @@ from plinth.jobs.engine.sql import (
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, error_entry
 
-__all__ = ["Reaped", "Store", "Sweep"]
+__all__ = ["Reaped", "Store"]
 
 # A worker cancels a run at its time limit. The job is taken away only if that has not ended it.
 DEADLINE_MARGIN = timedelta(seconds=15)
 # For how long lost workers are shown to operators.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
-
-
-class Sweep(NamedTuple):
-    """Whether there may be `work` for a worker, and `lost` runs to reap."""
-
-    work: bool
-    lost: bool
 
 
 class Reaped(NamedTuple):
@@ -118,10 +111,10 @@ class Store:
                 rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
         return rooms
 
-    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Sweep:
-        """Make what is due available, and look whether there is something to claim."""
-        (row,) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
-        return Sweep(*row)
+    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> tuple[bool, bool]:
+        """Make what is due available. Returns whether there may be jobs to claim, and whether runs to reap."""
+        ((work, lost),) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
+        return work, lost
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""
