@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.types import Lifespan
 
 from plinth.api.state import AppState
-from plinth.database.engine import Database, bind_default_database
+from plinth.database.engine import bind_default_database
 from plinth.health.lifecycle import Lifecycle
 from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.cursor import CursorCodec
@@ -16,7 +16,7 @@ from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
-from plinth.jobs.resources import open_resources
+from plinth.jobs.resources import one_connection, open_resources
 from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
 from plinth.settings.keys import derive_key
@@ -52,16 +52,7 @@ def lifespan_of(
             closing.push_async_callback(verifier.aclose)
 
             # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.
-            probe = Database(
-                settings.model_copy(
-                    update={
-                        "DB_POOL_SIZE": 1,
-                        "DB_MAX_OVERFLOW": 0,
-                        "DB_CONNECT_TIMEOUT": TIMEOUT_SECONDS,
-                        "DB_STATEMENT_TIMEOUT": TIMEOUT_SECONDS,
-                    }
-                )
-            )
+            probe = one_connection(settings, TIMEOUT_SECONDS)
             closing.push_async_callback(probe.aclose)
             watched: dict[str, Any] = {"database": probe.ping}
             if redis is not None:

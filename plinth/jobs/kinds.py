@@ -46,11 +46,7 @@ _kinds: dict[str, JobKind[Any]] = {}
 
 
 def register(kind: JobKind[Any]) -> None:
-    """Make a kind known to this process.
-
-    Raises:
-        ValueError: there is one of that name.
-    """
+    """Make a kind known to this process. Raises ValueError if there is one of that name."""
     if kind.name in _kinds:
         raise ValueError(f"{kind.name!r} is the name of two kinds of jobs")
     _kinds[kind.name] = kind

@@ -18,35 +18,30 @@ WITH RECURSIVE hops AS (
         ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
 ), line AS (
     SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
-), available AS (
-    SELECT line.queue, line.oldest, (SELECT count(*) FROM (
+), counts (name, state, jobs, oldest) AS (
+    SELECT queue, 'available', (SELECT count(*) FROM (
         SELECT FROM job WHERE state = 'available' AND job.queue = line.queue
-        ORDER BY kind, priority, run_at, id LIMIT {max_count}) AS counted
-    ) AS figure
+        ORDER BY kind, priority, run_at, id LIMIT {max_count}) AS counted), oldest
     FROM line
-), waiting AS (
-    SELECT queue, count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
-        count(*) FILTER (WHERE state = 'retryable') AS retryable, min(run_at) FILTER (WHERE run_at <= now()) AS oldest
+    UNION ALL
+    SELECT queue, state, count(*), min(run_at) FILTER (WHERE run_at <= now())
     FROM (SELECT queue, state, run_at FROM job WHERE state IN ('scheduled', 'retryable')
         ORDER BY run_at LIMIT {max_waiting}) AS counted
-    GROUP BY queue
-), running AS (
-    SELECT queue, count(*) AS figure
+    GROUP BY queue, state
+    UNION ALL
+    SELECT queue, 'running', count(*), NULL
     FROM (SELECT queue FROM job WHERE state = 'running' ORDER BY session_id LIMIT {max_count}) AS counted
     GROUP BY queue
+    UNION ALL
+    SELECT name, 'paused', 0, NULL FROM job_queue
 )
-SELECT name, EXISTS (SELECT FROM job_queue WHERE job_queue.name = names.name) AS paused,
-    COALESCE(available.figure, 0) AS available, COALESCE(waiting.scheduled, 0) AS scheduled,
-    COALESCE(waiting.retryable, 0) AS retryable, COALESCE(running.figure, 0) AS running,
-    EXTRACT(epoch FROM now() - LEAST(available.oldest, waiting.oldest))::float8 AS oldest_due_age
-FROM (
-    SELECT queue AS name FROM available UNION SELECT queue FROM waiting
-    UNION SELECT queue FROM running UNION SELECT name FROM job_queue
-) AS names
-LEFT JOIN available ON available.queue = name
-LEFT JOIN waiting ON waiting.queue = name
-LEFT JOIN running ON running.queue = name
-ORDER BY name
+SELECT name, bool_or(state = 'paused') AS paused,
+    COALESCE(sum(jobs) FILTER (WHERE state = 'available'), 0)::int AS available,
+    COALESCE(sum(jobs) FILTER (WHERE state = 'scheduled'), 0)::int AS scheduled,
+    COALESCE(sum(jobs) FILTER (WHERE state = 'retryable'), 0)::int AS retryable,
+    COALESCE(sum(jobs) FILTER (WHERE state = 'running'), 0)::int AS running,
+    EXTRACT(epoch FROM now() - min(oldest))::float8 AS oldest_due_age
+FROM counts GROUP BY name ORDER BY name
 """
 
 

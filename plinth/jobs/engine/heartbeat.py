@@ -14,9 +14,9 @@ from uuid import UUID
 
 import structlog
 
-from plinth.database.engine import Database
 from plinth.jobs.engine.sql import RENEW_SESSION
 from plinth.jobs.metrics import HEARTBEAT_LAG
+from plinth.jobs.resources import one_connection
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import Labels
 
@@ -48,14 +48,7 @@ class Heartbeat:
     ) -> None:
         self._timeout = settings.JOBS_SESSION_TIMEOUT
         self._interval = self._timeout / BEATS
-        self._settings = settings.model_copy(
-            update={
-                "DB_POOL_SIZE": 1,
-                "DB_MAX_OVERFLOW": 0,
-                "DB_CONNECT_TIMEOUT": self._interval,
-                "DB_STATEMENT_TIMEOUT": self._interval,
-            }
-        )
+        self._settings = settings
         self._session_id = session_id
         self._on_cancelled = on_cancelled
         self._on_lost = on_lost
@@ -80,7 +73,7 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._started.set()
-        database = Database(self._settings)
+        database = one_connection(self._settings, self._interval)
         self._renewed_at = monotonic()  # the session has just been opened
         HEARTBEAT_LAG.add(self._lag)
         try:
