@@ -7,7 +7,7 @@ take the maximum over processes.
 
 import asyncio
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -69,9 +69,9 @@ class FleetMetrics:
         self._queues = settings.JOBS_QUEUES
         self._revisions = read_revisions(settings.service.migrations)
         self._holder = uuid4()
-        self._sources = [(family, partial(self._values_of, family)) for family in _FAMILIES]
+        self._exposed = ExitStack()
         self._values: dict[Observed, list[tuple[Labels, float]]] = {}
-        self._held_until = self._fresh_until = self._ask_from = float("-inf")
+        self._held_until = self._ask_from = float("-inf")
         self._migrating_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -79,14 +79,13 @@ class FleetMetrics:
         """Start collecting. With SQLite there are no jobs, and nothing is started."""
         if not self._database.is_postgresql:
             return
-        for family, source in self._sources:
-            family.add(source)
+        for family in _FAMILIES:
+            self._exposed.enter_context(family.by(partial(self._values_of, family)))
         self._task = asyncio.create_task(every(INTERVAL_SECONDS, "figures", self.step), name="figures")
 
     async def stop(self) -> None:
         """Stop collecting and release the duty."""
-        for family, source in self._sources:
-            family.remove(source)
+        self._exposed.close()
         if self._task is not None:
             await cancel_all([self._task])
         if self.holds:
@@ -134,11 +133,9 @@ class FleetMetrics:
             }
             pause = max(INTERVAL_SECONDS, (monotonic() - began) / SHARE)
             self._ask_from = monotonic() + pause - INTERVAL_SECONDS / 2  # the steps are not that regular
-            self._fresh_until = monotonic() + HOLD * pause
 
     def _values_of(self, family: Observed) -> list[tuple[Labels, float]]:
-        now = monotonic()
-        return self._values.get(family, []) if now < self._held_until and now < self._fresh_until else []
+        return self._values.get(family, []) if self.holds else []
 
     def _fleet_values(self, fleet: Any) -> dict[Observed, list[tuple[Labels, float]]]:
         found = fleet["revisions"]

@@ -69,8 +69,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._wake.set()
         self._more = False  # the last claim was full, so more jobs may wait
-        self._unsure = False  # a claim broke off and may have committed
-        self._failing = False  # the last claim failed, and that is logged
+        self._unsure = False  # the last claim broke off, and may have committed
         self._stopping = False
         self.lost = asyncio.Event()
         self._heartbeat: Heartbeat | None = None
@@ -129,11 +128,11 @@ class Runner:
                         await self._release_unknown()
                     suspect = not any(run.job.suspect for run in self._running.values())
                     jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
-                    self._failing = False
+                    self._unsure = False
                 except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
-                    if not self._failing:  # once for an outage
+                    if not self._unsure:  # once for an outage
                         log.warning("nothing could be claimed", error=repr(error))
-                    self._failing = self._unsure = True
+                    self._unsure = True
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
                     break
@@ -146,7 +145,6 @@ class Runner:
 
     async def _release_unknown(self) -> None:
         released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
-        self._unsure = False
         if released:
             log.info("released jobs of an interrupted claim", count=released)
 

@@ -187,7 +187,6 @@ class TestDuty:
     ) -> None:
         await ours.step()
         ours._ask_from += 100 * INTERVAL_SECONDS  # as after one that took long
-        ours._fresh_until += 100 * INTERVAL_SECONDS
         await jobs.all("UPDATE duty SET expires_at = now()")
         await theirs.step()
         await ours.step()
