@@ -22,6 +22,9 @@ from tests.support.processes import declare
 
 ROOT = Path(__file__).parents[2]
 
+# In a copy of the project. The plugin of schemathesis takes a second to import: most of these tests do without.
+PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")
+
 
 def blocks(page: str, heading: str, language: str) -> list[str]:
     """The code blocks under a heading, down to the next one of its level."""
@@ -157,7 +160,7 @@ class TestExtend:
             copy.run("ruff", "format", "--no-cache", "--check", *code)
             copy.run("importlinter.cli", "lint", "--no-cache")
             tests = [path for path in code if path.startswith("tests/")]
-            copy.run("pytest", "-q", "-p", "no:cacheprovider", *tests, "tests/plinth/unit/test_metrics_docs.py")
+            copy.run(*PYTEST, "-p", "no:schemathesis", *tests, "tests/plinth/unit/test_metrics_docs.py")
 
     def test_extend_page_adds_files_and_edits_none_of_the_platform(self) -> None:
         assert [path for path in files_of(ROOT / "docs/extend.md") if (ROOT / path).exists()] == []
@@ -175,12 +178,10 @@ class TestAddAResource:
             copy.run("ruff", "check", "--no-cache", "migrations", *files)
             copy.run("ruff", "format", "--no-cache", "--check", "migrations", *files)
             copy.run("importlinter.cli", "lint", "--no-cache")
-            tests = ("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/api/test_orders.py")
-            copy.run(*tests)
-            contract = ("pytest", "-q", "-p", "no:cacheprovider", "tests/integration/test_contract.py")
-            copy.run(*contract, "-k", "orders or customers")
+            tests = "tests/integration/api/test_orders.py"
+            copy.run(*PYTEST, tests, "tests/integration/test_contract.py", "-k", "orders or customers")
             self.read_the_fast_way(copy.folder / "app/api/v1/orders.py")
-            copy.run(*tests, "-k", "its_owners_alone")
+            copy.run(*PYTEST, "-p", "no:schemathesis", tests, "-k", "its_owners_alone")
 
     def read_the_fast_way(self, endpoints: Path) -> None:
         """Put the page's other endpoint in the place of the plain one."""

@@ -69,7 +69,8 @@ def copy_of_the_project(**environment: str) -> Iterator[Copy]:
     """A copy of the project in a folder of its own, for as long as the block runs."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
     with scratch_folder() as folder:
-        left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".plinth", "*.egg-info", "__pycache__", "build")
+        # What Python has compiled goes along: each command would compile the platform anew. A *.pyc.* is half written.
+        left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".plinth", "*.egg-info", "*.pyc.*", "build")
         shutil.copytree(ROOT, folder / "plinth", ignore=left_out)
         copy = folder / "plinth"
         yield Copy(copy, inherited | {"PYTHONPATH": str(copy)} | environment)
