@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,17 +25,13 @@ PATIENCE = 60.0  # seconds, for what takes three on an idle machine
 PLINTH = [sys.executable, "-m", "plinth.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PACKAGES}
 
-# Python runs a module of this name at its start: kinds of jobs for every process of a run, and for none of its code.
-KINDS = """
+# Python runs a module of this name at its start: a kind of job for every process of a run, and for none of its code.
+KIND = """
 import asyncio
 from pydantic import BaseModel
 from plinth.jobs import JobContext, job
 
 class Nothing(BaseModel):
-    pass
-
-@job("quick")
-async def quick(ctx: JobContext, payload: Nothing) -> None:
     pass
 
 @job("endless", time_limit=10_000)
@@ -59,11 +56,11 @@ def port() -> int:
 
 
 @pytest.fixture
-def kinds(folder: Path) -> dict[str, str]:
-    """An environment in which there are the kinds quick and endless."""
-    place = folder / "kinds"
+def endless(folder: Path) -> dict[str, str]:
+    """An environment in which there is the kind endless."""
+    place = folder / "endless"
     place.mkdir(exist_ok=True)
-    (place / "sitecustomize.py").write_text(KINDS)
+    (place / "sitecustomize.py").write_text(KIND)
     return {"PYTHONPATH": f"{place}:{PACKAGES}"}
 
 
@@ -98,6 +95,17 @@ class Run:
         assert found, self.said
         return found[1]
 
+    def query(self, sql: str) -> str:
+        """What the client of the summary prints of a query."""
+        return subprocess.check_output(f'{self.value("SQL")} -Atc "{sql}"', shell=True, text=True)
+
+    def wait_for(self, expected: str, sql: str) -> None:
+        """Wait until a query prints that."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.query(sql)) != expected:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
     def press_ctrl_c(self) -> None:
         """As the terminal does it: the whole foreground group gets the signal."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -124,8 +132,13 @@ def run(folder: Path, *options: str, **env: str) -> Iterator[Run]:
                 process.kill()
 
 
-def test_run_serves_until_ctrl_c(folder: Path, port: int) -> None:
-    with run(folder, "--port", str(port)) as first:
+def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dict[str, str]) -> None:
+    """One run for all of this: each starts two servers and three programs. The second Ctrl-C releases what runs.
+
+    `test_wheel_alone.py` presses it once, and follows a job to its end.
+    """
+    # The worker would wait for what runs longer than this test does.
+    with run(folder, "--port", str(port), JOBS_SHUTDOWN_GRACE="1000", **endless) as first:
         assert first.running, first.process.communicate()[1]
         assert {"postgres", "valkey-server"} < {process.name() for process in first.family}
 
@@ -145,8 +158,7 @@ def test_run_serves_until_ctrl_c(folder: Path, port: int) -> None:
             created = client.post(f"http://127.0.0.1:{port}/api/v1/notes", headers=headers, json={"text": "kept"})
             assert created.status_code == 201
         assert (first.value("Data"), first.value("Logs")) == (".plinth", ".plinth/logs")
-        sql = f'{first.value("SQL")} -Atc "SELECT text FROM note"'
-        assert subprocess.check_output(sql, shell=True, text=True) == "kept\n"
+        assert first.query("SELECT text FROM note") == "kept\n"
 
         # A second copy is told about the first, whatever its port.
         with run(folder, "--port", str(port + 1)) as second:
@@ -158,84 +170,47 @@ def test_run_serves_until_ctrl_c(folder: Path, port: int) -> None:
         )
 
         # Other commands find its servers.
-        beside = [*PLINTH, "with-servers", "--", "sh", "-c", 'echo "$DATABASE_URL $REDIS_URL"; exit 3']
-        done = subprocess.run(beside, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=False)
+        enqueue = shlex.join([*PLINTH, "jobs", "enqueue", "endless", "{}"])
+        beside = [*PLINTH, "with-servers", "--", "sh", "-c", f'echo "$DATABASE_URL $REDIS_URL"; {enqueue}; exit 3']
+        env = {**ENVIRONMENT, **endless}
+        done = subprocess.run(beside, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
         assert done.returncode == 3
-        assert done.stdout.split()[0] in first.value("SQL")
-        assert done.stdout.split()[1].startswith("unix://")
+        database_url, redis_url, job = done.stdout.split()
+        assert database_url in first.value("SQL")
+        assert redis_url.startswith("unix://")
 
-        sockets = Path(done.stdout.split()[0].partition("host=")[2])
+        # What it prints about jobs is true.
+        first.wait_for("running\n", f"SELECT state FROM job WHERE id = '{job}'")
+        shown = subprocess.check_output(first.value("Jobs"), shell=True, cwd=folder, env=ENVIRONMENT, text=True)
+        assert shown.splitlines()[1].split()[:4] == ["default", "no", "0", "1"]
+
+        sockets = Path(database_url.partition("host=")[2])
         first.press_ctrl_c()
-        assert first.end()[0] == 0
+        first.wait_for("t\n", "SELECT stopping FROM worker_session")
+        first.press_ctrl_c()
+        code, errors = first.end()
+        assert code == 0
         assert first.said.endswith("\nStopping (Ctrl-C again to hurry).\nStopped.\n")
+        assert '"message":"released","count":1' in errors
+        assert '"message":"worker stopped"' in errors
         assert not sockets.exists()
 
 
-class TestWorker:
-    def test_worker_runs_jobs_beside_the_api_and_a_second_ctrl_c_releases_them(
-        self, folder: Path, port: int, kinds: dict[str, str]
-    ) -> None:
-        # It would wait for what runs longer than this test does.
-        with run(folder, "--port", str(port), "--data-dir", "work", JOBS_SHUTDOWN_GRACE="1000", **kinds) as started:
-            assert started.running, started.process.communicate()[1]
-            sql = started.value("SQL")
-            env = {**ENVIRONMENT, **kinds, "DATABASE_URL": sql.split('"')[1]}
-
-            def enqueue(kind: str) -> str:
-                command = [*PLINTH, "jobs", "enqueue", kind, "{}"]
-                return subprocess.check_output(command, cwd=folder, env=env, text=True).strip()
-
-            def wait_for(expected: str, query: str) -> None:
-                deadline = time.monotonic() + PATIENCE
-                while (found := subprocess.check_output(f'{sql} -Atc "{query}"', shell=True, text=True)) != expected:
-                    assert time.monotonic() < deadline, found
-                    time.sleep(0.05)
-
-            quick, endless = enqueue("quick"), enqueue("endless")
-            # By id: the service's own schedules enqueue jobs as well.
-            wait_for("succeeded\n", f"SELECT state FROM job_history WHERE id = '{quick}'")
-            wait_for("running\n", f"SELECT state FROM job WHERE id = '{endless}'")
-
-            # What it prints about jobs is true.
-            shown = subprocess.check_output(started.value("Jobs"), shell=True, cwd=folder, env=ENVIRONMENT, text=True)
-            assert shown.splitlines()[1].split()[:4] == ["default", "no", "0", "1"]
-
-            started.press_ctrl_c()
-            wait_for("t\n", "SELECT stopping FROM worker_session")
-            started.press_ctrl_c()
-            code, errors = started.end()
-            assert code == 0
-            assert '"message":"released","count":1' in errors
-            assert '"message":"worker stopped"' in errors
-
-    def test_death_of_the_worker_ends_the_run(
-        self, folder: Path, port: int, fresh_database_url: str, redis_url: str, kinds: dict[str, str]
-    ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            probes = free.getsockname()[1]
-        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "METRICS_PORT": str(probes)}
-        with run(folder, "--port", str(port), "--data-dir", "given", **given, **kinds) as broken:
-            assert broken.running, broken.process.communicate()[1]
-            # METRICS_PORT is the worker's; the API takes another.
-            assert httpx.get(f"http://127.0.0.1:{probes}/livez").status_code == 200
-            assert broken.value("Metrics").endswith(f", of the worker http://127.0.0.1:{probes}/metrics")
-            worker = next(process for process in broken.family if "worker" in process.cmdline())
-            worker.kill()
-            code, errors = broken.end()
-        assert code == 1
-        assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
-
-    def test_taken_metrics_port_of_the_worker_ends_the_run(
-        self, folder: Path, port: int, fresh_database_url: str, redis_url: str
-    ) -> None:
-        given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
-        with socket.create_server(("127.0.0.1", 0)) as busy:
-            taken = str(busy.getsockname()[1])
-            with run(folder, "--port", str(port), "--data-dir", "given", METRICS_PORT=taken, **given) as refused:
-                code, errors = refused.end()
-        assert code == 1
-        assert f"Liveness and metrics cannot be served on 127.0.0.1:{taken}" in errors
-        assert errors.endswith("The worker ended with exit code 1. What it said is above.\n")
+def test_death_of_the_worker_ends_the_run(folder: Path, port: int, fresh_database_url: str, redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        probes = free.getsockname()[1]
+    given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "METRICS_PORT": str(probes)}
+    with run(folder, "--port", str(port), "--data-dir", "given", **given) as broken:
+        assert broken.running, broken.process.communicate()[1]
+        # METRICS_PORT is the worker's; the API takes another.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as patient:
+            assert patient.get(f"http://127.0.0.1:{probes}/livez").status_code == 200
+        assert broken.value("Metrics").endswith(f", of the worker http://127.0.0.1:{probes}/metrics")
+        worker = next(process for process in broken.family if "worker" in process.cmdline())
+        worker.kill()
+        code, errors = broken.end()
+    assert code == 1
+    assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
 
 
 def test_killed_supervisor_ends_its_children_and_a_killed_server_ends_the_run(folder: Path, port: int) -> None:

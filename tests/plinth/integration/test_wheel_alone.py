@@ -105,7 +105,7 @@ def test_installed_service_migrates_and_serves_a_request_and_a_job(installed: In
         finally:
             process.kill()
     assert process.returncode == 0
-    assert rest.endswith("Stopped.\n")
+    assert rest.endswith("\nStopping (Ctrl-C again to hurry).\nStopped.\n")
     assert not psutil.wait_procs(family, timeout=PATIENCE)[1]
 
 
