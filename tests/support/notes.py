@@ -31,4 +31,5 @@ def copy_packages(folder: Path) -> None:
     """Copy the code of the platform and of this service into `folder`, for a test that changes it."""
     for package in (notes, plinth):
         source = Path(str(package.__file__)).parent
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        # With what Python has compiled, or each process there would compile it anew. A *.pyc.* is half written.
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("*.pyc.*"))

@@ -166,7 +166,7 @@ def test_breakpoint_reads_the_terminal_under_reload(
 ) -> None:
     """Under `plinth run --reload`, as `make dev` starts it, in a terminal."""
     copied = tmp_path / "tree"
-    shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("__pycache__", ".env"))
+    shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("*.pyc.*", ".env"))
     health = copied / HEALTH
     line = '    return json_response({"status": "alive"'
     stopped = health.read_text().replace(line, f"    secret = 6 * 7\n    breakpoint()\n{line}")
