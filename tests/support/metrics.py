@@ -27,6 +27,6 @@ def metric(name: str, /, **labels: str) -> float:
     """The sum of the samples of this name that have these labels, among others; 0 where there is none."""
     # Tests ask in loops, and a long run shows thousands of lines: only those of this name are parsed.
     lines = [line for line in exposition("")[1].decode().splitlines() if line.startswith(name)]
-    families = plain_families("\n".join(lines))  # type: ignore[no-untyped-call]
+    families = plain_families("\n".join(lines))
     found = [sample for family in families for sample in family.samples if sample.name == name]
     return float(sum(sample.value for sample in found if labels.items() <= sample.labels.items()))

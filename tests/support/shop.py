@@ -3,12 +3,12 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from plinth.database.migrator import Migrator
 from plinth.settings import PlatformSettings
 from plinth.settings.service import Service
+from tests.support.forked import run_module
 
 __all__ = ["Shop"]
 
@@ -99,14 +99,7 @@ class Shop:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`python -m` that, in the service's folder and with its database."""
-        return subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.folder,
-            env={**os.environ, "DATABASE_URL": self.url, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_module(*command, folder=self.folder, env={**os.environ, "DATABASE_URL": self.url, **environment})
 
     def alembic(self, *arguments: str) -> str:
         done = self.run("alembic", *arguments)

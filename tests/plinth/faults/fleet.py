@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -20,14 +19,14 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel
 
 from plinth.database.engine import Database
-from plinth.embedded.process import Process, environment
 from plinth.jobs import JobKind, State, enqueue_many
 from plinth.jobs.doorbell import DOORBELL, doorbell_for
 from plinth.redis.client import close_redis, open_redis
 from plinth.redis.keys import key_prefix
 from tests.plinth.faults.figures import Figures
 from tests.plinth.faults.kinds import TABLES
-from tests.support.notes import PACKAGES, settings_with
+from tests.support.forked import Forked
+from tests.support.notes import ROOT, settings_with
 
 __all__ = ["Fleet", "Member", "until"]
 
@@ -67,7 +66,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, within: flo
 class Member:
     """A worker's process."""
 
-    def __init__(self, process: Process, log: Path) -> None:
+    def __init__(self, process: Forked, log: Path) -> None:
         self.process = process
         self.pid = process.pid
         self.log = log
@@ -124,11 +123,8 @@ class Fleet:
         members = []
         for _ in range(count):
             log = self._folder / f"worker-{len(self.members)}.log"
-            command = [sys.executable, "-m", "tests.plinth.faults.worker", *without, *flags]
-            env = environment(PYTHONPATH=PACKAGES, **values)
-            for name in [name for name in env if name.startswith("COVERAGE")]:
-                del env[name]  # a killed process writes no coverage, and all would be slower
-            process = Process("worker", command, log=log, env=env, stop_signal=signal.SIGKILL)
+            module = ("tests.plinth.faults.worker", *without, *flags)
+            process = Forked(*module, folder=ROOT, env={**os.environ, **values}, stdout=log, stderr=log)
             members.append(Member(process, log))
         self.members += members
         if wait:
@@ -140,7 +136,7 @@ class Fleet:
 
         async def are_at_work() -> bool:
             for member in members:
-                assert member.process.running, member.process.failure()
+                assert member.process.running, member.log.read_text()
             names = {row["name"] for row in await self.fetch("SELECT name FROM worker_session")}
             return all(f"{os.uname().nodename}:{member.pid}" in names for member in members)
 
@@ -156,7 +152,7 @@ class Fleet:
         member.lost_at = await self.now()
         member.process.send(signal.SIGTERM)
         await member.ended(within)
-        assert member.process.exit_code == 0, member.process.failure()
+        assert member.process.exit_code == 0, member.log.read_text()
 
     # --- jobs ---
 

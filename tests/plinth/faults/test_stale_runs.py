@@ -1,5 +1,6 @@
 """A worker that was taken for dead comes back, or one that lives looks dead. One run counts, and it is the newest."""
 
+import signal
 import time
 
 import httpx
@@ -21,12 +22,12 @@ async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
     fleet.without = without
     accepted = await fleet.enqueue(plain if returns else stubborn, Work(seconds=1))
     await fleet.running(1, member=stale)
-    stale.process.pause()
+    stale.process.send(signal.SIGSTOP)
     stale.lost_at = await fleet.now()
     (fresh,) = await fleet.start(1)
     # The second run takes as long as the first one, and has just begun: the stale one's time is over, and it goes on.
     await fleet.running(1, member=fresh)
-    stale.process.resume()
+    stale.process.send(signal.SIGCONT)
     how = ("handler returns" if returns else "before complete()") + (", worker deaf" if deaf else "")
     await fleet.audit(f"frozen and thawed: {how}", accepted)
     booked = await fleet.fetch("SELECT run FROM ledger")
