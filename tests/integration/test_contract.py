@@ -21,7 +21,7 @@ from app.main import create_app
 from plinth.identity import sign_local_token
 from plinth.testing import serving, settings_for_tests
 
-EXAMPLES = 12
+EXAMPLES = 8
 STEPS = 6
 
 document = create_app(settings_for_tests(Settings)).openapi()

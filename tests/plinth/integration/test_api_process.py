@@ -65,11 +65,12 @@ class TestSecondPort:
         self, tmp_path: Path, port: int, own_servers: Servers
     ) -> None:
         def turn(status: int) -> None:
-            for url in (f"{probes}/readyz", f"{address}/public/health/ready"):
-                deadline = time.monotonic() + PATIENCE
-                while httpx.get(url).status_code != status:
-                    assert time.monotonic() < deadline, "".join(process.lines)
-                    time.sleep(0.05)
+            with httpx.Client() as client:
+                for url in (f"{probes}/readyz", f"{address}/public/health/ready"):
+                    deadline = time.monotonic() + PATIENCE
+                    while client.get(url).status_code != status:
+                        assert time.monotonic() < deadline, "".join(process.lines)
+                        time.sleep(0.05)
 
         with api(tmp_path, port, DATABASE_URL=own_servers.postgres.url()) as (process, address, probes):
             turn(200)

@@ -50,12 +50,13 @@ def service(own_servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        try:
-            if httpx.get(f"{url}/public/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.02)
+    with httpx.Client() as client:
+        while process.poll() is None:
+            try:
+                if client.get(f"{url}/public/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
     raise AssertionError("the service did not start")
 
 

@@ -55,19 +55,20 @@ def test_worker_is_ready_while_it_has_a_session(tmp_path: Path, own_servers: Ser
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if httpx.get(f"{address}/readyz").status_code == status:
+                if client.get(f"{address}/readyz").status_code == status:
                     return
             except httpx.TransportError:  # a busy machine may reset a connection; an ended worker would refuse it
                 assert running.process.poll() is None, "".join(running.lines)
             assert time.monotonic() < deadline, "".join(running.lines)
             time.sleep(0.05)
 
-    with worker(tmp_path, DATABASE_URL=own_servers.postgres.url(), JOBS_SESSION_TIMEOUT="2") as running:
+    given = {"DATABASE_URL": own_servers.postgres.url(), "JOBS_SESSION_TIMEOUT": "2"}
+    with worker(tmp_path, **given) as running, httpx.Client() as client:
         address = running.heard("liveness and metrics")["address"]
         turns(200)
         own_servers.postgres.stop()
         turns(503)
-        assert httpx.get(f"{address}/livez").status_code == 200
+        assert client.get(f"{address}/livez").status_code == 200
         own_servers.postgres.start()
         turns(200)
 

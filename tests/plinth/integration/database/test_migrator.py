@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +17,8 @@ from plinth.database import migrator as migrations
 from plinth.database.engine import Database
 from plinth.database.migrator import MigrationError, Migrator, wait_until_migrated
 from plinth.database.tables import PlatformTable
-from tests.support.notes import FOLDER, PACKAGES
+from tests.support.forked import run_module
+from tests.support.notes import FOLDER
 
 PLATFORM_TABLES = {"job", "job_history", "job_queue", "job_schedule", "worker_session", "duty", "idempotency_record"}
 AHEAD = "UPDATE alembic_version SET version_num = version_num || '_from_the_future'"
@@ -70,9 +69,8 @@ class TestUpgrade:
 
     def test_alembic_check_finds_no_difference_between_models_and_migrations(self, fresh_database_url: str) -> None:
         # In a process of its own: SQLModel has one metadata for the models of every service in a process.
-        environment = {**os.environ, "PYTHONPATH": PACKAGES, "DATABASE_URL": fresh_database_url}
-        command = [sys.executable, "-m", "alembic", "check"]
-        done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "DATABASE_URL": fresh_database_url}
+        done = run_module("alembic", "check", folder=FOLDER, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
 
     async def test_platform_models_equal_the_migrated_tables(self, fresh_database_url: str) -> None:
