@@ -5,9 +5,11 @@ import io
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
+from time import monotonic
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,10 +23,48 @@ __all__ = ["ProbeServer", "ProbeServerError"]
 log = structlog.get_logger("plinth.probes")
 
 POLL_SECONDS = 0.1  # between checks whether to stop
+MAX_CONNECTIONS = 32
+MAX_SECONDS = 10.0
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """Serves each connection in a thread, at most `MAX_CONNECTIONS` and each for `MAX_SECONDS`.
+
+    At the limit the oldest connection ends: a kubelet's takes milliseconds, so it is never that.
+    """
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._began: dict[socket.socket, float] = {}
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._began[request] = monotonic()
+        if len(self._began) > MAX_CONNECTIONS:
+            self._hang_up(next(iter(self._began)))
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._began.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called by the serving loop every `POLL_SECONDS`."""
+        too_old = monotonic() - MAX_SECONDS
+        for connection, began in list(self._began.items()):
+            if began < too_old:
+                self._hang_up(connection)
+
+    def let_be(self, connection: socket.socket) -> None:
+        """Lift the limits from a connection whose answer takes long."""
+        self._began.pop(connection, None)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self._began.pop(connection, None)
+        with suppress(OSError):  # it has just ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # socketserver would print a traceback for each client that disconnects or sends nothing.
@@ -46,6 +86,9 @@ class _Quiet(WSGIRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+    def get_environ(self) -> dict[str, Any]:
+        return {**super().get_environ(), "plinth.connection": self.connection}
 
     def get_stderr(self) -> Any:
         return io.StringIO()  # for tracebacks: failures are logged, and slow clients are normal
@@ -124,6 +167,7 @@ class ProbeServer:
             case "/log-level":
                 status, body = _log_level(environ)
             case "/drain" if self._drain is not None:
+                self._server.let_be(environ["plinth.connection"])
                 self._drain()
                 status, body = "200 OK", "drained"
             case _:

@@ -6,7 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import plinth.jobs.metrics  # noqa: F401 - so that there is something to show
+from plinth.health import probe_server
 from plinth.health.probe_server import ProbeServer, ProbeServerError, _log_level
 from plinth.telemetry.logging import log_level
 from tests.support.logs import logging_as
@@ -40,6 +41,12 @@ def probes(
             yield client
     finally:
         server.stop()
+
+
+def address_of(client: httpx.Client) -> tuple[str, int]:
+    url = client.base_url
+    assert url.port
+    return url.host, url.port
 
 
 class TestProbeServer:
@@ -194,6 +201,38 @@ class TestProbeServer:
             assert at.port
             with socket.create_connection((at.hostname, at.port)):
                 assert client.get("/livez").status_code == 200
+
+    def test_many_slow_clients_take_a_bounded_number_of_threads(self) -> None:
+        with probes() as client, ExitStack() as closing:
+            before = threading.active_count()
+            for _ in range(5 * probe_server.MAX_CONNECTIONS):
+                slow = closing.enter_context(socket.create_connection(address_of(client)))
+                slow.sendall(b"GET /livez HTTP/1.1\r\n")
+            assert client.get("/livez").status_code == 200
+            deadline = monotonic() + PATIENCE
+            while threading.active_count() > before + probe_server.MAX_CONNECTIONS:
+                assert monotonic() < deadline
+                sleep(0.05)
+
+    def test_client_that_trickles_is_hung_up_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probe_server, "MAX_SECONDS", 0.5)
+
+        def trickle(slow: socket.socket) -> None:
+            for _ in range(200):
+                slow.sendall(b"G")
+                sleep(0.1)
+
+        with (
+            probes() as client,
+            socket.create_connection(address_of(client)) as slow,
+            pytest.raises(OSError, match=r"Broken pipe|reset"),
+        ):
+            trickle(slow)
+
+    def test_drain_may_take_longer_than_other_requests(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probe_server, "MAX_SECONDS", 0.2)
+        with probes(drain=lambda: sleep(1)) as client:
+            assert client.get("/drain").status_code == 200
 
     def test_client_that_resets_its_connection_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
         with logging_as(LOG_LEVEL="DEBUG", LOG_FORMAT="json") as log, probes() as client:
