@@ -80,6 +80,11 @@ endif
 test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print the figures (ARGS='--figures FILE')
 	@$(BIN)/python -m pytest tests/plinth/faults -m "" $(ARGS)
 
+# nginx and HAProxy are Debian's packages nginx-light and haproxy.
+.PHONY: proxy-test
+proxy-test: $(VENV)/.dev ## Test the API behind nginx and HAProxy
+	@$(BIN)/python -m pytest tests/plinth/proxies -m "" $(ARGS)
+
 # Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm
 HELM4 ?= helm4

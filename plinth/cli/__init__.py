@@ -128,6 +128,8 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
 
     from plinth.api.process import make_application
     from plinth.health.probe_server import ProbeServer, ProbeServerError
+    from plinth.http.limits import ConnectionLimits
+    from plinth.http.protocol import BoundedHttpToolsProtocol
 
     try:
         create_app = load(settings.service.application)
@@ -151,7 +153,7 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
         host=host,
         port=port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="plinth.http.protocol:BoundedHttpToolsProtocol",
+        http=partial(BoundedHttpToolsProtocol, limits=ConnectionLimits.of(settings)),  # type: ignore[arg-type]
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -1,46 +1,340 @@
-"""Uvicorn's HTTP/1.1 protocol with a limit on the request's head, and callbacks at shutdown."""
+"""Uvicorn's HTTP/1.1 protocol with bounds on what a peer can cost, and one reading of what is a request.
 
+llhttp, the parser, refuses folded headers, spaces before a colon, bare line feeds, two lengths, and a length beside
+chunks. What it lets pass and a proxy in front may read otherwise is refused here: a second `Host` or `Authorization`,
+codings other than chunked, trailers. An `Upgrade` is ignored, as RFC 9110, 7.8 has it.
+"""
+
+import asyncio
+from contextvars import Context
+from typing import Any
+
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["ON_SHUTDOWN", "BoundedHttpToolsProtocol"]
+from plinth.http.limits import ConnectionLimits
+from plinth.http.refusals import Refused, report
+from plinth.http.transport import LingeringTransport
 
-# The limit of common proxies. The longest token has 8 KB.
-MAX_HEAD_BYTES = 65_536
+__all__ = ["ON_SHUTDOWN", "BoundedHttpToolsProtocol"]
 
 ON_SHUTDOWN = "on_shutdown"
 """The key in the lifespan's state: functions to call when the server begins to shut down."""
 
+TICK_SECONDS = 1.0  # between two looks at a connection
+SHUTDOWN_PATIENCE = 5.0  # seconds instead of the limits', once the server shuts down
+# A peer that still sends is listened to for so long after the last response: otherwise the kernel resets the connection
+# and the peer never reads that response (RFC 9112, 9.6).
+LINGER_SECONDS, LINGER_IDLE_SECONDS = 30.0, 5.0
+# Bytes of a body's framing (chunk sizes, extensions, trailers) for each byte of the body, beside `head_bytes`.
+FRAMING = 16
+# Behind a request that is being answered. One read brings up to 256 KiB.
+MAX_HELD_BYTES, MAX_HELD_REQUESTS = 524_288, 100
+
+_END_OF_HEAD = b"\r\n\r\n"
+
 
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
-    """Answers 400 to a request whose line and headers are larger than `MAX_HEAD_BYTES`.
+    """One connection of the API.
 
-    httptools has no limit: one client could make a process keep a hundred megabytes of headers.
+    It feeds the parser one request at a time: bytes behind a request that is being answered wait unparsed, and the peer
+    is not read from meanwhile.
+
+    Once a second it looks at how far the peer is: it ends a connection whose head is late, whose body is slow or whose
+    responses are not read. At its limit a process ends the connection that has waited longest without a request, so
+    that idle ones keep no client out.
 
     At shutdown it calls the functions of `ON_SHUTDOWN`, which end event streams. Uvicorn waits for every response to
     end before it ends the lifespan, so the lifespan would be too late.
     """
 
-    _head_bytes = 0
+    transport: Any
 
-    def on_message_begin(self) -> None:
+    def __init__(self, *args: Any, limits: ConnectionLimits | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.limits = limits or ConnectionLimits()
+        self.since = self.loop.time()
+        """When the connection began, or its last response ended."""
+        self._in_head = True  # what comes next is a request's head, or the rest of it
         self._head_bytes = 0
-        super().on_message_begin()
+        self._ignored_upgrade = False
+        self._body_left: int | None = None  # None: it comes in chunks
+        self._body_bytes = self._framing_bytes = 0
+        self._held = b""  # comes behind a request that is being answered
+        self._deaf = False  # what else comes is not looked at
+        self._ticks: asyncio.TimerHandle | None = None
+        self._late = 0.0  # seconds for which a head is awaited
+        self._lingered = 0.0  # seconds for which the peer is listened to after the last response
+        self._idle = 0.0  # seconds since the last byte came
+        self._moved = 0  # bytes of the body since the last tick
+        self._read = 0  # bytes that the peer had taken at the last tick
+        self._most_patience = self.limits.patience
+        self._receive_patience = self._send_patience = self._most_patience
 
-    def on_url(self, url: bytes) -> None:
-        self._count(url)
-        super().on_url(url)
+    # --- the connection ---
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name, value)
-        super().on_header(name, value)
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(LingeringTransport(transport, self._peer_may_send))  # type: ignore[arg-type]
+        self._ticks = self.loop.call_later(TICK_SECONDS, self._tick)
+        if len(self.connections) > self.limits.connections:
+            self._make_room()
 
-    def _count(self, *parts: bytes) -> None:
-        self._head_bytes += sum(map(len, parts))
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("the request line and headers are too large")  # uvicorn answers 400 and hangs up
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._ticks is not None:
+            self._ticks.cancel()
+        self._held = b""
+        super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        refused = Refused(503, "too_many_connections", "This process has as many connections as it may have.")
+        waiting = [other for other in self.connections if isinstance(other, type(self)) and other.waits_for_head]
+        # Those that never sent a request first: an idle one may be a proxy's.
+        waiting.sort(key=lambda other: (other.cycle is not None, other.since))
+        if waiting and waiting[0] is not self:
+            waiting[0].refuse(refused)
+        else:
+            self._answer(refused)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def waits_for_head(self) -> bool:
+        return self._in_head and not self.busy and not self.transport.is_closing()
+
+    def _peer_may_send(self) -> bool:
+        """Whether the peer may still be sending, or has sent what is not read yet."""
+        return not self._in_head or self._head_bytes > 0 or bool(self._held)
 
     def shutdown(self) -> None:
         """Called for each connection, so each function is called more than once."""
+        if self.waits_for_head:
+            self._head_bytes = 0  # nothing is owed to half a head
+        self._most_patience = SHUTDOWN_PATIENCE
         super().shutdown()
         for function in self.app_state.get(ON_SHUTDOWN, ()):
             function()
+
+    # --- bytes ---
+
+    def data_received(self, data: bytes) -> None:
+        self._idle = 0.0
+        if self._deaf or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        if self._held:
+            self._hold(data)
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Give the parser the requests in `data` one by one, until one has to wait for its turn."""
+        view, start = memoryview(data), 0
+        while start < len(data) and not self.transport.is_closing():
+            if self._in_head and self.busy:
+                self._hold(data[start:])
+                return
+            end = self._end_of_part(data, start)
+            self._feed_part(data if end - start == len(data) else view[start:end])
+            start = end
+
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Where a request ends at the earliest, so that no part has the heads of two."""
+        if not self._in_head and self._body_left is not None:
+            return min(len(data), start + self._body_left)
+        end = data.find(_END_OF_HEAD, start)
+        return len(data) if end < 0 else end + len(_END_OF_HEAD)
+
+    def _feed_part(self, part: bytes | memoryview) -> None:
+        try:
+            if self._in_head:
+                self._head_bytes += len(part)
+                if self._head_bytes > self.limits.head_bytes:
+                    limit = f"A request's line and headers may have {self.limits.head_bytes} bytes."
+                    raise Refused(431, "head_too_large", limit)
+            elif self._body_left is None:
+                self._framing_bytes += len(part)
+            self._parse(part)
+            if self._framing_bytes > self.limits.head_bytes + FRAMING * self._body_bytes:
+                raise Refused(400, "malformed", "The chunks of the body are more framing than body.")
+        except httptools.HttpParserError as error:
+            refused = error.__context__
+            self.refuse(refused if isinstance(refused, Refused) else Refused(400, "malformed", str(error)))
+        except Refused as refused:
+            self.refuse(refused)
+
+    def _parse(self, part: bytes | memoryview) -> None:
+        while part:
+            try:
+                self.parser.feed_data(part)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._ignored_upgrade:
+                    self.handle_websocket_upgrade()
+                    return
+                self._parse_again()
+                part = part[upgrade.args[0] :]
+            else:
+                return
+
+    def _parse_again(self) -> None:
+        """Parse the head again, without its `Upgrade`, at which the parser has ended."""
+        self._ignored_upgrade = False
+        line = f" HTTP/{self.scope['http_version']}\r\n".encode()
+        head = [self.parser.get_method(), b" ", self.url, line]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._ticks is not None:
+            self._ticks.cancel()
+        super().handle_websocket_upgrade()
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > MAX_HELD_BYTES or self._held.count(_END_OF_HEAD) > MAX_HELD_REQUESTS:
+            self.refuse(Refused(400, "malformed", "Too many requests were sent before their answers."))
+        else:
+            self.flow.pause_reading()
+
+    def on_response_complete(self) -> None:
+        self.since = self.loop.time()
+        self.cycle.body.clear()  # what was not read of it
+        super().on_response_complete()
+        if self._held:
+            # Not in the context of the request that has ended.
+            self.loop.call_soon(self._feed_held, context=Context())
+
+    def _feed_held(self) -> None:
+        if not self.busy and not self.transport.is_closing():
+            held, self._held = self._held, b""
+            self._unset_keepalive_if_required()
+            self._feed(held)
+
+    # --- the parser's callbacks ---
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: it must not count as a header (RFC 9110, 6.5.1)
+        if len(self.headers) >= self.limits.headers:
+            raise Refused(431, "too_many_headers", f"A request may have {self.limits.headers} headers.")
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            self._ignored_upgrade = True
+            return
+        self._in_head = False
+        self._head_bytes = 0
+        self._late = 0.0
+        self._receive_patience = self._most_patience
+        super().on_headers_complete()
+
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
+        if self.parser.get_method() == b"CONNECT":
+            raise Refused(501, "not_implemented", "This server is no proxy.")
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise Refused(400, "malformed", "A request needs exactly one Host.")
+        if names.count(b"authorization") > 1:
+            raise Refused(400, "malformed", "A request may have one Authorization.")
+        self._body_left = 0
+        self._body_bytes = self._framing_bytes = 0
+        if b"content-length" in names:
+            self._body_left = int(self.headers[names.index(b"content-length")][1])
+        elif b"transfer-encoding" in names:
+            self._body_left = None
+            if version == "1.0":
+                raise Refused(400, "malformed", "HTTP/1.0 has no Transfer-Encoding.")
+            if self.headers[names.index(b"transfer-encoding")][1].lower() != b"chunked":
+                raise Refused(501, "not_implemented", "The only transfer coding here is chunked.")
+
+    def on_body(self, body: bytes) -> None:
+        size = len(body)
+        self._moved += size
+        self._body_bytes += size
+        if self._body_left is not None:
+            self._body_left -= size
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._ignored_upgrade:
+            return  # the parser takes what comes next for another protocol
+        self._in_head = True
+        super().on_message_complete()
+
+    # --- deadlines ---
+
+    def _tick(self) -> None:
+        self._ticks = self.loop.call_later(TICK_SECONDS, self._tick)
+        self._idle += TICK_SECONDS
+        if self.transport.lingering:
+            self._lingered += TICK_SECONDS
+            longest = LINGER_IDLE_SECONDS if self._in_head else LINGER_SECONDS
+            if self._lingered > longest or self._idle > LINGER_IDLE_SECONDS:
+                self.transport.abort()
+        elif self.waits_for_head:
+            # Uvicorn's own timer watches a connection that is idle between two requests.
+            self._late += TICK_SECONDS if self.timeout_keep_alive_task is None else 0
+            if self._late > self.limits.head_seconds:
+                self.refuse(Refused(408, "too_slow", "The request did not come in time."))
+        elif not (self._in_head or self.flow.read_paused or self.cycle.waiting_for_100_continue):
+            self._receive_patience = self._patience(self._receive_patience, self._moved)
+            if self._receive_patience < 0:
+                self.refuse(Refused(408, "too_slow", "The body did not come in time."))
+        self._moved = 0
+        unread = self.transport.get_write_buffer_size()
+        read = self.transport.written - unread
+        self._send_patience = self._patience(self._send_patience, read - self._read) if unread else self._most_patience
+        if self._send_patience < 0:
+            self._abort(Refused(408, "not_read", "The response was not read."))
+        self._read = read
+
+    def _patience(self, left: float, moved: int) -> float:
+        return min(self._most_patience, left + moved / self.limits.bytes_per_second - TICK_SECONDS)
+
+    # --- refusals ---
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(Refused(400, "malformed", msg))
+
+    def refuse(self, refused: Refused) -> None:
+        """End the connection: after the response that is under way, or else with one that says why."""
+        self._held = b""
+        if self.busy and self._in_head:  # it concerns a request behind the one that is being answered
+            report(refused, self.client)
+            self.cycle.keep_alive = False
+            self._deaf = True
+        elif self.busy and self.cycle.response_started:
+            self._abort(refused)
+        elif self.busy:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self._answer(refused)
+        elif self._in_head and self._head_bytes:
+            self._answer(refused)
+        else:  # nothing was asked, or it is answered
+            report(refused, self.client, logged=not self._in_head)
+            self.transport.close()
+
+    def _answer(self, refused: Refused) -> None:
+        report(refused, self.client)
+        self.transport.write(refused.response())
+        self.transport.close()
+
+    def _abort(self, refused: Refused) -> None:
+        report(refused, self.client)
+        self.transport.abort()

@@ -17,6 +17,11 @@ class HttpSettings(GeneralSettings):
     DOCS_ENABLED: bool | None = None
     BACKEND_CORS_ORIGINS: types.CorsOrigins = ()
     MAX_BODY_BYTES: int = Field(1_048_576, ge=1)
+    MAX_HEAD_BYTES: int = Field(32_768, ge=1024)
+    MAX_HEADERS: int = Field(100, ge=10)
+    MAX_CONNECTIONS: int = Field(1000, ge=1)
+    HEAD_TIMEOUT: types.Seconds = 10
+    MIN_BYTES_PER_SECOND: int = Field(500, ge=1)
     FORWARDED_ALLOW_IPS: str = "127.0.0.1"
     RATE_LIMIT: types.Rate = "600/minute"
     RATE_LIMIT_ANONYMOUS: types.Rate = "60/minute"

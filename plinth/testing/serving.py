@@ -5,15 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
+
+from plinth.http.limits import ConnectionLimits
+from plinth.http.protocol import BoundedHttpToolsProtocol
 
 __all__ = ["serving"]
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: FastAPI, limits: ConnectionLimits | None = None) -> Iterator[str]:
     """Serve `app` on loopback as `plinth api` does, in a thread; yields the address of its root.
 
     Raises:
@@ -22,7 +26,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="plinth.http.protocol:BoundedHttpToolsProtocol",
+        http=partial(BoundedHttpToolsProtocol, limits=limits),  # type: ignore[arg-type]
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -145,21 +145,21 @@ class TestHeaders:
     def test_header_of_a_hundred_kilobytes_is_refused(self, wire: Wire) -> None:
         wire.send(b"GET /api/v1/me", b"X-Large: " + b"x" * 100_000 + b"\r\n")
 
-        assert wire.answer()[0] == 400
+        assert wire.answer()[0] == 431
 
-    def test_second_authorization_header_does_not_replace_the_first(self, url: str, alice: dict[str, str]) -> None:
+    def test_second_authorization_header_is_refused(self, url: str, alice: dict[str, str]) -> None:
         forged = b"Authorization: Bearer x.y.z\r\n"
         with closing(Wire(url, {})) as wire:
             wire.send(b"GET /api/v1/me", forged + b"Authorization: %s\r\n" % alice["Authorization"].encode())
 
-            assert wire.answer()[0] == 401
+            assert wire.answer()[0] == 400
 
 
 class TestPaths:
     @pytest.mark.parametrize(
         "path",
         [b"/api/v1/../../etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd", b"/api/v1/notes/..%2f..%2fsecrets", b"//api/v1/me",
-         b"/" + b"x" * 60_000, b"/api/v1/me/%00", b"*"],
+         b"/" + b"x" * 30_000, b"/api/v1/me/%00", b"*"],
     )  # fmt: skip
     def test_path_traversal_is_not_found(self, wire: Wire, path: bytes) -> None:
         wire.send(b"GET " + path)

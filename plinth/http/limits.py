@@ -1,0 +1,49 @@
+"""What a connection may cost before its request is known: bytes, headers, seconds, and how many there may be."""
+
+import sys
+from dataclasses import dataclass
+from typing import Self
+
+from plinth.settings.http import HttpSettings
+
+__all__ = ["ConnectionLimits", "allowed_connections"]
+
+# File descriptors that are kept for the database, Redis, the collector and the second port.
+RESERVED_FILES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds on each connection of the API, and on their number. `docs/security.md` lists them."""
+
+    head_bytes: int = 32_768
+    """The request line and the headers together, also while they are incomplete."""
+    headers: int = 100
+    head_seconds: float = 10.0
+    """From the first byte, or from the start of the connection, to the end of the headers."""
+    bytes_per_second: int = 500
+    """The least average speed of a body that is received and of a response that is read, after `patience`."""
+    patience: float = 20.0
+    """Seconds that a transfer may stand still, once; it earns them back by being faster."""
+    connections: int = 1_000
+
+    @classmethod
+    def of(cls, settings: HttpSettings) -> Self:
+        """The limits of a process with these settings."""
+        return cls(
+            head_bytes=settings.MAX_HEAD_BYTES,
+            headers=settings.MAX_HEADERS,
+            head_seconds=settings.HEAD_TIMEOUT,
+            bytes_per_second=settings.MIN_BYTES_PER_SECOND,
+            connections=allowed_connections(settings.MAX_CONNECTIONS),
+        )
+
+
+def allowed_connections(wanted: int) -> int:
+    """`wanted`, or fewer where the process may open fewer files."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - RESERVED_FILES))

@@ -1,0 +1,38 @@
+"""A transport whose last response arrives."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LingeringTransport"]
+
+
+class LingeringTransport:
+    """A transport that counts what is written, and whose `close` lets the peer read the last response."""
+
+    def __init__(self, transport: asyncio.Transport, peer_may_send: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._peer_may_send = peer_may_send
+        self.written = 0
+        self.lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self.lingering:
+            self.written += len(data)
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self.lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        if self._peer_may_send() and self._transport.can_write_eof():
+            self.lingering = True
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
