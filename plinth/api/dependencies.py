@@ -4,7 +4,7 @@ All are coroutines, even those that wait for nothing: FastAPI runs a plain funct
 """
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, cast
 
 import structlog
 from fastapi import Depends, Request
@@ -13,12 +13,12 @@ from fastapi.security.base import SecurityBase
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.api.state import AppState
-from plinth.errors import ForbiddenError, RateLimitError, ServiceUnavailableError, UnauthorizedError
-from plinth.http.rate_limit import RateLimiter
+from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
+from plinth.http.rate_limit import count_address, count_hit
 from plinth.identity.errors import KeysUnavailable, TokenError
 from plinth.identity.principal import Principal
 
-__all__ = ["OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
+__all__ = ["Bearer", "OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
 
 log = structlog.get_logger("plinth.identity")
 
@@ -29,7 +29,7 @@ def state_of(request: Request) -> AppState:
     return state
 
 
-class _Bearer(SecurityBase):
+class Bearer(SecurityBase):
     """Verifies the bearer token and counts the rate limit. One dependency for both: each costs some µs."""
 
     def __init__(self) -> None:
@@ -45,10 +45,12 @@ class _Bearer(SecurityBase):
             ServiceUnavailableError: the identity provider's keys cannot be fetched.
         """
         state = state_of(request)
+        if (known := request.scope["state"].get("principal")) is not None:  # verified before the body was read
+            return cast(Principal, known)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         token = token.lstrip(" ")  # RFC 9110: one space or more
         if scheme.lower() != "bearer" or not token:
-            await self._count_anonymous(request, state)
+            await count_address(request, state["anonymous_rate_limiter"])
             raise UnauthorizedError("This needs a bearer token.")
         verifier = state["verifier"]
         principal = verifier.cached(token)
@@ -56,8 +58,8 @@ class _Bearer(SecurityBase):
             try:
                 principal = await verifier.verify(token)
             except TokenError as error:
+                await count_address(request, state["anonymous_rate_limiter"])
                 log.info("token refused", reason=error.reason)
-                await self._count_anonymous(request, state)
                 raise UnauthorizedError("The token is not valid.", invalid_token=True) from None
             except KeysUnavailable as error:
                 raise ServiceUnavailableError(
@@ -67,20 +69,8 @@ class _Bearer(SecurityBase):
                 ) from error
         request.scope["state"]["principal"] = principal  # for the access line
         if (limiter := state["rate_limiter"]) is not None:
-            await _count(request, limiter, f"subject:{principal.subject}")
+            await count_hit(request, limiter, f"subject:{principal.subject}")
         return principal
-
-    async def _count_anonymous(self, request: Request, state: AppState) -> None:
-        limiter = state["anonymous_rate_limiter"]
-        if limiter is not None and request.client is not None:
-            await _count(request, limiter, f"address:{request.client.host}")
-
-
-async def _count(request: Request, limiter: RateLimiter, key: str) -> None:
-    verdict = await limiter.hit(key)
-    request.scope["state"]["response_headers"].extend(verdict.headers())
-    if not verdict.allowed:
-        raise RateLimitError(verdict.reset)
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -91,7 +81,7 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 # "function": commits before the response is sent. With FastAPI's default scope a client could read its 201 before the
 # commit.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
-PrincipalDep = Annotated[Principal, Depends(_Bearer())]
+PrincipalDep = Annotated[Principal, Depends(Bearer())]
 
 
 def is_operator(request: Request, principal: Principal) -> bool:

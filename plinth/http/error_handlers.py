@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from plinth.errors import AppException, PreconditionRequiredError, ValidationError
+from plinth.errors import AppException, PreconditionRequiredError, RateLimitError, ValidationError
+from plinth.http.rate_limit import count_address
 from plinth.telemetry.tracing import current_trace_id
 
 log = structlog.get_logger("plinth.errors")
@@ -69,8 +70,8 @@ def _request_id(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
-async def _app_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AppException)
+def app_exception_response(request: Request, error: AppException) -> Response:
+    """The response to an error that was raised for the client."""
     if error.status >= 500:
         # The response has one sentence; the cause is for the operator.
         log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__))
@@ -86,6 +87,12 @@ async def _app_exception(request: Request, error: Exception) -> Response:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405 or (error.status_code == 404 and "endpoint" not in request.scope):
+        # No endpoint has counted it.
+        try:
+            await count_address(request, request.scope.get("state", {}).get("anonymous_rate_limiter"))
+        except RateLimitError as limited:
+            return app_exception_response(request, limited)
     title = title_of(error.status_code)
     detail = error.detail if isinstance(error.detail, str) and error.detail != title else None
     headers = dict(error.headers or {})
@@ -100,6 +107,11 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     )
 
 
+async def _app_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppException)
+    return app_exception_response(request, error)
+
+
 def _allowed_methods(request: Request) -> set[str]:
     # Starlette names only the methods of the first route that matches the path; RFC 9110 requires all.
     allowed: set[str] = set()
@@ -112,7 +124,7 @@ def _allowed_methods(request: Request) -> set[str]:
 async def _request_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(issue["type"] == "missing" and issue["loc"] == ("header", "If-Match") for issue in error.errors()):
-        return await _app_exception(request, PreconditionRequiredError("If-Match must name the version to change."))
+        return app_exception_response(request, PreconditionRequiredError("If-Match must name the version to change."))
     # Without Pydantic's `input` and `ctx`, which echo what was sent.
     errors = [
         {"loc": [_shown(part) for part in issue["loc"]], "msg": issue["msg"], "type": issue["type"]}

@@ -19,8 +19,11 @@ from limits import RateLimitItem, parse
 from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from starlette.requests import Request
 
-__all__ = ["RateLimiter", "Verdict"]
+from plinth.errors import RateLimitError
+
+__all__ = ["RateLimiter", "Verdict", "count_address", "count_hit"]
 
 # A lease grows with its caller's rate, up to the limit divided by this.
 LEASE_SHARE = 20
@@ -165,3 +168,25 @@ class RateLimiter:
         if spent is None:
             return amount, now + self._window
         return self._limit.amount - spent.left + amount, spent.ends
+
+
+async def count_hit(request: Request, limiter: RateLimiter, key: str) -> None:
+    """Count a request for `key`; the response tells the limit.
+
+    Raises:
+        RateLimitError: it is beyond the limit.
+    """
+    verdict = await limiter.hit(key)
+    request.scope["state"]["response_headers"].extend(verdict.headers())
+    if not verdict.allowed:
+        raise RateLimitError(verdict.reset)
+
+
+async def count_address(request: Request, limiter: RateLimiter | None) -> None:
+    """Count a request for the client's address, if there is a limit.
+
+    Raises:
+        RateLimitError: it is beyond the limit.
+    """
+    if limiter is not None and request.client is not None:
+        await count_hit(request, limiter, f"address:{request.client.host}")
