@@ -81,9 +81,9 @@ test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print 
 	@$(BIN)/python -m pytest tests/plinth/faults -m "" $(ARGS)
 
 # nginx and HAProxy are Debian's packages nginx-light and haproxy.
-.PHONY: proxy-test
-proxy-test: $(VENV)/.dev ## Test the API behind nginx and HAProxy
-	@$(BIN)/python -m pytest tests/plinth/proxies -m "" $(ARGS)
+.PHONY: edge-test
+edge-test: $(VENV)/.dev ## Test the API under attack, and behind nginx and HAProxy
+	@$(BIN)/python -m pytest tests/plinth/edge -m "" $(ARGS)
 
 # Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm

@@ -1,6 +1,6 @@
 """Behind a real nginx and a real HAProxy, which keep their connections to the API open for the next client.
 
-apt-get install nginx-light haproxy && make proxy-test
+apt-get install nginx-light haproxy && make edge-test
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.support.api import signed_in
 from tests.support.notes import settings_with
 from tests.support.processes import PATIENCE, Process, plinth
 
-pytestmark = pytest.mark.slow  # needs more than Python: `make proxy-test`
+pytestmark = pytest.mark.slow  # needs more than Python: `make edge-test`
 
 CLIENT = "127.0.0.9"  # the address of the client, which is none of the proxy's
 

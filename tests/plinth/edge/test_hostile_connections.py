@@ -8,10 +8,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from tests.support.api import signed_in
 from tests.support.notes import settings_with
 from tests.support.processes import plinth
+
+pytestmark = pytest.mark.slow  # a minute, most of it waiting: `make edge-test`
 
 EACH = 50
 MAX_GROWTH = 32 * 2**20
