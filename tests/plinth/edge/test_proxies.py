@@ -89,7 +89,7 @@ class Service:
         """The access line of the request for this path."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            lines = [json.loads(line) for line in self.api.lines if line.startswith("{")]
+            lines: list[dict[str, Any]] = [json.loads(line) for line in self.api.lines if line.startswith("{")]
             found = [line for line in lines if line["message"] == "request" and line["path"] == path]
             if found:
                 return found[0]
