@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 from plinth.telemetry.histogram import Family, Histogram, render
 from plinth.telemetry.metrics import expose
+from plinth.telemetry.tracing import METHODS, OTHER_METHOD
 
 __all__ = ["HTTP", "HttpMetrics"]
 
-OTHER_METHOD = "_OTHER"
 COUNTED_AT_ONCE = 100
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "CONNECT", "TRACE"})
 
 _BODY_BOUNDS = (1024, 16_384, 262_144, 4_194_304)
 _FAMILIES = (
@@ -56,7 +55,7 @@ class HttpMetrics:
 
     def begin(self, method: str) -> str:
         """Count an active request. Returns the method's label, which `end` takes."""
-        if method not in _METHODS:
+        if method not in METHODS:
             method = OTHER_METHOD
         self.active[method] = self.active.get(method, 0) + 1
         return method

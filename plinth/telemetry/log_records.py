@@ -5,13 +5,14 @@ Processors for structlog. Secrets that `plinth.telemetry.redaction` knows are ma
 
 import json
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from time import time
 from typing import Any
 
 import structlog
+from opentelemetry.trace import get_current_span
 from pydantic_core import to_json
 
 from plinth.telemetry.redaction import redact
@@ -24,7 +25,6 @@ __all__ = [
     "format_exception",
     "job_id_var",
     "mask",
-    "read_trace_from",
     "render_json",
     "request_id_var",
 ]
@@ -37,22 +37,6 @@ attempt_var: ContextVar[int | None] = ContextVar("attempt", default=None)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Event = MutableMapping[str, Any]
-
-
-def _no_trace() -> tuple[int, int] | None:
-    return None
-
-
-_trace_source: Callable[[], tuple[int, int] | None] = _no_trace
-
-
-def read_trace_from(source: Callable[[], tuple[int, int] | None]) -> None:
-    """Ask `source` for the ids of the current trace and span.
-
-    Called by `plinth.telemetry.tracing`, which a process without traces need not import.
-    """
-    global _trace_source  # noqa: PLW0603 - one for a process
-    _trace_source = source
 
 
 # --- processors ---
@@ -79,9 +63,9 @@ def render_json(logger: Any, method: str, event: Event) -> bytes:
 
 def add_ids(logger: Any, method: str, event: Event) -> Event:
     """Add the ids of the current trace, request and job."""
-    trace, request_id, job_id = _trace_source(), request_id_var.get(), job_id_var.get()
-    if trace is not None:
-        event["trace_id"], event["span_id"] = trace[0].to_bytes(16).hex(), trace[1].to_bytes(8).hex()
+    trace, request_id, job_id = get_current_span().get_span_context(), request_id_var.get(), job_id_var.get()
+    if trace.trace_id:
+        event["trace_id"], event["span_id"] = trace.trace_id.to_bytes(16).hex(), trace.span_id.to_bytes(8).hex()
     if request_id is not None:
         event["request_id"] = request_id
     if job_id is not None:

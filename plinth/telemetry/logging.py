@@ -7,7 +7,6 @@ Alembic), warnings and uncaught exceptions have the same form. The level can be 
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -87,7 +86,7 @@ def configure_logging(settings: PlatformSettings) -> None:
             foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), drop_colours],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([_render_json_text] if as_json else processors),
+                *([lambda *event: render_json(*event).decode()] if as_json else processors),
             ],
         )
     )
@@ -124,10 +123,6 @@ def _log_uncaught_in_a_thread(found: threading.ExceptHookArgs) -> None:
 def _log_unraisable(found: "sys.UnraisableHookArgs") -> None:
     error = (found.exc_type, found.exc_value, found.exc_traceback)
     log.error("uncaught exception", place=found.err_msg or type(found.object).__qualname__, exc_info=error)
-
-
-def _render_json_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    return render_json(logger, method, event).decode()
 
 
 def log_level() -> str:

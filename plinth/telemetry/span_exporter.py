@@ -14,7 +14,7 @@ import requests
 import structlog
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from plinth.settings import PlatformSettings
 from plinth.telemetry.tracing import SPANS_DROPPED
@@ -43,9 +43,8 @@ class BoundedSpanProcessor(BatchSpanProcessor):
         self._closed = False
         self._unreported = 0
         self._warn_from = 0.0
-        exporter = trace_exporter.OTLPSpanExporter(endpoint=endpoint, headers=headers, session=_Session())
         super().__init__(
-            _Exporter(exporter, self._after_export),
+            _Exporter(self._after_export, endpoint=endpoint, headers=headers, session=_Session()),
             max_queue_size=settings.OTEL_BSP_MAX_QUEUE_SIZE,
             schedule_delay_millis=settings.OTEL_BSP_SCHEDULE_DELAY,
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
@@ -114,24 +113,21 @@ def _keep_message(record: logging.LogRecord) -> bool:
 logging.getLogger(trace_exporter.__name__).addFilter(_keep_message)
 
 
-class _Exporter(SpanExporter):
+class _Exporter(trace_exporter.OTLPSpanExporter):
     """Calls `after` with the number of spans of each batch, and the problem if it was not delivered."""
 
-    def __init__(self, exporter: SpanExporter, after: Callable[[int, str | None], None]) -> None:
-        self._exporter = exporter
+    def __init__(self, after: Callable[[int, str | None], None], **options: Any) -> None:
+        super().__init__(**options)
         self._after = after
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         _messages.clear()
         problem: str | None = None
         try:
-            result = self._exporter.export(spans)
+            result = super().export(spans)
             if result is not SpanExportResult.SUCCESS:
                 problem = _messages[0] if _messages else "unknown"  # the first says why, the last that it gives up
         except Exception as error:  # noqa: BLE001 - the thread has to go on
             result, problem = SpanExportResult.FAILURE, repr(error)[:MAX_REASON]
         self._after(len(spans), problem)
         return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()

@@ -1,8 +1,8 @@
 """Turns tracing on for a process, and delivers the last spans when it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Literal
 
@@ -41,24 +41,9 @@ async def running(settings: PlatformSettings, component: Literal["api", "worker"
         yield
     finally:
         use_tracer(None)
-        if not await _returns_within(FLUSH_SECONDS, provider.shutdown):
+        # A daemon thread: it may hang, and the interpreter does not wait for it at its end.
+        flush = Thread(target=provider.shutdown, name="traces", daemon=True)
+        flush.start()
+        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
+        if flush.is_alive():
             log.warning("the last traces were not delivered in time", spans=processor.pending)
-
-
-async def _returns_within(seconds: float, function: Callable[[], None]) -> bool:
-    """Call a function that may hang in a thread, and tell whether it returned in time."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def call() -> None:
-        function()
-        with suppress(RuntimeError):  # too late: the loop is closed
-            loop.call_soon_threadsafe(done.set)
-
-    # A daemon thread, for which the interpreter does not wait at its end.
-    Thread(target=call, name="traces", daemon=True).start()
-    try:
-        async with asyncio.timeout(seconds):
-            await done.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -33,11 +33,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter
 from starlette.types import Scope
 
-from plinth.telemetry.log_records import read_trace_from
 from plinth.telemetry.route_template import UNMATCHED
 
 __all__ = [
     "MAX_PATH",
+    "METHODS",
+    "OTHER_METHOD",
     "SPANS_DROPPED",
     "RequestTrace",
     "begin_job",
@@ -64,7 +65,8 @@ MAX_PATH = 1024
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 
-_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+OTHER_METHOD = "_OTHER"
 _EMPTY = Context()
 _W3C = TraceContextTextMapPropagator()
 
@@ -84,7 +86,7 @@ def is_recorded() -> bool:
 def current_trace_id() -> str | None:
     """The id of the current trace: 32 hexadecimal digits."""
     trace_id = trace.get_current_span().get_span_context().trace_id
-    return format(trace_id, "032x") if trace_id else None
+    return trace.format_trace_id(trace_id) if trace_id else None
 
 
 def use_tracer(tracer: Tracer | None) -> None:
@@ -118,7 +120,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
         span: Span = NonRecordingSpan(caller)
         flags = 0
     else:
-        method = scope["method"] if scope["method"] in _METHODS else None
+        method = scope["method"] if scope["method"] in METHODS else None
         parent = _EMPTY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _EMPTY)
         span = _tracer.start_span(method or "HTTP", parent, SpanKind.SERVER)
         flags = span.get_span_context().trace_flags
@@ -126,7 +128,7 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
         if span.is_recording():
             span.set_attributes(
                 {
-                    "http.request.method": method or "_OTHER",
+                    "http.request.method": method or OTHER_METHOD,
                     "url.path": scope["path"][:MAX_PATH],
                     "url.scheme": scope.get("scheme", "http"),
                 }
@@ -140,7 +142,7 @@ def end_request(span: Span, scope: Scope, *, route: str, status: int, error: Bas
     """End a recorded request's span. `status` is 0 and `error` what ended it where there was no response."""
     attributes: dict[str, str | int] = {}
     if route != UNMATCHED:
-        span.update_name(f"{scope['method'] if scope['method'] in _METHODS else 'HTTP'} {route}")
+        span.update_name(f"{scope['method'] if scope['method'] in METHODS else 'HTTP'} {route}")
         attributes["http.route"] = route
     if client := scope.get("client"):
         attributes["client.address"] = client[0]
@@ -303,11 +305,3 @@ def _parse(traceparent: str, tracestate: str | None) -> SpanContext | None:
 
 def _type_of(error: BaseException | None) -> str:
     return "no_response" if error is None else type(error).__qualname__
-
-
-def _ids() -> tuple[int, int] | None:
-    context = trace.get_current_span().get_span_context()
-    return (context.trace_id, context.span_id) if context.trace_id else None
-
-
-read_trace_from(_ids)
