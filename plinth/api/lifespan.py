@@ -58,8 +58,7 @@ def lifespan_of(
             if redis is not None:
                 watched["redis"] = redis.ping
             readiness = Readiness(watched | dict(checks or {}), settings.READINESS_REQUIRED)
-            await readiness.start()
-            closing.push_async_callback(readiness.stop)
+            await closing.enter_async_context(readiness.running())
             end_streams = [job_watch.stop]
             closing.enter_context(lifecycle.running(readiness, end_streams))
 

@@ -5,7 +5,8 @@ component is watched by a task of its own, so one that hangs does not hide anoth
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
@@ -56,7 +57,6 @@ class Readiness:
         self.components = {name: ComponentState(required=name in required) for name in checks}
         for name in set(required) - set(checks):  # required but not configured
             self.components[name] = ComponentState(required=True)
-        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def status(self) -> Literal["ready", "degraded", "unavailable"]:
@@ -65,15 +65,16 @@ class Readiness:
             return "unavailable"
         return "degraded" if down else "ready"
 
-    async def start(self) -> None:
-        """Run every check once, so that a healthy process starts ready, and keep checking in the background."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Check in the background while the block runs, and once before it: a healthy process starts ready."""
         await asyncio.gather(*(self._check(name) for name in self._checks))
-        self._tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
-        DEPENDENCY_UP.add(self._up)
-
-    async def stop(self) -> None:
-        DEPENDENCY_UP.remove(self._up)
-        await cancel_all(self._tasks)
+        tasks = [asyncio.create_task(self._watch(name), name=f"readiness:{name}") for name in self._checks]
+        try:
+            with DEPENDENCY_UP.by(self._up):
+                yield
+        finally:
+            await cancel_all(tasks)
 
     def _up(self) -> list[tuple[Labels, float]]:
         return [((name,), component.status == "up") for name, component in self.components.items()]

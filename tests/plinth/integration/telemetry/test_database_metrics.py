@@ -260,11 +260,8 @@ async def test_dependencies_are_exported_while_readiness_runs() -> None:
         pass
 
     readiness = Readiness({"database": there, "redis": away}, ["database"])
-    await readiness.start()
-    try:
+    async with readiness.running():
         assert metric("plinth_dependency_up", dependency="database") == 1
         assert metric("plinth_dependency_up", dependency="redis") == 0
         assert ("plinth_dependency_up", frozenset({("dependency", "redis")})) in series()
-    finally:
-        await readiness.stop()
     assert not [name for name, _ in series() if name == "plinth_dependency_up"]

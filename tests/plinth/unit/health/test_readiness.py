@@ -58,12 +58,9 @@ def redis() -> Component:
 @asynccontextmanager
 async def watching(*required: str, **checks: Check) -> AsyncIterator[Readiness]:
     readiness = Readiness(checks, required)
-    async with asyncio.timeout(5):
-        await readiness.start()
-    try:
+    async with asyncio.timeout(5) as starting, readiness.running():
+        starting.reschedule(None)
         yield readiness
-    finally:
-        await readiness.stop()
 
 
 def status_of(readiness: Readiness) -> str:
