@@ -1,4 +1,4 @@
-"""Fetches documents that an identity provider publishes: https only, no redirects, a limited size."""
+"""Fetches the documents that an identity provider publishes: its keys, and where they are."""
 
 import json
 from typing import Any
@@ -24,7 +24,15 @@ class Documents:
 
     def __init__(self, *, allow_loopback: bool = False) -> None:
         self._allow_loopback = allow_loopback
-        self._client: httpx.AsyncClient | None = None
+        self._client = TracedClient(
+            follow_redirects=False,
+            timeout=None,
+            # httpx takes proxies from the environment, the only way out of some clusters. None for http, which is
+            # allowed on loopback only, where no proxy is needed.
+            mounts={"http://": None},
+            # A small compressed answer could become a large one before its size is checked.
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
 
     async def get(self, url: str) -> dict[str, Any]:
         """Fetch one document. Raises DocumentError."""
@@ -42,9 +50,7 @@ class Documents:
         return document
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._client.aclose()
 
     def _check(self, url: str) -> None:
         try:
@@ -57,16 +63,6 @@ class Documents:
             raise DocumentError(f"{url}: not https")
 
     async def _read(self, url: str) -> bytearray:
-        if self._client is None:
-            self._client = TracedClient(
-                follow_redirects=False,
-                timeout=None,
-                # httpx takes proxies from the environment, the only way out of some clusters. None for http, which is
-                # allowed on loopback only, where no proxy is needed.
-                mounts={"http://": None},
-                # A small compressed answer could become a large one before its size is checked.
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            )
         async with self._client.stream("GET", url) as response:
             if response.status_code != httpx.codes.OK:
                 raise DocumentError(f"{url}: answered {response.status_code}")
@@ -76,3 +72,18 @@ class Documents:
                 if len(body) > MAX_DOCUMENT_BYTES:
                     raise DocumentError(f"{url}: longer than {MAX_DOCUMENT_BYTES} bytes")
             return body
+
+
+async def find_jwks_url(documents: Documents, issuer: str) -> str:
+    """Read the address of the keys from the issuer's discovery document. Raises DocumentError.
+
+    The document must name exactly this issuer (OpenID Connect Discovery 1.0, 4.3); otherwise one issuer on a shared
+    host could speak for another.
+    """
+    document = await documents.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+    if document.get("issuer") != issuer:
+        raise DocumentError(f"the discovery document of {issuer} names another issuer")
+    url = document.get("jwks_uri")
+    if not isinstance(url, str):
+        raise DocumentError(f"the discovery document of {issuer} has no jwks_uri")
+    return url

@@ -12,8 +12,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from plinth.aio import cancel_all
-from plinth.identity.discovery import find_jwks_url
-from plinth.identity.documents import DocumentError, Documents
+from plinth.identity.documents import DocumentError, Documents, find_jwks_url
 from plinth.identity.errors import KeysUnavailable, Reason, TokenError
 from plinth.identity.jwk import read_key_set
 from plinth.identity.keys import VerificationKey

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from datetime import timedelta
 from uuid import uuid4
 
 import jwt
@@ -31,18 +30,17 @@ def sign_local_token(
     settings: PlatformSettings,
     *,
     subject: str,
-    ttl: timedelta | int,
+    ttl: int,
     scopes: Iterable[str] = (),
     roles: Iterable[str] = (),
 ) -> str:
-    """Sign a token that the `local` provider accepts for `ttl` (a number means seconds).
+    """Sign a token that the `local` provider accepts for `ttl` seconds.
 
     Raises ValueError when another provider is configured, or for a subject that no token may have.
     """
-    lifetime = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else ttl
     if settings.AUTH_PROVIDER is not AuthProvider.LOCAL:
         raise ValueError(f"AUTH_PROVIDER is {settings.AUTH_PROVIDER}: only the local provider signs tokens")
-    if not is_subject(subject) or lifetime <= 0:
+    if not is_subject(subject) or ttl <= 0:
         raise ValueError("expected a subject of 1 to 255 printable characters and a lifetime above 0")
     now = int(time.time())
     claims = {
@@ -50,7 +48,7 @@ def sign_local_token(
         "aud": _AUDIENCE,
         "sub": subject,
         "iat": now,
-        "exp": now + lifetime,
+        "exp": now + ttl,
         "jti": str(uuid4()),
         "scope": " ".join(scopes),
         "roles": sorted(roles),

@@ -10,21 +10,13 @@ from typing import Any, TypeAlias
 
 from plinth.identity.errors import Reason, TokenError
 from plinth.identity.principal import Principal
+from plinth.settings.types import are_one_family
 
 __all__ = ["Claims", "TokenRules", "common_roles", "is_subject", "strings"]
 
 MAX_SUBJECT_LENGTH = 255
-MAX_LEEWAY = 60  # seconds
+LEEWAY = 30  # seconds by which the issuer's clock may differ from ours
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
-
-# All algorithms of a family take the same kind of key. Accepting several families would let a forger choose.
-ALGORITHM_FAMILIES = (
-    frozenset({"RS256", "RS384", "RS512"}),
-    frozenset({"PS256", "PS384", "PS512"}),
-    frozenset({"ES256", "ES384", "ES512"}),
-    frozenset({"EdDSA"}),
-    frozenset({"HS256", "HS384", "HS512"}),
-)
 
 # Claims of OpenID Connect that only tokens not meant for an API have: ID tokens and logout tokens.
 NOT_FOR_AN_API = ("nonce", "at_hash", "c_hash", "events")
@@ -70,8 +62,6 @@ class TokenRules:
     """Required in `aud`. If None, a token that has an `aud` is refused: it is for another service."""
     authorized_parties: frozenset[str] | None = None
     """If set, `azp` is required and must be one of them."""
-    leeway: int = 30
-    """Seconds by which the issuer's clock may differ from ours."""
     check: Callable[[Claims], None] = _accept
     """A check of this provider's own. Raises TokenError."""
     roles: Callable[[Claims], frozenset[str]] = common_roles
@@ -80,10 +70,8 @@ class TokenRules:
     def __post_init__(self) -> None:
         if not self.issuer or self.audience == "":
             raise ValueError("the issuer must be named, and an audience must not be empty")
-        if not self.algorithms or not any(self.algorithms <= family for family in ALGORITHM_FAMILIES):
+        if not are_one_family(self.algorithms):
             raise ValueError("algorithms must be of one family")
-        if not 0 <= self.leeway <= MAX_LEEWAY:
-            raise ValueError(f"leeway must be 0 to {MAX_LEEWAY} seconds")
 
     def admit(self, claims: Claims, *, typed: bool, now: float) -> Principal:
         """Check the claims of a token whose signature is valid, at `now` in Unix seconds. Raises TokenError.
@@ -113,11 +101,11 @@ class TokenRules:
     def _check_times(self, claims: Claims, now: float) -> int:
         expires_at = _time(_required(claims, "exp"))
         issued_at = _time(_required(claims, "iat"))
-        if now >= expires_at + self.leeway:
+        if now >= expires_at + LEEWAY:
             raise TokenError(Reason.EXPIRED)
-        if issued_at > now + self.leeway:
+        if issued_at > now + LEEWAY:
             raise TokenError(Reason.ISSUED_IN_FUTURE)
-        if "nbf" in claims and _time(claims["nbf"]) > now + self.leeway:
+        if "nbf" in claims and _time(claims["nbf"]) > now + LEEWAY:
             raise TokenError(Reason.NOT_YET_VALID)
         return int(expires_at)
 

@@ -13,7 +13,7 @@ import jwt
 from plinth.identity.errors import Reason, TokenError
 from plinth.identity.keys import KeySource, VerificationKey
 from plinth.identity.principal import Principal
-from plinth.identity.rules import TokenRules
+from plinth.identity.rules import LEEWAY, TokenRules
 
 MAX_TOKEN_LENGTH = 8192  # characters; access tokens have some 500 to 2,000
 MAX_KID_LENGTH = 255
@@ -81,16 +81,13 @@ class TokenVerifier:
 
         now = self._now()
         principal = self._rules.admit(_json_object(payload), typed=typ == _ACCESS_TOKEN_TYPE, now=now)
-        deadline = min(principal.expires_at + self._rules.leeway, now + CACHE_SECONDS)
-        self._remember(token, deadline, key, principal)
-        return principal
-
-    def _remember(self, token: str, deadline: float, key: VerificationKey, principal: Principal) -> None:
+        deadline = min(principal.expires_at + LEEWAY, now + CACHE_SECONDS)
         digest = _digest(token)
         self._cache.pop(digest, None)  # so that it moves to the end: the first one is the oldest
         if len(self._cache) >= MAX_CACHED:
             del self._cache[next(iter(self._cache))]
         self._cache[digest] = (deadline, key, principal)
+        return principal
 
 
 def _digest(token: str) -> bytes:

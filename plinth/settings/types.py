@@ -5,7 +5,7 @@ Every check raises ValueError with what was expected. No message quotes the valu
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
@@ -26,6 +26,7 @@ _ALGORITHM_FAMILIES = (
     {"PS256", "PS384", "PS512"},
     {"ES256", "ES384", "ES512"},
     {"EdDSA"},
+    {"HS256", "HS384", "HS512"},
 )
 
 
@@ -93,9 +94,14 @@ def _check_headers(value: str) -> None:
             raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
 
 
+def are_one_family(algorithms: Collection[str]) -> bool:
+    """Whether algorithms of tokens take the same kind of key. Of several families a forger could choose one."""
+    return bool(algorithms) and any(family.issuperset(algorithms) for family in _ALGORITHM_FAMILIES)
+
+
 def _check_algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
-    # With a symmetric algorithm allowed beside a public key, a caller can sign with the public key as the secret.
-    if not value or not any(family.issuperset(value) for family in _ALGORITHM_FAMILIES):
+    # Not HMAC: the keys of a JWKS are public.
+    if not are_one_family(value) or value[0].startswith("HS"):
         raise ValueError("expected algorithms of one family: RS256 …, PS256 …, ES256 … or EdDSA")
     return value
 

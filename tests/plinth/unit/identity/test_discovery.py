@@ -2,8 +2,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from plinth.identity.discovery import find_jwks_url
-from plinth.identity.documents import DocumentError, Documents
+from plinth.identity.documents import DocumentError, Documents, find_jwks_url
 from tests.support.identity_provider import DISCOVERY_PATH, IdentityProvider
 
 

@@ -1,6 +1,5 @@
 """Local development tokens: how they are signed, and where they are refused."""
 
-from datetime import timedelta
 from typing import Any
 
 import jwt
@@ -25,15 +24,11 @@ async def test_local_token_is_accepted_by_the_same_settings() -> None:
     assert verifier.cached(token) is principal
 
 
-@pytest.mark.parametrize("ttl", [3600, timedelta(hours=1)])
-def test_local_token_has_a_lifetime_and_a_unique_jti(ttl: timedelta | int) -> None:
-    token = sign_local_token(SETTINGS, subject="alice", ttl=ttl)
-    claims = jwt.decode(token, options={"verify_signature": False})
-    assert claims["exp"] - claims["iat"] == 3600
-    assert (
-        claims["jti"]
-        != jwt.decode(sign_local_token(SETTINGS, subject="alice", ttl=ttl), options={"verify_signature": False})["jti"]
-    )
+def test_local_token_has_a_lifetime_and_a_unique_jti() -> None:
+    tokens = [sign_local_token(SETTINGS, subject="alice", ttl=3600) for _ in range(2)]
+    one, other = (jwt.decode(token, options={"verify_signature": False}) for token in tokens)
+    assert one["exp"] - one["iat"] == 3600
+    assert one["jti"] != other["jti"]
 
 
 async def test_local_token_of_another_secret_is_refused() -> None:
@@ -60,7 +55,7 @@ def test_local_token_is_not_signed_for_another_provider() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"subject": ""}, {"subject": "a\nb"}, {"subject": "x" * 256}, {"ttl": 0}, {"ttl": timedelta(-1)}],
+    [{"subject": ""}, {"subject": "a\nb"}, {"subject": "x" * 256}, {"ttl": 0}, {"ttl": -1}],
 )
 def test_local_token_that_would_be_refused_is_not_signed(asked: dict[str, Any]) -> None:
     good: dict[str, Any] = {"subject": "alice", "ttl": 60}
