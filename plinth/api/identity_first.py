@@ -42,7 +42,7 @@ class IdentityFirstMiddleware:
         try:
             await self.app(scope, receive_after_check, send)
         except _Refused as refused:
-            response = app_exception_response(Request(scope), refused.error)
+            response = app_exception_response(refused.error)
             await response(scope, receive, send)
 
 

@@ -21,9 +21,6 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_bytes:
-            await self._refuse(scope, receive, send)
-            return
         received = 0
         response_started = False
 
@@ -41,23 +38,20 @@ class BodyLimitMiddleware:
             await send(message)
 
         try:
+            if announced.isdecimal() and int(announced) > self.max_bytes:
+                raise _BodyTooLargeError
             await self.app(scope, counting_receive, watching_send)
         except _BodyTooLargeError:
             if response_started:
                 raise
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = PayloadTooLargeError(f"The request body may have at most {self.max_bytes} bytes.")
-        response = problem_response(
-            error.status,
-            code=error.code,
-            detail=error.detail,
-            request_id=scope["state"]["request_id"],
-            # The rest of the body is still on its way and is not read.
-            headers={"Connection": "close"},
-        )
-        await response(scope, receive, send)
+            response = problem_response(
+                PayloadTooLargeError.status,
+                code=PayloadTooLargeError.code,
+                detail=f"The request body may have at most {self.max_bytes} bytes.",
+                # The rest of the body is still on its way and is not read.
+                headers={"Connection": "close"},
+            )
+            await response(scope, receive, send)
 
 
 class _BodyTooLargeError(BaseException):

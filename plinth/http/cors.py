@@ -5,7 +5,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from plinth.http.error_handlers import problem_response
-from plinth.telemetry.log_records import request_id_var
 
 __all__ = ["ProblemCORSMiddleware"]
 
@@ -19,10 +18,4 @@ class ProblemCORSMiddleware(CORSMiddleware):
             return response
         headers = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
         detail = bytes(response.body).decode()
-        return problem_response(
-            response.status_code,
-            code="cors_refused",
-            detail=detail,
-            request_id=request_id_var.get() or "",
-            headers=headers,
-        )
+        return problem_response(response.status_code, code="cors_refused", detail=detail, headers=headers)

@@ -20,6 +20,7 @@ from starlette.routing import compile_path
 
 from plinth.errors import AppException, PreconditionRequiredError, RateLimitError, ValidationError
 from plinth.http.rate_limit import count_address
+from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import current_trace_id
 
 log = structlog.get_logger("plinth.errors")
@@ -44,7 +45,6 @@ def problem_response(
     *,
     code: str,
     detail: str | None,
-    request_id: str,
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
@@ -59,29 +59,20 @@ def problem_response(
         "status": status,
         "code": code,
         **({"detail": detail} if detail else {}),
-        "request_id": request_id,
+        "request_id": request_id_var.get() or "",
         **({"trace_id": trace_id} if trace_id is not None else {}),
         **(extra or {}),
     }
     return Response(to_json(body), status, headers=headers, media_type=PROBLEM_JSON)
 
 
-def _request_id(request: Request) -> str:
-    return str(request.scope.get("state", {}).get("request_id", ""))
-
-
-def app_exception_response(request: Request, error: AppException) -> Response:
+def app_exception_response(error: AppException) -> Response:
     """The response to an error that was raised for the client."""
     if error.status >= 500:
         # The response has one sentence; the cause is for the operator.
         log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__))
     return problem_response(
-        error.status,
-        code=error.code,
-        detail=error.detail,
-        request_id=_request_id(request),
-        headers=error.headers,
-        extra=error.extra,
+        error.status, code=error.code, detail=error.detail, headers=error.headers, extra=error.extra
     )
 
 
@@ -92,24 +83,18 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         try:
             await count_address(request, request.scope.get("state", {}).get("anonymous_rate_limiter"))
         except RateLimitError as limited:
-            return app_exception_response(request, limited)
+            return app_exception_response(limited)
     title = title_of(error.status_code)
     detail = error.detail if isinstance(error.detail, str) and error.detail != title else None
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
-    return problem_response(
-        error.status_code,
-        code=title.lower().replace(" ", "_"),
-        detail=detail,
-        request_id=_request_id(request),
-        headers=headers,
-    )
+    return problem_response(error.status_code, code=title.lower().replace(" ", "_"), detail=detail, headers=headers)
 
 
 async def _app_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)
-    return app_exception_response(request, error)
+    return app_exception_response(error)
 
 
 def _allowed_methods(request: Request) -> set[str]:
@@ -124,7 +109,7 @@ def _allowed_methods(request: Request) -> set[str]:
 async def _request_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(issue["type"] == "missing" and issue["loc"] == ("header", "If-Match") for issue in error.errors()):
-        return app_exception_response(request, PreconditionRequiredError("If-Match must name the version to change."))
+        return app_exception_response(PreconditionRequiredError("If-Match must name the version to change."))
     # Without Pydantic's `input` and `ctx`, which echo what was sent.
     errors = [
         {"loc": [_shown(part) for part in issue["loc"]], "msg": issue["msg"], "type": issue["type"]}
@@ -134,7 +119,6 @@ async def _request_validation_error(request: Request, error: Exception) -> Respo
         422,
         code=ValidationError.code,
         detail="The request is not valid; `errors` says where.",
-        request_id=_request_id(request),
         extra={"errors": errors},
     )
 

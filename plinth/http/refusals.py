@@ -1,6 +1,5 @@
 """Connections that are ended before their request is served: answer, count and log lines, a bounded number of them."""
 
-from os import urandom
 from time import monotonic
 from typing import Any
 
@@ -45,7 +44,6 @@ class Refused(Exception):
             self.status,
             code=self.reason,
             detail=self.detail,
-            request_id=urandom(16).hex(),
             headers={"Connection": "close"},
         )
         headers = [b"%s: %s\r\n" % header for header in response.raw_headers]

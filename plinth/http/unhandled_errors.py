@@ -31,6 +31,4 @@ class UnhandledErrorMiddleware:
             log.exception("unhandled exception", method=scope["method"], path=scope["path"][:MAX_PATH])
             if response_started:  # too late for another answer: the server cuts the connection
                 raise
-            request_id = scope["state"]["request_id"]
-            response = problem_response(500, code="internal_error", detail=None, request_id=request_id)
-            await response(scope, receive, send)
+            await problem_response(500, code="internal_error", detail=None)(scope, receive, send)
