@@ -65,20 +65,6 @@ return {count, left}
 """
 
 
-class _SharedWindows:
-    """The windows of one limit in Redis."""
-
-    def __init__(self, redis: Redis, limit: RateLimitItem, prefix: str) -> None:
-        self._take = redis.register_script(_TAKE)
-        self._prefix = f"{prefix}:{limit.amount}/{limit.get_expiry()}"
-        self._milliseconds = limit.get_expiry() * 1000
-
-    async def take(self, key: str, amount: int) -> tuple[int, float]:
-        """Count `amount` hits of `key`; the count of the window so far, and the seconds until it ends."""
-        count, left = await self._take(keys=[f"{self._prefix}:{key}"], args=[amount, self._milliseconds])
-        return count, left / 1000
-
-
 @dataclass(slots=True)
 class _Lease:
     hits: int  # may be spent here
@@ -109,7 +95,8 @@ class RateLimiter:
         self._leases: dict[str, _Lease] = {}
         self._queues: dict[str, _Queue] = {}
         self._redis_asked_from = 0.0
-        self._shared = None if redis is None else _SharedWindows(redis, self._limit, prefix)
+        self._prefix = f"{prefix}:{self._limit.amount}/{self._window}"
+        self._script = None if redis is None else redis.register_script(_TAKE)
 
     async def hit(self, key: str) -> Verdict:
         """Count one hit of `key`; the verdict says whether it is within the limit."""
@@ -158,13 +145,13 @@ class RateLimiter:
 
     async def _take(self, key: str, amount: int, spent: _Lease | None, now: float) -> tuple[int, float]:
         """Count `amount` hits; the count of the window so far, and when it ends by the local clock."""
-        if self._shared is not None and now >= self._redis_asked_from:
+        if self._script is not None and now >= self._redis_asked_from:
             try:
-                count, left = await self._shared.take(key, amount)
+                count, left = await self._script(keys=[f"{self._prefix}:{key}"], args=[amount, self._window * 1000])
             except (RedisError, OSError):
                 self._redis_asked_from = now + REDIS_COOLDOWN_SECONDS
             else:
-                return count, now + left
+                return count, now + left / 1000
         if spent is None:
             return amount, now + self._window
         return self._limit.amount - spent.left + amount, spent.ends

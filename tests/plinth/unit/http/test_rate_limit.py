@@ -1,12 +1,11 @@
 """Rate limits: exact counts, few Redis commands, and no failed request without Redis."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from plinth.http.rate_limit import LEASE_SHARE, REDIS_COOLDOWN_SECONDS, RateLimiter, Verdict
@@ -16,7 +15,7 @@ WINDOW = 60
 
 
 class SharedCounts:
-    """A stand-in for the windows in Redis: counts in the next loop turn, or fails."""
+    """A stand-in for Redis: its script counts in the next loop turn, or fails."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -24,7 +23,11 @@ class SharedCounts:
         self.commands = 0
         self.broken = False
 
-    async def take(self, key: str, amount: int) -> tuple[int, float]:
+    def register_script(self, _script: str) -> Callable[..., Awaitable[tuple[int, float]]]:
+        return self.take
+
+    async def take(self, keys: list[str], args: list[int]) -> tuple[int, float]:
+        (key,), (amount, _) = keys, args
         self.commands += 1
         await asyncio.sleep(0)
         if self.broken:
@@ -33,7 +36,7 @@ class SharedCounts:
         if ends <= self.clock():
             count, ends = 0, self.clock() + WINDOW
         self.counts[key] = count + amount, ends
-        return count + amount, ends - self.clock()
+        return count + amount, (ends - self.clock()) * 1000
 
 
 @pytest.fixture
@@ -51,9 +54,7 @@ def fleet(clock: Clock, shared: SharedCounts) -> Callable[[str], RateLimiter]:
     """Makes limiters of several processes that share one Redis."""
 
     def limiter(limit: str) -> RateLimiter:
-        made = RateLimiter(limit, Redis(), prefix="test", clock=clock)
-        made._shared = shared  # type: ignore[assignment]
-        return made
+        return RateLimiter(limit, shared, prefix="test", clock=clock)  # type: ignore[arg-type]
 
     return limiter
 
@@ -248,7 +249,7 @@ class TestRedisDown:
     async def test_limiter_survives_any_failure_of_redis(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any
     ) -> None:
-        async def fail(*args: object) -> tuple[int, float]:
+        async def fail(**_: object) -> tuple[int, float]:
             raise error
 
         monkeypatch.setattr(shared, "take", fail)
