@@ -49,13 +49,13 @@ async def answer_once(
         headers = {**record.headers, "Idempotency-Replayed": "true"}
         return Response(record.body, record.status, headers=headers)
     response = await work()
-    await store.remember(
-        session,
-        principal.subject,
-        key,
-        fingerprint,
+    record = store.IdempotencyRecord(
+        principal=principal.subject,
+        key=key,
+        fingerprint=fingerprint,
         status=response.status_code,
         headers={name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers},
         body=bytes(response.body),
     )
+    await store.remember(session, record)
     return response

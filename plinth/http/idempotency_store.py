@@ -33,7 +33,7 @@ class IdempotencyRecord(PlatformTable, table=True):
     status: int
     headers: dict[str, str] = Field(sa_type=JSON)
     body: bytes = Field(sa_type=LargeBinary)
-    expires_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(default_factory=lambda: func.now() + KEEP, sa_type=UtcDateTime)
 
 
 def fingerprint(*parts: bytes) -> bytes:
@@ -71,28 +71,9 @@ async def recall(session: AsyncSession, principal: str, key: str, fingerprint: b
     return record
 
 
-async def remember(
-    session: AsyncSession,
-    principal: str,
-    key: str,
-    fingerprint: bytes,
-    *,
-    status: int,
-    headers: dict[str, str],
-    body: bytes,
-) -> None:
+async def remember(session: AsyncSession, record: IdempotencyRecord) -> None:
     """Store the response to a request for `KEEP`."""
-    session.add(
-        IdempotencyRecord(
-            principal=principal,
-            key=key,
-            fingerprint=fingerprint,
-            status=status,
-            headers=headers,
-            body=body,
-            expires_at=func.now() + KEEP,  # type: ignore[arg-type]
-        )
-    )
+    session.add(record)
     await session.flush()
     primary_key = tuple_(*inspect(IdempotencyRecord).primary_key)
     expired = (
