@@ -181,8 +181,6 @@ def _answering(listening: socket | None, reason: str) -> Iterator[None]:
             pass
 
     class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
         def handle_error(self, *arguments: object) -> None:
             pass  # a client has hung up
 

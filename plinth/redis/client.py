@@ -79,11 +79,10 @@ def open_redis(settings: PlatformSettings) -> Redis | None:
         # Redis refuses a connection whose name has blanks or letters beyond ASCII.
         client_name=re.sub("[^!-~]", "-", settings.PROJECT_NAME),
     )
-    return ObservedRedis(connection_pool=pool)
+    return ObservedRedis.from_pool(pool)
 
 
 async def close_redis(redis: Redis | None) -> None:
     """Close the client's connections."""
     if redis is not None:
         await redis.aclose()
-        await redis.connection_pool.disconnect()
