@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from plinth.settings import PlatformSettings
-from plinth.telemetry.log_records import add_ids, drop_colours, escape, format_exception, mask, render_json
+from plinth.telemetry.log_records import add_ids, drop_colours, escape, mask, render_json
 
 __all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]
 
@@ -66,7 +66,7 @@ def configure_logging(settings: PlatformSettings) -> None:
             add_ids,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            format_exception,
+            structlog.processors.format_exc_info,  # before secrets are masked: the renderer would do it afterwards
             mask,
             escape,
             console,

@@ -27,9 +27,9 @@ _TEXT = re.compile(
     # Atomic: of a long word without a dot only the first place is tried, or it would be each of many.
     | (?<![\w-])(?P<before>(?>[\w-]*?\b(?=eyJ)))(?>eyJ[\w-]{{6,}})\.[\w-]{{6,}}(?:\.[\w-]*)*
     # Not each word of a sentence is a token.
-    | \b(?P<scheme>bearer|basic)\s+(?!realm=|error=)(?=\S*[\d=]|\S{{16}})[\w.~+/=:-]{{6,}}
-    | (?P<user>://[^\s/:"']*:)[^\s/"']*@
-    | (?P<alone>://)[^\s/:@"']{{20,}}@
+    | \b(?P<scheme>(?:bearer|basic)\s+)(?!realm=|error=)(?=\S*[\d=]|\S{{16}})[\w.~+/=:-]{{6,}}
+    | (?P<user>://[^\s/:"']*:)[^\s/"']*(?=@)
+    | (?P<alone>://)[^\s/:@"']{{20,}}(?=@)
     # A name, perhaps quoted, then = : or, in a pair, a comma; then the value, perhaps quoted too, or a list of values.
     | (?P<name>(?:{_NAMES}|token(?!s)|\bpwd)[\w-]{{0,40}}(?:\\*["']\s*(?::=|=>|[:=,])|\s*(?::=|=>|[:=]))\s*)
         (?P<value>b?(?P<quote>\\*["'])(?:(?!(?P=quote))(?:\\.|.))*(?:(?P=quote)|\Z)
@@ -87,18 +87,11 @@ _TRIGGERS = (
 
 
 def _masked(found: re.Match[str]) -> str:
-    if found["scheme"]:
-        return f"{found['scheme']} {MASK}"
-    if found["user"]:
-        return f"{found['user']}{MASK}@"
-    if found["alone"]:
-        return f"{found['alone']}{MASK}@"
     if found["name"]:
         quote = found["quote"] or ""
         return f"{found['name']}{quote}{MASK}{quote}"
-    if found["option"]:
-        return f"{found['option']}{MASK}"
-    return f"{found['before'] or ''}{MASK}"
+    # The one group of any other secret is what stands before it.
+    return f"{found[found.lastgroup] if found.lastgroup else ''}{MASK}"
 
 
 def _redacted(name: str, value: object) -> Any:
