@@ -41,9 +41,13 @@ async def running(settings: PlatformSettings, component: Literal["api", "worker"
         yield
     finally:
         use_tracer(None)
-        # A daemon thread: it may hang, and the interpreter does not wait for it at its end.
+        # A daemon thread: it may hang, and the interpreter does not wait for it at its end. Nor is it joined in the
+        # executor, whose threads handlers may hold.
         flush = Thread(target=provider.shutdown, name="traces", daemon=True)
         flush.start()
-        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
-        if flush.is_alive():
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                while flush.is_alive():  # noqa: ASYNC110 - a thread ends it
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
             log.warning("the last traces were not delivered in time", spans=processor.pending)
