@@ -22,7 +22,6 @@ class BodyLimitMiddleware:
             return
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
-        response_started = False
 
         async def counting_receive() -> Message:
             nonlocal received
@@ -32,17 +31,12 @@ class BodyLimitMiddleware:
                 raise _BodyTooLargeError
             return message
 
-        async def watching_send(message: Message) -> None:
-            nonlocal response_started
-            response_started = True
-            await send(message)
-
         try:
             if announced.isdecimal() and int(announced) > self.max_bytes:
                 raise _BodyTooLargeError
-            await self.app(scope, counting_receive, watching_send)
+            await self.app(scope, counting_receive, send)
         except _BodyTooLargeError:
-            if response_started:
+            if "response_started" in scope["state"]:
                 raise
             response = problem_response(
                 PayloadTooLargeError.status,

@@ -43,7 +43,8 @@ class RequestContextMiddleware:
     The id (`X-Request-ID`: the client's own if it is well formed) is in `scope["state"]["request_id"]`, on every log
     line of the request and in the response. The header `traceresponse` names the trace, where there is one. Response
     headers of other parts are collected in `scope["state"]["response_headers"]`; the authenticated caller is in
-    `scope["state"]["principal"]`. While the process drains, each response closes its connection.
+    `scope["state"]["principal"]`; `response_started` is there once it is too late for another response. While the
+    process drains, each response closes its connection.
 
     Requests for `quiet_paths`, the probes', are neither counted nor traced, and logged only when they fail. Of other
     successes a share of `access_sample` is logged, and all that took `slow_seconds` or longer or whose trace is
@@ -117,6 +118,7 @@ class RequestContextMiddleware:
                 if lifecycle.draining:
                     extra_headers.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
+                state["response_started"] = True
                 await send(message)
                 status = status or message["status"]
             else:

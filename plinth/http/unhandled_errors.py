@@ -1,6 +1,6 @@
 """Middleware that answers 500 to unhandled exceptions."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plinth.http.error_handlers import problem_response
 from plinth.http.request_context import log
@@ -16,19 +16,12 @@ class UnhandledErrorMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response_started = False
-
-        async def watching_send(message: Message) -> None:
-            nonlocal response_started
-            response_started = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, watching_send)
+            await self.app(scope, receive, send)
         except Exception:
             if scope["type"] != "http":
                 raise
             log.exception("unhandled exception", method=scope["method"], path=scope["path"][:MAX_PATH])
-            if response_started:  # too late for another answer: the server cuts the connection
+            if "response_started" in scope["state"]:  # the server cuts the connection
                 raise
             await problem_response(500, code="internal_error", detail=None)(scope, receive, send)
