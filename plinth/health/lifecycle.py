@@ -10,7 +10,6 @@ from time import sleep
 
 from plinth.health.loop_watch import LoopWatch
 from plinth.health.readiness import Readiness
-from plinth.telemetry.metrics import LOOP_LAG
 
 __all__ = ["Lifecycle"]
 
@@ -37,12 +36,10 @@ class Lifecycle:
         self._readiness = readiness
         self._end_streams = end_streams
         self._loop = asyncio.get_running_loop()
-        self._watch.start()
         try:
-            with LOOP_LAG.by(lambda: [((), self._watch.lag)]):
+            with self._watch.running():
                 yield
         finally:
-            self._watch.stop()
             self._readiness = self._loop = None
 
     @property

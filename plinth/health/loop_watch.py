@@ -1,8 +1,11 @@
 """Measures from other threads whether an event loop turns, and its lag."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+
+from plinth.telemetry.metrics import Observed
 
 __all__ = ["LoopWatch"]
 
@@ -12,25 +15,31 @@ TICK_SECONDS = 1.0
 # The worst lag is shown for one to two of these intervals, so that no scrape misses it. Seconds.
 TOLD_SECONDS = 60.0
 
+_LAG = Observed(
+    "plinth_event_loop_lag_seconds",
+    "How late the event loop is: by how much its last tick was, or the next one is already. Grows while it is stuck.",
+)
+
 
 class LoopWatch:
-    """Watches an event loop. Call `start` in the loop; read `alive` and `lag` from any thread."""
+    """Watches an event loop. Enter `running` in the loop; read `alive` and `lag` from any thread."""
 
     def __init__(self) -> None:
         self._seen = monotonic()
         self._due = self._seen + TICK_SECONDS
         self._worst = self._worst_before = 0.0  # of this minute, and of the one before
         self._minute = self._seen
-        self._timer: Any = None
 
-    def start(self) -> None:
-        """Start watching the running loop."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch the running loop, and show its lag among the metrics, while the block runs."""
         self._loop = asyncio.get_running_loop()
         self._due = monotonic()
         self._tick()
-
-    def stop(self) -> None:
-        if self._timer is not None:
+        try:
+            with _LAG.by(lambda: [((), self.lag)]):
+                yield
+        finally:
             self._timer.cancel()
 
     def _tick(self) -> None:

@@ -20,7 +20,6 @@ from plinth.telemetry.histogram import Family, Histogram, render
 __all__ = [
     "BUILD_INFO",
     "DEPENDENCY_UP",
-    "LOOP_LAG",
     "Labels",
     "Observed",
     "db_error",
@@ -109,11 +108,6 @@ def tell_build(settings: PlatformSettings) -> None:
     BUILD_INFO.clear()
     BUILD_INFO.labels(settings.service.version, settings.BUILD_REVISION, platform.python_version()).set(1)
 
-
-LOOP_LAG = Observed(
-    "plinth_event_loop_lag_seconds",
-    "How late the event loop is: by how much its last tick was, or the next one is already. Grows while it is stuck.",
-)
 
 # --- databases: PostgreSQL and Redis ---
 

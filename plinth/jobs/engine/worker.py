@@ -24,7 +24,7 @@ from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
 from plinth.settings import PlatformSettings
 from plinth.telemetry import trace_setup
-from plinth.telemetry.metrics import DEPENDENCY_UP, LOOP_LAG, Labels, tell_build
+from plinth.telemetry.metrics import DEPENDENCY_UP, Labels, tell_build
 
 __all__ = ["Worker", "run_worker"]
 
@@ -178,15 +178,13 @@ async def run_worker(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     watch = LoopWatch()
-    watch.start()
     probes = ProbeServer(host, settings.METRICS_PORT, alive=lambda: watch.alive, ready=lambda: worker.ready)
     probes.start()
     try:
-        with LOOP_LAG.by(lambda: [((), watch.lag)]):
+        with watch.running():
             await worker.run()
     finally:
         probes.stop()
-        watch.stop()
     await _leave(threads)
 
 
