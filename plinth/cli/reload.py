@@ -35,7 +35,6 @@ LOOK_SECONDS = 0.25  # a look at 300 files takes 4 ms
 # uvicorn gives requests 20 s to end, a worker its jobs less. A process at a breakpoint does not end by itself.
 STOP_SECONDS = 25.0
 JOIN_SECONDS = 0.1
-MAX_BODY = 1024 * 1024  # bytes of a request that are read before it is answered
 
 # Their messages hold names out of the code; those of other exceptions may hold values.
 _NAMING = (ImportError, NameError, AttributeError)
@@ -171,8 +170,7 @@ def _answering(listening: socket | None, reason: str) -> Iterator[None]:
         error_message_format = text.replace("%", "%%")
 
         def answer(self) -> None:
-            length = self.headers.get("Content-Length", "0")
-            self.rfile.read(min(int(length), MAX_BODY) if length.isdecimal() else 0)
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
             self.send_error(503)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815

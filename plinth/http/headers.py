@@ -1,13 +1,11 @@
-"""Response headers: their descriptions for the OpenAPI document, and the values of `Location` and `Link`."""
+"""Response headers: their descriptions for the OpenAPI document, and the value of `Location`."""
 
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import Request
 
-__all__ = ["location_of", "next_link", "with_headers"]
+__all__ = ["location_of", "with_headers"]
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "Accept-Ranges": {"description": "`bytes`: ask for a part with Range."},
@@ -29,8 +27,3 @@ def with_headers(*names: str) -> dict[str, Any]:
 def location_of(request: Request, new: UUID) -> str:
     """The `Location` of what a POST to the request's path has made."""
     return f"{request.url.path}/{new}"
-
-
-def next_link(request: Request, parameters: Mapping[str, Any]) -> str:
-    """The `Link` to the next page of a list: the request's path with these parameters."""
-    return f'<{request.url.path}?{urlencode(parameters, doseq=True)}>; rel="next"'

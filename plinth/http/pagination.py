@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import asyncpg
 import pydantic
@@ -31,7 +32,6 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, tuple_
 from starlette.responses import Response
 
 from plinth.http.cursor import CursorCodec, CursorError
-from plinth.http.headers import next_link
 from plinth.http.responses import json_response
 from plinth.http.schemas import PageQuery, ReadModel
 from plinth.identity.principal import Principal
@@ -160,6 +160,6 @@ class Pager:
             rows = rows[:limit]
             next_cursor = self._cursors.encode(self._context, self.slice.order.key_of(rows[-1]))
             parameters = self._query.model_dump(mode="json", exclude_unset=True) | {"cursor": next_cursor}
-            headers["Link"] = next_link(self._request, parameters)
+            headers["Link"] = f'<{self._request.url.path}?{urlencode(parameters, doseq=True)}>; rel="next"'
         items = [dict(row) if model is None else model.model_validate(row) for row in rows]
         return json_response({"items": items, "next_cursor": next_cursor}, headers=headers)
