@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 from sqlmodel import AutoString
 
-import plinth.http.idempotency_store
+import plinth.http.idempotency
 import plinth.jobs.tables  # noqa: F401 - with the line above: all tables of the platform
 from plinth.database.migrator import merge_sentence, migration_engine
 from plinth.database.revisions import FIRST, PLATFORM, SERVICE, VERSIONS, read_revisions

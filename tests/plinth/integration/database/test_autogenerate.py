@@ -115,7 +115,7 @@ async def test_several_heads_of_the_service_are_reported_with_the_merge_command(
 def test_the_platform_s_next_revision_sees_the_platform_s_tables_only(shop: Shop) -> None:
     """As its developers write one; here in a copy of the platform."""
     shutil.copytree(ROOT / "plinth", shop.folder / "plinth", ignore=shutil.ignore_patterns("*.pyc.*"))
-    tables = shop.folder / "plinth" / "http" / "idempotency_store.py"
+    tables = shop.folder / "plinth" / "http" / "idempotency.py"
     tables.write_text(tables.read_text().replace("    status: int\n", "    status: int\n    hits: int\n"))
     versions = shop.folder / "plinth" / "migrations" / "versions"
     before = set(versions.glob("*.py"))

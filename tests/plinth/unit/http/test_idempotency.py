@@ -1,11 +1,11 @@
 """Request fingerprints for idempotency."""
 
-from plinth.http.idempotency_store import fingerprint
+from plinth.http.idempotency import fingerprint_of
 
 
 class TestFingerprint:
     def test_equal_requests_have_one_fingerprint(self) -> None:
-        assert fingerprint(b"POST", b"/items", b"{}") == fingerprint(b"POST", b"/items", b"{}")
+        assert fingerprint_of(b"POST", b"/items", b"{}") == fingerprint_of(b"POST", b"/items", b"{}")
 
     def test_different_requests_have_different_fingerprints(self) -> None:
         requests = [
@@ -19,4 +19,4 @@ class TestFingerprint:
             (),
         ]
 
-        assert len({fingerprint(*parts) for parts in requests}) == len(requests)
+        assert len({fingerprint_of(*parts) for parts in requests}) == len(requests)
