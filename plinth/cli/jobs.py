@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
 ERROR_LENGTH = 60  # characters of an error in a list
 
-ids_argument = click.argument("ids", nargs=-1, required=True, type=click.UUID, metavar="ID...")
-
 
 @click.group()
 def jobs() -> None:
@@ -130,7 +128,7 @@ def _progress(job: "JobView") -> str | None:
 
 
 @jobs.command()
-@ids_argument
+@click.argument("ids", nargs=-1, required=True, type=click.UUID, metavar="ID...")
 @json_option
 def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
     """Cancel jobs: those that wait end at once, those that run are told."""

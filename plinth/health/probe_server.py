@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
@@ -98,6 +99,7 @@ class ProbeServerError(Exception):
     """The second port cannot be served; the message says where and why."""
 
 
+@dataclass
 class ProbeServer:
     """Serves the second port of a process on `host`:`port`, in threads. 0: any free port.
 
@@ -106,19 +108,12 @@ class ProbeServer:
     answers when it has returned.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        alive: Callable[[], bool],
-        ready: Callable[[], bool],
-        drain: Callable[[], None] | None = None,
-    ) -> None:
-        self._address = host, port
-        self._alive = alive
-        self._ready = ready
-        self._drain = drain
+    host: str
+    port: int
+    _: KW_ONLY
+    alive: Callable[[], bool]
+    ready: Callable[[], bool]
+    drain: Callable[[], None] | None = None
 
     def start(self) -> int:
         """Start serving, log the address and return the port.
@@ -126,13 +121,12 @@ class ProbeServer:
         Raises:
             ProbeServerError: the address is not ours, or is taken.
         """
-        host, port = self._address
-        shown = f"[{host}]" if ":" in host else host
+        shown = f"[{self.host}]" if ":" in self.host else self.host
         try:
-            server = _Server6 if ":" in host else _Server
-            self._server = make_server(host, port, self._serve, server, _Quiet)
+            server = _Server6 if ":" in self.host else _Server
+            self._server = make_server(self.host, self.port, self._serve, server, _Quiet)
         except OSError as error:
-            raise ProbeServerError(f"Liveness and metrics cannot be served on {shown}:{port}: {error}") from error
+            raise ProbeServerError(f"Liveness and metrics cannot be served on {shown}:{self.port}: {error}") from error
         self._thread = Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="probes", daemon=True)
         self._thread.start()
         log.info("liveness and metrics", address=f"http://{shown}:{self._server.server_port}")
@@ -156,19 +150,19 @@ class ProbeServer:
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/livez":
-                alive = self._alive()
+                alive = self.alive()
                 status, body = ("200 OK", "alive") if alive else ("503 Service Unavailable", "stuck")
                 if not alive:
                     log.warning("the event loop is stuck")
             case "/readyz":
-                status, body = ("200 OK", "ready") if self._ready() else ("503 Service Unavailable", "unavailable")
+                status, body = ("200 OK", "ready") if self.ready() else ("503 Service Unavailable", "unavailable")
             case "/metrics":
                 return _metrics(environ, start_response)
             case "/log-level":
                 status, body = _log_level(environ)
-            case "/drain" if self._drain is not None:
+            case "/drain" if self.drain is not None:
                 self._server.let_be(environ["plinth.connection"])
-                self._drain()
+                self.drain()
                 status, body = "200 OK", "drained"
             case _:
                 status, body = "404 Not Found", "/livez, /readyz and /metrics are here"

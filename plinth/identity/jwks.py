@@ -7,6 +7,7 @@ at most once in each COOLDOWN, so neither an outage nor forged tokens stop the s
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -35,25 +36,19 @@ _LAST_SUCCESS = Gauge(
 )
 
 
+@dataclass
 class JwksKeys:
     """The keys at `url`. If it is None, each fetch reads it from the issuer's discovery document first."""
 
-    def __init__(
-        self,
-        documents: Documents,
-        algorithms: frozenset[str],
-        *,
-        issuer: str,
-        url: str | None = None,
-        deadline: float = FETCH_DEADLINE,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._documents = documents
-        self._algorithms = algorithms
-        self._issuer = issuer
-        self._url = url
-        self._deadline = deadline
-        self._monotonic = monotonic
+    documents: Documents
+    algorithms: frozenset[str]
+    _: KW_ONLY
+    issuer: str
+    url: str | None = None
+    deadline: float = FETCH_DEADLINE
+    monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._keys: dict[str | None, VerificationKey] = {}
         self._fetched_at = float("-inf")  # the last successful fetch
         self._tried_at = float("-inf")  # the end of the last fetch, successful or not
@@ -64,11 +59,11 @@ class JwksKeys:
         key = self._find(kid, alg)
         # After a quiet time the endpoint was not asked for longer than TTL: ask it before trusting the key. In an
         # outage under traffic it was, in the background, so no request waits.
-        if key is None or self._monotonic() - self._tried_at >= TTL:
+        if key is None or self.monotonic() - self._tried_at >= TTL:
             if fetching := self._fetch():
                 await asyncio.shield(fetching)  # other requests wait for it too
             key = self._find(kid, alg)
-        elif self._monotonic() - self._fetched_at >= RENEW_AFTER:
+        elif self.monotonic() - self._fetched_at >= RENEW_AFTER:
             self._fetch()
 
         if key is not None:
@@ -80,10 +75,10 @@ class JwksKeys:
     async def aclose(self) -> None:
         if self._fetching is not None:
             await cancel_all([self._fetching])
-        await self._documents.aclose()
+        await self.documents.aclose()
 
     def _find(self, kid: str | None, alg: str) -> VerificationKey | None:
-        if self._monotonic() - self._fetched_at >= STALE_LIMIT:
+        if self.monotonic() - self._fetched_at >= STALE_LIMIT:
             return None
         if kid is not None:
             return self._keys.get(kid)
@@ -94,27 +89,27 @@ class JwksKeys:
     def _fetch(self) -> asyncio.Task[None] | None:
         """The fetch in progress, or a new one; None if the last one ended less than a cooldown ago."""
         cooldown = COOLDOWN if self._keys else FIRST_COOLDOWN
-        if self._fetching is None and self._monotonic() - self._tried_at >= cooldown:
+        if self._fetching is None and self.monotonic() - self._tried_at >= cooldown:
             self._fetching = asyncio.create_task(self._renew())
         return self._fetching
 
     async def _renew(self) -> None:
         try:
-            async with asyncio.timeout(self._deadline):
-                url = self._url or await find_jwks_url(self._documents, self._issuer)
-                keys = read_key_set(await self._documents.get(url), self._algorithms)
+            async with asyncio.timeout(self.deadline):
+                url = self.url or await find_jwks_url(self.documents, self.issuer)
+                keys = read_key_set(await self.documents.get(url), self.algorithms)
             if not keys:
                 # No issuer withdraws its last key without a successor: a mistake on its side.
                 raise DocumentError(f"{url}: no usable key")
         except Exception as error:  # noqa: BLE001 - cached keys are used whatever it is
-            log.warning("keys not fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
-            self._tried_at = self._monotonic()
+            log.warning("keys not fetched", issuer=self.issuer, error=f"{type(error).__name__}: {error}")
+            self._tried_at = self.monotonic()
             _FAILED.inc()
         else:
             self._replace(keys)
             _SUCCEEDED.inc()
             _LAST_SUCCESS.set_to_current_time()
-            self._tried_at = self._fetched_at = self._monotonic()
+            self._tried_at = self._fetched_at = self.monotonic()
         finally:
             self._fetching = None
 

@@ -39,10 +39,6 @@ def is_subject(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_SUBJECT_LENGTH and value.isprintable()
 
 
-def _accept(claims: Claims) -> None:
-    pass
-
-
 def common_roles(claims: Claims) -> frozenset[str]:
     """Read `roles` and `role`, the claims that most issuers use."""
     return strings(claims.get("roles")) | strings(claims.get("role"))
@@ -62,7 +58,7 @@ class TokenRules:
     """Required in `aud`. If None, a token that has an `aud` is refused: it is for another service."""
     authorized_parties: frozenset[str] | None = None
     """If set, `azp` is required and must be one of them."""
-    check: Callable[[Claims], None] = _accept
+    check: Callable[[Claims], None] | None = None
     """A check of this provider's own. Raises TokenError."""
     roles: Callable[[Claims], frozenset[str]] = common_roles
     """Reads the roles from this provider's claims."""
@@ -89,7 +85,8 @@ class TokenRules:
             raise TokenError(Reason.WRONG_PARTY)
         if not typed and _is_no_access_token(claims):
             raise TokenError(Reason.WRONG_TYPE)
-        self.check(claims)
+        if self.check is not None:
+            self.check(claims)
         return Principal(
             subject=claims["sub"],
             issuer=self.issuer,

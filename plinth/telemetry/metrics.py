@@ -7,6 +7,7 @@ are bounded by the code: never a path, a caller, an id or the text of an error. 
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 from opentelemetry.trace import format_trace_id, get_current_span
@@ -36,6 +37,7 @@ Labels = tuple[str, ...]
 Source = Callable[[], Iterable[tuple[Labels, float]]]
 
 
+@dataclass(eq=False)
 class Observed:
     """A gauge that calls its sources when it is scraped.
 
@@ -44,17 +46,12 @@ class Observed:
     combines their values; the default is the largest.
     """
 
-    def __init__(
-        self,
-        name: str,
-        documentation: str,
-        labels: Labels = (),
-        merge: Callable[[float, float], float] = max,
-    ) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        self._merge = merge
+    name: str
+    documentation: str
+    labels: Labels = ()
+    merge: Callable[[float, float], float] = max
+
+    def __post_init__(self) -> None:
         self._sources: list[Source] = []
         REGISTRY.register(self)
 
@@ -78,14 +75,14 @@ class Observed:
 
     def describe(self) -> list[GaugeMetricFamily]:
         """For the registry: the names, without calling the sources."""
-        return [GaugeMetricFamily(self._name, self._documentation, labels=self._labels)]
+        return [GaugeMetricFamily(self.name, self.documentation, labels=self.labels)]
 
     def collect(self) -> list[GaugeMetricFamily]:
         """For the registry: the values."""
         found: dict[Labels, float] = {}
         for source in self._sources.copy():
             for labels, value in source():
-                found[labels] = self._merge(found[labels], value) if labels in found else value
+                found[labels] = self.merge(found[labels], value) if labels in found else value
         (family,) = self.describe()
         for labels, value in found.items():
             family.add_metric(labels, value)

@@ -42,12 +42,12 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     collectors: list[Any] = list(REGISTRY._collector_to_names)
     for collector in collectors:
-        if (name := getattr(collector, "_name", None)) is None:
+        if (name := getattr(collector, "_name", None) or getattr(collector, "name", None)) is None:
             continue  # the client library's own
         if not name.startswith(FAMILIES):
             continue
         kind = getattr(collector, "_type", "gauge")
-        labels = tuple(collector._labelnames if hasattr(collector, "_labelnames") else collector._labels)
+        labels = tuple(collector._labelnames if hasattr(collector, "_labelnames") else collector.labels)
         found[f"{name}_total" if kind == "counter" else name] = kind, labels
     # Metrics that the platform renders itself have labels once they have counted something.
     db_operation("postgresql", "SELECT 1").observe(0.001)
