@@ -139,15 +139,17 @@ class ProbeServer:
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         try:
-            content = self._answer(environ, start_response)
-            return content if environ["REQUEST_METHOD"] != "HEAD" else []
+            status, headers, content = self._answer(environ)
         except OSError:  # the client does not send the body it announced
             raise
         except Exception:
             log.exception("the second port has no answer", path=environ["PATH_INFO"])
             raise
+        start_response(status, [*headers.items(), ("Content-Length", str(len(content)))])
+        return [content] if environ["REQUEST_METHOD"] != "HEAD" else []
 
-    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def _answer(self, environ: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
+        """Status, headers and content of the answer."""
         match environ["PATH_INFO"]:
             case "/livez":
                 alive = self.alive()
@@ -157,7 +159,7 @@ class ProbeServer:
             case "/readyz":
                 status, body = ("200 OK", "ready") if self.ready() else ("503 Service Unavailable", "unavailable")
             case "/metrics":
-                return _metrics(environ, start_response)
+                return "200 OK", *_metrics(environ)
             case "/log-level":
                 status, body = _log_level(environ)
             case "/drain" if self.drain is not None:
@@ -166,9 +168,7 @@ class ProbeServer:
                 status, body = "200 OK", "drained"
             case _:
                 status, body = "404 Not Found", "/livez, /readyz and /metrics are here"
-        content = f"{body}\n".encode()
-        start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))])
-        return [content]
+        return status, {"Content-Type": "text/plain"}, f"{body}\n".encode()
 
 
 def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
@@ -197,12 +197,11 @@ def _is_local(address: str) -> bool:
     return str(getattr(remote, "ipv4_mapped", None) or remote) in ("127.0.0.1", "::1")
 
 
-def _metrics(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+def _metrics(environ: dict[str, Any]) -> tuple[dict[str, str], bytes]:
     content_type, content = exposition(environ.get("HTTP_ACCEPT", ""))
-    headers = [("Content-Type", content_type)]
+    headers = {"Content-Type": content_type}
     if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
         # The fastest level: lines that are so much alike shrink to a thirtieth all the same.
         content = gzip.compress(content, 1)
-        headers.append(("Content-Encoding", "gzip"))
-    start_response("200 OK", [*headers, ("Content-Length", str(len(content)))])
-    return [content]
+        headers["Content-Encoding"] = "gzip"
+    return headers, content

@@ -42,11 +42,8 @@ class ObservedRedis(Redis):
     def _attributes(self, name: str) -> dict[str, str | int]:
         options = self.connection_pool.connection_kwargs
         server = {"server.address": options.get("host") or options.get("path"), "server.port": options.get("port")}
-        return {
-            "db.system.name": "redis",
-            "db.operation.name": name,
-            **{key: value for key, value in server.items() if value is not None},
-        }
+        known = {key: value for key, value in server.items() if value is not None}
+        return {"db.system.name": "redis", "db.operation.name": name, **known}
 
 
 def _count_error(error: BaseException) -> None:
