@@ -7,6 +7,7 @@ codings other than chunked, trailers. An `Upgrade` is ignored, as RFC 9110, 7.8 
 
 import asyncio
 from contextvars import Context
+from itertools import count
 from typing import Any
 
 import httptools
@@ -33,6 +34,8 @@ MAX_HELD_BYTES, MAX_HELD_REQUESTS = 524_288, 100
 
 _END_OF_HEAD = b"\r\n\r\n"
 
+_moments = count()  # the loop's clock stands still while many connections come at once
+
 
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """One connection of the API.
@@ -53,8 +56,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: ConnectionLimits | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.limits = limits or ConnectionLimits()
-        self.since = self.loop.time()
-        """When the connection began, or its last response ended."""
+        self.since = next(_moments)
+        """When the connection began, or its last response ended: a later moment has a larger number."""
         self._in_head = True  # what comes next is a request's head, or the rest of it
         self._head_bytes = 0
         self._ignored_upgrade = False
@@ -86,12 +89,14 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _make_room(self) -> None:
+        others = [other for other in self.connections if isinstance(other, type(self)) and other is not self]
+        if sum(not other.transport.is_closing() for other in others) < self.limits.connections:
+            return
         refused = Refused(503, "too_many_connections", "This process has as many connections as it may have.")
-        waiting = [other for other in self.connections if isinstance(other, type(self)) and other.waits_for_head]
-        # Those that never sent a request first: an idle one may be a proxy's.
-        waiting.sort(key=lambda other: (other.cycle is not None, other.since))
-        if waiting and waiting[0] is not self:
-            waiting[0].refuse(refused)
+        waiting = [other for other in others if other.waits_for_head]
+        if waiting:
+            # Those that never sent a request first: an idle one may be a proxy's.
+            min(waiting, key=lambda other: (other.cycle is not None, other.since)).refuse(refused)
         else:
             self._answer(refused)
 
@@ -203,7 +208,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
-        self.since = self.loop.time()
+        self.since = next(_moments)
         self.cycle.body.clear()  # what was not read of it
         super().on_response_complete()
         if self._held:

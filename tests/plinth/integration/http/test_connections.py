@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -427,13 +427,12 @@ class TestDeadlines:
 
 class TestNumber:
     def test_new_client_takes_the_place_of_one_that_asks_nothing(self) -> None:
-        with serving(make_app(), ConnectionLimits(connections=5)) as url:
-            idle = [Peer(url) for _ in range(20)]
+        with serving(make_app(), ConnectionLimits(connections=5)) as url, ExitStack() as idle:
+            for _ in range(20):
+                idle.enter_context(peer_of(url))
             with peer_of(url) as peer:
                 peer.send(GET)
                 assert peer.echoed()["body"] == ""
-            for other in idle:
-                other.close()
 
     def test_client_beyond_the_limit_is_told(self) -> None:
         app = make_app()
