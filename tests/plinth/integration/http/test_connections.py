@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from plinth.http import protocol
 from plinth.http.limits import RESERVED_FILES, ConnectionLimits, allowed_connections
 from plinth.http.refusals import LINES_A_MINUTE
 from plinth.testing import serving
@@ -80,7 +81,7 @@ class Peer:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:
             self.socket.sendall(part)
-            time.sleep(0.02 if len(parts) > 1 else 0)
+            time.sleep(0.01 if len(parts) > 1 else 0)
 
     def answer(self) -> tuple[int, bytes]:
         """Status and body of the next response."""
@@ -172,7 +173,7 @@ class TestPipelining:
         bodies = [peer.echoed()["body"] for _ in range(6)]
         assert bodies == ["", "\r\n\r\nab", "\r\n\r\n", "", "\r\n\r\n", "\r\n\r\nab"]
 
-    @pytest.mark.parametrize("size", [1, 7, 64])
+    @pytest.mark.parametrize("size", [7, 64])
     def test_cuts_between_segments_change_nothing(self, peer: Peer, size: int) -> None:
         chunked = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n"
         sent = GET + chunked + GET
@@ -195,7 +196,7 @@ class TestPipelining:
     def test_more_requests_than_are_kept_end_the_connection_after_the_response(self) -> None:
         app = make_app()
         with serving(app) as url, peer_of(url) as peer:
-            threading.Timer(1, app.state.go_on.set).start()
+            threading.Timer(0.2, app.state.go_on.set).start()
             peer.send(b"GET /waits HTTP/1.1\r\n" + HOST + b"\r\n" + GET * 1000)
             assert peer.answer() == (200, b'"waited"')
             assert peer.is_closed()
@@ -203,7 +204,7 @@ class TestPipelining:
     def test_more_bytes_than_are_kept_end_the_connection_after_the_response(self) -> None:
         app = make_app()
         with serving(app) as url, peer_of(url) as peer:
-            threading.Timer(1, app.state.go_on.set).start()
+            threading.Timer(0.2, app.state.go_on.set).start()
             peer.socket.settimeout(5)
             with suppress(OSError):  # it is not read from
                 peer.send(b"GET /waits HTTP/1.1\r\n" + HOST + b"\r\n" + GET * 1_000_000)
@@ -339,9 +340,28 @@ class TestBody:
         assert peer.is_closed()
 
 
+IMPATIENT = ConnectionLimits(head_seconds=0.2, patience=0.3, bytes_per_second=1000)
+
+
 @pytest.fixture(scope="module")
-def impatient() -> Iterator[str]:
-    with serving(make_app(), ConnectionLimits(head_seconds=1, patience=1)) as url:
+def quick() -> Iterator[None]:
+    """The clock of connections, ten times as fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in (("TICK_SECONDS", 0.1), ("LINGER_IDLE_SECONDS", 0.5), ("LINGER_SECONDS", 3.0)):
+            patch.setattr(protocol, name, seconds)
+        yield
+
+
+@pytest.fixture(scope="module")
+def impatient(quick: None) -> Iterator[str]:
+    with serving(make_app(), IMPATIENT) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def patient(quick: None) -> Iterator[str]:
+    """For peers that go on, on a busy machine as well."""
+    with serving(make_app(), ConnectionLimits(head_seconds=2, patience=2, bytes_per_second=1000)) as url:
         yield url
 
 
@@ -369,7 +389,7 @@ class TestDeadlines:
         def trickle(client: Peer) -> None:
             for _ in range(200):
                 client.send(b"\r\n")
-                time.sleep(0.1)
+                time.sleep(0.05)
 
         with peer_of(impatient) as client, pytest.raises(OSError, match=r"Broken pipe|reset"):
             trickle(client)
@@ -387,13 +407,13 @@ class TestDeadlines:
             assert peer.answer() == (200, b'"early"')
             assert peer.is_closed()
 
-    def test_body_that_goes_on_is_waited_for(self, impatient: str) -> None:
-        with peer_of(impatient) as peer:
-            peer.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n")
-            for _ in range(10):
+    def test_body_that_goes_on_is_waited_for(self, patient: str) -> None:
+        with peer_of(patient) as peer:
+            peer.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 12500\r\n\r\n")
+            for _ in range(25):
                 peer.send(b"x" * 500)
-                time.sleep(0.4)
-            assert len(peer.echoed()["body"]) == 5000
+                time.sleep(0.1)
+            assert len(peer.echoed()["body"]) == 12_500
 
     def test_response_that_is_not_read_ends_the_connection(self, impatient: str) -> None:
         before = refused("not_read")
@@ -404,8 +424,8 @@ class TestDeadlines:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 
-    def test_response_that_is_read_slowly_comes_whole(self, impatient: str) -> None:
-        with peer_of(impatient) as peer:
+    def test_response_that_is_read_slowly_comes_whole(self, patient: str) -> None:
+        with peer_of(patient) as peer:
             peer.send(b"GET /large HTTP/1.0\r\n" + HOST + b"\r\n")
             size = 0
             for number in range(100_000):
@@ -417,11 +437,11 @@ class TestDeadlines:
                 size += len(more)
             assert size > 500 * 65_536
 
-    def test_endpoint_that_takes_long_is_waited_for(self) -> None:
+    def test_endpoint_that_takes_long_is_waited_for(self, quick: None) -> None:
         app = make_app()
-        with serving(app, ConnectionLimits(head_seconds=1, patience=1)) as url, peer_of(url) as peer:
+        with serving(app, IMPATIENT) as url, peer_of(url) as peer:
             peer.send(b"GET /waits HTTP/1.1\r\n" + HOST + b"\r\n")
-            threading.Timer(4, app.state.go_on.set).start()
+            threading.Timer(1, app.state.go_on.set).start()
             assert peer.answer() == (200, b'"waited"')
 
 
