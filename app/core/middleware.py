@@ -3,7 +3,7 @@
 from starlette.middleware import Middleware
 
 from app.core.config import Settings
-from plinth.api.identity_first import IdentityFirstMiddleware
+from plinth.api.identity_first import check_caller
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
 from plinth.http.cors import ProblemCORSMiddleware
@@ -73,7 +73,6 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         *stack,
         Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
         Middleware(UnhandledErrorMiddleware),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES),
-        Middleware(IdentityFirstMiddleware),
+        Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),
         Middleware(GZipAcceptedMiddleware, minimum_size=GZIP_MINIMUM_BYTES, compresslevel=GZIP_LEVEL),
     ]

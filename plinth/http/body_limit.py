@@ -1,20 +1,29 @@
-"""Middleware that refuses request bodies over a size."""
+"""Middleware that refuses request bodies over a size, and asks who calls before it reads one."""
+
+from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plinth.errors import PayloadTooLargeError
-from plinth.http.error_handlers import problem_response
+from plinth.errors import AppException, PayloadTooLargeError
+from plinth.http.error_handlers import app_exception_response
 
 __all__ = ["BodyLimitMiddleware"]
 
 
 class BodyLimitMiddleware:
-    """Refuses request bodies of more than `max_bytes`: counts the bytes received, with or without Content-Length."""
+    """Refuses request bodies of more than `max_bytes`: counts the bytes received, with or without Content-Length.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    `before_reading` is called with the scope when a body is first asked for, after routing. The `AppException` that it
+    raises is the response.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, before_reading: Callable[[Scope], Awaitable[None]] | None = None
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.before_reading = before_reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -22,32 +31,42 @@ class BodyLimitMiddleware:
             return
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
+        asked = False
 
         async def counting_receive() -> Message:
-            nonlocal received
+            nonlocal received, asked
+            if not asked:
+                asked = True
+                await self._ask(scope)
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise _BodyTooLargeError
+                raise _Refused(self._too_large())
             return message
 
         try:
             if announced.isdecimal() and int(announced) > self.max_bytes:
-                raise _BodyTooLargeError
+                raise _Refused(self._too_large())
             await self.app(scope, counting_receive, send)
-        except _BodyTooLargeError:
+        except _Refused as refused:
             if "response_started" in scope["state"]:
                 raise
-            response = problem_response(
-                PayloadTooLargeError.status,
-                code=PayloadTooLargeError.code,
-                detail=f"The request body may have at most {self.max_bytes} bytes.",
-                # The rest of the body is still on its way and is not read.
-                headers={"Connection": "close"},
-            )
-            await response(scope, receive, send)
+            await app_exception_response(refused.error)(scope, receive, send)
+
+    async def _ask(self, scope: Scope) -> None:
+        if self.before_reading is not None:
+            try:
+                await self.before_reading(scope)
+            except AppException as error:
+                raise _Refused(error) from None
+
+    def _too_large(self) -> PayloadTooLargeError:
+        error = PayloadTooLargeError(f"The request body may have at most {self.max_bytes} bytes.")
+        error.headers["Connection"] = "close"  # the rest of the body is still on its way and is not read
+        return error
 
 
-class _BodyTooLargeError(BaseException):
+class _Refused(BaseException):
     # Not an Exception: FastAPI turns every Exception raised while it reads a body into a 400.
-    pass
+    def __init__(self, error: AppException) -> None:
+        self.error = error

@@ -6,7 +6,7 @@ from starlette.middleware import Middleware
 from notes import __version__, api, health
 from notes.config import Settings
 from plinth.api import jobs, me, queues, schedules, workers
-from plinth.api.identity_first import IdentityFirstMiddleware
+from plinth.api.identity_first import check_caller
 from plinth.api.lifespan import lifespan_of
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
@@ -74,7 +74,6 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         *([cors] if settings.BACKEND_CORS_ORIGINS else []),
         Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
         Middleware(UnhandledErrorMiddleware),
-        Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES),
-        Middleware(IdentityFirstMiddleware),
+        Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),
         Middleware(GZipAcceptedMiddleware, minimum_size=1024, compresslevel=4),
     ]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from plinth.health.lifecycle import Lifecycle
 from plinth.http import request_context as middleware
-from plinth.http.body_limit import BodyLimitMiddleware, _BodyTooLargeError
+from plinth.http.body_limit import BodyLimitMiddleware, _Refused
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
@@ -328,7 +328,7 @@ class TestBodyLimit:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await self.echo_length(scope, receive, send)
 
-        with pytest.raises(_BodyTooLargeError):  # the server cuts the connection
+        with pytest.raises(_Refused):  # the server cuts the connection
             await self.call(Endless(), app=app)
 
 
