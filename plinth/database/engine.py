@@ -75,6 +75,9 @@ def _count_failure(error: BaseException) -> bool:
         or state.startswith(_UNAVAILABLE_STATES)
         # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
         or (isinstance(driver_error, asyncpg.InterfaceError) and "clos" in str(driver_error))
+        # The server has said that it ends this connection, and has not closed it yet.
+        or _is_internal(driver_error)
+        or _is_internal(driver_error.__cause__)  # behind SQLAlchemy's own
     ):
         kind = "unavailable"
     else:
@@ -83,6 +86,10 @@ def _count_failure(error: BaseException) -> bool:
         return False
     db_error("postgresql", kind)
     return True
+
+
+def _is_internal(error: BaseException | None) -> bool:
+    return isinstance(error, asyncpg.InternalClientError) and not isinstance(error, asyncpg.OutdatedSchemaCacheError)
 
 
 class Database:

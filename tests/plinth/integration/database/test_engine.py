@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,30 @@ class TestConnection:
 
 
 class TestLimits:
+    async def test_connection_that_the_server_is_about_to_close_is_unavailable(self, database: Database) -> None:
+        """The server has said so, and its end of the connection has not come yet."""
+        fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+        farewell = b"E" + struct.pack("!i", len(fields) + 4) + fields
+
+        async def by_connection() -> None:
+            async with database.connection() as connection:
+                driver: Any = connection
+                driver._protocol.data_received(farewell)
+                await connection.fetchval("SELECT 1")
+
+        async def by_session() -> None:
+            async with database.session() as session:
+                pooled = await session.connection()
+                driver: Any = (await pooled.get_raw_connection()).driver_connection
+                driver._protocol.data_received(farewell)
+                await pooled.execute(text("SELECT 1"))
+
+        for ask in (by_connection, by_session):
+            with pytest.raises(DatabaseUnavailableError):
+                await ask()
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+
     async def test_a_slow_statement_is_ended_by_the_server(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_STATEMENT_TIMEOUT=0.1))
         with pytest.raises(DatabaseUnavailableError):
