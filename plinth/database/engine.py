@@ -41,9 +41,11 @@ RECYCLE_SECONDS = 1800
 # Opened at start for the first requests of a pod; more are opened on demand.
 WARM_CONNECTIONS = 4
 
+# The server has become a standby or refuses to write: after a failover another one is the primary.
+_READ_ONLY_STATE = "25006"
 # SQLSTATE classes and codes that concern the server and not the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
-_UNAVAILABLE_STATES = ("08", "53", "57P", "25006")
+_UNAVAILABLE_STATES = ("08", "53", "57P", _READ_ONLY_STATE)
 _TIMEOUT_STATES = ("57014", "55P03")
 _CONSTRAINT_CLASS = "23"
 
@@ -197,7 +199,11 @@ class Database:
             if unavailable or not isinstance(error, Exception):
                 # The state of this connection is unknown: the next check-out must not get it.
                 connection.terminate()
-                await greenlet_spawn(pooled.invalidate)
+                if getattr(error, "sqlstate", None) == _READ_ONLY_STATE:
+                    # The others are of the same server. What SQLAlchemy does itself on a session's connection.
+                    await greenlet_spawn(self.engine.pool._invalidate, pooled)
+                else:
+                    await greenlet_spawn(pooled.invalidate)
             if unavailable:
                 raise DatabaseUnavailableError from error
             raise
@@ -225,14 +231,17 @@ class Database:
                     await opened.enter_async_context(self.connection())
 
     async def ping(self) -> None:
-        """Ask the server for an answer.
+        """Ask the server whether it can be written.
 
         Raises:
-            DatabaseUnavailableError: there was none within the time limits of the settings.
+            DatabaseUnavailableError: it cannot, or there was no answer within the time limits of the settings.
         """
+        question = "SELECT current_setting('transaction_read_only')" if self.is_postgresql else "SELECT 'off'"
         with _translated():
             async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+                if await connection.scalar(text(question)) == "on":
+                    await connection.invalidate()  # the next one may be the primary's
+                    raise DatabaseUnavailableError
 
     async def aclose(self) -> None:
         self._shown.close()
@@ -266,6 +275,8 @@ def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
 
 def _handle_error(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
+    if getattr(error, "sqlstate", None) == _READ_ONLY_STATE:
+        context.is_disconnect = True  # of all connections of the pool
     if not isinstance(error, TimeoutError):
         return None
     # The server did not answer in time. SQLAlchemy would close the connection gracefully and wait for the server

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -122,6 +123,41 @@ class TestLimits:
                 await ask()
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT 1") == 1
+
+    @pytest.mark.parametrize("by", ["connection", "session"])
+    async def test_server_that_has_become_read_only_is_left_at_the_first_failure(
+        self, database_url: str, by: str
+    ) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=3, DB_MAX_OVERFLOW=0))
+
+        async def write() -> None:
+            if by == "session":
+                async with database.session() as session:
+                    session.add(Note(owner="alice", text="x"))
+            else:
+                async with database.connection() as connection:
+                    await INSERT.fetchrow(connection, owner="alice", text="x")
+
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(database.aclose)
+            async with AsyncExitStack() as pooled:
+                for _ in range(3):
+                    connection = await pooled.enter_async_context(database.connection())
+                    await connection.execute("SET default_transaction_read_only = on")
+            with pytest.raises(DatabaseUnavailableError):
+                await write()
+            for _ in range(3):
+                await write()
+
+    async def test_database_that_cannot_be_written_gives_no_answer_to_a_ping(self, database_url: str) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0))
+        await database.ping()
+        async with database.connection() as connection:
+            await connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(DatabaseUnavailableError):
+            await database.ping()
+        await database.ping()  # over another connection
+        await database.aclose()
 
     async def test_a_slow_statement_is_ended_by_the_server(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_STATEMENT_TIMEOUT=0.1))
