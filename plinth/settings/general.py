@@ -5,8 +5,9 @@ from enum import StrEnum
 
 from pydantic import Field, SecretStr
 
-from plinth.settings import types, urls
+from plinth.settings import urls
 from plinth.settings.loading import CheckedSettings
+from plinth.settings.secret_strength import weakness
 
 __all__ = ["DEVELOPMENT_SECRET_KEY", "Environment", "GeneralSettings"]
 
@@ -47,12 +48,8 @@ class GeneralSettings(CheckedSettings):
         # show that production works.
         if self.DEBUG and self.ENVIRONMENT is Environment.PRODUCTION:
             yield "DEBUG", "expected false in production"
-        secret, length = self.SECRET_KEY.get_secret_value(), types.MIN_SECRET_LENGTH
-        if secret == DEVELOPMENT_SECRET_KEY or len(secret) < length:
-            yield (
-                "SECRET_KEY",
-                f"expected a secret of your own of {length} characters or more (openssl rand -hex 32)",
-            )
+        if problem := weakness(self.SECRET_KEY.get_secret_value()):
+            yield "SECRET_KEY", problem
 
     def insecure_urls(self, *names: str) -> Iterator[tuple[str, str]]:
         """Yield those of the settings `names` that are plain http to another machine, in the form of `broken_rules`."""

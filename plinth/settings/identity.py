@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from plinth.settings import types
 from plinth.settings.general import GeneralSettings
+from plinth.settings.secret_strength import weakness
 
 __all__ = ["AuthProvider", "IdentitySettings"]
 
@@ -92,3 +93,6 @@ class IdentitySettings(GeneralSettings):
         yield from super().unfit_for_deployment()
         if self.AUTH_PROVIDER is AuthProvider.LOCAL:
             yield "AUTH_PROVIDER", "expected supabase, clerk or custom: local is for ENVIRONMENT local and test"
+        secret = self.SUPABASE_JWT_SECRET
+        if secret is not None and (problem := weakness(secret.get_secret_value())):
+            yield "SUPABASE_JWT_SECRET", problem

@@ -13,7 +13,7 @@ from plinth.settings import PlatformSettings, SettingsError
 
 PRODUCTION = {
     "ENVIRONMENT": "production",
-    "SECRET_KEY": "k" * 32,
+    "SECRET_KEY": "5b0f2d7c91e84a36f0c7b21d9e6a4f83",
     "DATABASE_URL": "postgresql://app:secret@db/app",
     "AUTH_PROVIDER": "custom",
     "OIDC_ISSUER": "https://id.example.com/",
@@ -22,12 +22,12 @@ PRODUCTION = {
 
 SENTINEL = "s3ntinel"
 SECRETS = {
-    "SECRET_KEY": f"{SENTINEL}-{'k' * 32}",
+    "SECRET_KEY": f"{SENTINEL}-5b0f2d7c91e84a36f0c7b21d9e6a4f83",
     "DATABASE_URL": f"postgresql://app:{SENTINEL}@db/app",
     "REDIS_URL": f"redis://:{SENTINEL}@cache:6379/0?password={SENTINEL}",
     "UPSTASH_REDIS_URL": "https://x.upstash.io",
     "UPSTASH_REDIS_TOKEN": SENTINEL,
-    "SUPABASE_JWT_SECRET": f"{SENTINEL}-{'k' * 32}",
+    "SUPABASE_JWT_SECRET": f"{SENTINEL}-5b0f2d7c91e84a36f0c7b21d9e6a4f83",
 }
 
 

@@ -168,7 +168,7 @@ async def test_deployed_verifier_fetches_no_keys_over_http(
 ) -> None:
     settings = Settings.isolated(
         ENVIRONMENT="staging",
-        SECRET_KEY="s" * 40,
+        SECRET_KEY="5b0f2d7c91e84a36f0c7b21d9e6a4f83",
         DATABASE_URL="postgresql://localhost/plinth",
         AUTH_PROVIDER="custom",
         OIDC_ISSUER="https://issuer.example.com",

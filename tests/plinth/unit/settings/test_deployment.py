@@ -15,7 +15,12 @@ def test_complete_settings_pass_in_a_deployment(environment: str) -> None:
     [
         ("SECRET_KEY", DEVELOPMENT_SECRET_KEY),
         ("SECRET_KEY", None),
-        ("SECRET_KEY", "k" * 31),
+        ("SECRET_KEY", "5b0f2d7c91e84a36f0c7b21d9e6a4f8"),
+        ("SECRET_KEY", f"{DEVELOPMENT_SECRET_KEY}X"),
+        ("SECRET_KEY", "a" * 64),
+        ("SUPABASE_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long"),
+        ("FORWARDED_ALLOW_IPS", "*"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/8,*"),
         ("DATABASE_URL", None),
         ("DATABASE_URL", "sqlite+aiosqlite:///app.db"),
         ("BACKEND_CORS_ORIGINS", "https://app.example.com,*"),
