@@ -158,7 +158,7 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
         log_config=None,
         access_log=False,
         server_header=False,
-        forwarded_allow_ips=settings.FORWARDED_ALLOW_IPS,
+        forwarded_allow_ips=",".join(settings.FORWARDED_ALLOW_IPS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -12,6 +12,8 @@ Without Redis each process counts for itself.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 from time import monotonic
 
@@ -23,7 +25,7 @@ from starlette.requests import Request
 
 from plinth.errors import RateLimitError
 
-__all__ = ["RateLimiter", "Verdict", "count_address", "count_hit"]
+__all__ = ["RateLimiter", "Verdict", "count_address", "count_hit", "counted_address"]
 
 # A lease grows with its caller's rate, up to the limit divided by this.
 LEASE_SHARE = 20
@@ -176,4 +178,18 @@ async def count_address(request: Request, limiter: RateLimiter | None) -> None:
         RateLimitError: it is beyond the limit.
     """
     if limiter is not None and request.client is not None:
-        await count_hit(request, limiter, f"address:{request.client.host}")
+        await count_hit(request, limiter, f"address:{counted_address(request.client.host)}")
+
+
+@lru_cache(maxsize=4096)
+def counted_address(host: str) -> str:
+    """The address that a client is counted by: of IPv6 the network of /64, which is one customer's."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address) >> 64 << 64, 64)))

@@ -6,6 +6,7 @@ Every check raises ValueError with what was expected. No message quotes the valu
 import json
 import re
 from collections.abc import Callable, Collection
+from ipaddress import ip_network
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
@@ -13,11 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJson
 from pydantic_settings import NoDecode
 
 from plinth.settings import dsn, urls
+from plinth.settings.secret_strength import MIN_SECRET_LENGTH
 
 MAY_BE_EMPTY = "may be empty"
 """Marks a type that gives an empty value a meaning. For any other type, an empty value counts as not set."""
-
-MIN_SECRET_LENGTH = 32  # HS256 wants a key no shorter than its hash (RFC 7518, 3.2)
 
 _PATH_PREFIX = r"^(/[A-Za-z0-9_.~-]+)+$"
 
@@ -73,6 +73,14 @@ def _check_database_url(url: str) -> None:
 def _check_hmac_secret(value: str) -> None:
     if len(value) < MIN_SECRET_LENGTH:
         raise ValueError(f"expected at least {MIN_SECRET_LENGTH} characters")
+
+
+def _check_proxy(value: str) -> str:
+    # Uvicorn takes what it cannot read for the name of a socket, and trusts nothing.
+    try:
+        return value if value == "*" else str(ip_network(value))
+    except ValueError:
+        raise ValueError("expected addresses or networks such as 10.0.0.0/8, without bits behind the mask") from None
 
 
 def _check_attributes(value: str) -> str:
@@ -151,6 +159,8 @@ Origins = Annotated[tuple[Annotated[str, _ORIGIN, _matching(_ORIGIN_PATTERN, _OR
 CorsOrigins = Annotated[
     tuple[Annotated[str, _ORIGIN, _matching(rf"\*|{_ORIGIN_PATTERN}", _ORIGIN_EXPECTED)], ...], *LIST
 ]
+
+Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], *LIST]
 
 _NAME = _matching(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", "names of 1 to 100 letters, digits and . _ : -")
 Names = Annotated[tuple[Annotated[str, _NAME], ...], Field(min_length=1), *LIST]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from plinth.http.rate_limit import LEASE_SHARE, REDIS_COOLDOWN_SECONDS, RateLimiter, Verdict
+from plinth.http.rate_limit import LEASE_SHARE, REDIS_COOLDOWN_SECONDS, RateLimiter, Verdict, counted_address
 from tests.support.identity_provider import Clock
 
 WINDOW = 60
@@ -142,6 +142,21 @@ class TestVerdict:
             (b"ratelimit-policy", b'"default";q=600;w=60'),
             (b"ratelimit", b'"default";r=599;t=42'),
         ]
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_address_is_counted_by_its_customer(host: str, counted: str) -> None:
+    assert counted_address(host) == counted
 
 
 class TestSharedLimit:
