@@ -26,7 +26,7 @@ class BodyLimitMiddleware:
         self.before_reading = before_reading
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http" or (scope["method"] in ("GET", "HEAD", "OPTIONS") and not _has_body(scope)):
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
@@ -64,6 +64,10 @@ class BodyLimitMiddleware:
         error = PayloadTooLargeError(f"The request body may have at most {self.max_bytes} bytes.")
         error.headers["Connection"] = "close"  # the rest of the body is still on its way and is not read
         return error
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 class _Refused(BaseException):

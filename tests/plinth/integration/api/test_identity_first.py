@@ -46,6 +46,11 @@ async def of_the_route(body: Body) -> str:
     return "done"
 
 
+@router.get("/by-get")
+async def by_get(body: Body, principal: PrincipalDep) -> str:
+    return principal.subject
+
+
 around = APIRouter()
 
 
@@ -62,7 +67,13 @@ async def hook(body: Body) -> int:
     return body.number
 
 
-GUARDED = [("POST", "/direct"), ("POST", "/nested"), ("POST", "/of-the-route"), ("PUT", "/of-the-router")]
+GUARDED = [
+    ("GET", "/by-get"),
+    ("POST", "/direct"),
+    ("POST", "/nested"),
+    ("POST", "/of-the-route"),
+    ("PUT", "/of-the-router"),
+]
 
 
 @pytest.fixture(scope="module")
