@@ -1,4 +1,4 @@
-"""What a connection may cost before its request is known: bytes, headers, seconds, and how many there may be."""
+"""What a connection may cost: bytes, headers, seconds, and how many connections there may be."""
 
 import sys
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ConnectionLimits:
     bytes_per_second: int = 500
     """The least average speed of a body that is received and of a response that is read, after `patience`."""
     patience: float = 20.0
-    """Seconds that a transfer may stand still, once; it earns them back by being faster."""
+    """Seconds that a transfer may pause in total. A faster transfer regains them."""
     connections: int = 1_000
 
     @classmethod

@@ -2,7 +2,7 @@
 
 llhttp, the parser, refuses folded headers, spaces before a colon, bare line feeds, two lengths, and a length beside
 chunks. What it lets pass and a proxy in front may read otherwise is refused here: a second `Host` or `Authorization`,
-codings other than chunked, trailers. An `Upgrade` is ignored, as RFC 9110, 7.8 has it.
+codings other than chunked. Trailers are dropped, and an `Upgrade` is ignored, as RFC 9110, 7.8 has it.
 """
 
 import asyncio
@@ -40,12 +40,11 @@ _moments = count()  # the loop's clock stands still while many connections come 
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """One connection of the API.
 
-    It feeds the parser one request at a time: bytes behind a request that is being answered wait unparsed, and the peer
-    is not read from meanwhile.
+    It feeds the parser one request at a time. While it answers one, it keeps later bytes unparsed and stops reading.
 
     Once a second it looks at how far the peer is: it ends a connection whose head is late, whose body is slow or whose
-    responses are not read. At its limit a process ends the connection that has waited longest without a request, so
-    that idle ones keep no client out.
+    responses are not read. At its limit a process ends the oldest connection that never sent a request, or else the one
+    that has been idle longest, so that idle ones keep no client out.
 
     At shutdown it calls the functions of `ON_SHUTDOWN`, which end event streams. Uvicorn waits for every response to
     end before it ends the lifespan, so the lifespan would be too late.
