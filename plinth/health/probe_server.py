@@ -44,7 +44,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         self._began[request] = monotonic()
         if len(self._began) > MAX_CONNECTIONS:
-            self._hang_up(next(iter(self._began)))
+            self._hang_up(next(iter(list(self._began))))
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:

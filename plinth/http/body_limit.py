@@ -41,6 +41,8 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
+                if "response_started" in scope["state"]:  # too late for another answer: as if the client had left
+                    return {"type": "http.disconnect"}
                 raise _Refused(self._too_large())
             return message
 
@@ -49,8 +51,6 @@ class BodyLimitMiddleware:
                 raise _Refused(self._too_large())
             await self.app(scope, counting_receive, send)
         except _Refused as refused:
-            if "response_started" in scope["state"]:
-                raise
             await app_exception_response(refused.error)(scope, receive, send)
 
     async def _ask(self, scope: Scope) -> None:

@@ -6,7 +6,7 @@ from typing import Self
 
 from plinth.settings.http import HttpSettings
 
-__all__ = ["ConnectionLimits", "allowed_connections"]
+__all__ = ["ConnectionLimits", "Patience", "allowed_connections"]
 
 # File descriptors that are kept for the database, Redis, the collector and the second port.
 RESERVED_FILES = 100
@@ -37,6 +37,22 @@ class ConnectionLimits:
             bytes_per_second=settings.MIN_BYTES_PER_SECOND,
             connections=allowed_connections(settings.MAX_CONNECTIONS),
         )
+
+
+class Patience:
+    """How long a transfer may still pause."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._rate = limits.bytes_per_second
+        self.most = self._left = limits.patience
+
+    def reset(self) -> None:
+        self._left = self.most
+
+    def is_over(self, moved: int, seconds: float) -> bool:
+        """Whether it is over, after `seconds` in which so many bytes moved."""
+        self._left = min(self.most, self._left + moved / self._rate - seconds)
+        return self._left < 0
 
 
 def allowed_connections(wanted: int) -> int:

@@ -1,8 +1,7 @@
 """Uvicorn's HTTP/1.1 protocol with bounds on what a peer can cost, and one reading of what is a request.
 
 llhttp, the parser, refuses folded headers, spaces before a colon, bare line feeds, two lengths, and a length beside
-chunks. What it lets pass and a proxy in front may read otherwise is refused here: a second `Host` or `Authorization`,
-codings other than chunked. Trailers are dropped, and an `Upgrade` is ignored, as RFC 9110, 7.8 has it.
+chunks; `plinth.http.head` the rest. Trailers are dropped, and an `Upgrade` is ignored, as RFC 9110, 7.8 has it.
 """
 
 import asyncio
@@ -13,7 +12,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from plinth.http.limits import ConnectionLimits
+from plinth.http.head import body_length, without_upgrade
+from plinth.http.limits import ConnectionLimits, Patience
 from plinth.http.refusals import Refused, report
 from plinth.http.transport import LingeringTransport
 
@@ -24,13 +24,13 @@ ON_SHUTDOWN = "on_shutdown"
 
 TICK_SECONDS = 1.0  # between two looks at a connection
 SHUTDOWN_PATIENCE = 5.0  # seconds instead of the limits', once the server shuts down
-# A peer that still sends is listened to for so long after the last response: otherwise the kernel resets the connection
-# and the peer never reads that response (RFC 9112, 9.6).
+# A peer that still sends is listened to for so long: else the kernel resets the connection, and the peer never reads
+# the last response (RFC 9112, 9.6).
 LINGER_SECONDS, LINGER_IDLE_SECONDS = 30.0, 5.0
 # Bytes of a body's framing (chunk sizes, extensions, trailers) for each byte of the body, beside `head_bytes`.
 FRAMING = 16
 # Behind a request that is being answered. One read brings up to 256 KiB.
-MAX_HELD_BYTES, MAX_HELD_REQUESTS = 524_288, 100
+MAX_HELD_BYTES, MAX_HELD_REQUESTS = 327_680, 100
 
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -40,7 +40,7 @@ _moments = count()  # the loop's clock stands still while many connections come 
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """One connection of the API.
 
-    It feeds the parser one request at a time. While it answers one, it keeps later bytes unparsed and stops reading.
+    It feeds the parser one request at a time: while it answers one, it keeps later bytes unparsed and stops reading.
 
     Once a second it looks at how far the peer is: it ends a connection whose head is late, whose body is slow or whose
     responses are not read. At its limit a process ends the oldest connection that never sent a request, or else the one
@@ -62,6 +62,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._ignored_upgrade = False
         self._body_left: int | None = None  # None: it comes in chunks
         self._body_bytes = self._framing_bytes = 0
+        self._tail = b""  # the last bytes of a part that has not ended yet
+        self._upgraded = False  # to a websocket, which another protocol serves
+        self._keep_alive = True  # as the request asks for
+        self._drained = 0.0  # seconds for which a body has been read whose request is answered
         self._held = b""  # comes behind a request that is being answered
         self._deaf = False  # what else comes is not looked at
         self._ticks: asyncio.TimerHandle | None = None
@@ -70,8 +74,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._idle = 0.0  # seconds since the last byte came
         self._moved = 0  # bytes of the body since the last tick
         self._read = 0  # bytes that the peer had taken at the last tick
-        self._most_patience = self.limits.patience
-        self._receive_patience = self._send_patience = self._most_patience
+        self._receiving, self._sending = Patience(self.limits), Patience(self.limits)
 
     # --- the connection ---
 
@@ -88,13 +91,15 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _make_room(self) -> None:
-        others = [other for other in self.connections if isinstance(other, type(self)) and other is not self]
-        if sum(not other.transport.is_closing() for other in others) < self.limits.connections:
+        others: Any = [other for other in self.connections if isinstance(other, type(self)) and other is not self]
+        lingering = [other for other in others if other.transport.lingering]
+        if lingering:  # each has had its answer
+            min(lingering, key=lambda other: other.since).transport.abort()
             return
         refused = Refused(503, "too_many_connections", "This process has as many connections as it may have.")
-        waiting = [other for other in others if other.waits_for_head]
+        waiting = [other for other in others if not (other.busy or other.transport.is_closing())]
         if waiting:
-            # Those that never sent a request first: an idle one may be a proxy's.
+            # Those that never sent a request first: an idle one may be a proxy's. Then those with an answer.
             min(waiting, key=lambda other: (other.cycle is not None, other.since)).refuse(refused)
         else:
             self._answer(refused)
@@ -105,8 +110,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def waits_for_head(self) -> bool:
-        return self._in_head and not self.busy and not self.transport.is_closing()
+    def _waits_for_head(self) -> bool:
+        return self._in_head and not (self.busy or self.transport.is_closing())
 
     def _peer_may_send(self) -> bool:
         """Whether the peer may still be sending, or has sent what is not read yet."""
@@ -114,9 +119,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Called for each connection, so each function is called more than once."""
-        if self.waits_for_head:
+        if self._waits_for_head:
             self._head_bytes = 0  # nothing is owed to half a head
-        self._most_patience = SHUTDOWN_PATIENCE
+        self._receiving.most = self._sending.most = SHUTDOWN_PATIENCE
+        if self.transport.lingering and not self.transport.get_write_buffer_size():
+            self.transport.abort()
         super().shutdown()
         for function in self.app_state.get(ON_SHUTDOWN, ()):
             function()
@@ -136,7 +143,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Give the parser the requests in `data` one by one, until one has to wait for its turn."""
         view, start = memoryview(data), 0
-        while start < len(data) and not self.transport.is_closing():
+        while start < len(data) and not (self._upgraded or self.transport.is_closing()):
             if self._in_head and self.busy:
                 self._hold(data[start:])
                 return
@@ -148,8 +155,16 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         """Where a request ends at the earliest, so that no part has the heads of two."""
         if not self._in_head and self._body_left is not None:
             return min(len(data), start + self._body_left)
+        tail, self._tail = self._tail, b""
+        if tail:  # the line breaks may have begun in the segment before
+            end = (tail + data[start : start + 3]).find(_END_OF_HEAD)
+            if end >= 0:
+                return start + end + len(_END_OF_HEAD) - len(tail)
         end = data.find(_END_OF_HEAD, start)
-        return len(data) if end < 0 else end + len(_END_OF_HEAD)
+        if end < 0:
+            self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
+            return len(data)
+        return end + len(_END_OF_HEAD)
 
     def _feed_part(self, part: bytes | memoryview) -> None:
         try:
@@ -164,8 +179,9 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             if self._framing_bytes > self.limits.head_bytes + FRAMING * self._body_bytes:
                 raise Refused(400, "malformed", "The chunks of the body are more framing than body.")
         except httptools.HttpParserError as error:
-            refused = error.__context__
-            self.refuse(refused if isinstance(refused, Refused) else Refused(400, "malformed", str(error)))
+            cause = error.__context__  # of a callback's error: a refusal, or the target's parser
+            detail = "The request's target cannot be read." if cause else str(error)
+            self.refuse(cause if isinstance(cause, Refused) else Refused(400, "malformed", detail))
         except Refused as refused:
             self.refuse(refused)
 
@@ -185,16 +201,17 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _parse_again(self) -> None:
         """Parse the head again, without its `Upgrade`, at which the parser has ended."""
         self._ignored_upgrade = False
-        line = f" HTTP/{self.scope['http_version']}\r\n".encode()
-        head = [self.parser.get_method(), b" ", self.url, line]
-        for name, value in self.headers:
-            if name != b"upgrade":
-                head += [name, b": ", value, b"\r\n"]
+        head = without_upgrade(self.parser.get_method(), self.url, self.scope["http_version"], self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(b"".join([*head, b"\r\n"]))
+        self.parser.feed_data(head)
+
+    def _should_upgrade(self) -> bool:
+        # Else a body behind the head would be read as requests.
+        return self._body_left == 0 and self.parser.get_method() == b"GET" and super()._should_upgrade()
 
     def handle_websocket_upgrade(self) -> None:
+        self._upgraded = True
         if self._ticks is not None:
             self._ticks.cancel()
         super().handle_websocket_upgrade()
@@ -217,6 +234,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _feed_held(self) -> None:
         if not self.busy and not self.transport.is_closing():
             held, self._held = self._held, b""
+            self.flow.resume_reading()  # more may have come, and been held, since the response ended
             self._unset_keepalive_if_required()
             self._feed(held)
 
@@ -233,41 +251,29 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._check_head()
+        version = self.parser.get_http_version()
+        self._body_left = body_length(self.parser.get_method(), version, self.headers)
+        self._body_bytes = self._framing_bytes = 0
+        if self.url.startswith(b"http") and self.url.count(b"/") == 2:  # an absolute target without a path
+            self.url += b"/"
         if self.parser.should_upgrade() and not self._should_upgrade():
             self._ignored_upgrade = True
             return
+        self.expect_100_continue &= version == "1.1"
+        super().on_headers_complete()  # raises for a target that is none
+        self._keep_alive = self.cycle.keep_alive
+        if self.expect_100_continue and self._body_left != 0:
+            # A client that is answered instead may send the body or not, and what comes next could be either.
+            self.cycle.keep_alive = False
         self._in_head = False
         self._head_bytes = 0
-        self._late = 0.0
-        self._receive_patience = self._most_patience
-        super().on_headers_complete()
-
-    def _check_head(self) -> None:
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
-        if self.parser.get_method() == b"CONNECT":
-            raise Refused(501, "not_implemented", "This server is no proxy.")
-        names = [name for name, _ in self.headers]
-        hosts = names.count(b"host")
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise Refused(400, "malformed", "A request needs exactly one Host.")
-        if names.count(b"authorization") > 1:
-            raise Refused(400, "malformed", "A request may have one Authorization.")
-        self._body_left = 0
-        self._body_bytes = self._framing_bytes = 0
-        if b"content-length" in names:
-            self._body_left = int(self.headers[names.index(b"content-length")][1])
-        elif b"transfer-encoding" in names:
-            self._body_left = None
-            if version == "1.0":
-                raise Refused(400, "malformed", "HTTP/1.0 has no Transfer-Encoding.")
-            if self.headers[names.index(b"transfer-encoding")][1].lower() != b"chunked":
-                raise Refused(501, "not_implemented", "The only transfer coding here is chunked.")
+        self._late = self._drained = 0.0
+        self._receiving.reset()
 
     def on_body(self, body: bytes) -> None:
         size = len(body)
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self._keep_alive
         self._moved += size
         self._body_bytes += size
         if self._body_left is not None:
@@ -290,40 +296,44 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             longest = LINGER_IDLE_SECONDS if self._in_head else LINGER_SECONDS
             if self._lingered > longest or self._idle > LINGER_IDLE_SECONDS:
                 self.transport.abort()
-        elif self.waits_for_head:
+        elif self._waits_for_head:
             # Uvicorn's own timer watches a connection that is idle between two requests.
             self._late += TICK_SECONDS if self.timeout_keep_alive_task is None else 0
             if self._late > self.limits.head_seconds:
                 self.refuse(Refused(408, "too_slow", "The request did not come in time."))
-        elif not (self._in_head or self.flow.read_paused or self.cycle.waiting_for_100_continue):
-            self._receive_patience = self._patience(self._receive_patience, self._moved)
-            if self._receive_patience < 0:
-                self.refuse(Refused(408, "too_slow", "The body did not come in time."))
+        elif not (self.busy or self._in_head):
+            self._drained += TICK_SECONDS
+            if self._drained > LINGER_SECONDS:
+                self.refuse(Refused(408, "too_slow", "The body did not end soon after its response."))
+        elif self._awaits_body() and self._receiving.is_over(self._moved, TICK_SECONDS):
+            self.refuse(Refused(408, "too_slow", "The body did not come in time."))
         self._moved = 0
-        unread = self.transport.get_write_buffer_size()
-        read = self.transport.written - unread
-        self._send_patience = self._patience(self._send_patience, read - self._read) if unread else self._most_patience
-        if self._send_patience < 0:
-            self._abort(Refused(408, "not_read", "The response was not read."))
+        if not self.transport.get_write_buffer_size():
+            self._sending.reset()
+            self._read = self.transport.written
+            return
+        read = self.transport.taken()
+        if self._sending.is_over(max(0, read - self._read), TICK_SECONDS):
+            report(Refused(408, "not_read", "The response was not read."), self.client)
+            self.transport.abort()
         self._read = read
 
-    def _patience(self, left: float, moved: int) -> float:
-        return min(self._most_patience, left + moved / self.limits.bytes_per_second - TICK_SECONDS)
+    def _awaits_body(self) -> bool:
+        return not (self._in_head or self.flow.read_paused or self.cycle.waiting_for_100_continue)
 
     # --- refusals ---
-
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(Refused(400, "malformed", msg))
 
     def refuse(self, refused: Refused) -> None:
         """End the connection: after the response that is under way, or else with one that says why."""
         self._held = b""
         if self.busy and self._in_head:  # it concerns a request behind the one that is being answered
             report(refused, self.client)
-            self.cycle.keep_alive = False
+            self.cycle.keep_alive = self._keep_alive = False
             self._deaf = True
+            self.flow.pause_reading()
         elif self.busy and self.cycle.response_started:
-            self._abort(refused)
+            report(refused, self.client)
+            self.transport.abort()
         elif self.busy:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -338,7 +348,3 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         report(refused, self.client)
         self.transport.write(refused.response())
         self.transport.close()
-
-    def _abort(self, refused: Refused) -> None:
-        report(refused, self.client)
-        self.transport.abort()

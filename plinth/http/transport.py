@@ -1,7 +1,9 @@
 """A transport whose last response arrives."""
 
 import asyncio
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["LingeringTransport"]
@@ -23,6 +25,22 @@ class LingeringTransport:
         if not self.lingering:
             self.written += len(data)
             self._transport.write(data)
+
+    def taken(self) -> int:
+        """Bytes that the peer's kernel has acknowledged.
+
+        Our kernel holds megabytes and takes more a third at a time: to a client that reads 20 KB/s it had given nothing
+        for 55 s, by what the transport alone knows.
+        """
+        left = self._transport.get_write_buffer_size()
+        if sys.platform != "win32":
+            from fcntl import ioctl
+            from termios import TIOCOUTQ
+
+            with suppress(OSError):
+                queued = ioctl(self._transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+                left += int.from_bytes(queued, sys.byteorder)
+        return self.written - left
 
     def is_closing(self) -> bool:
         return self.lingering or self._transport.is_closing()

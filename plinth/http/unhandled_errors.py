@@ -1,5 +1,6 @@
 """Middleware that answers 500 to unhandled exceptions."""
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plinth.http.error_handlers import problem_response
@@ -18,6 +19,8 @@ class UnhandledErrorMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnect:
+            pass  # while its body was read: the access line says so, and nothing can be answered
         except Exception:
             if scope["type"] != "http":
                 raise

@@ -216,6 +216,28 @@ class TestPipelining:
         assert peer.answer()[0] == 400
         assert peer.is_closed()
 
+    def test_head_whose_end_is_cut_apart_takes_no_second_one_along(self) -> None:
+        app = make_app()
+        with serving(app) as url, peer_of(url) as peer:
+            post = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello"
+            for cut in (1, 2, 3):
+                app.state.go_on.clear()
+                head = b"GET /waits HTTP/1.1\r\n" + HOST + b"\r\n"
+                peer.send(head[:-cut], head[-cut:] + post)
+                app.state.go_on.set()
+                assert peer.answer() == (200, b'"waited"')
+                assert peer.echoed()["body"] == "hello"
+
+    def test_head_that_comes_while_another_request_is_answered_is_read_to_its_end(self) -> None:
+        app = make_app()
+        with serving(app) as url, peer_of(url) as peer:
+            head = b"GET /waits HTTP/1.1\r\n" + HOST + b"\r\n"
+            peer.send(head + GET[:8], GET[8:-2])
+            app.state.go_on.set()
+            assert peer.answer() == (200, b'"waited"')
+            peer.send(GET[-2:])
+            assert peer.echoed()["body"] == ""
+
 
 class TestHead:
     @pytest.mark.parametrize(
@@ -253,6 +275,17 @@ class TestHead:
     def test_what_this_server_does_not_speak_is_refused(self, peer: Peer, head: bytes, status: int) -> None:
         peer.send(head + GET)
         assert peer.answer()[0] == status
+        assert peer.is_closed()
+
+    def test_absolute_target_is_served_with_and_without_a_path(self, peer: Peer) -> None:
+        for target in (b"http://service.test/", b"http://service.test"):
+            peer.send(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert peer.echoed()["body"] == ""
+
+    @pytest.mark.parametrize("target", [b"http://[x/", b"http:///", b"http://a:b/"])
+    def test_target_that_cannot_be_read_is_refused(self, peer: Peer, target: bytes) -> None:
+        peer.send(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert peer.answer()[0] == 400
         assert peer.is_closed()
 
     def test_http_1_0_needs_no_host(self, peer: Peer) -> None:
@@ -309,7 +342,32 @@ class TestHead:
         assert {line["client"] for line in found} <= {"127.0.0.1"}
 
 
+class TestWebsockets:
+    def test_only_a_get_without_a_body_is_upgraded(self, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the service has a WebSocket library: the protocol that takes over reads no body."""
+        monkeypatch.setattr(protocol.BoundedHttpToolsProtocol, "_should_upgrade_to_ws", lambda self: True)
+        head = b" / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\n"
+        peer.send(b"POST" + head + b"hello", b"GET" + head, b"hello", b"POST" + head.replace(b": 5", b": 0") + GET)
+        assert [peer.echoed()["body"] for _ in range(4)] == ["hello", "hello", "", ""]
+
+
 class TestBody:
+    def test_client_that_waits_for_100_continue_can_go_on(self, peer: Peer) -> None:
+        head = b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        peer.send(head)
+        assert peer.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        peer.send(b"hello")
+        assert peer.echoed()["body"] == "hello"
+        peer.send(GET)
+        assert peer.echoed()["body"] == ""
+
+    def test_answer_instead_of_100_continue_ends_the_connection(self, peer: Peer) -> None:
+        """Whether the client sends its body now cannot be known."""
+        head = b"POST /answers-early HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 64\r\n\r\n"
+        peer.send(head)
+        assert peer.answer() == (200, b'"early"')
+        assert peer.is_closed()
+
     @pytest.mark.parametrize("framing", [b"1;" + b"a" * 100_000, b"1\r\na\r\n0\r\n" + b"X: y\r\n" * 20_000])
     def test_framing_out_of_proportion_is_refused(self, peer: Peer, framing: bytes) -> None:
         peer.send(b"POST /answers-early HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + framing)
@@ -470,6 +528,20 @@ class TestNumber:
                 assert other.answer()[0] == 200
                 other.close()
 
+    def test_new_client_takes_the_place_of_one_whose_request_is_answered(self) -> None:
+        with serving(make_app(), ConnectionLimits(connections=3)) as url, ExitStack() as others:
+            for sent in (
+                b"POST /answers-early HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n",
+                b"x\r\n\r\n",
+            ):
+                for _ in range(5):
+                    other = others.enter_context(peer_of(url))
+                    other.send(sent)
+                    assert other.answer()[0] in (200, 400)
+                with peer_of(url) as peer:
+                    peer.send(GET)
+                    assert peer.echoed()["body"] == ""
+
     def test_limit_leaves_files_for_the_database(self) -> None:
         import resource
 
@@ -479,7 +551,9 @@ class TestNumber:
 
     def test_shutdown_waits_for_no_peer_that_asks_nothing(self) -> None:
         with serving(make_app()) as url:
-            peers = [Peer(url) for _ in range(3)]
+            peers = [Peer(url) for _ in range(4)]
+            peers[3].send(b"no request\r\n\r\n")
+            assert peers[3].answer()[0] == 400  # and it is listened to for some seconds
             peers[1].send(b"GET / HT")
             peers[2].send(GET)
             peers[2].echoed()

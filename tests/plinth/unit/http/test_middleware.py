@@ -7,13 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from plinth.health.lifecycle import Lifecycle
 from plinth.http import request_context as middleware
-from plinth.http.body_limit import BodyLimitMiddleware, _Refused
+from plinth.http.body_limit import BodyLimitMiddleware
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
@@ -253,6 +254,21 @@ class TestUnhandledErrors:
 
         assert logs[0]["log_level"] == "error"
 
+    async def test_client_that_leaves_while_its_body_is_read_is_no_error(self) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await Request(scope, receive).body()
+
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            pytest.fail("there is no client to answer")
+
+        scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+        with capture_logs() as logs:
+            await RequestContextMiddleware(UnhandledErrorMiddleware(app))(scope, receive, send)
+        assert [(line["event"], line["status"]) for line in logs] == [("request", 499)]
+
 
 class Endless:
     """A body far longer than any limit, which counts the bytes that were read."""
@@ -323,13 +339,17 @@ class TestBodyLimit:
         assert (await self.call(body, app=hello)).text == "hello"
         assert body.sent == 0
 
-    async def test_body_over_the_limit_aborts_a_response_that_has_begun(self) -> None:
+    async def test_body_over_the_limit_ends_a_response_that_has_begun(self) -> None:
+        heard: list[str] = []
+
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
-            await self.echo_length(scope, receive, send)
+            while heard[-1:] != ["http.disconnect"]:  # the server then cuts the connection
+                heard.append((await receive())["type"])
+            await send({"type": "http.response.body", "body": b""})
 
-        with pytest.raises(_Refused):  # the server cuts the connection
-            await self.call(Endless(), app=app)
+        await self.call(Endless(), app=app)
+        assert heard[-1] == "http.disconnect"
 
 
 class TestSecurityHeaders:

@@ -1,0 +1,41 @@
+"""The rules for a request's head that llhttp leaves open: one reading of whose it is and where its body ends."""
+
+from collections.abc import Sequence
+
+from plinth.http.refusals import Refused
+
+__all__ = ["body_length", "without_upgrade"]
+
+
+def body_length(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """Check a head with lower-case names, and return the length of its body; None: it comes in chunks.
+
+    Raises:
+        Refused: a proxy might read the head in another way, or it asks for what this server does not do.
+    """
+    if version not in ("1.1", "1.0"):
+        raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
+    if method == b"CONNECT":
+        raise Refused(501, "not_implemented", "This server is no proxy.")
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise Refused(400, "malformed", "A request needs exactly one Host.")
+    if names.count(b"authorization") > 1:
+        raise Refused(400, "malformed", "A request may have one Authorization.")
+    if b"content-length" in names:
+        return int(headers[names.index(b"content-length")][1])
+    if b"transfer-encoding" not in names:
+        return 0
+    if version == "1.0":
+        raise Refused(400, "malformed", "HTTP/1.0 has no Transfer-Encoding.")
+    if headers[names.index(b"transfer-encoding")][1].lower() != b"chunked":
+        raise Refused(501, "not_implemented", "The only transfer coding here is chunked.")
+    return None
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Write a head again, without `Upgrade`."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"", b""])
