@@ -1,9 +1,13 @@
 """URLs of Redis and of identity providers. No error quotes the URL."""
 
 import re
-from urllib.parse import SplitResult, quote, urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 MASK = "********"
+
+_REDIS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_REDIS_PARAMETERS = ("username", "password", "db", "protocol", "ssl_cert_reqs", "ssl_check_hostname", *_REDIS_FILES)
 
 
 def check_web_url(url: str) -> str:
@@ -31,6 +35,26 @@ def check_redis_url(url: str) -> None:
         raise ValueError(
             "expected redis://user:password@host:port/number, with / ? # @ : in the password percent-encoded"
         )
+    if parts.query:
+        _check_redis_parameters(url, parts.query)
+
+
+def _check_redis_parameters(url: str, query: str) -> None:
+    """Have redis-py make a connection of them, which connects later: it would refuse them in each request."""
+    from redis.asyncio import ConnectionPool
+
+    # The rest is what the settings decide, or takes no text.
+    unknown = [name for name, _ in parse_qsl(query, keep_blank_values=True) if name not in _REDIS_PARAMETERS]
+    if unknown:
+        raise ValueError(f"expected no parameters but {', '.join(_REDIS_PARAMETERS)}")
+    for name, value in parse_qsl(query):
+        if name in _REDIS_FILES and not Path(value).is_file():
+            raise ValueError(f"expected a file in {name}")
+    try:
+        pool = ConnectionPool.from_url(url)
+        pool.connection_class(**pool.connection_kwargs)
+    except Exception:  # noqa: BLE001 - of redis-py's own errors, ValueError, TypeError and AttributeError
+        raise ValueError("expected parameters that redis-py can read") from None
 
 
 def masked_redis_url(url: str) -> str:

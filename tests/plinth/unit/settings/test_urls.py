@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import redis
 
@@ -53,6 +55,24 @@ class TestRedisURL:
     def test_redis_url_is_accepted_here_and_by_redis_py(self, url: str) -> None:
         urls.check_redis_url(url)
         redis.Redis.from_url(url).close()
+
+    @pytest.mark.parametrize(
+        "query",
+        ["family=0", "socket_timeout=abc", "max_connections=x", "db=a", "protocol=9", "retry=3", "nonsense", "foo=1"],
+    )
+    def test_parameter_that_redis_py_cannot_use_is_refused(self, query: str) -> None:
+        with pytest.raises(ValueError, match=r"^expected (no )?parameters"):
+            urls.check_redis_url(f"redis://user:s3cret@cache/0?{query}")
+
+    def test_tls_parameters_of_a_redis_url_are_checked(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").touch()
+        urls.check_redis_url(f"rediss://cache?ssl_cert_reqs=none&ssl_ca_certs={tmp_path / 'ca.pem'}")
+        with pytest.raises(ValueError, match=r"^expected a file in ssl_ca_certs"):
+            urls.check_redis_url("rediss://cache?ssl_ca_certs=/no/such/file")
+        with pytest.raises(ValueError, match=r"^expected parameters"):
+            urls.check_redis_url("rediss://cache?ssl_cert_reqs=perhaps")
+        with pytest.raises(ValueError, match=r"^expected parameters"):
+            urls.check_redis_url("redis://cache?ssl_cert_reqs=none")
 
     @pytest.mark.parametrize(
         "url",
