@@ -1,4 +1,4 @@
-"""Checks who calls before a request's body is read.
+"""Checks the caller before a request's body is read.
 
 FastAPI reads and parses a body before it calls the dependencies of the endpoint: without a token a client could have a
 process read megabytes and validate them, and would be counted by no limit.

@@ -1,4 +1,4 @@
-"""Middleware that refuses request bodies over a size, and asks who calls before it reads one."""
+"""Middleware that refuses request bodies over a size, and has the caller checked before it reads one."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""The rules for a request's head that llhttp leaves open: one reading of whose it is and where its body ends."""
+"""The rules for a request's head that llhttp leaves open: one host, one caller, one length of the body."""
 
 from collections.abc import Sequence
 
