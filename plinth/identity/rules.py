@@ -107,9 +107,14 @@ class TokenRules:
         return int(expires_at)
 
     def _check_audience(self, claims: Claims) -> None:
+        # Cognito's access tokens name the application that they are for in `client_id`. Others name the one there that
+        # asked for the token.
+        name = "client_id" if "aud" not in claims and claims.get("token_use") == "access" else "aud"
         if self.audience is not None:
-            _required(claims, "aud")
-        if "aud" in claims and self.audience not in strings(claims["aud"]):
+            _required(claims, name)
+            if self.audience not in strings(claims[name]):
+                raise TokenError(Reason.WRONG_AUDIENCE)
+        elif "aud" in claims:
             raise TokenError(Reason.WRONG_AUDIENCE)
 
 
@@ -129,8 +134,10 @@ def _time(value: object) -> float:
 
 
 def _is_no_access_token(claims: Claims) -> bool:
+    # Keycloak up to 24 puts `nonce` into access tokens as well, and says by `typ` which of them a token is.
+    tells = set(NOT_FOR_AN_API) - ({"nonce"} if claims.get("typ") == "Bearer" else set())
     return (
-        any(name in claims for name in NOT_FOR_AN_API)
+        any(name in claims for name in tells)
         or claims.get("token_use") == "id"  # Cognito
         or claims.get("typ") == "ID"  # Keycloak
     )

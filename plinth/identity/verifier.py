@@ -15,7 +15,7 @@ from plinth.identity.keys import KeySource, VerificationKey
 from plinth.identity.principal import Principal
 from plinth.identity.rules import LEEWAY, TokenRules
 
-MAX_TOKEN_LENGTH = 8192  # characters; access tokens have some 500 to 2,000
+MAX_TOKEN_LENGTH = 16_384  # characters; most have 500 to 2,000, those of Entra with 200 groups 11,000
 MAX_KID_LENGTH = 255
 
 # A principal is cached until its token expires, and at most for so many seconds. Then the verifier asks its key source

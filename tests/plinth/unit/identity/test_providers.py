@@ -147,3 +147,76 @@ class TestOpenIDConnect:
 
     def test_oidc_issuer_without_its_trailing_slash_is_refused(self) -> None:
         assert refusal(self.rules, self.ACCESS | {"iss": self.ISSUER.rstrip("/")}) == Reason.WRONG_ISSUER
+
+
+class TestIssuersAsTheyAre:
+    """Access tokens as these issuers make them, cut to the claims that matter."""
+
+    AUDIENCE = "orders-api"
+
+    def rules(self, issuer: str) -> TokenRules:
+        return rules_for(Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=issuer, OIDC_AUDIENCE=self.AUDIENCE))
+
+    COGNITO: dict[str, Any] = {  # noqa: RUF012
+        "iss": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI",
+        "sub": "0b8f4c3e-7a52-4c0a-9a53-0d7a3f6a2b11",
+        "cognito:groups": ["operators"],
+        "client_id": AUDIENCE,
+        "token_use": "access",
+        "scope": "aws.cognito.signin.user.admin",
+        "username": "alice",
+        **TIMES,
+    }
+
+    def test_cognito_access_token_is_for_its_client(self) -> None:
+        rules = self.rules(self.COGNITO["iss"])
+        assert admit(rules, self.COGNITO).roles == {"operators"}
+        assert refusal(rules, self.COGNITO | {"client_id": "another"}) == Reason.WRONG_AUDIENCE
+        assert refusal(rules, self.COGNITO | {"client_id": ...}) == Reason.MISSING_CLAIM
+
+    def test_client_that_asked_for_a_token_is_not_its_audience(self) -> None:
+        rules = self.rules(self.COGNITO["iss"])
+        assert refusal(rules, self.COGNITO | {"token_use": ...}) == Reason.MISSING_CLAIM
+        assert refusal(rules, self.COGNITO | {"aud": "another"}) == Reason.WRONG_AUDIENCE
+
+    def test_cognito_id_token_is_refused(self) -> None:
+        id_token = self.COGNITO | {"token_use": "id", "aud": self.AUDIENCE, "client_id": ...}
+        assert refusal(self.rules(self.COGNITO["iss"]), id_token) == Reason.WRONG_TYPE
+
+    KEYCLOAK: dict[str, Any] = {  # noqa: RUF012
+        "iss": "https://id.example.com/realms/shop",
+        "aud": [AUDIENCE, "account"],
+        "sub": "f:1:alice",
+        "typ": "Bearer",
+        "azp": "shop-web",
+        "nonce": "d1b4e2",
+        "realm_access": {"roles": ["offline_access"]},
+        "resource_access": {AUDIENCE: {"roles": ["clerk"]}, "account": {"roles": ["manage-account"]}},
+        **TIMES,
+    }
+
+    def test_keycloak_access_token_may_have_a_nonce(self) -> None:
+        assert admit(self.rules(self.KEYCLOAK["iss"]), self.KEYCLOAK).roles == {"offline_access", "clerk"}
+
+    @pytest.mark.parametrize(
+        "changes", [{"typ": "ID"}, {"typ": ...}, {"at_hash": "h"}, {"typ": "Logout", "events": {}}]
+    )
+    def test_other_keycloak_token_is_refused(self, changes: dict[str, Any]) -> None:
+        assert refusal(self.rules(self.KEYCLOAK["iss"]), self.KEYCLOAK | changes) == Reason.WRONG_TYPE
+
+    @pytest.mark.parametrize("access", [None, [], {"orders-api": []}, {"orders-api": {"roles": 5}}])
+    def test_malformed_client_roles_are_ignored(self, access: object) -> None:
+        claims = self.KEYCLOAK | {"resource_access": access}
+        assert admit(self.rules(self.KEYCLOAK["iss"]), claims).roles == {"offline_access"}
+
+    def test_auth0_permissions_are_roles(self) -> None:
+        claims: dict[str, Any] = {
+            "iss": "https://shop.eu.auth0.com/",
+            "aud": [self.AUDIENCE, "https://shop.eu.auth0.com/userinfo"],
+            "sub": "auth0|64f1",
+            "azp": "client",
+            "scope": "openid profile",
+            "permissions": ["orders:write"],
+            **TIMES,
+        }
+        assert admit(self.rules(claims["iss"]), claims).roles == {"orders:write"}
