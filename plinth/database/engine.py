@@ -21,6 +21,7 @@ from sqlalchemy.util import greenlet_spawn
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.hosts import connect
 from plinth.database.observed_connection import observe
 from plinth.database.pool import POOL_LABEL, FairQueuePool
 from plinth.database.tables import PlatformTable
@@ -127,6 +128,8 @@ class Database:
                 "pool_reset_on_return": None,
             }
         connect_args = settings.database_connect_args
+        if self.is_postgresql:
+            connect_args["async_creator_fn"] = connect
         if server_settings and not self._pooler:
             connect_args["server_settings"] |= server_settings
         self.engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, **options)
@@ -268,7 +271,10 @@ def _raise_translated(error: PoolTimeoutError | DBAPIError) -> NoReturn:
 def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
     try:
         return dialect.connect(*args, **kwargs)
-    except (OSError, TimeoutError, dialect.loaded_dbapi.Error, asyncpg.PostgresError) as error:
+    except (
+        *(OSError, TimeoutError, dialect.loaded_dbapi.Error),
+        *(asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched),
+    ) as error:
         db_error("postgresql", "timeout" if isinstance(error, TimeoutError) else "unavailable")
         raise DatabaseUnavailableError from error
 

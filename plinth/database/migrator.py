@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from plinth.database.hosts import connect
 from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, Revisions, branch_of, read_revisions
 from plinth.settings import PlatformSettings
 
@@ -89,6 +90,7 @@ def migration_engine(settings: PlatformSettings) -> AsyncEngine:
 
 
 def _engine(settings: PlatformSettings, arguments: dict[str, Any]) -> AsyncEngine:
+    arguments = {**arguments, "async_creator_fn": connect}
     return create_async_engine(
         settings.async_database_url, connect_args=arguments, poolclass=NullPool, hide_parameters=True
     )
