@@ -194,7 +194,9 @@ def theirs(stream: bytes) -> tuple[list[Found], bool]:
 
 def path_of(target: bytes) -> bytes:
     """The path and query of a target in absolute form."""
-    return b"/" + target.split(b"/", 3)[3] if target.startswith(b"http://") else target
+    if not target.startswith(b"http://"):
+        return target
+    return b"/" + b"".join(target.split(b"/", 3)[3:])
 
 
 @pytest.fixture
