@@ -7,6 +7,7 @@ Where the two disagree, a proxy and the API may, and one client's body becomes a
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -194,9 +195,7 @@ def theirs(stream: bytes) -> tuple[list[Found], bool]:
 
 def path_of(target: bytes) -> bytes:
     """The path and query of a target in absolute form."""
-    if not target.startswith(b"http://"):
-        return target
-    return b"/" + b"".join(target.split(b"/", 3)[3:])
+    return re.sub(rb"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?]*", b"", target) or b"/"
 
 
 @pytest.fixture
