@@ -150,7 +150,10 @@ def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dic
             assert "http_server_request_duration_seconds_count{" in client.get(of_api).text
             # It starts beside the API, and may be a moment later.
             with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as patient:
-                assert 'plinth_jobs_finished_total{kind="' in patient.get(of_worker).text
+                deadline = time.monotonic() + PATIENCE
+                while 'plinth_jobs_finished_total{kind="' not in patient.get(of_worker).text:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
             me = f"http://127.0.0.1:{port}/api/v1/me"
             headers = {"Authorization": f"Bearer {first.value('Token')}"}
             assert client.get(me, headers=headers).json()["subject"] == "alice"
