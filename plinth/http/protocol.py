@@ -69,8 +69,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._held = b""  # comes behind a request that is being answered
         self._deaf = False  # what else comes is not looked at
         self._ticks: asyncio.TimerHandle | None = None
-        self._late = 0.0  # seconds for which a head is awaited
-        self._lingered = 0.0  # seconds for which the peer is listened to after the last response
+        self._late = self._lingered = 0.0  # seconds of waiting for a head, and of listening after the last response
         self._idle = 0.0  # seconds since the last byte came
         self._moved = 0  # bytes of the body since the last tick
         self._read = 0  # bytes that the peer had taken at the last tick
@@ -201,7 +200,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _parse_again(self) -> None:
         """Parse the head again, without its `Upgrade`, at which the parser has ended."""
         self._ignored_upgrade = False
-        head = without_upgrade(self.parser.get_method(), self.url, self.scope["http_version"], self.headers)
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        head = without_upgrade(method, self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(head)

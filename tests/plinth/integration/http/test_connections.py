@@ -159,6 +159,11 @@ class TestUpgrade:
         peer.send(GET + upgrade + upgrade + GET)
         assert [peer.echoed()["body"] for _ in range(4)] == [""] * 4
 
+    def test_upgrade_of_an_http_1_0_request_leaves_its_version(self, peer: Peer) -> None:
+        peer.send(b"GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert peer.echoed()["body"] == ""
+        assert peer.is_closed()
+
     def test_connect_is_refused(self, peer: Peer) -> None:
         peer.send(b"CONNECT other.test:443 HTTP/1.1\r\n" + HOST + b"\r\n" + GET)
         assert peer.answer()[0] == 501
