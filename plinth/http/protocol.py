@@ -70,6 +70,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._deaf = False  # what else comes is not looked at
         self._ticks: asyncio.TimerHandle | None = None
         self._late = self._lingered = 0.0  # seconds of waiting for a head, and of listening after the last response
+        self._slow = False  # the peer has had its time, so it is not listened to for as long again
         self._idle = 0.0  # seconds since the last byte came
         self._moved = 0  # bytes of the body since the last tick
         self._read = 0  # bytes that the peer had taken at the last tick
@@ -293,7 +294,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._idle += TICK_SECONDS
         if self.transport.lingering:
             self._lingered += TICK_SECONDS
-            longest = LINGER_IDLE_SECONDS if self._in_head else LINGER_SECONDS
+            longest = LINGER_IDLE_SECONDS if self._in_head or self._slow else LINGER_SECONDS
             if self._lingered > longest or self._idle > LINGER_IDLE_SECONDS:
                 self.transport.abort()
         elif self._waits_for_head:
@@ -304,8 +305,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         elif not (self.busy or self._in_head):
             self._drained += TICK_SECONDS
             if self._drained > LINGER_SECONDS:
+                self._slow = True
                 self.refuse(Refused(408, "too_slow", "The body did not end soon after its response."))
         elif self._awaits_body() and self._receiving.is_over(self._moved, TICK_SECONDS):
+            self._slow = True
             self.refuse(Refused(408, "too_slow", "The body did not come in time."))
         self._moved = 0
         if not self.transport.get_write_buffer_size():

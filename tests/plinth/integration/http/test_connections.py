@@ -464,6 +464,19 @@ class TestDeadlines:
             assert peer.answer()[0] == 408
             assert peer.is_closed()
 
+    def test_peer_that_was_too_slow_is_not_listened_to_for_long(
+        self, impatient: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def trickle(client: Peer) -> None:
+            client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n")
+            for _ in range(400):
+                client.send(b"x")
+                time.sleep(0.05)
+
+        monkeypatch.setattr(protocol, "LINGER_SECONDS", 1000.0)
+        with peer_of(impatient) as client, pytest.raises(OSError, match=r"Broken pipe|reset"):
+            trickle(client)
+
     def test_body_that_stops_after_its_response_ends_the_connection(self, impatient: str) -> None:
         with peer_of(impatient) as peer:
             peer.send(b"POST /answers-early HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n", b"x")
