@@ -4,7 +4,29 @@ from collections.abc import Sequence
 
 from plinth.http.refusals import Refused
 
-__all__ = ["body_length", "without_upgrade"]
+__all__ = ["END_OF_HEAD", "EndOfHead", "body_length", "without_upgrade"]
+
+END_OF_HEAD = b"\r\n\r\n"
+
+
+class EndOfHead:
+    """Finds where a head ends, also where its line breaks begin in one segment and end in the next."""
+
+    def __init__(self) -> None:
+        self._tail = b""  # the last bytes of the segments before
+
+    def find(self, data: bytes, start: int) -> int:
+        """Return where the head ends in a segment, or else the segment's length."""
+        tail, self._tail = self._tail, b""
+        if tail:
+            end = (tail + data[start : start + 3]).find(END_OF_HEAD)
+            if end >= 0:
+                return start + end + len(END_OF_HEAD) - len(tail)
+        end = data.find(END_OF_HEAD, start)
+        if end < 0:
+            self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
+            return len(data)
+        return end + len(END_OF_HEAD)
 
 
 def body_length(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from plinth.http.head import body_length, without_upgrade
+from plinth.http.head import END_OF_HEAD, EndOfHead, body_length, without_upgrade
 from plinth.http.limits import ConnectionLimits, Patience
 from plinth.http.refusals import Refused, report
 from plinth.http.transport import LingeringTransport
@@ -31,8 +31,6 @@ LINGER_SECONDS, LINGER_IDLE_SECONDS = 30.0, 5.0
 FRAMING = 16
 # Behind a request that is being answered. One read brings up to 256 KiB.
 MAX_HELD_BYTES, MAX_HELD_REQUESTS = 327_680, 100
-
-_END_OF_HEAD = b"\r\n\r\n"
 
 _moments = count()  # the loop's clock stands still while many connections come at once
 
@@ -62,7 +60,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._ignored_upgrade = False
         self._body_left: int | None = None  # None: it comes in chunks
         self._body_bytes = self._framing_bytes = 0
-        self._tail = b""  # the last bytes of a part that has not ended yet
+        self._end_of_head = EndOfHead()
         self._upgraded = False  # to a websocket, which another protocol serves
         self._keep_alive = True  # as the request asks for
         self._drained = 0.0  # seconds for which a body has been read whose request is answered
@@ -70,7 +68,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._deaf = False  # what else comes is not looked at
         self._ticks: asyncio.TimerHandle | None = None
         self._late = self._lingered = 0.0  # seconds of waiting for a head, and of listening after the last response
-        self._slow = False  # the peer has had its time, so it is not listened to for as long again
+        self._slow = False  # the peer has had its time: it is not listened to for as long again
         self._idle = 0.0  # seconds since the last byte came
         self._moved = 0  # bytes of the body since the last tick
         self._read = 0  # bytes that the peer had taken at the last tick
@@ -155,16 +153,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         """Where a request ends at the earliest, so that no part has the heads of two."""
         if not self._in_head and self._body_left is not None:
             return min(len(data), start + self._body_left)
-        tail, self._tail = self._tail, b""
-        if tail:  # the line breaks may have begun in the segment before
-            end = (tail + data[start : start + 3]).find(_END_OF_HEAD)
-            if end >= 0:
-                return start + end + len(_END_OF_HEAD) - len(tail)
-        end = data.find(_END_OF_HEAD, start)
-        if end < 0:
-            self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
-            return len(data)
-        return end + len(_END_OF_HEAD)
+        return self._end_of_head.find(data, start)
 
     def _feed_part(self, part: bytes | memoryview) -> None:
         try:
@@ -219,7 +208,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > MAX_HELD_BYTES or self._held.count(_END_OF_HEAD) > MAX_HELD_REQUESTS:
+        if len(self._held) > MAX_HELD_BYTES or self._held.count(END_OF_HEAD) > MAX_HELD_REQUESTS:
             self.refuse(Refused(400, "malformed", "Too many requests were sent before their answers."))
         else:
             self.flow.pause_reading()
@@ -305,10 +294,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         elif not (self.busy or self._in_head):
             self._drained += TICK_SECONDS
             if self._drained > LINGER_SECONDS:
-                self._slow = True
                 self.refuse(Refused(408, "too_slow", "The body did not end soon after its response."))
         elif self._awaits_body() and self._receiving.is_over(self._moved, TICK_SECONDS):
-            self._slow = True
             self.refuse(Refused(408, "too_slow", "The body did not come in time."))
         self._moved = 0
         if not self.transport.get_write_buffer_size():
@@ -329,6 +316,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def refuse(self, refused: Refused) -> None:
         """End the connection: after the response that is under way, or else with one that says why."""
         self._held = b""
+        self._slow = refused.reason == "too_slow"
         if self.busy and self._in_head:  # it concerns a request behind the one that is being answered
             report(refused, self.client)
             self.cycle.keep_alive = self._keep_alive = False
