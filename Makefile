@@ -37,10 +37,14 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
-# Without those that need more than Python: chart-test, image-test, test-adoption and e2e run them.
+# Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, e2e), or most of the time.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
-	@$(PYTEST) tests/unit tests/integration tests/docs tests/plinth $(ARGS)
+	@$(PYTEST) tests/unit tests/integration tests/plinth/unit tests/plinth/integration $(ARGS)
+
+.PHONY: test-programs
+test-programs: $(VENV)/.dev ## Run each command as a program, kill some, and type the pages of docs/ (ARGS='-k …')
+	@$(PYTEST) tests/plinth/programs tests/plinth/faults tests/docs $(ARGS)
 
 .PHONY: test-app
 test-app: $(VENV)/.dev ## Run the service's own tests (ARGS='-k …')
