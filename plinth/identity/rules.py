@@ -80,9 +80,12 @@ class TokenRules:
             raise TokenError(Reason.INVALID_CLAIM)
         if _required(claims, "iss") != self.issuer:
             raise TokenError(Reason.WRONG_ISSUER)
-        parties = self.authorized_parties
-        if parties is not None and parties.isdisjoint(strings(claims.get("azp"))):
+        party = claims.get("azp")
+        if self.authorized_parties is not None and not (isinstance(party, str) and party in self.authorized_parties):
             raise TokenError(Reason.WRONG_PARTY)
+        # Bound to a key of the client (DPoP, RFC 9449; mutual TLS, RFC 8705): as a plain bearer token it may be stolen.
+        if "cnf" in claims:
+            raise TokenError(Reason.BOUND_TO_KEY)
         if not typed and _is_no_access_token(claims):
             raise TokenError(Reason.WRONG_TYPE)
         if self.check is not None:
@@ -111,8 +114,11 @@ class TokenRules:
         # asked for the token.
         name = "client_id" if "aud" not in claims and claims.get("token_use") == "access" else "aud"
         if self.audience is not None:
-            _required(claims, name)
-            if self.audience not in strings(claims[name]):
+            named = _required(claims, name)
+            named = [named] if isinstance(named, str) else named
+            if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+                raise TokenError(Reason.WRONG_AUDIENCE)
+            if self.audience not in named:
                 raise TokenError(Reason.WRONG_AUDIENCE)
         elif "aud" in claims:
             raise TokenError(Reason.WRONG_AUDIENCE)

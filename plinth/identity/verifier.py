@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -111,17 +111,31 @@ def _open(token: str) -> tuple[dict[str, Any], str, bytes, bytes]:
 
 
 def _base64url(segment: str) -> bytes:
+    padded = segment + "=" * (-len(segment) % 4)
     try:
-        return urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        decoded = urlsafe_b64decode(padded)
     except ValueError:
         raise TokenError(Reason.MALFORMED) from None
+    # The last character may have bits that say nothing. A token has one spelling, or each change of it would not count.
+    if urlsafe_b64encode(decoded) != padded.encode():
+        raise TokenError(Reason.MALFORMED)
+    return decoded
 
 
 def _json_object(segment: str) -> dict[str, Any]:
     try:
-        value = json.loads(_base64url(segment))
+        # As text: of bytes the parser would guess the encoding, and RFC 7515 allows UTF-8 alone.
+        value = json.loads(_base64url(segment).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):  # thousands of brackets fit into a token
         raise TokenError(Reason.MALFORMED) from None
     if not isinstance(value, dict):
         raise TokenError(Reason.MALFORMED)
     return value
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object. Of a name that is there twice, another parser might take the other value."""
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("a name is there twice")
+    return found

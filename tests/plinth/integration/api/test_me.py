@@ -46,7 +46,9 @@ class TestMe:
 
 
 class TestUnauthenticated:
-    @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", "Basic YWxpY2U6cHc=", "Token abc", "alice"])
+    @pytest.mark.parametrize(
+        "authorization", ["", "Bearer", "Bearer ", "Basic YWxpY2U6cHc=", "Token abc", "DPoP abc", "alice"]
+    )
     async def test_request_without_a_bearer_token_is_asked_for_one(
         self, service: httpx.AsyncClient, authorization: str
     ) -> None:
@@ -54,6 +56,13 @@ class TestUnauthenticated:
 
         problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize("scheme", ["DPoP", "PoP", "Basic", "Digest", "Bearer,", "Bearer:"])
+    async def test_token_under_another_scheme_is_refused(
+        self, service: httpx.AsyncClient, alice: dict[str, str], scheme: str
+    ) -> None:
+        token = alice["Authorization"].removeprefix("Bearer ")
+        problem(await service.get("/me", headers={"Authorization": f"{scheme} {token}"}), 401, "unauthorized")
 
     @pytest.mark.parametrize("token", ["abc", "a.b.c", "é", "\xff\xfe", "x" * 20_000, "a b c"])
     async def test_invalid_token_is_refused_without_the_reason(self, service: httpx.AsyncClient, token: str) -> None:

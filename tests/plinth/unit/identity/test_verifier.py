@@ -63,6 +63,13 @@ def token(**replaced: Any) -> str:
     return signed(KEY, claims(**replaced))
 
 
+def of_text(header: str, payload: str, *, header_codec: str = "utf-8", payload_codec: str = "utf-8") -> str:
+    """A signed token of this text, which need not be JSON."""
+    parts = (base64url(header.encode(header_codec)), base64url(payload.encode(payload_codec)))
+    signing_input = b".".join(parts)
+    return b".".join((signing_input, base64url(KEY.sign(signing_input)))).decode()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock(NOW)
@@ -190,6 +197,12 @@ class TestForgedTokens:
     async def test_token_of_an_unknown_key_is_refused(self, verifier: TokenVerifier) -> None:
         assert await refusal(verifier, signed(ANOTHER_KEY, claims())) == Reason.UNKNOWN_KID
 
+    @pytest.mark.parametrize(
+        "kid", ["../../dev/null", "key-1' OR '1'='1", "key-1\0", "KEY-1", " key-1", "key-1 ", "", "é"]
+    )
+    async def test_kid_is_a_name_and_nothing_else(self, verifier: TokenVerifier, kid: str) -> None:
+        assert await refusal(verifier, signed(KEY, claims(), kid=kid)) == Reason.UNKNOWN_KID
+
     @pytest.mark.parametrize("kid", [7, True, ["key-1"], {"key-1": 1}, "k" * 256])
     async def test_token_with_a_malformed_kid_is_refused(
         self, verifier: TokenVerifier, keys: Keys, kid: object
@@ -230,6 +243,9 @@ class TestMalformedTokens:
             "bnVsbA.e30.c2ln",  # null
             "gICA.e30.c2ln",  # not UTF-8
             "eyJhbGciOiJSUzI1NiJ9.e30.c",
+            "eyJhbGciOiJSUzI1NiJ9.e30.c2ln.",
+            "eyJhbGciOiJSUzI1NiJ9.e30.c2ln.e30.e30",  # encrypted: five parts
+            "eyJhbGciOiJSUzI1NiJ9AA.e30.c2ln",  # bytes behind the object
         ],
     )
     async def test_text_that_is_not_a_token_is_refused(self, verifier: TokenVerifier, keys: Keys, garbage: str) -> None:
@@ -245,6 +261,55 @@ class TestMalformedTokens:
         self, verifier: TokenVerifier, payload: object
     ) -> None:
         assert await refusal(verifier, signed(KEY, payload)) == Reason.MALFORMED
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            '{"alg":"none","alg":"RS256","kid":"key-1"}',
+            '{"alg":"RS256","kid":"key-2","kid":"key-1"}',
+            '{"alg":"RS256","kid":"key-1","a":{"b":1,"b":2}}',
+            '{"alg":"RS256","kid":"key-1","\\u0061lg":"RS256"}',  # the same name, written in another way
+        ],
+    )
+    async def test_token_header_that_says_a_thing_twice_is_refused(
+        self, verifier: TokenVerifier, keys: Keys, header: str
+    ) -> None:
+        assert await refusal(verifier, of_text(header, json.dumps(claims()))) == Reason.MALFORMED
+        assert keys.asked == 0
+
+    @pytest.mark.parametrize(
+        "member",
+        ['"sub":"bob"', '"aud":"another"', '"exp":1', '"a":{"b":1,"b":2}', '"a":[{"b":1,"b":2}]', '"su\\u0062":1'],
+    )
+    async def test_token_payload_that_says_a_thing_twice_is_refused(self, verifier: TokenVerifier, member: str) -> None:
+        payload = f"{{{member},{json.dumps(claims())[1:]}"
+        if "sub" in member or "aud" in member:
+            assert json.loads(payload) == claims()  # another parser would take the first
+        assert await refusal(verifier, of_text('{"alg":"RS256","kid":"key-1"}', payload)) == Reason.MALFORMED
+
+    @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+    async def test_token_in_another_encoding_than_utf_8_is_refused(self, verifier: TokenVerifier, codec: str) -> None:
+        header, payload = '{"alg":"RS256","kid":"key-1"}', json.dumps(claims())
+        assert await verifier.verify(of_text(header, payload))
+        assert await refusal(verifier, of_text(header, payload, payload_codec=codec)) == Reason.MALFORMED
+        assert await refusal(verifier, of_text(header, payload, header_codec=codec)) == Reason.MALFORMED
+
+    @pytest.mark.parametrize("tail", [" x", "{}", "\0", "]"])
+    async def test_token_payload_with_something_behind_it_is_refused(self, verifier: TokenVerifier, tail: str) -> None:
+        forged = of_text('{"alg":"RS256","kid":"key-1"}', json.dumps(claims()) + tail)
+        assert await refusal(verifier, forged) == Reason.MALFORMED
+
+    @pytest.mark.parametrize("tail", ["A", "AAAA", "c2ln", "=", "==", " ", "\n", "%00"])
+    async def test_token_with_something_behind_it_is_refused(self, verifier: TokenVerifier, tail: str) -> None:
+        assert await refusal(verifier, token() + tail) in (Reason.MALFORMED, Reason.BAD_SIGNATURE)
+
+    async def test_token_has_one_spelling(self, verifier: TokenVerifier) -> None:
+        # 256 bytes take 342 characters, and the last four bits of them say nothing: 15 more spellings of a signature.
+        good = token()
+        assert await verifier.verify(good)
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        for other in set(alphabet) - {good[-1]}:
+            assert await refusal(verifier, good[:-1] + other) in (Reason.MALFORMED, Reason.BAD_SIGNATURE)
 
     async def test_token_over_the_maximum_length_is_refused(self, verifier: TokenVerifier, keys: Keys) -> None:
         spare = (16_384 - len(token(pad=""))) * 3 // 4
@@ -286,7 +351,9 @@ class TestClaims:
     async def test_token_of_another_issuer_is_refused(self, verifier: TokenVerifier, iss: object) -> None:
         assert await refusal(verifier, token(iss=iss)) == Reason.WRONG_ISSUER
 
-    @pytest.mark.parametrize("aud", ["another", "plinth2", "", [], ["another"], [["plinth"]], {}, 7])
+    @pytest.mark.parametrize(
+        "aud", ["another", "plinth2", "", [], ["another"], [["plinth"]], ["plinth", 7], ["plinth", None], {}, 7]
+    )
     async def test_token_for_another_audience_is_refused(self, verifier: TokenVerifier, aud: object) -> None:
         assert await refusal(verifier, token(aud=aud)) == Reason.WRONG_AUDIENCE
 
@@ -305,7 +372,9 @@ class TestClaims:
     async def test_token_with_a_subject_of_255_characters_is_accepted(self, verifier: TokenVerifier) -> None:
         assert (await verifier.verify(token(sub="x" * 255))).subject == "x" * 255
 
-    @pytest.mark.parametrize("azp", ["https://evil.test", "https://app.test.evil.test", "", ..., None, 7])
+    @pytest.mark.parametrize(
+        "azp", ["https://evil.test", "https://app.test.evil.test", "", ..., None, 7, ["https://app.test"], {}]
+    )
     @pytest.mark.parametrize("parties", [{"https://app.test"}, set()])
     async def test_token_of_another_party_is_refused(
         self, keys: Keys, clock: Clock, azp: object, parties: set[str]
@@ -349,6 +418,15 @@ class TestOtherKindsOfTokens:
         self, verifier: TokenVerifier, mark: dict[str, Any]
     ) -> None:
         assert await verifier.verify(token(**mark))
+
+    @pytest.mark.parametrize(
+        "cnf", [{"jkt": "0ZcOCORZNYy"}, {"x5t#S256": "bwcK0esc3AC"}, {"jwk": {}}, {}, None, "text"]
+    )
+    @pytest.mark.parametrize("typ", ["JWT", "at+jwt"])
+    async def test_token_that_is_bound_to_a_key_is_refused_as_a_bearer_token(
+        self, verifier: TokenVerifier, cnf: object, typ: str
+    ) -> None:
+        assert await refusal(verifier, signed(KEY, claims(cnf=cnf), typ=typ)) == Reason.BOUND_TO_KEY
 
     @pytest.mark.parametrize("typ", ["id+jwt", "logout+jwt", "dpop+jwt", "JWE", "", None, 7, ["JWT"]])
     async def test_token_of_another_type_in_its_header_is_refused(
