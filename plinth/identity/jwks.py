@@ -1,7 +1,10 @@
 """Keys from the provider's JWKS endpoint, cached and renewed in the background.
 
-While the endpoint is down, cached keys are used for one more day. An unknown `kid` makes the keys be fetched again,
-at most once in each COOLDOWN, so neither an outage nor forged tokens stop the service.
+While the endpoint is down, cached keys are used for one more day. An unknown `kid` makes the keys be fetched again: it
+may be of a key that was published a moment ago. That happens at most once in each COOLDOWN, so neither an outage nor
+forged tokens stop the service or flood the provider.
+
+Unknown kids are not remembered: forgers have a new one for each token, and a key may be published after its first use.
 """
 
 import asyncio
@@ -22,8 +25,8 @@ from plinth.identity.keys import VerificationKey
 TTL = 300.0  # while the endpoint answers, a key that it no longer lists is used no longer than this
 RENEW_AFTER = 240.0  # a request for keys of this age starts a fetch in the background
 STALE_LIMIT = 86_400.0  # bridges an outage overnight; no longer, because a withdrawn key stays valid meanwhile
-COOLDOWN = 30.0  # between two fetches because of an unknown key
-FIRST_COOLDOWN = 5.0  # the same while there are no keys at all
+RETRY_AFTER = 30.0  # from a fetch in the background that failed to the next
+COOLDOWN = 2.0  # from any fetch to one because of an unknown key; so long a new key may wait under an attack
 FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the last byte
 
 log = structlog.get_logger("plinth.identity")
@@ -57,13 +60,13 @@ class JwksKeys:
     async def key(self, kid: str | None, alg: str) -> VerificationKey:
         """Find a key. Raises TokenError (unknown_kid), or KeysUnavailable if keys cannot be fetched."""
         key = self._find(kid, alg)
+        since_try = self.monotonic() - self._tried_at
         # After a quiet time the endpoint was not asked for longer than TTL: ask it before trusting the key. In an
         # outage under traffic it was, in the background, so no request waits.
-        if key is None or self.monotonic() - self._tried_at >= TTL:
-            if fetching := self._fetch():
-                await asyncio.shield(fetching)  # other requests wait for it too
+        if since_try >= TTL or (key is None and (self._fetching or since_try >= COOLDOWN)):
+            await asyncio.shield(self._fetch())  # other requests wait for it too
             key = self._find(kid, alg)
-        elif self.monotonic() - self._fetched_at >= RENEW_AFTER:
+        elif self.monotonic() - self._fetched_at >= RENEW_AFTER and since_try >= RETRY_AFTER:
             self._fetch()
 
         if key is not None:
@@ -86,10 +89,9 @@ class JwksKeys:
         candidates = [key for key in self._keys.values() if alg in key.algorithms]
         return candidates[0] if len(candidates) == 1 else None
 
-    def _fetch(self) -> asyncio.Task[None] | None:
-        """The fetch in progress, or a new one; None if the last one ended less than a cooldown ago."""
-        cooldown = COOLDOWN if self._keys else FIRST_COOLDOWN
-        if self._fetching is None and self.monotonic() - self._tried_at >= cooldown:
+    def _fetch(self) -> asyncio.Task[None]:
+        """The fetch in progress, or a new one."""
+        if self._fetching is None:
             self._fetching = asyncio.create_task(self._renew())
         return self._fetching
 

@@ -10,7 +10,7 @@ import pytest
 from plinth.identity import jwks
 from plinth.identity.documents import Documents
 from plinth.identity.errors import KeysUnavailable, Reason, TokenError
-from plinth.identity.jwks import COOLDOWN, FIRST_COOLDOWN, RENEW_AFTER, STALE_LIMIT, TTL, JwksKeys
+from plinth.identity.jwks import COOLDOWN, RENEW_AFTER, RETRY_AFTER, STALE_LIMIT, TTL, JwksKeys
 from plinth.identity.keys import VerificationKey
 from tests.support.identity_provider import DISCOVERY_PATH, Clock, IdentityProvider, Mood, SigningKey
 from tests.support.metrics import metric
@@ -195,13 +195,52 @@ class TestKid:
         assert {str(each) for each in refused} == {"unknown_kid"}
         assert provider.jwks_fetches == 2
 
-    async def test_thousand_unknown_kids_in_five_minutes_fetch_the_keys_ten_times(
+    async def test_unknown_kids_without_end_fetch_the_keys_every_two_seconds(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
-        for number in range(1000):
+        for number in range(1000):  # 250 seconds
             await refusal(keys, f"unknown-{number}")
-            clock.advance(0.3)
-        assert provider.jwks_fetches == 10
+            clock.advance(0.25)
+        assert COOLDOWN == 2
+        assert provider.jwks_fetches == 125
+
+    async def test_key_published_just_after_an_unknown_kid_is_accepted_two_seconds_later(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
+        await keys.key("key-1", "RS256")
+        clock.advance(COOLDOWN)
+        assert await refusal(keys, "key-2") == Reason.UNKNOWN_KID  # this very kid, before its key is published
+        provider.keys.append(NEW)
+        clock.advance(COOLDOWN)
+        assert (await keys.key("key-2", "RS256")).material == NEW.public
+
+    async def test_key_published_under_attack_is_accepted_within_two_seconds(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
+        async def attack(seconds: float) -> None:
+            for number in range(round(seconds * 4)):
+                await refusal(keys, f"unknown-{number}")
+                clock.advance(0.25)
+
+        await attack(60.25)
+        provider.keys.append(NEW)
+        await attack(COOLDOWN)
+        fetches = provider.jwks_fetches
+        assert (await keys.key("key-2", "RS256")).material == NEW.public
+        assert provider.jwks_fetches == fetches  # fetched for the attack, so the good token did not wait
+
+    async def test_concurrent_tokens_of_a_new_key_share_one_fetch(
+        self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
+    ) -> None:
+        await keys.key("key-1", "RS256")
+        provider.keys.append(NEW)
+        clock.advance(COOLDOWN)
+        found = await asyncio.gather(
+            *(keys.key(kid, "RS256") for kid in ["key-2", "unknown", "key-1"] * 100), return_exceptions=True
+        )
+        assert [str(each) for each in found[1::3]] == ["unknown_kid"] * 100
+        assert all(getattr(each, "material", None) == NEW.public for each in found[::3])
+        assert provider.jwks_fetches == 2
 
     async def test_thousand_unknown_kids_during_an_outage_fetch_the_keys_once_more(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
@@ -281,7 +320,7 @@ class TestOutage:
         await self.fails(keys)
         assert provider.jwks_fetches == 1  # the cooldown holds back the second fetch
         provider.mood = Mood.WELL
-        clock.advance(FIRST_COOLDOWN)
+        clock.advance(COOLDOWN)
         assert await keys.key("key-1", "RS256")
 
     @pytest.mark.parametrize("mood", STALE_ANSWERS)
@@ -301,7 +340,7 @@ class TestOutage:
         provider.down()
         await self.fails(keys)
         provider.up()
-        clock.advance(FIRST_COOLDOWN)
+        clock.advance(COOLDOWN)
         known = await keys.key("key-1", "RS256")
         provider.down()
         clock.advance(TTL)
@@ -338,11 +377,12 @@ class TestOutage:
         known = await keys.key("key-1", "RS256")
         provider.mood = Mood.ERROR
         clock.advance(RENEW_AFTER)
-        for _ in range(20):  # twelve minutes of outage with a request every 36 s
+        for _ in range(200):  # ten minutes of outage with a request every three seconds
             assert await keys.key("key-1", "RS256") is known
-            await in_background(keys)
-            clock.advance(36)
-        assert provider.jwks_fetches == 21
+            if keys._fetching is not None:
+                await in_background(keys)
+            clock.advance(3)
+        assert provider.jwks_fetches == 1 + 600 / RETRY_AFTER
 
     async def test_known_keys_expire_in_a_long_outage(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
