@@ -6,10 +6,10 @@ Each provider has a file: `supabase`, `clerk`, `oidc` (any OpenID Connect issuer
 from collections.abc import Callable
 
 from plinth.identity import clerk, local, oidc, supabase
-from plinth.identity.keys import FixedKey, KeySource
+from plinth.identity.keys import KeySource, SecretKeys
 from plinth.identity.local import sign_local_token
 from plinth.identity.rules import TokenRules
-from plinth.identity.verifier import TokenVerifier
+from plinth.identity.verifier import Issuer, TokenVerifier
 from plinth.settings import AuthProvider, PlatformSettings
 
 __all__ = ["build_verifier", "rules_for", "sign_local_token"]
@@ -24,8 +24,7 @@ _RULES: dict[AuthProvider, Callable[[PlatformSettings], TokenRules]] = {
 
 def build_verifier(settings: PlatformSettings) -> TokenVerifier:
     """Make the verifier for the configured provider. Its keys are fetched when the first token comes."""
-    rules = rules_for(settings)
-    return TokenVerifier(rules, _key_source(settings, rules.algorithms))
+    return TokenVerifier([Issuer(rules_for(settings), _key_sources(settings))])
 
 
 def rules_for(settings: PlatformSettings) -> TokenRules:
@@ -33,15 +32,29 @@ def rules_for(settings: PlatformSettings) -> TokenRules:
     return _RULES[settings.AUTH_PROVIDER](settings)
 
 
-def _key_source(settings: PlatformSettings, algorithms: frozenset[str]) -> KeySource:
-    if settings.AUTH_PROVIDER is AuthProvider.LOCAL:
-        return FixedKey(local.signing_key(settings), algorithms)
-    if settings.AUTH_PROVIDER is AuthProvider.SUPABASE and settings.SUPABASE_JWT_SECRET:
-        return FixedKey(settings.SUPABASE_JWT_SECRET.get_secret_value().encode(), algorithms)
+def _key_sources(settings: PlatformSettings) -> dict[str, KeySource]:
+    """The key source of each algorithm. Secrets and published keys never share one."""
+    sources: dict[str, KeySource] = {}
+    if secrets := _secrets(settings):
+        sources["HS256"] = SecretKeys(secrets)
+    published = frozenset(settings.jwt_algorithms) - sources.keys()
+    if not published:
+        return sources
 
     # Imported here, because httpx comes with it: 30 ms and 2.4 MB that the other providers do not need.
     from plinth.identity.documents import Documents
     from plinth.identity.jwks import JwksKeys
 
     documents = Documents(allow_loopback=not settings.ENVIRONMENT.deployed)
-    return JwksKeys(documents, algorithms, issuer=settings.issuer, url=settings.jwks_url)
+    keys = JwksKeys(documents, published, issuer=settings.issuer, url=settings.jwks_url, may_be_empty=bool(sources))
+    return sources | dict.fromkeys(published, keys)
+
+
+def _secrets(settings: PlatformSettings) -> list[bytes]:
+    match settings.AUTH_PROVIDER:
+        case AuthProvider.LOCAL:
+            return [local.signing_key(settings)]
+        case AuthProvider.SUPABASE if settings.SUPABASE_JWT_SECRET:
+            return [settings.SUPABASE_JWT_SECRET.get_secret_value().encode()]
+        case _:
+            return []

@@ -14,7 +14,6 @@ def token_rules(settings: PlatformSettings) -> TokenRules:
     # An empty list accepts no token.
     return TokenRules(
         issuer=settings.issuer,
-        algorithms=frozenset(settings.jwt_algorithms),
         authorized_parties=frozenset(settings.CLERK_AUTHORIZED_PARTIES),
         check=_check_session,
         roles=_roles,

@@ -9,7 +9,7 @@ Unknown kids are not remembered: forgers have a new one for each token, and a ke
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import structlog
@@ -39,7 +39,7 @@ _LAST_SUCCESS = Gauge(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class JwksKeys:
     """The keys at `url`. If it is None, each fetch reads it from the issuer's discovery document first."""
 
@@ -48,6 +48,8 @@ class JwksKeys:
     _: KW_ONLY
     issuer: str
     url: str | None = None
+    may_be_empty: bool = False
+    """The issuer has another key source, and may publish no key yet."""
     deadline: float = FETCH_DEADLINE
     monotonic: Callable[[], float] = time.monotonic
 
@@ -57,8 +59,8 @@ class JwksKeys:
         self._tried_at = float("-inf")  # the end of the last fetch, successful or not
         self._fetching: asyncio.Task[None] | None = None
 
-    async def key(self, kid: str | None, alg: str) -> VerificationKey:
-        """Find a key. Raises TokenError (unknown_kid), or KeysUnavailable if keys cannot be fetched."""
+    async def keys(self, kid: str | None, alg: str) -> Sequence[VerificationKey]:
+        """Find the key. Raises TokenError (unknown_kid), or KeysUnavailable if keys cannot be fetched."""
         key = self._find(kid, alg)
         since_try = self.monotonic() - self._tried_at
         # After a quiet time the endpoint was not asked for longer than TTL: ask it before trusting the key. In an
@@ -70,7 +72,7 @@ class JwksKeys:
             self._fetch()
 
         if key is not None:
-            return key
+            return (key,)
         if self._tried_at > self._fetched_at:
             raise KeysUnavailable("the identity provider's keys cannot be fetched")
         raise TokenError(Reason.UNKNOWN_KID)
@@ -100,7 +102,7 @@ class JwksKeys:
             async with asyncio.timeout(self.deadline):
                 url = self.url or await find_jwks_url(self.documents, self.issuer)
                 keys = read_key_set(await self.documents.get(url), self.algorithms)
-            if not keys:
+            if not keys and (self._keys or not self.may_be_empty):
                 # No issuer withdraws its last key without a successor: a mistake on its side.
                 raise DocumentError(f"{url}: no usable key")
         except Exception as error:  # noqa: BLE001 - cached keys are used whatever it is

@@ -18,7 +18,7 @@ _AUDIENCE = "plinth"
 
 def token_rules(settings: PlatformSettings) -> TokenRules:
     """The rules for tokens that `sign_local_token` makes."""
-    return TokenRules(issuer=settings.issuer, algorithms=frozenset({_ALGORITHM}), audience=_AUDIENCE)
+    return TokenRules(issuer=settings.issuer, audience=_AUDIENCE)
 
 
 def signing_key(settings: PlatformSettings) -> bytes:

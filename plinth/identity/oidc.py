@@ -12,7 +12,6 @@ def token_rules(settings: PlatformSettings) -> TokenRules:
     """The rules for tokens of OIDC_ISSUER for OIDC_AUDIENCE."""
     return TokenRules(
         issuer=settings.issuer,
-        algorithms=frozenset(settings.jwt_algorithms),
         # Separates tokens for this API from those for other clients of the issuer. TokenRules refuses "".
         audience=settings.OIDC_AUDIENCE or "",
         roles=partial(_roles, settings.OIDC_AUDIENCE or ""),

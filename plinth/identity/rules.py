@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 from plinth.identity.errors import Reason, TokenError
 from plinth.identity.principal import Principal
-from plinth.settings.types import are_one_family
 
 __all__ = ["Claims", "TokenRules", "common_roles", "is_subject", "strings"]
 
@@ -52,8 +51,6 @@ class TokenRules:
     """
 
     issuer: str
-    algorithms: frozenset[str]
-    """The accepted algorithms, of one family."""
     audience: str | None = None
     """Required in `aud`. If None, a token that has an `aud` is refused: it is for another service."""
     authorized_parties: frozenset[str] | None = None
@@ -66,8 +63,6 @@ class TokenRules:
     def __post_init__(self) -> None:
         if not self.issuer or self.audience == "":
             raise ValueError("the issuer must be named, and an audience must not be empty")
-        if not are_one_family(self.algorithms):
-            raise ValueError("algorithms must be of one family")
 
     def admit(self, claims: Claims, *, typed: bool, now: float) -> Principal:
         """Check the claims of a token whose signature is valid, at `now` in Unix seconds. Raises TokenError.

@@ -11,7 +11,6 @@ def token_rules(settings: PlatformSettings) -> TokenRules:
     """The rules for tokens of the project at SUPABASE_URL."""
     return TokenRules(
         issuer=settings.issuer,
-        algorithms=frozenset(settings.jwt_algorithms),
         audience="authenticated",
         check=_check_user,
         roles=_roles,

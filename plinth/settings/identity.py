@@ -71,10 +71,10 @@ class IdentitySettings(GeneralSettings):
 
     @property
     def jwt_algorithms(self) -> tuple[str, ...]:
-        """The algorithms to accept, of one family: a public key must never pass for an HMAC secret."""
+        """The algorithms to accept. Each has keys of its own type, so a public key never passes for a secret."""
         match self.AUTH_PROVIDER:
             case AuthProvider.SUPABASE:
-                return ("HS256",) if self.SUPABASE_JWT_SECRET else ("ES256",)
+                return ("ES256", "RS256", "EdDSA", *(("HS256",) if self.SUPABASE_JWT_SECRET else ()))
             case AuthProvider.CLERK:
                 return ("RS256",)
             case AuthProvider.CUSTOM:

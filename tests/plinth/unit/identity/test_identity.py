@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from notes.config import Settings
 from plinth.identity import build_verifier
@@ -85,9 +86,14 @@ async def test_token_is_verified_with_keys_from_a_configured_jwks_url(provider: 
     await verifier.aclose()
 
 
-async def test_supabase_token_is_accepted_for_authenticated_users_only() -> None:
-    with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
-        verifier = build_verifier(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url))
+def supabase(project: IdentityProvider, **settings: Any) -> TokenVerifier:
+    return build_verifier(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url, **settings))
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256", "EdDSA"])
+async def test_supabase_token_is_accepted_for_authenticated_users_only(alg: str) -> None:
+    with SupabaseProject(SigningKey.make("key-1", alg)) as project:
+        verifier = supabase(project)
         assert await verifier.verify(project.token(aud="authenticated", role="authenticated"))
         for role in ("anon", "service_role"):
             assert await refusal(verifier, project.token(aud="authenticated", role=role)) == Reason.WRONG_ROLE
@@ -96,19 +102,45 @@ async def test_supabase_token_is_accepted_for_authenticated_users_only() -> None
         await verifier.aclose()
 
 
-async def test_supabase_token_signed_with_the_legacy_shared_secret_is_verified() -> None:
-    with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
-        verifier = build_verifier(
-            Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url, SUPABASE_JWT_SECRET="s" * 40)
-        )
+async def test_supabase_project_may_publish_keys_of_several_types() -> None:
+    keys = [SigningKey.make(f"key-{alg}", alg) for alg in ("ES256", "RS256", "EdDSA")]
+    with SupabaseProject(*keys) as project:
+        verifier = supabase(project)
+        for key in keys:
+            assert await verifier.verify(project.token(key, aud="authenticated", role="authenticated"))
+        for alg in ("ES384", "PS256", "RS512"):
+            other = project.token(SigningKey.make("key-RS256", alg), aud="authenticated", role="authenticated")
+            assert await refusal(verifier, other) == Reason.WRONG_ALGORITHM
+        assert project.fetched == {"/auth/v1/.well-known/jwks.json": 1}
+        await verifier.aclose()
+
+
+async def test_supabase_project_that_rotates_has_a_shared_secret_beside_its_keys() -> None:
+    key = SigningKey.make("key-1", "ES256")
+    with SupabaseProject(key) as project:
+        verifier = supabase(project, SUPABASE_JWT_SECRET="s" * 40)
         claims = project.claims(aud="authenticated", role="authenticated")
         assert await verifier.verify(jwt.encode(claims, "s" * 40, headers={"kid": "any"}))
+        assert project.fetched == {}  # the secret needs no key of the project
+        assert await verifier.verify(project.token(aud="authenticated", role="authenticated"))
         for role in ("anon", "service_role"):
             token = jwt.encode(claims | {"role": role}, "s" * 40)
             assert await refusal(verifier, token) == Reason.WRONG_ROLE
         assert await refusal(verifier, jwt.encode(claims, "t" * 40)) == Reason.BAD_SIGNATURE
-        assert await refusal(verifier, project.token()) == Reason.WRONG_ALGORITHM
-        assert project.fetched == {}
+        for encoding in (Encoding.PEM, Encoding.DER):
+            forged = compact({"alg": "HS256", "kid": "key-1"}, claims, hs256(key.public_bytes(encoding)))
+            assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
+        await verifier.aclose()
+
+
+async def test_supabase_project_before_its_rotation_publishes_no_key() -> None:
+    with SupabaseProject() as project:
+        project.keys = []
+        verifier = supabase(project, SUPABASE_JWT_SECRET="s" * 40)
+        claims = project.claims(aud="authenticated", role="authenticated")
+        assert await verifier.verify(jwt.encode(claims, "s" * 40))
+        forged = project.token(SigningKey.make("key-1", "ES256"), aud="authenticated", role="authenticated")
+        assert await refusal(verifier, forged) == Reason.UNKNOWN_KID
         await verifier.aclose()
 
 
@@ -178,7 +210,7 @@ async def test_deployed_verifier_fetches_no_keys_over_http(
     monkeypatch.setattr(Settings, "jwks_url", provider.jwks_url)
     verifier = build_verifier(settings)
     with pytest.raises(KeysUnavailable):
-        await verifier.verify(provider.token())
+        await verifier.verify(provider.token(iss="https://issuer.example.com"))
     assert provider.fetched == {}
     await verifier.aclose()
 

@@ -2,27 +2,32 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from plinth.identity import rules as security
 from plinth.identity import verifier as token_verifier
 from plinth.identity.errors import KeysUnavailable, Reason, TokenError
-from plinth.identity.keys import FixedKey, VerificationKey
+from plinth.identity.keys import KeySource, SecretKeys, VerificationKey
 from plinth.identity.principal import Principal
 from plinth.identity.rules import TokenRules
-from plinth.identity.verifier import TokenVerifier
+from plinth.identity.verifier import Issuer, TokenVerifier
 from plinth.settings.keys import derive_key
 from tests.support.identity_provider import Clock, SigningKey, base64url, compact, hs256, signed
 
 ISSUER = "https://issuer.test"
 NOW = 1_800_000_000
-RULES = TokenRules(issuer=ISSUER, algorithms=frozenset({"RS256"}), audience="plinth")
+RULES = TokenRules(issuer=ISSUER, audience="plinth")
 KEY = SigningKey.make("key-1", "RS256")
 ANOTHER_KEY = SigningKey.make("key-2", "RS256")
+
+
+FAMILIES = ("RS256", "PS256", "ES256", "ES384", "ES512", "EdDSA")
+SECRETS = [b"a-secret-of-forty-characters-or-so-------", b"the-secret-that-came-before-it-----------"]
 
 
 class Keys:
@@ -33,11 +38,11 @@ class Keys:
         self.asked = 0
         self.closed = False
 
-    async def key(self, kid: str | None, alg: str) -> VerificationKey:
+    async def keys(self, kid: str | None, alg: str) -> Sequence[VerificationKey]:
         self.asked += 1
         if kid not in self.known:
             raise TokenError(Reason.UNKNOWN_KID)
-        return self.known[kid]
+        return (self.known[kid],)
 
     async def aclose(self) -> None:
         self.closed = True
@@ -50,8 +55,14 @@ class Confused(Keys):
         super().__init__()
         self.material = material
 
-    async def key(self, kid: str | None, alg: str) -> VerificationKey:
-        return VerificationKey(self.material, frozenset({alg}))
+    async def keys(self, kid: str | None, alg: str) -> Sequence[VerificationKey]:
+        return (VerificationKey(self.material, frozenset({alg})),)
+
+
+def verifier_of(
+    keys: KeySource, clock: Clock, *, algorithms: Iterable[str] = ("RS256",), rules: TokenRules = RULES
+) -> TokenVerifier:
+    return TokenVerifier([Issuer(rules, dict.fromkeys(algorithms, keys))], now=clock)
 
 
 def claims(**replaced: Any) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def keys() -> Keys:
 
 @pytest.fixture
 def verifier(keys: Keys, clock: Clock) -> TokenVerifier:
-    return TokenVerifier(RULES, keys, now=clock)
+    return verifier_of(keys, clock)
 
 
 async def refusal(verifier: TokenVerifier, token: str) -> Reason:
@@ -107,8 +118,7 @@ class TestGoodTokens:
     @pytest.mark.parametrize("alg", ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"])
     async def test_token_of_each_algorithm_is_accepted(self, alg: str, clock: Clock) -> None:
         key = SigningKey.make("key-1", alg)
-        rules = dataclasses.replace(RULES, algorithms=frozenset({alg}))
-        verifier = TokenVerifier(rules, Keys(key, algorithms=[alg]), now=clock)
+        verifier = verifier_of(Keys(key, algorithms=[alg]), clock, algorithms=[alg])
         assert (await verifier.verify(signed(key, claims()))).subject == "alice"
 
     @pytest.mark.parametrize("written", [{"scp": "a b"}, {"scp": ["a", "b"]}, {"scope": "a", "scp": "b"}])
@@ -155,22 +165,21 @@ class TestForgedTokens:
         secret = KEY.public_bytes(encoding)
         forged = compact({"alg": "HS256", "kid": "key-1"}, claims(), hs256(secret))
         # The allow-list alone has to stop it, even where the key source returns that key.
-        verifier = TokenVerifier(RULES, Confused(secret), now=clock)
+        verifier = verifier_of(Confused(secret), clock)
         assert await refusal(verifier, forged) == Reason.WRONG_ALGORITHM
 
     async def test_token_signed_with_an_algorithm_that_is_not_allowed_is_refused(self, clock: Clock) -> None:
-        verifier = TokenVerifier(RULES, Confused(KEY.public), now=clock)
+        verifier = verifier_of(Confused(KEY.public), clock)
         other = SigningKey("key-1", "RS512", KEY.private)
         assert await refusal(verifier, signed(other, claims())) == Reason.WRONG_ALGORITHM
 
     async def test_token_signed_with_an_algorithm_that_its_key_is_not_for_is_refused(self, clock: Clock) -> None:
-        rules = dataclasses.replace(RULES, algorithms=frozenset({"RS256", "RS512"}))
-        verifier = TokenVerifier(rules, Keys(KEY, algorithms=["RS512"]), now=clock)
+        verifier = verifier_of(Keys(KEY, algorithms=["RS512"]), clock, algorithms=["RS256", "RS512"])
         assert await refusal(verifier, token()) == Reason.WRONG_KEY
 
     async def test_token_for_a_key_of_another_type_is_refused(self, clock: Clock) -> None:
         published = SigningKey.make("key-1", "ES256")
-        verifier = TokenVerifier(RULES, Keys(published, algorithms=["ES256"]), now=clock)
+        verifier = verifier_of(Keys(published, algorithms=["ES256"]), clock)
         assert await refusal(verifier, token()) == Reason.WRONG_KEY
 
     async def test_token_signed_with_another_key_is_refused(self, verifier: TokenVerifier) -> None:
@@ -182,12 +191,11 @@ class TestForgedTokens:
     async def test_token_with_a_bogus_signature_of_any_length_is_refused(
         self, clock: Clock, alg: str, signature: bytes
     ) -> None:
-        rules = dataclasses.replace(RULES, algorithms=frozenset({alg}))
-        source = FixedKey(b"s" * 32, [alg])
+        source: KeySource = SecretKeys([b"s" * 32])
         if alg != "HS256":
-            source = Keys(SigningKey.make("key-1", alg), algorithms=[alg])  # type: ignore[assignment]
+            source = Keys(SigningKey.make("key-1", alg), algorithms=[alg])
         forged = compact({"alg": alg, "kid": "key-1"}, claims(), lambda _: signature)
-        assert await refusal(TokenVerifier(rules, source, now=clock), forged) == Reason.BAD_SIGNATURE
+        assert await refusal(verifier_of(source, clock, algorithms=[alg]), forged) == Reason.BAD_SIGNATURE
 
     async def test_token_with_changed_claims_is_refused(self, verifier: TokenVerifier) -> None:
         header, _, signature = token().split(".")
@@ -361,7 +369,7 @@ class TestClaims:
     async def test_token_with_an_audience_is_refused_where_none_is_configured(
         self, keys: Keys, clock: Clock, aud: object
     ) -> None:
-        verifier = TokenVerifier(dataclasses.replace(RULES, audience=None), keys, now=clock)
+        verifier = verifier_of(keys, clock, rules=dataclasses.replace(RULES, audience=None))
         assert await refusal(verifier, token(aud=aud)) == Reason.WRONG_AUDIENCE
         assert await verifier.verify(token(aud=...))
 
@@ -380,17 +388,17 @@ class TestClaims:
         self, keys: Keys, clock: Clock, azp: object, parties: set[str]
     ) -> None:
         rules = dataclasses.replace(RULES, authorized_parties=frozenset(parties))
-        assert await refusal(TokenVerifier(rules, keys, now=clock), token(azp=azp)) == Reason.WRONG_PARTY
+        assert await refusal(verifier_of(keys, clock, rules=rules), token(azp=azp)) == Reason.WRONG_PARTY
 
     async def test_token_of_an_authorized_party_is_accepted(self, keys: Keys, clock: Clock) -> None:
         rules = dataclasses.replace(RULES, authorized_parties=frozenset({"https://app.test"}))
-        assert await TokenVerifier(rules, keys, now=clock).verify(token(azp="https://app.test"))
+        assert await verifier_of(keys, clock, rules=rules).verify(token(azp="https://app.test"))
 
     async def test_token_that_fails_the_check_of_its_provider_is_refused(self, keys: Keys, clock: Clock) -> None:
         def check(claims: security.Claims) -> None:
             raise TokenError(Reason.WRONG_ROLE)
 
-        verifier = TokenVerifier(dataclasses.replace(RULES, check=check), keys, now=clock)
+        verifier = verifier_of(keys, clock, rules=dataclasses.replace(RULES, check=check))
         assert await refusal(verifier, token()) == Reason.WRONG_ROLE
 
 
@@ -507,10 +515,10 @@ class TestVerdicts:
 
     async def test_outage_of_the_key_source_is_not_cached(self, clock: Clock) -> None:
         class Unavailable(Keys):
-            async def key(self, kid: str | None, alg: str) -> VerificationKey:
+            async def keys(self, kid: str | None, alg: str) -> Sequence[VerificationKey]:
                 raise KeysUnavailable
 
-        verifier = TokenVerifier(RULES, Unavailable(), now=clock)
+        verifier = verifier_of(Unavailable(), clock)
         with pytest.raises(KeysUnavailable):
             await verifier.verify(token())
         assert verifier.cached(token()) is None
@@ -527,14 +535,10 @@ class TestRules:
         [
             {"issuer": ""},
             {"audience": ""},
-            {"algorithms": frozenset()},
-            {"algorithms": frozenset({"none"})},
-            {"algorithms": frozenset({"RS256", "HS256"})},
-            {"algorithms": frozenset({"RS256", "ES256"})},
         ],
     )
     def test_unsafe_token_rules_are_refused(self, unsafe: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match=r"issuer|family"):
+        with pytest.raises(ValueError, match="issuer"):
             dataclasses.replace(RULES, **unsafe)
 
 
@@ -547,11 +551,148 @@ class TestKeys:
 
     def test_secret_key_material_is_not_in_the_repr(self) -> None:
         assert "hush" not in repr(VerificationKey(b"hush", frozenset({"HS256"})))
-        assert "hush" not in repr(vars(FixedKey(b"hush", ["HS256"])))
+        assert "hush" not in repr(vars(SecretKeys([b"hush"])))
 
-    async def test_fixed_key_is_the_same_for_every_kid(self) -> None:
-        source = FixedKey(b"s" * 32, ["HS256"])
-        assert await source.key(None, "HS256") is await source.key("any", "HS256")
+    async def test_secrets_are_the_same_for_every_kid(self) -> None:
+        source = SecretKeys([b"s" * 32, b"t" * 32])
+        assert await source.keys(None, "HS256") == await source.keys("any", "HS256")
+        assert len(await source.keys(None, "HS256")) == 2
+
+    @pytest.mark.parametrize("material", [b"s" * 32, *(SigningKey.make("key-1", alg).public for alg in FAMILIES)])
+    def test_key_is_for_the_algorithms_of_its_type_alone(self, material: object) -> None:
+        accepted = []
+        for alg in (*FAMILIES, "HS256", "none", "ES256K", ""):
+            try:
+                VerificationKey(material, frozenset({alg}))
+            except ValueError:
+                continue
+            accepted.append(alg)
+        assert accepted in (["HS256"], ["RS256", "PS256"], ["ES256"], ["ES384"], ["ES512"], ["EdDSA"])
+        with pytest.raises(ValueError, match="not for this type"):
+            VerificationKey(material, frozenset({accepted[0], "HS384" if accepted[0] != "HS256" else "RS256"}))
+
+    @pytest.mark.parametrize(
+        "material", [None, "text", KEY.private, ec.generate_private_key(ec.SECP256K1()).public_key()]
+    )
+    @pytest.mark.parametrize("algorithms", [{"RS256"}, {"HS256"}, {"ES256"}, set()])
+    def test_other_material_is_no_key(self, material: object, algorithms: set[str]) -> None:
+        with pytest.raises(ValueError, match="not for this type"):
+            VerificationKey(material, frozenset(algorithms))
+
+    @pytest.mark.parametrize("algorithms", [[], ["none"], ["RS256", "none"], ["ES256K"], ["HS1"]])
+    def test_issuer_without_safe_algorithms_is_refused(self, algorithms: list[str]) -> None:
+        with pytest.raises(ValueError, match="expected a key source"):
+            Issuer(RULES, dict.fromkeys(algorithms, Keys(KEY)))
+
+
+class TestSecretsBesidePublishedKeys:
+    """Supabase while it rotates: HS256 with a shared secret, and published keys of several types."""
+
+    RSA, EC, OKP = (SigningKey.make(alg, alg) for alg in ("RS256", "ES256", "EdDSA"))
+
+    @pytest.fixture
+    def verifier(self, clock: Clock) -> TokenVerifier:
+        published = Keys()
+        published.known = {key.kid: VerificationKey(key.public, frozenset({key.alg})) for key in self.keys}
+        sources: dict[str, KeySource] = dict.fromkeys(("RS256", "ES256", "EdDSA"), published)
+        return TokenVerifier([Issuer(RULES, sources | {"HS256": SecretKeys(SECRETS)})], now=clock)
+
+    keys = (RSA, EC, OKP)
+
+    @pytest.mark.parametrize("key", keys, ids=lambda key: key.alg)
+    async def test_token_of_each_published_key_is_accepted(self, verifier: TokenVerifier, key: SigningKey) -> None:
+        assert await verifier.verify(signed(key, claims()))
+
+    @pytest.mark.parametrize("secret", SECRETS)
+    @pytest.mark.parametrize("header", [{}, {"kid": "ES256"}, {"kid": "any"}])
+    async def test_token_of_each_secret_is_accepted(
+        self, verifier: TokenVerifier, secret: bytes, header: dict[str, str]
+    ) -> None:
+        assert await verifier.verify(compact({"alg": "HS256", **header}, claims(), hs256(secret)))
+        assert (
+            await refusal(verifier, compact({"alg": "HS256", **header}, claims(), hs256(b"x" * 32)))
+            == Reason.BAD_SIGNATURE
+        )
+
+    @pytest.mark.parametrize("key", keys, ids=lambda key: key.alg)
+    @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
+    @pytest.mark.parametrize("trim", [bytes, bytes.strip, lambda pem: pem.replace(b"\n", b"")])
+    async def test_published_key_never_passes_for_a_secret(
+        self, verifier: TokenVerifier, key: SigningKey, encoding: Encoding, trim: Callable[[bytes], bytes]
+    ) -> None:
+        forged = compact({"alg": "HS256", "kid": key.kid}, claims(), hs256(trim(key.public_bytes(encoding))))
+        assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
+
+    @pytest.mark.parametrize("key", keys, ids=lambda key: key.alg)
+    @pytest.mark.parametrize("member", ["n", "x", "y", "kid"])
+    async def test_part_of_a_published_key_never_passes_for_a_secret(
+        self, verifier: TokenVerifier, key: SigningKey, member: str
+    ) -> None:
+        published = key.jwk().get(member, json.dumps(key.jwk()))
+        forged = compact({"alg": "HS256", "kid": key.kid}, claims(), hs256(published.encode()))
+        assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
+
+    @pytest.mark.parametrize("key", keys, ids=lambda key: key.alg)
+    @pytest.mark.parametrize("alg", ["RS256", "ES256", "EdDSA"])
+    async def test_key_is_not_used_for_the_algorithm_of_another(
+        self, verifier: TokenVerifier, key: SigningKey, alg: str
+    ) -> None:
+        if key.alg == alg:
+            return
+        for sign in (key.sign, hs256(SECRETS[0]), lambda _: b""):
+            forged = compact({"alg": alg, "kid": key.kid}, claims(), sign)
+            assert await refusal(verifier, forged) == Reason.WRONG_KEY
+
+    @pytest.mark.parametrize("alg", ["HS384", "HS512", "RS512", "PS256", "ES384", "none"])
+    async def test_algorithm_without_a_key_source_is_refused(self, verifier: TokenVerifier, alg: str) -> None:
+        forged = compact({"alg": alg, "kid": "RS256"}, claims(), hs256(SECRETS[0]))
+        assert await refusal(verifier, forged) == Reason.WRONG_ALGORITHM
+
+
+class TestSeveralIssuers:
+    """Each has keys and rules of its own, also where a kid is the same."""
+
+    OTHER = "https://other.test"
+
+    @pytest.fixture
+    def sources(self) -> list[Keys]:
+        return [Keys(KEY), Keys(SigningKey("key-1", "RS256", ANOTHER_KEY.private))]
+
+    @pytest.fixture
+    def verifier(self, clock: Clock, sources: list[Keys]) -> TokenVerifier:
+        rules = [RULES, TokenRules(issuer=self.OTHER, audience="other")]
+        return TokenVerifier(
+            [Issuer(rule, {"RS256": source}) for rule, source in zip(rules, sources, strict=True)], now=clock
+        )
+
+    async def test_token_of_each_issuer_is_accepted_as_its_own(self, verifier: TokenVerifier) -> None:
+        one, other = token(), signed(ANOTHER_KEY, claims(iss=self.OTHER, aud="other"), kid="key-1")
+        assert (await verifier.verify(one)).issuer == ISSUER
+        assert (await verifier.verify(other)).issuer == self.OTHER
+
+    async def test_key_of_one_issuer_verifies_no_token_of_another(self, verifier: TokenVerifier) -> None:
+        forged = [
+            signed(KEY, claims(iss=self.OTHER, aud="other")),
+            signed(ANOTHER_KEY, claims(), kid="key-1"),
+        ]
+        for each in forged:
+            assert await refusal(verifier, each) == Reason.BAD_SIGNATURE
+
+    async def test_rules_of_one_issuer_admit_no_token_of_another(self, verifier: TokenVerifier) -> None:
+        assert await refusal(verifier, token(aud="other")) == Reason.WRONG_AUDIENCE
+        confused = signed(ANOTHER_KEY, claims(iss=self.OTHER, aud="plinth"), kid="key-1")
+        assert await refusal(verifier, confused) == Reason.WRONG_AUDIENCE
+
+    @pytest.mark.parametrize("iss", ["https://third.test", [ISSUER, OTHER], {}, 7, True, ...])
+    async def test_token_of_no_issuer_asks_for_no_key(
+        self, verifier: TokenVerifier, sources: list[Keys], iss: object
+    ) -> None:
+        assert await refusal(verifier, token(iss=iss)) in (Reason.WRONG_ISSUER, Reason.MISSING_CLAIM)
+        assert [source.asked for source in sources] == [0, 0]
+
+    async def test_every_key_source_is_closed(self, verifier: TokenVerifier, sources: list[Keys]) -> None:
+        await verifier.aclose()
+        assert all(source.closed for source in sources)
 
 
 def test_refusal_reasons_can_be_metric_labels() -> None:

@@ -12,7 +12,7 @@ from tests.support.settings import isolated_problems
             {"AUTH_PROVIDER": "supabase", "SUPABASE_URL": "https://x.supabase.co/"},
             "https://x.supabase.co/auth/v1",
             "https://x.supabase.co/auth/v1/.well-known/jwks.json",
-            ("ES256",),
+            ("ES256", "RS256", "EdDSA"),
         ),
         (
             {
@@ -22,7 +22,7 @@ from tests.support.settings import isolated_problems
             },
             "http://127.0.0.1:54321/auth/v1",
             "http://127.0.0.1:54321/auth/v1/.well-known/jwks.json",
-            ("HS256",),
+            ("ES256", "RS256", "EdDSA", "HS256"),
         ),
         (
             {
