@@ -43,7 +43,8 @@ def summary(settings: PlatformSettings, servers: Servers, url: str, health: str,
         # Not at the top: a run with another provider needs none of its imports.
         from plinth.identity import sign_local_token
 
-        token = sign_local_token(settings, subject=SUBJECT, ttl=TOKEN_TTL)
+        ttl = min(TOKEN_TTL, settings.TOKEN_MAX_LIFETIME or TOKEN_TTL)
+        token = sign_local_token(settings, subject=SUBJECT, ttl=ttl)
         lines["Token"] = token
         lines["Try"] = f"curl {url}{settings.API_V1_STR}/me -H 'Authorization: Bearer {token}'"
     if servers.postgres:

@@ -4,6 +4,7 @@ Each provider has a file: `supabase`, `clerk`, `oidc` (any OpenID Connect issuer
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from plinth.identity import clerk, local, oidc, supabase
 from plinth.identity.keys import KeySource, SecretKeys
@@ -14,7 +15,7 @@ from plinth.settings import AuthProvider, PlatformSettings
 
 __all__ = ["build_verifier", "rules_for", "sign_local_token"]
 
-_RULES: dict[AuthProvider, Callable[[PlatformSettings], TokenRules]] = {
+_RULES: dict[AuthProvider, Callable[[PlatformSettings, str], TokenRules]] = {
     AuthProvider.SUPABASE: supabase.token_rules,
     AuthProvider.CLERK: clerk.token_rules,
     AuthProvider.CUSTOM: oidc.token_rules,
@@ -24,16 +25,21 @@ _RULES: dict[AuthProvider, Callable[[PlatformSettings], TokenRules]] = {
 
 def build_verifier(settings: PlatformSettings) -> TokenVerifier:
     """Make the verifier for the configured provider. Its keys are fetched when the first token comes."""
-    return TokenVerifier([Issuer(rules_for(settings), _key_sources(settings))])
+    urls = settings.jwks_urls or [None] * len(settings.issuers)
+    return TokenVerifier(
+        Issuer(rules, _key_sources(settings, rules.issuer, url))
+        for rules, url in zip(rules_for(settings), urls, strict=True)
+    )
 
 
-def rules_for(settings: PlatformSettings) -> TokenRules:
-    """The rules of the configured provider."""
-    return _RULES[settings.AUTH_PROVIDER](settings)
+def rules_for(settings: PlatformSettings) -> list[TokenRules]:
+    """The rules of each issuer of the configured provider."""
+    make = _RULES[settings.AUTH_PROVIDER]
+    return [replace(make(settings, issuer), max_lifetime=settings.TOKEN_MAX_LIFETIME) for issuer in settings.issuers]
 
 
-def _key_sources(settings: PlatformSettings) -> dict[str, KeySource]:
-    """The key source of each algorithm. Secrets and published keys never share one."""
+def _key_sources(settings: PlatformSettings, issuer: str, url: str | None) -> dict[str, KeySource]:
+    """The key source of each algorithm. Secrets and published keys never share one, and neither do issuers."""
     sources: dict[str, KeySource] = {}
     if secrets := _secrets(settings):
         sources["HS256"] = SecretKeys(secrets)
@@ -46,7 +52,7 @@ def _key_sources(settings: PlatformSettings) -> dict[str, KeySource]:
     from plinth.identity.jwks import JwksKeys
 
     documents = Documents(allow_loopback=not settings.ENVIRONMENT.deployed)
-    keys = JwksKeys(documents, published, issuer=settings.issuer, url=settings.jwks_url, may_be_empty=bool(sources))
+    keys = JwksKeys(documents, published, issuer=issuer, url=url, may_be_empty=bool(sources))
     return sources | dict.fromkeys(published, keys)
 
 

@@ -7,13 +7,15 @@ from plinth.settings import PlatformSettings
 __all__ = ["token_rules"]
 
 
-def token_rules(settings: PlatformSettings) -> TokenRules:
+def token_rules(settings: PlatformSettings, issuer: str) -> TokenRules:
     """The rules for tokens of CLERK_ISSUER that were issued to one of CLERK_AUTHORIZED_PARTIES."""
     # `azp` is the origin that requested the token. Clerk leaves it out where there was no origin, as in native apps.
     # Clerk's older libraries accept such tokens, its newer ones refuse them once there is a list, and so does this.
     # An empty list accepts no token.
     return TokenRules(
-        issuer=settings.issuer,
+        issuer=issuer,
+        # Clerk's tokens have an `aud` only where it was added to them in the dashboard.
+        audiences=frozenset(settings.CLERK_AUDIENCE) or None,
         authorized_parties=frozenset(settings.CLERK_AUTHORIZED_PARTIES),
         check=_check_session,
         roles=_roles,

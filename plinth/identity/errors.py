@@ -21,6 +21,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"  # `nbf` is ahead of the clock
     ISSUED_IN_FUTURE = "issued_in_future"  # `iat` is ahead of the clock
+    LIVES_TOO_LONG = "lives_too_long"  # from `iat` to `exp` it is more than TOKEN_MAX_LIFETIME
     WRONG_ISSUER = "wrong_issuer"
     WRONG_AUDIENCE = "wrong_audience"
     WRONG_PARTY = "wrong_party"  # `azp` is not among the authorized parties

@@ -16,9 +16,9 @@ _ALGORITHM = "HS256"
 _AUDIENCE = "plinth"
 
 
-def token_rules(settings: PlatformSettings) -> TokenRules:
+def token_rules(_settings: PlatformSettings, issuer: str) -> TokenRules:
     """The rules for tokens that `sign_local_token` makes."""
-    return TokenRules(issuer=settings.issuer, audience=_AUDIENCE)
+    return TokenRules(issuer=issuer, audiences=frozenset({_AUDIENCE}))
 
 
 def signing_key(settings: PlatformSettings) -> bytes:
@@ -36,15 +36,17 @@ def sign_local_token(
 ) -> str:
     """Sign a token that the `local` provider accepts for `ttl` seconds.
 
-    Raises ValueError when another provider is configured, or for a subject that no token may have.
+    Raises ValueError when another provider is configured, or for a subject or lifetime that no token may have.
     """
     if settings.AUTH_PROVIDER is not AuthProvider.LOCAL:
         raise ValueError(f"AUTH_PROVIDER is {settings.AUTH_PROVIDER}: only the local provider signs tokens")
     if not is_subject(subject) or ttl <= 0:
         raise ValueError("expected a subject of 1 to 255 printable characters and a lifetime above 0")
+    if settings.TOKEN_MAX_LIFETIME is not None and ttl > settings.TOKEN_MAX_LIFETIME:
+        raise ValueError(f"expected a lifetime of at most TOKEN_MAX_LIFETIME, {settings.TOKEN_MAX_LIFETIME} seconds")
     now = int(time.time())
     claims = {
-        "iss": settings.issuer,
+        "iss": settings.issuers[0],
         "aud": _AUDIENCE,
         "sub": subject,
         "iat": now,

@@ -8,21 +8,25 @@ from plinth.settings import PlatformSettings
 __all__ = ["token_rules"]
 
 
-def token_rules(settings: PlatformSettings) -> TokenRules:
-    """The rules for tokens of OIDC_ISSUER for OIDC_AUDIENCE."""
+def token_rules(settings: PlatformSettings, issuer: str) -> TokenRules:
+    """The rules for tokens of one of OIDC_ISSUER for one of OIDC_AUDIENCE."""
+    audiences = frozenset(settings.OIDC_AUDIENCE)
     return TokenRules(
-        issuer=settings.issuer,
-        # Separates tokens for this API from those for other clients of the issuer. TokenRules refuses "".
-        audience=settings.OIDC_AUDIENCE or "",
-        roles=partial(_roles, settings.OIDC_AUDIENCE or ""),
+        issuer=issuer,
+        # Separates tokens for this API from those for other clients of the issuer. TokenRules refuses an empty set.
+        audiences=audiences,
+        only_typed=settings.OIDC_REQUIRE_AT_JWT,
+        roles=partial(_roles, audiences),
     )
 
 
-def _roles(audience: str, claims: Claims) -> frozenset[str]:
+def _roles(audiences: frozenset[str], claims: Claims) -> frozenset[str]:
     roles = common_roles(claims) | strings(claims.get("permissions")) | strings(claims.get("cognito:groups"))  # Auth0
     # Keycloak: the roles of the realm, and of this client. Those of other clients mean something there.
     clients = claims.get("resource_access")
-    for access in (claims.get("realm_access"), clients.get(audience) if isinstance(clients, dict) else None):
+    own = audiences & strings(claims.get("aud"))
+    of_client = [clients.get(name) for name in own] if isinstance(clients, dict) else []
+    for access in (claims.get("realm_access"), *of_client):
         if isinstance(access, dict):
             roles |= strings(access.get("roles"))
     return roles

@@ -51,17 +51,21 @@ class TokenRules:
     """
 
     issuer: str
-    audience: str | None = None
-    """Required in `aud`. If None, a token that has an `aud` is refused: it is for another service."""
+    audiences: frozenset[str] | None = None
+    """One of them is required in `aud`. If None, a token that has an `aud` is refused: it is for another service."""
     authorized_parties: frozenset[str] | None = None
     """If set, `azp` is required and must be one of them."""
+    max_lifetime: int | None = None
+    """If set, `exp` may be so many seconds after `iat`."""
+    only_typed: bool = False
+    """Whether the header has to say that the token is an access token (RFC 9068)."""
     check: Callable[[Claims], None] | None = None
     """A check of this provider's own. Raises TokenError."""
     roles: Callable[[Claims], frozenset[str]] = common_roles
     """Reads the roles from this provider's claims."""
 
     def __post_init__(self) -> None:
-        if not self.issuer or self.audience == "":
+        if not self.issuer or (self.audiences is not None and not all(self.audiences or [""])):
             raise ValueError("the issuer must be named, and an audience must not be empty")
 
     def admit(self, claims: Claims, *, typed: bool, now: float) -> Principal:
@@ -81,7 +85,7 @@ class TokenRules:
         # Bound to a key of the client (DPoP, RFC 9449; mutual TLS, RFC 8705): as a plain bearer token it may be stolen.
         if "cnf" in claims:
             raise TokenError(Reason.BOUND_TO_KEY)
-        if not typed and _is_no_access_token(claims):
+        if not typed and (self.only_typed or _is_no_access_token(claims)):
             raise TokenError(Reason.WRONG_TYPE)
         if self.check is not None:
             self.check(claims)
@@ -100,6 +104,8 @@ class TokenRules:
             raise TokenError(Reason.EXPIRED)
         if issued_at > now + LEEWAY:
             raise TokenError(Reason.ISSUED_IN_FUTURE)
+        if self.max_lifetime is not None and expires_at - issued_at > self.max_lifetime:
+            raise TokenError(Reason.LIVES_TOO_LONG)
         if "nbf" in claims and _time(claims["nbf"]) > now + LEEWAY:
             raise TokenError(Reason.NOT_YET_VALID)
         return int(expires_at)
@@ -108,12 +114,12 @@ class TokenRules:
         # Cognito's access tokens name the application that they are for in `client_id`. Others name the one there that
         # asked for the token.
         name = "client_id" if "aud" not in claims and claims.get("token_use") == "access" else "aud"
-        if self.audience is not None:
+        if self.audiences is not None:
             named = _required(claims, name)
             named = [named] if isinstance(named, str) else named
             if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
                 raise TokenError(Reason.WRONG_AUDIENCE)
-            if self.audience not in named:
+            if self.audiences.isdisjoint(named):
                 raise TokenError(Reason.WRONG_AUDIENCE)
         elif "aud" in claims:
             raise TokenError(Reason.WRONG_AUDIENCE)

@@ -7,11 +7,11 @@ from plinth.settings import PlatformSettings
 __all__ = ["token_rules"]
 
 
-def token_rules(settings: PlatformSettings) -> TokenRules:
+def token_rules(_settings: PlatformSettings, issuer: str) -> TokenRules:
     """The rules for tokens of the project at SUPABASE_URL."""
     return TokenRules(
-        issuer=settings.issuer,
-        audience="authenticated",
+        issuer=issuer,
+        audiences=frozenset({"authenticated"}),
         check=_check_user,
         roles=_roles,
     )

@@ -54,6 +54,7 @@ class GeneralSettings(CheckedSettings):
     def insecure_urls(self, *names: str) -> Iterator[tuple[str, str]]:
         """Yield those of the settings `names` that are plain http to another machine, in the form of `broken_rules`."""
         for name in names:
-            url = getattr(self, name) or "https://"
-            if not url.startswith("https://") and (self.ENVIRONMENT.deployed or not urls.is_loopback(url)):
+            value = getattr(self, name) or ()
+            plain = [url for url in ([value] if isinstance(value, str) else value) if not url.startswith("https://")]
+            if plain and (self.ENVIRONMENT.deployed or not all(map(urls.is_loopback, plain))):
                 yield name, "expected https:// (http:// only to this machine, with ENVIRONMENT local or test)"

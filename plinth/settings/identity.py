@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from enum import StrEnum
 
+from pydantic import Field
+
 from plinth.settings import types
 from plinth.settings.general import GeneralSettings
 from plinth.settings.secret_strength import weakness
@@ -37,37 +39,40 @@ class IdentitySettings(GeneralSettings):
     SUPABASE_JWT_SECRET: types.HmacSecret | None = None
     CLERK_ISSUER: types.BaseUrl | None = None
     CLERK_AUTHORIZED_PARTIES: types.Origins = ()
-    OIDC_ISSUER: types.Url | None = None
-    OIDC_AUDIENCE: str | None = None
-    OIDC_JWKS_URL: types.Url | None = None
+    CLERK_AUDIENCE: types.Texts = ()
+    OIDC_ISSUER: types.Urls = ()
+    OIDC_AUDIENCE: types.Texts = ()
+    OIDC_JWKS_URL: types.Urls = ()
     OIDC_ALGORITHMS: types.Algorithms = ("RS256",)
+    OIDC_REQUIRE_AT_JWT: bool = False
+    TOKEN_MAX_LIFETIME: int | None = Field(None, ge=1)
 
     OPERATOR_ROLE: str | None = None
     OPERATOR_SCOPE: str | None = None
 
     @property
-    def issuer(self) -> str:
-        """The value that `iss` must have in a token."""
+    def issuers(self) -> tuple[str, ...]:
+        """The values of which `iss` must have one in a token."""
         match self.AUTH_PROVIDER:
             case AuthProvider.SUPABASE:
-                return f"{self.SUPABASE_URL}/auth/v1"
+                return (f"{self.SUPABASE_URL}/auth/v1",)
             case AuthProvider.CLERK:
-                return str(self.CLERK_ISSUER)
+                return (str(self.CLERK_ISSUER),)
             case AuthProvider.CUSTOM:
-                return str(self.OIDC_ISSUER)
+                return self.OIDC_ISSUER
             case AuthProvider.LOCAL:
-                return LOCAL_ISSUER
+                return (LOCAL_ISSUER,)
 
     @property
-    def jwks_url(self) -> str | None:
-        """The URL of the keys. None: there is none (local), or discovery finds it (custom)."""
+    def jwks_urls(self) -> tuple[str, ...]:
+        """The URL of the keys of each issuer. Empty: there is none (local), or discovery finds them (custom)."""
         match self.AUTH_PROVIDER:
             case AuthProvider.SUPABASE | AuthProvider.CLERK:
-                return f"{self.issuer}/.well-known/jwks.json"
+                return tuple(f"{issuer}/.well-known/jwks.json" for issuer in self.issuers)
             case AuthProvider.CUSTOM:
                 return self.OIDC_JWKS_URL
             case AuthProvider.LOCAL:
-                return None
+                return ()
 
     @property
     def jwt_algorithms(self) -> tuple[str, ...]:
@@ -87,6 +92,10 @@ class IdentitySettings(GeneralSettings):
         for name in _REQUIRED[self.AUTH_PROVIDER]:
             if not getattr(self, name):
                 yield name, f"expected a value, because AUTH_PROVIDER is {self.AUTH_PROVIDER}"
+        if len(set(self.OIDC_ISSUER)) < len(self.OIDC_ISSUER):
+            yield "OIDC_ISSUER", "expected each issuer once"
+        if self.OIDC_ISSUER and len(self.OIDC_JWKS_URL) not in (0, len(self.OIDC_ISSUER)):
+            yield "OIDC_JWKS_URL", "expected none, or one for each of OIDC_ISSUER in the same order"
         yield from self.insecure_urls("SUPABASE_URL", "CLERK_ISSUER", "OIDC_ISSUER", "OIDC_JWKS_URL")
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:

@@ -136,6 +136,7 @@ Rate = Annotated[
 
 # Left as it is: an issuer is compared letter by letter with that of a token, a slash at its end included.
 Url = Annotated[str, AfterValidator(urls.check_web_url)]
+Urls = Annotated[tuple[Url, ...], *LIST]
 # For URLs that a path is appended to.
 BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
 
@@ -152,6 +153,7 @@ Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], *L
 
 _NAME = _matching(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", "names of 1 to 100 letters, digits and . _ : -")
 Names = Annotated[tuple[Annotated[str, _NAME], ...], Field(min_length=1), *LIST]
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], *LIST]
 Components = Annotated[tuple[Literal["database", "redis"], ...], *LIST]
 # Not HMAC: the keys of a JWKS are public.
 Algorithms = Annotated[

@@ -39,7 +39,8 @@ class Client(httpx.AsyncClient):
         Raises:
             ValueError: AUTH_PROVIDER is not `local`, or `subject` cannot be that of a token.
         """
-        token = sign_local_token(self.settings, subject=subject, ttl=TOKEN_SECONDS, scopes=scopes, roles=roles)
+        ttl = min(TOKEN_SECONDS, self.settings.TOKEN_MAX_LIFETIME or TOKEN_SECONDS)
+        token = sign_local_token(self.settings, subject=subject, ttl=ttl, scopes=scopes, roles=roles)
         return Client(self._application, self.settings, headers={"Authorization": f"Bearer {token}"})
 
     async def send(self, *arguments: Any, **options: Any) -> httpx.Response:

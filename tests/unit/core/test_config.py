@@ -29,7 +29,7 @@ def test_settings_is_read_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECT_NAME", "Mine")
     assert "Mine" not in repr(settings)
     assert settings.PROJECT_NAME == "Mine"
-    assert settings.issuer == get_settings().issuer
+    assert settings.issuers == get_settings().issuers
 
 
 def test_import_reads_nothing_and_loads_no_driver(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_env_example_loads_with_every_line_switched_on(tmp_path: Path) -> None:
     found = Settings(_env_file=tmp_path / "all.env")
     assert all(getattr(found, name) not in (None, ()) for name in Settings.model_fields)
     for provider in ("supabase", "clerk", "custom"):
-        assert Settings(_env_file=tmp_path / "all.env", AUTH_PROVIDER=provider).issuer.startswith("https://")
+        assert Settings(_env_file=tmp_path / "all.env", AUTH_PROVIDER=provider).issuers[0].startswith("https://")
 
 
 def test_what_env_example_calls_a_default_is_the_default(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class TestMe:
         assert me.pop("expires_at").endswith("Z")
         assert me == {
             "subject": "alice",
-            "issuer": settings.issuer,
+            "issuer": settings.issuers[0],
             "scopes": ["a", "b"],
             "roles": ["admin"],
         }

@@ -159,6 +159,49 @@ async def test_clerk_token_is_accepted_for_authorized_parties_only() -> None:
         await verifier.aclose()
 
 
+async def test_several_issuers_are_verified_each_with_keys_of_its_own() -> None:
+    # Both publish a key of the same name.
+    with (
+        IdentityProvider(SigningKey.make("key-1")) as one,
+        IdentityProvider(SigningKey("key-1", "RS256", MINE.private)) as other,
+    ):
+        verifier = build_verifier(
+            Settings.isolated(
+                AUTH_PROVIDER="custom", OIDC_ISSUER=f"{one.issuer},{other.issuer}", OIDC_AUDIENCE="plinth,second"
+            )
+        )
+        assert (await verifier.verify(one.token())).issuer == one.issuer
+        assert one.fetched
+        assert not other.fetched  # the keys of an issuer are fetched for its own tokens
+        assert (await verifier.verify(other.token(aud="second"))).issuer == other.issuer
+        for forged in (one.token(iss=other.issuer), other.token(iss=one.issuer)):
+            assert await refusal(verifier, forged) == Reason.BAD_SIGNATURE
+        other.down()
+        assert await verifier.verify(one.token(sub="bob"))
+        await verifier.aclose()
+
+
+async def test_several_issuers_may_have_a_jwks_url_each(provider: IdentityProvider, attacker: IdentityProvider) -> None:
+    settings = {
+        "OIDC_ISSUER": "https://one.test,https://two.test",
+        "OIDC_JWKS_URL": f"{provider.jwks_url},{attacker.jwks_url}",
+    }
+    verifier = build_verifier(Settings.isolated(AUTH_PROVIDER="custom", OIDC_AUDIENCE="plinth", **settings))
+    assert await verifier.verify(provider.token(iss="https://one.test"))
+    assert await verifier.verify(attacker.token(iss="https://two.test"))
+    assert await refusal(verifier, attacker.token(iss="https://one.test")) == Reason.UNKNOWN_KID
+    await verifier.aclose()
+
+
+async def test_optional_rules_are_set_by_settings(provider: IdentityProvider) -> None:
+    verifier = oidc(provider, OIDC_REQUIRE_AT_JWT=True, TOKEN_MAX_LIFETIME=600)
+    assert await verifier.verify(provider.token(header={"typ": "at+jwt"}))
+    assert await refusal(verifier, provider.token()) == Reason.WRONG_TYPE
+    late = provider.claims()["exp"] + 600
+    assert await refusal(verifier, provider.token(header={"typ": "at+jwt"}, exp=late)) == Reason.LIVES_TOO_LONG
+    await verifier.aclose()
+
+
 @pytest.mark.parametrize("kid", ["mine", "key-1", ...])
 async def test_token_header_that_points_to_the_attackers_keys_is_not_followed(
     verifier: TokenVerifier, provider: IdentityProvider, attacker: IdentityProvider, kid: object
@@ -207,7 +250,7 @@ async def test_deployed_verifier_fetches_no_keys_over_http(
         OIDC_AUDIENCE="plinth",
     )
     # Settings refuse such an address; this is for one that a discovery document gives.
-    monkeypatch.setattr(Settings, "jwks_url", provider.jwks_url)
+    monkeypatch.setattr(Settings, "jwks_urls", (provider.jwks_url,))
     verifier = build_verifier(settings)
     with pytest.raises(KeysUnavailable):
         await verifier.verify(provider.token(iss="https://issuer.example.com"))

@@ -47,6 +47,16 @@ async def test_token_signed_with_the_raw_secret_or_another_derived_key_is_refuse
     assert caught.value.reason == Reason.BAD_SIGNATURE
 
 
+async def test_local_token_lives_no_longer_than_allowed() -> None:
+    brief = Settings.isolated(SECRET_KEY=SECRET, TOKEN_MAX_LIFETIME=60)
+    assert await build_verifier(brief).verify(sign_local_token(brief, subject="alice", ttl=60))
+    with pytest.raises(ValueError, match="at most TOKEN_MAX_LIFETIME, 60 seconds"):
+        sign_local_token(brief, subject="alice", ttl=61)
+    with pytest.raises(TokenError) as caught:
+        await build_verifier(brief).verify(sign_local_token(SETTINGS, subject="alice", ttl=61))
+    assert caught.value.reason == Reason.LIVES_TOO_LONG
+
+
 def test_local_token_is_not_signed_for_another_provider() -> None:
     settings = Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL="https://project.supabase.co")
     with pytest.raises(ValueError, match="only the local provider"):

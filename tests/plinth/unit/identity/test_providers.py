@@ -39,7 +39,7 @@ class TestSupabase:
         "is_anonymous": False,
         **TIMES,
     }
-    rules = rules_for(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=URL))
+    (rules,) = rules_for(Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=URL))
 
     def test_supabase_user_has_the_roles_of_the_app_metadata(self) -> None:
         principal = admit(self.rules, self.USER)
@@ -74,13 +74,12 @@ class TestClerk:
         **TIMES,
         "nbf": NOW - 10,
     }
-    rules = rules_for(
-        Settings.isolated(
-            AUTH_PROVIDER="clerk",
-            CLERK_ISSUER=ISSUER,
-            CLERK_AUTHORIZED_PARTIES=["https://app.example.com"],
-        )
-    )
+    SETTINGS: dict[str, Any] = {  # noqa: RUF012
+        "AUTH_PROVIDER": "clerk",
+        "CLERK_ISSUER": ISSUER,
+        "CLERK_AUTHORIZED_PARTIES": ["https://app.example.com"],
+    }
+    (rules,) = rules_for(Settings.isolated(**SETTINGS))
 
     def test_clerk_session_token_is_accepted(self) -> None:
         assert admit(self.rules, self.SESSION).subject == self.SESSION["sub"]
@@ -96,6 +95,17 @@ class TestClerk:
 
     def test_clerk_token_with_an_audience_is_refused(self) -> None:
         assert refusal(self.rules, self.SESSION | {"aud": "convex"}) == Reason.WRONG_AUDIENCE
+
+    def test_clerk_token_has_the_audience_that_was_customised(self) -> None:
+        (rules,) = rules_for(Settings.isolated(**self.SETTINGS, CLERK_AUDIENCE="orders-api, orders-web"))
+        for aud in ("orders-api", "orders-web", ["orders-api", "convex"]):
+            assert admit(rules, self.SESSION | {"aud": aud})
+        for wrong in ("convex", ["convex"], "", [], 7):
+            assert refusal(rules, self.SESSION | {"aud": wrong}) == Reason.WRONG_AUDIENCE
+        assert refusal(rules, self.SESSION) == Reason.MISSING_CLAIM
+        # The audience does not replace the other rules.
+        evil = self.SESSION | {"aud": "orders-api", "azp": "https://evil.example.com"}
+        assert refusal(rules, evil) == Reason.WRONG_PARTY
 
     @pytest.mark.parametrize("claims", [{"org_role": "org:admin"}, {"o": {"id": "org_1", "rol": "admin"}}])
     def test_clerk_role_in_the_organization_becomes_a_role(self, claims: dict[str, Any]) -> None:
@@ -114,7 +124,7 @@ class TestOpenIDConnect:
         "roles": ["viewer"],
         **TIMES,
     }
-    rules = rules_for(Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=ISSUER, OIDC_AUDIENCE="plinth-api"))
+    (rules,) = rules_for(Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=ISSUER, OIDC_AUDIENCE="plinth-api"))
 
     def test_oidc_access_token_has_scopes_and_roles(self) -> None:
         principal = admit(self.rules, self.ACCESS)
@@ -147,7 +157,9 @@ class TestIssuersAsTheyAre:
     AUDIENCE = "orders-api"
 
     def rules(self, issuer: str) -> TokenRules:
-        return rules_for(Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=issuer, OIDC_AUDIENCE=self.AUDIENCE))
+        settings = Settings.isolated(AUTH_PROVIDER="custom", OIDC_ISSUER=issuer, OIDC_AUDIENCE=self.AUDIENCE)
+        (rules,) = rules_for(settings)
+        return rules
 
     COGNITO: dict[str, Any] = {  # noqa: RUF012
         "iss": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI",
@@ -200,6 +212,16 @@ class TestIssuersAsTheyAre:
     def test_malformed_client_roles_are_ignored(self, access: object) -> None:
         claims = self.KEYCLOAK | {"resource_access": access}
         assert admit(self.rules(self.KEYCLOAK["iss"]), claims).roles == {"offline_access"}
+
+    def test_keycloak_client_roles_are_those_of_the_audiences_that_a_token_names(self) -> None:
+        settings = Settings.isolated(
+            AUTH_PROVIDER="custom", OIDC_ISSUER=self.KEYCLOAK["iss"], OIDC_AUDIENCE="orders-api,stock-api,account"
+        )
+        (rules,) = rules_for(settings)
+        access = self.KEYCLOAK["resource_access"] | {"stock-api": {"roles": ["keeper"]}}
+        claims = self.KEYCLOAK | {"resource_access": access, "aud": ["orders-api", "account"]}
+        assert admit(rules, claims).roles == {"offline_access", "clerk", "manage-account"}
+        assert admit(rules, claims | {"aud": "stock-api"}).roles == {"offline_access", "keeper"}
 
     def test_auth0_permissions_are_roles(self) -> None:
         claims: dict[str, Any] = {

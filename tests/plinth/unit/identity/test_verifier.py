@@ -21,7 +21,7 @@ from tests.support.identity_provider import Clock, SigningKey, base64url, compac
 
 ISSUER = "https://issuer.test"
 NOW = 1_800_000_000
-RULES = TokenRules(issuer=ISSUER, audience="plinth")
+RULES = TokenRules(issuer=ISSUER, audiences=frozenset({"plinth"}))
 KEY = SigningKey.make("key-1", "RS256")
 ANOTHER_KEY = SigningKey.make("key-2", "RS256")
 
@@ -369,9 +369,24 @@ class TestClaims:
     async def test_token_with_an_audience_is_refused_where_none_is_configured(
         self, keys: Keys, clock: Clock, aud: object
     ) -> None:
-        verifier = verifier_of(keys, clock, rules=dataclasses.replace(RULES, audience=None))
+        verifier = verifier_of(keys, clock, rules=dataclasses.replace(RULES, audiences=None))
         assert await refusal(verifier, token(aud=aud)) == Reason.WRONG_AUDIENCE
         assert await verifier.verify(token(aud=...))
+
+    @pytest.mark.parametrize("aud", ["plinth", "second", ["second"], ["plinth", "another"], ["plinth", "second"]])
+    async def test_token_for_one_of_several_audiences_is_accepted(self, keys: Keys, clock: Clock, aud: object) -> None:
+        rules = dataclasses.replace(RULES, audiences=frozenset({"plinth", "second"}))
+        verifier = verifier_of(keys, clock, rules=rules)
+        assert await verifier.verify(token(aud=aud))
+        for wrong in ("third", ["third"], [], "", "plinth second", "plinth,second"):
+            assert await refusal(verifier, token(aud=wrong)) == Reason.WRONG_AUDIENCE
+
+    async def test_token_that_lives_longer_than_allowed_is_refused(self, keys: Keys, clock: Clock) -> None:
+        verifier = verifier_of(keys, clock, rules=dataclasses.replace(RULES, max_lifetime=3600))
+        assert await verifier.verify(token(exp=NOW + 3600))
+        assert await verifier.verify(token(iat=NOW - 3000, exp=NOW + 600))
+        assert await refusal(verifier, token(exp=NOW + 3601)) == Reason.LIVES_TOO_LONG
+        assert await refusal(verifier, token(iat=0, exp=NOW + 60)) == Reason.LIVES_TOO_LONG
 
     @pytest.mark.parametrize("sub", ["", "x" * 256, 7, True, ["alice"], "a\0b", "a\nb", "a\ud800"])
     async def test_token_with_an_invalid_subject_is_refused(self, verifier: TokenVerifier, sub: object) -> None:
@@ -534,7 +549,9 @@ class TestRules:
         "unsafe",
         [
             {"issuer": ""},
-            {"audience": ""},
+            {"audiences": frozenset()},
+            {"audiences": frozenset({""})},
+            {"audiences": frozenset({"plinth", ""})},
         ],
     )
     def test_unsafe_token_rules_are_refused(self, unsafe: dict[str, Any]) -> None:
@@ -660,7 +677,7 @@ class TestSeveralIssuers:
 
     @pytest.fixture
     def verifier(self, clock: Clock, sources: list[Keys]) -> TokenVerifier:
-        rules = [RULES, TokenRules(issuer=self.OTHER, audience="other")]
+        rules = [RULES, TokenRules(issuer=self.OTHER, audiences=frozenset({"other"}))]
         return TokenVerifier(
             [Issuer(rule, {"RS256": source}) for rule, source in zip(rules, sources, strict=True)], now=clock
         )

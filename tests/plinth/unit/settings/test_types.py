@@ -72,7 +72,7 @@ def test_wrong_value_of_a_setting_is_refused(name: str, value: str) -> None:
         ("OIDC_ALGORITHMS", "EdDSA", ("EdDSA",)),
         ("OIDC_ALGORITHMS", "RS256,ES256", ("RS256", "ES256")),
         ("CLERK_ISSUER", "https://x.clerk.accounts.dev/", "https://x.clerk.accounts.dev"),
-        ("OIDC_ISSUER", "https://x.example.com/", "https://x.example.com/"),
+        ("OIDC_ISSUER", "https://x.example.com/", ("https://x.example.com/",)),
     ],
 )
 def test_value_of_a_setting_is_accepted_and_normalised(name: str, value: str, expected: object) -> None:
