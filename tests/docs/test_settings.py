@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from plinth.settings import PlatformSettings
+from plinth.settings import AuthProvider, PlatformSettings
 from plinth.settings.loading import CheckedSettings
 from tests.support.settings import isolated_problems
 
@@ -52,6 +52,19 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     )
     rows = re.findall(r"^\| (`.*?) \|", section("What a deployment refuses"), re.MULTILINE)
     assert {name for row in rows for name in names(row)} == {problem.partition(" ")[0] for problem in found}
+
+
+def test_the_table_of_providers_says_what_each_needs_and_accepts() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", section("Identity providers"), re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(AuthProvider)
+    for name, needs, algorithms in rows:
+        missing = {problem.partition(" ")[0] for problem in isolated_problems(AUTH_PROVIDER=name, DB_POOL_SIZE=0)}
+        assert set(names(needs)) == missing - {"DB_POOL_SIZE"}
+        given = dict.fromkeys(names(needs), "https://id.example.com")
+        if name == "supabase":
+            given["SUPABASE_JWT_SECRET"] = "s" * 32
+        accepted = PlatformSettings.isolated(AUTH_PROVIDER=name, **given).jwt_algorithms
+        assert tuple(re.findall(r"`([A-Z][A-Za-z]+\d*)`", algorithms.replace("`SUPABASE_JWT_SECRET`", ""))) == accepted
 
 
 class Copy:
