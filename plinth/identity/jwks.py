@@ -31,11 +31,11 @@ FETCH_DEADLINE = 2.5  # for a fetch as a whole: discovery, connecting, and the l
 
 log = structlog.get_logger("plinth.identity")
 
-_FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch the identity provider's keys.", ["outcome"])
-_SUCCEEDED, _FAILED = _FETCHES.labels("success"), _FETCHES.labels("failure")
+_FETCHES = Counter("plinth_jwks_fetches", "Attempts to fetch an issuer's keys.", ["issuer", "outcome"])
 _LAST_SUCCESS = Gauge(
     "plinth_jwks_last_success_timestamp_seconds",
-    "When the identity provider's keys were last fetched; 0 if never, or if the provider has none to fetch.",
+    "When an issuer's keys were last fetched; 0 if never.",
+    ["issuer"],
 )
 
 
@@ -58,6 +58,9 @@ class JwksKeys:
         self._fetched_at = float("-inf")  # the last successful fetch
         self._tried_at = float("-inf")  # the end of the last fetch, successful or not
         self._fetching: asyncio.Task[None] | None = None
+        self._succeeded = _FETCHES.labels(self.issuer, "success")
+        self._failed = _FETCHES.labels(self.issuer, "failure")
+        self._last_success = _LAST_SUCCESS.labels(self.issuer)
 
     async def keys(self, kid: str | None, alg: str) -> Sequence[VerificationKey]:
         """Find the key. Raises TokenError (unknown_kid), or KeysUnavailable if keys cannot be fetched."""
@@ -108,11 +111,11 @@ class JwksKeys:
         except Exception as error:  # noqa: BLE001 - cached keys are used whatever it is
             log.warning("keys not fetched", issuer=self.issuer, error=f"{type(error).__name__}: {error}")
             self._tried_at = self.monotonic()
-            _FAILED.inc()
+            self._failed.inc()
         else:
             self._replace(keys)
-            _SUCCEEDED.inc()
-            _LAST_SUCCESS.set_to_current_time()
+            self._succeeded.inc()
+            self._last_success.set_to_current_time()
             self._tried_at = self._fetched_at = self.monotonic()
         finally:
             self._fetching = None

@@ -137,23 +137,35 @@ class TestFetching:
 
 
 class TestMetrics:
-    async def test_jwks_fetches_are_counted_by_outcome(
+    async def test_jwks_fetches_are_counted_by_issuer_and_outcome(
         self, keys: JwksKeys, provider: IdentityProvider, clock: Clock
     ) -> None:
-        def counts() -> list[float]:
-            return [metric("plinth_jwks_fetches_total", outcome=outcome) for outcome in ("success", "failure")]
+        def counts(issuer: str) -> list[float]:
+            return [
+                metric("plinth_jwks_fetches_total", issuer=issuer, outcome=outcome)
+                for outcome in ("success", "failure")
+            ]
 
-        success, failure = counts()
+        def last_success(issuer: str) -> float:
+            return metric("plinth_jwks_last_success_timestamp_seconds", issuer=issuer)
+
+        another = source(provider, clock, issuer="https://another.test")
+        # There from the start, so that the first failure is an increase.
+        assert counts(provider.issuer) == counts("https://another.test") == [0, 0]
+        assert last_success(provider.issuer) == 0
         began = time.time()
         await find(keys, "key-1")
-        assert counts() == [success + 1, failure]
-        last = metric("plinth_jwks_last_success_timestamp_seconds")
+        assert counts(provider.issuer) == [1, 0]
+        last = last_success(provider.issuer)
         assert began - 1 <= last <= time.time() + 1
         provider.mood = Mood.ERROR
         clock.now += TTL
         await find(keys, "key-1")
-        assert counts() == [success + 1, failure + 1]
-        assert metric("plinth_jwks_last_success_timestamp_seconds") == last
+        assert counts(provider.issuer) == [1, 1]
+        assert last_success(provider.issuer) == last
+        assert counts("https://another.test") == [0, 0]
+        assert last_success("https://another.test") == 0
+        await another.aclose()
 
 
 class TestKid:
