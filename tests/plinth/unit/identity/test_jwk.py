@@ -130,3 +130,34 @@ def test_first_of_two_keys_with_the_same_kid_counts() -> None:
 
 def test_number_of_keys_in_a_key_set_is_limited() -> None:
     assert len(read(*(KEY.jwk(kid=str(number)) for number in range(MAX_KEYS + 10)))) == MAX_KEYS
+
+
+# Key sets as these issuers publish them, cut to the members that matter.
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "Supabase": [
+        SigningKey.make("es", "ES256").jwk(key_ops=["verify"], ext=True),
+        SigningKey.make("rs", "RS256").jwk(key_ops=["verify"], ext=True),
+        SigningKey.make("ed", "EdDSA").jwk(key_ops=["verify"], ext=True),
+    ],
+    "Entra": [
+        KEY.jwk(alg=None, x5t="dOA", x5c=["MIIC"], issuer="https://login.microsoftonline.com/72f988bf/v2.0"),
+    ],
+    "Keycloak": [
+        KEY.jwk(x5t="dOA", x5c=["MIIC"], **{"x5t#S256": "dOA"}),
+        SigningKey.make("enc", "RS256").jwk(alg="RSA-OAEP", use="enc"),
+    ],
+    "Cognito": [KEY.jwk(), SigningKey.make("key-2", "RS256").jwk()],
+}
+
+
+@pytest.mark.parametrize(
+    ("issuer", "expected"),
+    [
+        ("Supabase", {"es": {"ES256"}, "rs": {"RS256"}, "ed": {"EdDSA"}}),
+        ("Entra", {"key-1": {"RS256"}}),
+        ("Keycloak", {"key-1": {"RS256"}}),
+        ("Cognito", {"key-1": {"RS256"}, "key-2": {"RS256"}}),
+    ],
+)
+def test_key_set_of_an_issuer_is_read(issuer: str, expected: dict[str, set[str]]) -> None:
+    assert read(*PUBLISHED[issuer], allowed=frozenset({"ES256", "RS256", "EdDSA"})) == expected

@@ -223,6 +223,35 @@ class TestIssuersAsTheyAre:
         assert admit(rules, claims).roles == {"offline_access", "clerk", "manage-account"}
         assert admit(rules, claims | {"aud": "stock-api"}).roles == {"offline_access", "keeper"}
 
+    @pytest.mark.parametrize(
+        ("iss", "aud", "scopes"),
+        [
+            ("https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0", "6e74172b", "Orders.Read"),
+            ("https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/", "api://6e74172b", "Orders.Read"),
+        ],
+    )
+    def test_entra_token_of_each_version_is_accepted(self, iss: str, aud: str, scopes: str) -> None:
+        settings = Settings.isolated(
+            AUTH_PROVIDER="custom", OIDC_ISSUER=iss, OIDC_AUDIENCE="6e74172b,api://6e74172b", TOKEN_MAX_LIFETIME=86400
+        )
+        (rules,) = rules_for(settings)
+        claims: dict[str, Any] = {
+            "iss": iss,
+            "aud": aud,
+            "sub": "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ",
+            "azp": "client",
+            "scp": scopes,
+            "roles": ["Operator"],
+            "groups": [f"0b8f4c3e-7a52-4c0a-9a53-0d7a3f6a2{number:03}" for number in range(200)],
+            "ver": "2.0",
+            **TIMES,
+            "nbf": NOW,
+        }
+        principal = admit(rules, claims)
+        assert principal.scopes == {"Orders.Read"}
+        assert principal.roles == {"Operator"}
+        assert refusal(rules, claims | {"iss": iss.replace("72f988bf", "11111111")}) == Reason.WRONG_ISSUER
+
     def test_auth0_permissions_are_roles(self) -> None:
         claims: dict[str, Any] = {
             "iss": "https://shop.eu.auth0.com/",
