@@ -136,6 +136,8 @@ needs = @for tool in $(1); do command -v $$tool >/dev/null || { echo "$@ needs $
 .PHONY: up
 up: ## Run everything in Docker, with hot reload (PORT=…); needs nothing else
 	$(call needs,docker)
+	@test -s .plinth/compose.env || { mkdir -p .plinth && umask 077 && \
+		printf 'SECRET_KEY=%s\n' "$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > .plinth/compose.env; }
 	@PORT=$(PORT) $(COMPOSE) up --build --wait
 	@echo "http://127.0.0.1:$(PORT)/docs answers. A token: $(COMPOSE) exec api plinth token --sub alice"
 

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import SecretStr
 
 import plinth
 from plinth import __version__
 from plinth.cli import arguments
-from plinth.cli.common import fail, load_job_settings, load_settings, not_migrated, read_settings, register_jobs
+from plinth.cli.common import (
+    fail,
+    load_job_settings,
+    load_settings,
+    not_migrated,
+    read_settings,
+    refuse_known_key,
+    register_jobs,
+)
 from plinth.cli.config import effective_configuration
 from plinth.cli.jobs import jobs
 from plinth.cli.log_level import log_level
@@ -69,7 +78,10 @@ for _command in (pause, resume, stats):
 def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
     """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
     start = _embedded("run").run
-    sys.exit(start(read_settings(), host=host, port=port, reload=reload, data_dir=data_dir))
+    settings = read_settings()
+    if "SECRET_KEY" in settings.model_fields_set:  # else the run makes one
+        refuse_known_key(settings, host)
+    sys.exit(start(settings, host=host, port=port, reload=reload, data_dir=data_dir))
 
 
 def _embedded(module: str) -> Any:
@@ -96,6 +108,7 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
 def api(host: str, port: int, reload: bool) -> None:
     """Serve the API, and its probes and metrics on METRICS_PORT."""
     settings = load_settings()
+    refuse_known_key(settings, host)
     if not reload:
         _serve(settings, host=host, port=port)
         return
@@ -268,15 +281,33 @@ def wait(timeout: float) -> None:
 @click.option("--scope", multiple=True, help="A scope; may be given again.")
 @click.option("--role", multiple=True, help="A role; may be given again.")
 @click.option("--hours", type=click.FloatRange(0.01, 24 * 365), default=12, show_default=True, help="Its life.")
-def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float) -> None:
-    """Print a development token (AUTH_PROVIDER=local only)."""
+@data_option
+def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float, data_dir: Path) -> None:
+    """Print a development token (AUTH_PROVIDER=local only).
+
+    Without SECRET_KEY it is signed with the key that `plinth run` has made in its data folder.
+    """
     from plinth.identity import sign_local_token
 
+    settings = _with_key_of_run(load_settings(), data_dir)
     try:
-        signed = sign_local_token(load_settings(), subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
+        signed = sign_local_token(settings, subject=sub, ttl=round(hours * 3600), scopes=scope, roles=role)
     except ValueError as error:
         fail(str(error), code=1)
     click.echo(signed)
+
+
+def _with_key_of_run(settings: PlatformSettings, data_dir: Path) -> PlatformSettings:
+    """The settings with the key of `plinth run` on `data_dir`, if it made one; ends with 1 if it cannot be used."""
+    try:
+        from plinth.embedded.process import EmbeddedError
+        from plinth.embedded.secret_key import found_key
+    except ModuleNotFoundError:  # nothing can run here
+        return settings
+    try:
+        return settings.model_copy(update={name: SecretStr(key) for name, key in found_key(settings, data_dir).items()})
+    except EmbeddedError as error:
+        fail(str(error), code=1)
 
 
 @main.group()
@@ -294,5 +325,8 @@ def config_check() -> None:
 @main.command()
 def version() -> None:
     """Print the versions of the service and of the platform."""
-    service = read_settings().service
+    try:
+        service = declared_settings(Path.cwd()).service
+    except ServiceError as error:
+        fail(str(error), code=2)
     click.echo(f"{service.version} (plinth {__version__})")

@@ -10,6 +10,7 @@ import click
 
 from plinth.cli.service import ServiceError, declared_settings, load
 from plinth.settings import PlatformSettings, SettingsError
+from plinth.settings.urls import is_loopback_host
 from plinth.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "not_migrated",
     "on_database",
     "read_settings",
+    "refuse_known_key",
     "register_jobs",
     "transact",
 ]
@@ -61,6 +63,16 @@ def read_settings() -> PlatformSettings:
         return declared_settings(Path.cwd())()
     except (ServiceError, SettingsError) as error:
         fail(str(error), code=2)
+
+
+def refuse_known_key(settings: PlatformSettings, host: str) -> None:
+    """End with 2 if other machines could reach `host`, and could know the key that signs tokens."""
+    if (problem := settings.secret_key_problem) and not is_loopback_host(host):
+        fail(
+            f"SECRET_KEY: {problem}. With a key that others can know, any client could sign tokens, so nothing listens "
+            f"on {host or 'every address'}. Set SECRET_KEY, or listen on 127.0.0.1.",
+            code=2,
+        )
 
 
 def register_jobs() -> None:

@@ -5,10 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from plinth.embedded.address import Address
 from plinth.embedded.lock import Lock
 from plinth.embedded.process import POLL, EmbeddedError, Process, Sleep, environment
 from plinth.embedded.report import Progress, say, summary
+from plinth.embedded.secret_key import make_key
 from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
 from plinth.settings import PlatformSettings
@@ -49,7 +52,9 @@ def _serve(
     servers.start(supervisor)
     progress.done("The servers answer")
 
-    env = environment(**servers.addresses)
+    key = make_key(settings, servers.folder)
+    settings = settings.model_copy(update={name: SecretStr(value) for name, value in key.items()})
+    env = environment(**servers.addresses, **key)
     _migrate(servers.logs / "migrate.log", env, supervisor.sleep)
     lock.note(environment=servers.addresses)
     progress.done("The migrations are applied")

@@ -37,6 +37,11 @@ class GeneralSettings(CheckedSettings):
     SECRET_KEY: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
     BUILD_REVISION: str = "unknown"
 
+    @property
+    def secret_key_problem(self) -> str | None:
+        """Why others could know SECRET_KEY; None: they cannot. With such a key a process serves this machine alone."""
+        return weakness(self.SECRET_KEY.get_secret_value())
+
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()
         if self.ENVIRONMENT.deployed:
@@ -48,7 +53,7 @@ class GeneralSettings(CheckedSettings):
         # show that production works.
         if self.DEBUG and self.ENVIRONMENT is Environment.PRODUCTION:
             yield "DEBUG", "expected false in production"
-        if problem := weakness(self.SECRET_KEY.get_secret_value()):
+        if problem := self.secret_key_problem:
             yield "SECRET_KEY", problem
 
     def insecure_urls(self, *names: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """URLs of Redis and of identity providers. No error quotes the URL."""
 
 import re
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
@@ -22,8 +23,17 @@ def check_web_url(url: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Return whether requests to `url` stay on this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "127.0.0.1", "::1") or host.endswith(".localhost")
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether a name or an address, IPv6 without brackets, is this machine's alone. No name is looked up."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def check_redis_url(url: str) -> None:

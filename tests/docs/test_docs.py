@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.pages import copy_of_the_project, files_of
 from tests.support.processes import declare
 
 ROOT = Path(__file__).parents[2]
+KEY = secrets.token_hex(32)
 
 # In a copy of the project. The plugin of schemathesis takes a second to import: most of these tests do without.
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")
@@ -40,10 +42,14 @@ class TestTours:
     def tour(self, database_url: str, redis_url: str) -> subprocess.CompletedProcess[str]:
         """The tour's commands, run as one script against a service set up as `make run` does it."""
         (script,) = blocks("docs/tour.md", "## Items: create, read, change, delete", "sh")
-        with serving(create_app(Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url))) as url:
+        given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SECRET_KEY": KEY}
+        with serving(create_app(Settings.isolated(**given))) as url:
             script = script.replace("http://127.0.0.1:8000", url)
             script = script.replace(".venv/bin/plinth", f"{sys.executable} -m plinth.cli")
-            return subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+            environment = {**os.environ, "SECRET_KEY": KEY}
+            return subprocess.run(
+                ["bash", "-euc", script], env=environment, capture_output=True, text=True, check=False
+            )
 
     def test_the_tour_of_the_api_works(self, tour: subprocess.CompletedProcess[str]) -> None:
         assert tour.returncode == 0, tour.stderr
@@ -59,9 +65,9 @@ class TestTours:
     ) -> None:
         """As it stands but for the number of items, with a worker as `make run` starts it."""
         (script,) = blocks("docs/job-tour.md", "## From the request to the file", "sh")
-        settings = Settings.isolated(DATABASE_URL=database_url, REDIS_URL=redis_url, RATE_LIMIT="")
-        servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "METRICS_PORT": "0"}
-        environment = {**os.environ, **servers, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
+        servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "SECRET_KEY": KEY}
+        settings = Settings.isolated(**servers, RATE_LIMIT="")
+        environment = {**os.environ, **servers, "METRICS_PORT": "0", "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}
         command = [sys.executable, "-m", "plinth.cli", "worker"]
         with serving(create_app(settings)) as url, subprocess.Popen(command, env=environment) as worker:
             for shown, here in {

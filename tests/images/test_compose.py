@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 import app
+from app.core.config import Settings
+from plinth.identity import sign_local_token
 from tests.images.conftest import ROOT, Docker, Note, run, until
 
 
@@ -92,6 +94,11 @@ def test_it_comes_up_from_nothing_serves_reloads_and_leaves_nothing_but_volumes(
         "SELECT 'server_version_num ' || current_setting('server_version_num')",
     )
     assert "redis_version:7." in compose("exec", "-T", "redis", "redis-cli", "info", "server")
+
+    key = compose.folder / ".plinth/compose.env"
+    assert key.stat().st_mode & 0o777 == 0o600
+    forged = sign_local_token(Settings.isolated(), subject="alice", ttl=600)
+    assert httpx.get(f"{compose.api}/me", headers={"Authorization": f"Bearer {forged}"}).status_code == 401
 
     with httpx.Client(base_url=compose.api, headers=compose.signed_in()) as client:
         made = client.post("/items", json={"name": "anvil"})

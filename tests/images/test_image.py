@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tests.images.conftest import CODE, CONFINED, REVISION, ROOT, Docker, Note, 
 LIMIT = 120e6  # bytes on top of the base
 IDLE = 100 * 2**20  # bytes of memory of a process that has nothing to do
 NO_DATABASE = "postgresql://plinth:plinth@127.0.0.1:1/plinth"
+# Without settings of a deployment it runs where it is told so, and with a key of its own.
+LOCAL = ("--env", "ENVIRONMENT=local", "--env", f"SECRET_KEY={secrets.token_hex(32)}")
 
 Start = Callable[..., str]
 
@@ -29,7 +32,8 @@ def python(docker: Docker, image: str) -> Callable[[str], str]:
     """Runs code in the image, by its Python; returns what it prints."""
 
     def python(code: str) -> str:
-        return docker("run", "--rm", *CONFINED, "--network", "none", "--entrypoint", "python", image, "-c", code)
+        options = [*CONFINED, *LOCAL, "--network", "none", "--entrypoint", "python"]
+        return docker("run", "--rm", *options, image, "-c", code)
 
     return python
 
@@ -151,16 +155,27 @@ class TestHowItRuns:
         assert told == f"{__version__} (plinth {plinth.__version__})"
 
     def test_it_refuses_wrong_settings_with_exit_code_2(self, docker: Docker, image: str) -> None:
-        done = run("docker", "run", "--rm", *CONFINED, "-e", "ENVIRONMENT=production", image, "api")
+        done = run("docker", "run", "--rm", *CONFINED, *LOCAL, "-e", "DB_POOL_SIZE=many", image, "api")
         assert done.returncode == 2
-        assert "SECRET_KEY" in done.stderr
+        assert "DB_POOL_SIZE" in done.stderr
+
+    def test_without_settings_it_names_what_is_missing(self, docker: Docker, image: str) -> None:
+        done = run("docker", "run", "--rm", *CONFINED, image)
+        assert done.returncode == 2
+        for name in ("SECRET_KEY", "DATABASE_URL", "AUTH_PROVIDER"):
+            assert f"  - {name} (not set): " in done.stderr
+
+    def test_no_environment_listens_with_the_key_that_all_know(self, docker: Docker, image: str) -> None:
+        done = run("docker", "run", "--rm", *CONFINED, "-e", "ENVIRONMENT=local", image)
+        assert done.returncode == 2
+        assert done.stderr.startswith("SECRET_KEY: expected a secret of your own ")
 
     @pytest.mark.parametrize("command", [("api", "--host", "0.0.0.0"), ("worker", "--host", "0.0.0.0")], ids=" ".join)
     def test_a_process_lives_without_a_database_and_ends_when_it_is_told_to(
         self, docker: Docker, start: Start, command: tuple[str, ...], note: Note
     ) -> None:
         began = time.monotonic()
-        options = ("--publish", "127.0.0.1::9090", "--env", f"DATABASE_URL={NO_DATABASE}")
+        options = (*LOCAL, "--publish", "127.0.0.1::9090", "--env", f"DATABASE_URL={NO_DATABASE}")
         name = start(*command, options=options)
         address = f"http://{docker('port', name, '9090/tcp')}"
 
@@ -186,7 +201,7 @@ class TestHowItRuns:
     @pytest.mark.parametrize("command", [("wait",), ("migrate", "--wait", "600")], ids=" ".join)
     def test_so_does_one_that_waits(self, docker: Docker, start: Start, command: tuple[str, ...]) -> None:
         """As process 1, to which the kernel delivers no signal that it has no handler for."""
-        name = start(*command, options=("--env", f"DATABASE_URL={NO_DATABASE}"))
+        name = start(*command, options=(*LOCAL, "--env", f"DATABASE_URL={NO_DATABASE}"))
         until(lambda: "waiting" in _logs(name), "it waits")
         began = time.monotonic()
         docker("stop", "--time", "60", name)
@@ -196,7 +211,7 @@ class TestHowItRuns:
     def test_every_setting_of_its_environment_is_known(self, docker: Docker, image: str) -> None:
         given = {entry.partition("=")[0] for entry in inspect(docker, image)["Config"]["Env"]}
         assert {"PATH"} < given
-        assert given & set(Settings.model_fields) == {"BUILD_REVISION"}
+        assert given & set(Settings.model_fields) == {"BUILD_REVISION", "ENVIRONMENT"}
 
 
 def _logs(name: str) -> str:

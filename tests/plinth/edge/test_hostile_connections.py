@@ -20,8 +20,8 @@ EACH = 50
 MAX_GROWTH = 32 * 2**20
 MAX_SECONDS = 60
 
-HEAD = b"GET /api/v1/public/health HTTP/1.1\r\nHost: a\r\n"
-POST = b"POST /api/v1/notes HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+HEAD = b"GET /api/v1/public/health HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /api/v1/notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 MEGABYTE = b"x" * 1_000_000
 

@@ -4,6 +4,7 @@ apt-get install nginx-light haproxy && make edge-test
 """
 
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from tests.support.processes import PATIENCE, Process, plinth
 
 pytestmark = pytest.mark.slow  # needs more than Python: `make edge-test`
 
+KEY = secrets.token_hex(32)
 CLIENT = "127.0.0.9"  # the address of the client, which is none of the proxy's
 
 NGINX = """
@@ -130,6 +132,7 @@ def service(request: pytest.FixtureRequest, database_url: str) -> Iterator[Servi
         pytest.fail(f"{proxy} is missing: apt-get install nginx-light haproxy")
     api, port = free_port(), free_port()
     given = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
+    given["SECRET_KEY"] = KEY  # with the known one it serves this machine's own names alone
     with ExitStack() as closing_all:
         folder = closing_all.enter_context(scratch_folder())
         process = closing_all.enter_context(plinth(folder, "api", "--port", str(api), **given))
@@ -145,12 +148,12 @@ def service(request: pytest.FixtureRequest, database_url: str) -> Iterator[Servi
 
 @pytest.fixture
 def alice() -> bytes:
-    return signed_in(settings_with(), "alice")["Authorization"].encode()
+    return signed_in(settings_with(SECRET_KEY=KEY), "alice")["Authorization"].encode()
 
 
 @pytest.fixture
 def mallory() -> bytes:
-    return signed_in(settings_with(), "mallory")["Authorization"].encode()
+    return signed_in(settings_with(SECRET_KEY=KEY), "mallory")["Authorization"].encode()
 
 
 def request_of(path: str, token: bytes, headers: bytes = b"", method: bytes = b"GET", body: bytes = b"") -> bytes:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import signal
 import socket
 import time
@@ -26,6 +27,15 @@ def port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found: int = server.getsockname()[1]
         return found
+
+
+def test_host_decides_only_with_a_known_key(tmp_path: Path, port: int) -> None:
+    """A web page whose name points at 127.0.0.1 gets nothing of a service whose key it could know."""
+    rebound = {"Host": "page.example"}
+    for key, status in ({}, 421), ({"SECRET_KEY": secrets.token_hex(32)}, 200):
+        with api(tmp_path, port, DATABASE_URL=NO_DATABASE, **key) as (_, address, _):
+            assert httpx.get(f"{address}/public/health").status_code == 200
+            assert httpx.get(f"{address}/public/health", headers=rebound).status_code == status
 
 
 @contextmanager
@@ -133,7 +143,7 @@ class TestDrain:
     def test_drain_closes_an_idle_connection_with_its_next_response(
         self, tmp_path: Path, port: int, database_url: str
     ) -> None:
-        request = b"GET /api/v1/public/health HTTP/1.1\r\nHost: service.test\r\n\r\n"
+        request = b"GET /api/v1/public/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with (
             api(tmp_path, port, DATABASE_URL=database_url, DRAIN_SECONDS="0") as (_, _, probes),
             socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as idle,

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from plinth.testing.servers import scratch_folder
-from tests.support.notes import PACKAGES
+from tests.support.api import signed_in
+from tests.support.notes import PACKAGES, settings_with
 from tests.support.processes import declare
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
@@ -163,6 +164,17 @@ def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dic
         assert (first.value("Data"), first.value("Logs")) == (".plinth", ".plinth/logs")
         assert first.query("SELECT text FROM note") == "kept\n"
 
+        # The key is its own, in a file that no other user can read, and the command `token` signs with it.
+        key = folder / ".plinth" / "secret-key"
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert key.read_text().strip() not in first.said + (folder / ".plinth" / "lock").read_text()
+        signed = subprocess.check_output([*PLINTH, "token", "--sub", "bob"], cwd=folder, env=ENVIRONMENT, text=True)
+        forged = signed_in(settings_with(), "mallory")
+        with httpx.Client() as client:
+            answer = client.get(me, headers={"Authorization": f"Bearer {signed.strip()}", "Host": "plinth.example"})
+            assert answer.json()["subject"] == "bob"
+            assert client.get(me, headers=forged).status_code == 401
+
         # A second copy is told about the first, whatever its port.
         with run(folder, "--port", str(port + 1)) as second:
             code, errors = second.end()
@@ -174,11 +186,19 @@ def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dic
 
         # Other commands find its servers.
         enqueue = shlex.join([*PLINTH, "jobs", "enqueue", "endless", "{}"])
-        beside = [*PLINTH, "with-servers", "--", "sh", "-c", f'echo "$DATABASE_URL $REDIS_URL"; {enqueue}; exit 3']
+        beside = [
+            *PLINTH,
+            "with-servers",
+            "--",
+            "sh",
+            "-c",
+            f'echo "$DATABASE_URL $REDIS_URL $SECRET_KEY"; {enqueue}; exit 3',
+        ]
         env = {**ENVIRONMENT, **endless}
         done = subprocess.run(beside, cwd=folder, env=env, stdout=subprocess.PIPE, text=True, check=False)
         assert done.returncode == 3
-        database_url, redis_url, job = done.stdout.split()
+        database_url, redis_url, secret_key, job = done.stdout.split()
+        assert secret_key == key.read_text().strip()
         assert database_url in first.value("SQL")
         assert redis_url.startswith("unix://")
 
@@ -240,7 +260,7 @@ def test_failed_migration_is_reported_with_its_log(
     assert errors.startswith("The migration ended with exit code 1. The end of given/logs/migrate.log:\n")
     assert "DB_TRANSACTION_POOLER is on" in errors
     # Nothing is started in the place of what is given.
-    assert {path.name for path in (folder / "given").iterdir()} == {"lock", "logs"}
+    assert {path.name for path in (folder / "given").iterdir()} == {"lock", "logs", "secret-key"}
 
 
 def test_busy_port_is_reported_before_anything_starts(folder: Path) -> None:

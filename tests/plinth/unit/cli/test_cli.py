@@ -1,16 +1,23 @@
 """The command line: its output and its exit codes."""
 
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 
 import notes
 import plinth
+from notes.config import Settings
+from plinth.cli.common import refuse_known_key
 from plinth.cli.jobs import STATES
+from plinth.embedded.secret_key import make_key
 from plinth.health.probe_server import ProbeServer
+from plinth.identity.local import signing_key
 from plinth.jobs import State
+from plinth.settings import DEVELOPMENT_SECRET_KEY
 from plinth.telemetry.logging import log_level
 from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
@@ -70,6 +77,53 @@ class TestToken:
         result = run("token", "--sub", "alice", AUTH_PROVIDER="supabase", SUPABASE_URL="https://x.supabase.co")
         assert result.exit_code == 1
         assert "AUTH_PROVIDER" in result.stderr
+
+    def test_token_without_a_key_has_that_of_the_run_in_the_data_folder(self, run: Run, tmp_path: Path) -> None:
+        for folder in (".plinth", "other"):
+            (tmp_path / folder).mkdir()
+            make_key(Settings.isolated(), tmp_path / folder)
+        for folder, options in ((".plinth", ()), ("other", ("--data-dir", "other"))):
+            key = (tmp_path / folder / "secret-key").read_text().strip()
+            token = run("token", "--sub", "alice", *options).stdout.strip()
+            signed = signing_key(Settings.isolated(SECRET_KEY=key))
+            assert jwt.decode(token, signed, ["HS256"], audience="plinth")["sub"] == "alice"
+
+    def test_key_that_others_can_read_signs_no_token(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "secret-key").write_text(SECRET)
+        (tmp_path / "secret-key").chmod(0o644)
+        result = run("token", "--sub", "alice", "--data-dir", str(tmp_path))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith(f"{tmp_path}/secret-key is not a key of this user's own")
+        assert run("token", "--sub", "alice", "--data-dir", str(tmp_path), SECRET_KEY=SECRET).exit_code == 0
+
+
+class TestKnownKey:
+    """No process listens where other machines could reach it with a key that they could know."""
+
+    @pytest.mark.parametrize("environment", ["local", "test"])
+    @pytest.mark.parametrize(
+        "host",
+        ["0.0.0.0", "::", "", "0", "127.1", "10.0.0.1", "::ffff:0.0.0.0", "example.com", "localhost.example.com"],
+    )
+    @pytest.mark.parametrize("command", ["api", "run"])
+    def test_known_key_is_refused_on_other_addresses_than_loopback(
+        self, run: Run, command: str, host: str, environment: str
+    ) -> None:
+        given = {"ENVIRONMENT": environment, "DATABASE_URL": NO_DATABASE}
+        for key in ({}, {"SECRET_KEY": DEVELOPMENT_SECRET_KEY}, {"SECRET_KEY": "short"}):
+            if command == "run" and not key:  # it makes one
+                continue
+            result = run(command, "--host", host, **given, **key)
+            assert result.exit_code == 2, result.output
+            assert result.stderr.startswith("SECRET_KEY: expected a secret of your own of 32 characters or more ")
+            assert f"on {host or 'every address'}. Set SECRET_KEY" in result.stderr
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "::ffff:127.0.0.1"])
+    def test_known_key_is_allowed_on_loopback(self, host: str) -> None:
+        refuse_known_key(Settings.isolated(), host)
+
+    def test_own_key_is_allowed_everywhere(self) -> None:
+        refuse_known_key(Settings.isolated(SECRET_KEY=secrets.token_hex(32)), "0.0.0.0")
 
 
 class TestMigrate:
@@ -154,8 +208,8 @@ class TestJobs:
         assert tuple(State) == STATES
 
 
-def test_version_prints_those_of_the_service_and_the_platform(run: Run) -> None:
-    assert run("version").stdout == f"{notes.__version__} (plinth {plinth.__version__})\n"
+def test_version_needs_no_settings(run: Run) -> None:
+    assert run("version", ENVIRONMENT="production").stdout == f"{notes.__version__} (plinth {plinth.__version__})\n"
 
 
 class TestLogLevel:

@@ -32,7 +32,7 @@ class TestWebURL:
         [
             *(
                 (f"http://{host}/x", True)
-                for host in ("localhost:1", "127.0.0.1", "[::1]:80", "LOCALHOST", "a.localhost")
+                for host in ("localhost:1", "127.0.0.1", "127.8.9.1", "[::1]:80", "LOCALHOST", "a.localhost")
             ),
             *((f"http://{host}/x", False) for host in ("example.com", "localhost.example.com", "10.0.0.1", "[::2]")),
         ],

@@ -1,0 +1,46 @@
+"""Middleware of a service whose key is known: it serves this machine alone."""
+
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from plinth.http.error_handlers import problem_response
+from plinth.settings.urls import is_loopback_host
+
+__all__ = ["LoopbackOnlyMiddleware"]
+
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[0-9a-z.-]+))(?::[0-9]*)?", re.IGNORECASE | re.ASCII)
+
+
+class LoopbackOnlyMiddleware:
+    """Answers 421 unless a request came to a loopback address, or a socket, and names one in `Host`.
+
+    A web page can have its own name point at 127.0.0.1 (DNS rebinding); the browser then sends that name.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or (_came_to_loopback(scope) and _names_loopback(scope)):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it is accepted: the server answers 403
+        else:
+            detail = (
+                "SECRET_KEY is one that others can know, so this service answers to this machine alone, by the name "
+                "localhost or a loopback address. Set a key of your own (openssl rand -hex 32)."
+            )
+            response = problem_response(421, code="misdirected_request", detail=detail)
+            await response(scope, receive, send)
+
+
+def _came_to_loopback(scope: Scope) -> bool:
+    host, port = scope.get("server") or ("", None)
+    return port is None or is_loopback_host(host)
+
+
+def _names_loopback(scope: Scope) -> bool:
+    found = _HOST.fullmatch(Headers(scope=scope).get("host", ""))
+    return found is not None and is_loopback_host(found["ipv6"] or found["name"].removesuffix("."))
