@@ -11,7 +11,7 @@ from plinth.http.gzip import GZipAcceptedMiddleware
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
-from plinth.settings.keys import derive_key
+from plinth.settings.keys import derive_keys
 
 __all__ = ["middleware_of"]
 
@@ -31,7 +31,7 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
             quiet_paths=probes,
             access_sample=settings.LOG_ACCESS_SAMPLE,
             slow_seconds=settings.LOG_SLOW_REQUEST,
-            hash_key=derive_key(settings.SECRET_KEY.get_secret_value(), "log"),
+            hash_key=derive_keys(settings.SECRET_KEY, "log")[0],
         ),
     ]
     if settings.BACKEND_CORS_ORIGINS:

@@ -19,7 +19,7 @@ from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import one_connection, open_resources
 from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
-from plinth.settings.keys import derive_key
+from plinth.settings.keys import derive_keys
 from plinth.telemetry import trace_setup
 
 __all__ = ["lifespan_of"]
@@ -68,7 +68,7 @@ def lifespan_of(
                 redis=redis,
                 readiness=readiness,
                 verifier=verifier,
-                cursors=CursorCodec(derive_key(settings.SECRET_KEY.get_secret_value(), "cursor")),
+                cursors=CursorCodec(*derive_keys(settings.SECRET_KEY, "cursor")),
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),
                 job_watch=job_watch,

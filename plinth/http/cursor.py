@@ -25,16 +25,16 @@ class CursorError(ValidationError):
 
 
 class CursorCodec:
-    """Makes and reads cursors. `key`: at most 64 secret bytes."""
+    """Makes cursors with the first of its keys, of at most 64 secret bytes each, and reads those of all."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, *keys: bytes) -> None:
+        self._keys = keys
 
     def encode(self, context: str, values: list[Any]) -> str:
         """A cursor that holds JSON `values` and is valid only for the list that `context` describes."""
         # Unescaped: a name of 200 emoji has 800 bytes, and 2,400 in JSON's escapes.
         payload = dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-        return urlsafe_b64encode(self._sign(context, payload) + payload).rstrip(b"=").decode()
+        return urlsafe_b64encode(_sign(self._keys[0], context, payload) + payload).rstrip(b"=").decode()
 
     def decode(self, context: str, cursor: str) -> list[Any]:
         """The values of a cursor. Raises CursorError."""
@@ -43,11 +43,12 @@ class CursorCodec:
         except ValueError:
             raw = b""
         signature, payload = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-        if not compare_digest(signature, self._sign(context, payload)):
+        if not any(compare_digest(signature, _sign(key, context, payload)) for key in self._keys):
             raise CursorError
         values: list[Any] = loads(payload)
         return values
 
-    def _sign(self, context: str, payload: bytes) -> bytes:
-        signed = context.encode() + b"\0" + payload
-        return blake2b(signed, key=self._key, digest_size=_DIGEST_BYTES).digest()
+
+def _sign(key: bytes, context: str, payload: bytes) -> bytes:
+    signed = context.encode() + b"\0" + payload
+    return blake2b(signed, key=key, digest_size=_DIGEST_BYTES).digest()

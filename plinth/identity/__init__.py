@@ -3,7 +3,7 @@
 Each provider has a file: `supabase`, `clerk`, `oidc` (any OpenID Connect issuer) and `local` (for development).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from plinth.identity import clerk, local, oidc, supabase
@@ -12,6 +12,7 @@ from plinth.identity.local import sign_local_token
 from plinth.identity.rules import TokenRules
 from plinth.identity.verifier import Issuer, TokenVerifier
 from plinth.settings import AuthProvider, PlatformSettings
+from plinth.settings.keys import secrets_in
 
 __all__ = ["build_verifier", "rules_for", "sign_local_token"]
 
@@ -56,11 +57,11 @@ def _key_sources(settings: PlatformSettings, issuer: str, url: str | None) -> di
     return sources | dict.fromkeys(published, keys)
 
 
-def _secrets(settings: PlatformSettings) -> list[bytes]:
+def _secrets(settings: PlatformSettings) -> Sequence[bytes]:
     match settings.AUTH_PROVIDER:
         case AuthProvider.LOCAL:
-            return [local.signing_key(settings)]
+            return local.signing_keys(settings)
         case AuthProvider.SUPABASE if settings.SUPABASE_JWT_SECRET:
-            return [settings.SUPABASE_JWT_SECRET.get_secret_value().encode()]
+            return [secret.encode() for secret in secrets_in(settings.SUPABASE_JWT_SECRET)]
         case _:
-            return []
+            return ()

@@ -8,9 +8,9 @@ import jwt
 
 from plinth.identity.rules import TokenRules, is_subject
 from plinth.settings import AuthProvider, PlatformSettings
-from plinth.settings.keys import derive_key
+from plinth.settings.keys import derive_keys
 
-__all__ = ["sign_local_token", "signing_key", "token_rules"]
+__all__ = ["sign_local_token", "signing_keys", "token_rules"]
 
 _ALGORITHM = "HS256"
 _AUDIENCE = "plinth"
@@ -21,9 +21,9 @@ def token_rules(_settings: PlatformSettings, issuer: str) -> TokenRules:
     return TokenRules(issuer=issuer, audiences=frozenset({_AUDIENCE}))
 
 
-def signing_key(settings: PlatformSettings) -> bytes:
-    """The key of local tokens, derived from SECRET_KEY."""
-    return derive_key(settings.SECRET_KEY.get_secret_value(), "local-tokens")
+def signing_keys(settings: PlatformSettings) -> tuple[bytes, ...]:
+    """The keys of local tokens, derived from SECRET_KEY. The first one signs."""
+    return derive_keys(settings.SECRET_KEY, "local-tokens")
 
 
 def sign_local_token(
@@ -55,4 +55,4 @@ def sign_local_token(
         "scope": " ".join(scopes),
         "roles": sorted(roles),
     }
-    return jwt.encode(claims, signing_key(settings), _ALGORITHM, headers={"typ": "at+jwt"})
+    return jwt.encode(claims, signing_keys(settings)[0], _ALGORITHM, headers={"typ": "at+jwt"})

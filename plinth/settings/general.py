@@ -5,9 +5,9 @@ from enum import StrEnum
 
 from pydantic import Field, SecretStr
 
-from plinth.settings import urls
+from plinth.settings import types, urls
 from plinth.settings.loading import CheckedSettings
-from plinth.settings.secret_strength import weakness
+from plinth.settings.secret_strength import weakness_of_any
 
 __all__ = ["DEVELOPMENT_SECRET_KEY", "Environment", "GeneralSettings"]
 
@@ -34,13 +34,13 @@ class GeneralSettings(CheckedSettings):
     PROJECT_NAME: str = Field("Plinth", max_length=63)  # PostgreSQL cuts application_name there
     ENVIRONMENT: Environment = Environment.LOCAL
     DEBUG: bool = False
-    SECRET_KEY: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
+    SECRET_KEY: types.Secrets = SecretStr(DEVELOPMENT_SECRET_KEY)
     BUILD_REVISION: str = "unknown"
 
     @property
     def secret_key_problem(self) -> str | None:
         """Why others could know SECRET_KEY; None: they cannot. With such a key a process serves this machine alone."""
-        return weakness(self.SECRET_KEY.get_secret_value())
+        return weakness_of_any(self.SECRET_KEY)
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from plinth.settings import types
 from plinth.settings.general import GeneralSettings
-from plinth.settings.secret_strength import weakness
+from plinth.settings.secret_strength import weakness_of_any
 
 __all__ = ["AuthProvider", "IdentitySettings"]
 
@@ -36,7 +36,7 @@ class IdentitySettings(GeneralSettings):
 
     AUTH_PROVIDER: AuthProvider = AuthProvider.LOCAL
     SUPABASE_URL: types.BaseUrl | None = None
-    SUPABASE_JWT_SECRET: types.HmacSecret | None = None
+    SUPABASE_JWT_SECRET: types.HmacSecrets | None = None
     CLERK_ISSUER: types.BaseUrl | None = None
     CLERK_AUTHORIZED_PARTIES: types.Origins = ()
     CLERK_AUDIENCE: types.Texts = ()
@@ -103,5 +103,5 @@ class IdentitySettings(GeneralSettings):
         if self.AUTH_PROVIDER is AuthProvider.LOCAL:
             yield "AUTH_PROVIDER", "expected supabase, clerk or custom: local is for ENVIRONMENT local and test"
         secret = self.SUPABASE_JWT_SECRET
-        if secret is not None and (problem := weakness(secret.get_secret_value())):
+        if secret is not None and (problem := weakness_of_any(secret)):
             yield "SUPABASE_JWT_SECRET", problem

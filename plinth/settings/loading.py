@@ -5,10 +5,11 @@ No other module reads the environment, and nothing is read at import.
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+from dotenv import dotenv_values
 from pydantic import ModelWrapValidatorHandler, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
@@ -22,7 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from plinth.settings import env_file, types
+from plinth.settings import env_file, secret_files, types
 
 __all__ = ["CheckedSettings", "SettingsError"]
 
@@ -78,10 +79,12 @@ class CheckedSettings(BaseSettings):
 
     def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
         """Read and check every setting. Return the problems, each with the source of the value."""
-        known = type(self).model_fields
+        fields = type(self).model_fields
+        files = secret_files.variables(fields) if from_environment else {}
+        known = {*fields, *files}
         environment = os.environ if from_environment else {}
         keys, problems = env_file.scan(Path(path), known) if path else ((), [])
-        given = {"argument": values, "environment": environment, str(path): keys}
+        given: dict[str, Collection[str]] = {"argument": values, "environment": environment, str(path): keys}
 
         for name, right in env_file.misspelt(environment, known):
             if not any(right in names for names in given.values()):
@@ -89,13 +92,21 @@ class CheckedSettings(BaseSettings):
                     f"{name} (environment): did you mean {right}? If it belongs to another program, set {right} too"
                 )
         problems += [f"{name} (environment): {what}" for name, what in self.wrong_variables(environment)]
+        lines = dotenv_values(path) if path and keys else {}
+        read = list(secret_files.read_all(files, {"argument": values, "environment": environment, str(path): lines}))
+        problems += [f"{file.variable} ({file.origin}): {file.problem}" for file in read if file.problem]
+        given |= {file.variable: {file.name} for file in read}
         try:
             if from_environment:
+                values = values | {file.name: file.secret for file in read if not file.problem}
                 super().__init__(_env_file=path if keys else None, **values)
             else:
                 super().__init__(_build_sources=((InitSettingsSource(type(self), values),), values))
         except _Refused as refused:
+            unread = {file.name for file in read if file.problem}
             for name, what in refused.problems.items():
+                if name in unread:
+                    continue
                 origin = next((origin for origin, names in given.items() if name in names), "not set")
                 problems.append(f"{name} ({origin}): {what}")
         except PydanticError as error:  # of a service's own validator of the whole model

@@ -4,7 +4,11 @@ import math
 from collections import Counter
 from itertools import pairwise
 
-__all__ = ["MIN_SECRET_LENGTH", "weakness"]
+from pydantic import SecretStr
+
+from plinth.settings.keys import secrets_in
+
+__all__ = ["MIN_SECRET_LENGTH", "weakness", "weakness_of_any"]
 
 MIN_SECRET_LENGTH = 32  # HS256 wants a key no shorter than its hash (RFC 7518, 3.2)
 # By the frequency of its characters 32 random hexadecimal digits have 100 bits or more, in all but one of a million.
@@ -25,6 +29,11 @@ def weakness(secret: str) -> str | None:
     if _bits(secret) < MIN_BITS or _is_repetition(secret) or _is_sequence(secret):
         return "expected random characters (openssl rand -hex 32), not ones that can be guessed"
     return None
+
+
+def weakness_of_any(value: SecretStr) -> str | None:
+    """What is wrong with one of the secrets that a setting holds."""
+    return next(filter(None, map(weakness, secrets_in(value))), None)
 
 
 def _bits(secret: str) -> float:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJson
 from pydantic_settings import NoDecode
 
 from plinth.settings import dsn, urls
+from plinth.settings.keys import secrets_in
 from plinth.settings.secret_strength import MIN_SECRET_LENGTH
 
 MAY_BE_EMPTY = "may be empty"
@@ -62,11 +63,18 @@ def _check_database_url(url: str) -> None:
         dsn.PostgresURL.parse(url)
 
 
-def _check_hmac_secret(value: str) -> None:
-    if len(value) < MIN_SECRET_LENGTH:
+def _check_secrets(value: SecretStr) -> SecretStr:
+    if not secrets_in(value):
+        raise ValueError("expected a secret, or several separated by commas")
+    return value
+
+
+def _check_hmac_secrets(value: SecretStr) -> SecretStr:
+    if any(len(secret) < MIN_SECRET_LENGTH for secret in secrets_in(value)):
         raise ValueError(f"expected at least {MIN_SECRET_LENGTH} characters")
-    if "-----BEGIN" in value or '"kty"' in value:
+    if "-----BEGIN" in value.get_secret_value() or '"kty"' in value.get_secret_value():
         raise ValueError("expected a secret, not a key in PEM or JWK form, which may be public")
+    return value
 
 
 def _check_proxy(value: str) -> str:
@@ -165,4 +173,5 @@ Algorithms = Annotated[
 DatabaseUrl = Annotated[SecretStr, _secret(_check_database_url)]
 RedisUrl = Annotated[SecretStr, _secret(urls.check_redis_url)]
 Headers = Annotated[SecretStr, _secret(_check_headers)]
-HmacSecret = Annotated[SecretStr, _secret(_check_hmac_secret)]
+Secrets = Annotated[SecretStr, AfterValidator(_check_secrets)]
+HmacSecrets = Annotated[Secrets, AfterValidator(_check_hmac_secrets)]

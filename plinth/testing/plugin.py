@@ -35,7 +35,7 @@ from fastapi import FastAPI
 
 from plinth.cli.service import ServiceError, declared_settings, load
 from plinth.database.engine import Database
-from plinth.settings import PlatformSettings
+from plinth.settings import PlatformSettings, secret_files
 from plinth.testing.client import Client, open_client
 from plinth.testing.jobs import Jobs
 from plinth.testing.servers import REDIS_DATABASES, Servers, make_folder, scratch_folder, superuser_url
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except ServiceError as error:
         raise pytest.UsageError(str(error)) from None
     # A developer's own settings must not reach the tests, and the tests must not reach a developer's database.
-    for name in settings.model_fields:
+    for name in (*settings.model_fields, *secret_files.variables(settings.model_fields)):
         os.environ.pop(name, None)
     configure_log()
     given = getattr(config, "workerinput", None)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 PRODUCTION: dict[str, Any] = {
     "ENVIRONMENT": "production",
-    "SECRET_KEY": "a secret of quite some length, and of our own",
+    "SECRET_KEY": "a secret of quite some length and of our own",
     "DATABASE_URL": NO_DATABASE,
     "AUTH_PROVIDER": "custom",
     "OIDC_ISSUER": "https://issuer.example.com",
@@ -112,7 +112,7 @@ class TestSideBySide:
             API_V1_STR="/two/v1",
             MAX_BODY_BYTES=20,
             RATE_LIMIT="2/minute",
-            SECRET_KEY="another secret, which signs other tokens",
+            SECRET_KEY="another secret which signs other tokens",
             DOCS_ENABLED=False,
         )
         first, second = create_app(one), create_app(two)

@@ -15,7 +15,7 @@ from plinth.cli.common import refuse_known_key
 from plinth.cli.jobs import STATES
 from plinth.embedded.secret_key import make_key
 from plinth.health.probe_server import ProbeServer
-from plinth.identity.local import signing_key
+from plinth.identity.local import signing_keys
 from plinth.jobs import State
 from plinth.settings import DEVELOPMENT_SECRET_KEY
 from plinth.telemetry.logging import log_level
@@ -85,7 +85,7 @@ class TestToken:
         for folder, options in ((".plinth", ()), ("other", ("--data-dir", "other"))):
             key = (tmp_path / folder / "secret-key").read_text().strip()
             token = run("token", "--sub", "alice", *options).stdout.strip()
-            signed = signing_key(Settings.isolated(SECRET_KEY=key))
+            signed, *_ = signing_keys(Settings.isolated(SECRET_KEY=key))
             assert jwt.decode(token, signed, ["HS256"], audience="plinth")["sub"] == "alice"
 
     def test_key_that_others_can_read_signs_no_token(self, run: Run, tmp_path: Path) -> None:

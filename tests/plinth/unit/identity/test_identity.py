@@ -144,6 +144,20 @@ async def test_supabase_project_before_its_rotation_publishes_no_key() -> None:
         await verifier.aclose()
 
 
+async def test_supabase_tokens_of_several_shared_secrets_are_verified() -> None:
+    secrets = f"{'s' * 40},{'t' * 40}"
+    with SupabaseProject(SigningKey.make("key-1", "ES256")) as project:
+        verifier = build_verifier(
+            Settings.isolated(AUTH_PROVIDER="supabase", SUPABASE_URL=project.url, SUPABASE_JWT_SECRET=secrets)
+        )
+        claims = project.claims(aud="authenticated", role="authenticated")
+        for secret in ("s" * 40, "t" * 40):
+            assert await verifier.verify(jwt.encode(claims, secret))
+        for secret in ("u" * 40, secrets):
+            assert await refusal(verifier, jwt.encode(claims, secret)) == Reason.BAD_SIGNATURE
+        await verifier.aclose()
+
+
 async def test_clerk_token_is_accepted_for_authorized_parties_only() -> None:
     with ClerkInstance() as instance:
         verifier = build_verifier(

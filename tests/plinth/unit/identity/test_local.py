@@ -38,6 +38,17 @@ async def test_local_token_of_another_secret_is_refused() -> None:
     assert caught.value.reason == Reason.BAD_SIGNATURE
 
 
+async def test_first_secret_signs_and_all_verify() -> None:
+    new = Settings.isolated(SECRET_KEY="another-secret-of-the-same-length")
+    both = Settings.isolated(SECRET_KEY=f" another-secret-of-the-same-length , {SECRET}")
+    for signing in (new, both, SETTINGS):
+        token = sign_local_token(signing, subject="alice", ttl=60)
+        assert (await build_verifier(both).verify(token)).subject == "alice"
+    assert (await build_verifier(new).verify(sign_local_token(both, subject="alice", ttl=60))).subject == "alice"
+    with pytest.raises(TokenError):
+        await build_verifier(SETTINGS).verify(sign_local_token(both, subject="alice", ttl=60))
+
+
 @pytest.mark.parametrize("key", [SECRET.encode(), derive_key(SECRET, "cursor")])
 async def test_token_signed_with_the_raw_secret_or_another_derived_key_is_refused(key: bytes) -> None:
     good = sign_local_token(SETTINGS, subject="alice", ttl=60)

@@ -44,6 +44,10 @@ def test_another_url_of_the_same_database_gives_the_same_key_prefix(url: str) ->
     assert prefix(DATABASE_URL=url) == prefix()
 
 
+def test_key_prefix_stays_while_the_first_key_does() -> None:
+    assert prefix(SECRET_KEY=f"{'x' * 64},{'y' * 64}") == prefix(SECRET_KEY="x" * 64)
+
+
 def test_key_prefix_starts_with_the_project_name_and_contains_no_secret() -> None:
     found = prefix(PROJECT_NAME="Orders")
 
