@@ -9,6 +9,7 @@ from plinth.settings import types
 from plinth.settings.dsn import PostgresURL
 from plinth.settings.general import GeneralSettings
 from plinth.settings.loading import SettingsError
+from plinth.settings.secret_strength import is_example
 
 __all__ = ["DatabaseSettings", "postgres_url"]
 
@@ -84,8 +85,18 @@ class DatabaseSettings(GeneralSettings):
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         yield from super().unfit_for_deployment()
-        if "DATABASE_URL" not in self.model_fields_set or postgres_url(self.DATABASE_URL) is None:
+        address = postgres_url(self.DATABASE_URL)
+        if "DATABASE_URL" not in self.model_fields_set or address is None:
             yield "DATABASE_URL", "expected postgresql://user:password@host:port/database"
+            return
+        problems = []
+        if not address.encryption_is_stated:
+            # Not from PGSSLMODE: migration, backup and autoscaler have the URL alone.
+            problems.append("expected sslmode=verify-full, require, … in the URL, or sslmode=disable for plain text")
+        if address.password is not None and is_example(address.password, address.user):
+            problems.append("expected a password of its own, not one that is printed as an example")
+        if problems:
+            yield "DATABASE_URL", "; ".join(problems)
 
 
 def postgres_url(url: SecretStr) -> PostgresURL | None:

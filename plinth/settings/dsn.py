@@ -75,6 +75,13 @@ class PostgresURL:
             parameters=parameters,
         )
 
+    @property
+    def encryption_is_stated(self) -> bool:
+        """Whether the URL says how connections are encrypted. Those to a unix socket need not be."""
+        return "sslmode" in self.parameters or (
+            bool(self.hosts) and all(host.startswith("/") for host, _ in self.hosts)
+        )
+
     def for_asyncpg(self) -> str:
         """Return the URL for SQLAlchemy's asyncpg dialect, to be used with `connect_arguments`."""
         netloc = _netloc(*self.hosts[0]) if len(self.hosts) == 1 else ""

@@ -1,6 +1,7 @@
 """Tells secrets that can be guessed: examples, patterns, and what is too short."""
 
 import math
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -8,25 +9,31 @@ from pydantic import SecretStr
 
 from plinth.settings.keys import secrets_in
 
-__all__ = ["MIN_SECRET_LENGTH", "weakness", "weakness_of_any"]
+__all__ = ["MIN_SECRET_LENGTH", "is_example", "weakness", "weakness_of_any"]
 
 MIN_SECRET_LENGTH = 32  # HS256 wants a key no shorter than its hash (RFC 7518, 3.2)
-# By the frequency of its characters 32 random hexadecimal digits have 100 bits or more, in all but one of a million.
-MIN_BITS = 90
+# By the frequency of its characters: of 400,000 times 32 random hexadecimal digits the lowest had 86.
+MIN_BITS = 80
 
-# Of the examples that this repository, and the guides of the providers, print.
-_EXAMPLES = (
-    *("for-development-only", "do-not-deploy", "super-secret"),
-    *("change-me", "changeme", "your-secret", "replace-me"),
+# Parts of the secrets for signing that this repository, and the guides of the providers, print as examples.
+_SIGNING_EXAMPLES = (
+    *("fordevelopmentonly", "donotdeploy", "supersecret"),
+    *("changeme", "yoursecret", "replaceme"),
 )
+# The passwords and tokens that this repository prints.
+_EXAMPLES = ("plinth", "password", "for-trying-out-only", "the-token", "the-key")
+_ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiopasdfghjklzxcvbnm")
+_STEPS = {pair for row in _ROWS for pair in (*pairwise(row), *pairwise(reversed(row)))}
 
 
 def weakness(secret: str) -> str | None:
     """What is wrong with a secret that signs, in words that do not quote it; None: nothing that can be told."""
-    words = secret.lower().replace("_", "-")
-    if len(secret) < MIN_SECRET_LENGTH or any(example in words for example in _EXAMPLES):
+    letters = re.sub(r"[^a-z0-9]", "", secret.lower())
+    if len(secret) < MIN_SECRET_LENGTH or any(
+        example in text for example in _SIGNING_EXAMPLES for text in (letters, letters[::-1])
+    ):
         return f"expected a secret of your own of {MIN_SECRET_LENGTH} characters or more (openssl rand -hex 32)"
-    if _bits(secret) < MIN_BITS or _is_repetition(secret) or _is_sequence(secret):
+    if _bits(secret) < MIN_BITS or _is_repetitive(secret) or _is_sequence(secret.lower()):
         return "expected random characters (openssl rand -hex 32), not ones that can be guessed"
     return None
 
@@ -36,18 +43,24 @@ def weakness_of_any(value: SecretStr) -> str | None:
     return next(filter(None, map(weakness, secrets_in(value))), None)
 
 
+def is_example(secret: str, user: str | None = None) -> bool:
+    """Whether a password or a token is one that is printed as an example, or is the name of its user."""
+    return secret.lower() in _EXAMPLES or secret == user
+
+
 def _bits(secret: str) -> float:
     """The entropy of its characters by their frequency, which is the most that it can have."""
     size = len(secret)
     return -sum(count * math.log2(count / size) for count in Counter(secret).values())
 
 
-def _is_repetition(secret: str) -> bool:
-    """Whether it says one thing over and over, the last time perhaps not to its end."""
-    return any(secret.startswith(secret[period:]) for period in range(1, len(secret) // 2 + 1))
+def _is_repetitive(secret: str) -> bool:
+    """Whether it says again, also backwards, what it has said: 32 random digits have 29 or 30 different triples."""
+    triples = [secret[start : start + 3] for start in range(len(secret) - 2)]
+    return len({min(triple, triple[::-1]) for triple in triples}) < len(triples) * 2 / 3
 
 
 def _is_sequence(secret: str) -> bool:
-    """Whether most characters follow the one before, as in abcdef or 123456."""
-    steps = [ord(after) - ord(before) for before, after in pairwise(secret)]
-    return sum(step in (-1, 0, 1) for step in steps) > len(steps) / 2
+    """Whether most characters follow the one before, as in abcdef, 123456 or qwerty, or are the same."""
+    pairs = list(pairwise(secret))
+    return sum(pair in _STEPS or pair[0] == pair[1] for pair in pairs) > len(pairs) * 2 / 3

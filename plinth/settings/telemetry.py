@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
+from urllib.parse import unquote
 
 from pydantic import Field
 
 from plinth.settings import types
 from plinth.settings.general import GeneralSettings
+from plinth.settings.secret_strength import is_example
 
 __all__ = ["TelemetrySettings"]
 
@@ -67,6 +69,14 @@ class TelemetrySettings(GeneralSettings):
             yield name, "expected http/protobuf, the only protocol that is supported"
         if self.OTEL_BSP_MAX_EXPORT_BATCH_SIZE > self.OTEL_BSP_MAX_QUEUE_SIZE:
             yield "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "expected no more than OTEL_BSP_MAX_QUEUE_SIZE"
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        yield from super().unfit_for_deployment()
+        for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+            headers = getattr(self, name)
+            pairs = headers.get_secret_value().split(",") if headers is not None else ()
+            if any(is_example(unquote(pair.partition("=")[2].strip())) for pair in pairs):
+                yield name, "expected values of your own, not those that are printed as an example"
 
     @classmethod
     def wrong_variables(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

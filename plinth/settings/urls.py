@@ -1,9 +1,10 @@
 """URLs of Redis and of identity providers. No error quotes the URL."""
 
 import re
+from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 MASK = "********"
 
@@ -65,6 +66,14 @@ def _check_redis_parameters(url: str, query: str) -> None:
         pool.connection_class(**pool.connection_kwargs)
     except Exception:  # noqa: BLE001 - of redis-py's own errors, ValueError, TypeError and AttributeError
         raise ValueError("expected parameters that redis-py can read") from None
+
+
+def redis_credentials(url: str) -> Iterator[tuple[str | None, str]]:
+    """Yield the user and the password of a Redis URL, of its address and of its query."""
+    parts, query = urlsplit(url), dict(parse_qsl(urlsplit(url).query))
+    for user, password in ((parts.username, parts.password), (query.get("username"), query.get("password"))):
+        if password is not None:
+            yield user and unquote(user), unquote(password)
 
 
 def masked_redis_url(url: str) -> str:

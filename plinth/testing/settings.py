@@ -6,7 +6,7 @@ from plinth.settings import PlatformSettings
 
 __all__ = ["NO_DATABASE", "settings_for_tests"]
 
-NO_DATABASE = "postgresql://plinth:s3cret@127.0.0.1:1/plinth"
+NO_DATABASE = "postgresql://plinth:s3cret@127.0.0.1:1/plinth?sslmode=disable"
 """The address of a database that refuses connections: for tests that need none."""
 
 # A busy machine shall not fail a test. Seconds.

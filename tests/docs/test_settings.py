@@ -48,7 +48,12 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     found = isolated_problems(ENVIRONMENT="production", DEBUG=True, BACKEND_CORS_ORIGINS="*", **plain)
     found += isolated_problems(ENVIRONMENT="production", READINESS_REQUIRED="redis")
     found += isolated_problems(
-        ENVIRONMENT="production", UPSTASH_REDIS_URL="http://localhost", UPSTASH_REDIS_TOKEN="token"
+        ENVIRONMENT="production", UPSTASH_REDIS_URL="http://localhost", UPSTASH_REDIS_TOKEN="the-token"
+    )
+    examples = {name: "x-api-key=the-key" for name in PlatformSettings.model_fields if name.endswith("_HEADERS")}
+    del examples["MAX_HEADERS"]
+    found += isolated_problems(
+        ENVIRONMENT="production", FORWARDED_ALLOW_IPS="*", SUPABASE_JWT_SECRET="a" * 32, **examples
     )
     rows = re.findall(r"^\| (`.*?) \|", section("What a deployment refuses"), re.MULTILINE)
     assert {name for row in rows for name in names(row)} == {problem.partition(" ")[0] for problem in found}

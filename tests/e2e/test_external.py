@@ -30,7 +30,9 @@ from tests.e2e.shell import Shell
 PAGE = "docs/kubernetes.md"
 # What the page's lines say, and what is so here. A redis:8 of one's own need not speak TLS.
 HERE = {
-    "postgresql://user:password@host:5432/name": "postgresql://shop:much-to-guess@database:5432/shop",
+    "postgresql://user:password@host:5432/name?sslmode=verify-full&sslrootcert=system": (
+        "postgresql://shop:much-to-guess@database:5432/shop?sslmode=disable"
+    ),
     "rediss://:password@host:6379/0": "redis://:much-to-guess@cache:6379/0",
     "image.tag=1.4.0": "image.tag=e2e-2",
 }
@@ -69,7 +71,9 @@ def shell(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """It has run the lines of the page's install."""
     shell = Shell(release, tmp_path_factory.mktemp("shell"))
     (values,) = blocks(PAGE, "## Install: for real", "yaml")
-    (shell.folder / "production.yaml").write_text(yaml.safe_dump(yaml.safe_load(values) | BESIDES))
+    production = yaml.safe_load(values) | BESIDES
+    production["config"]["REDIS_PLAINTEXT"] = True
+    (shell.folder / "production.yaml").write_text(yaml.safe_dump(production))
     (install,) = blocks(PAGE, "## Install: for real", "console")
     shell.run(adapted(install, release, shell))
     return shell

@@ -14,7 +14,7 @@ from plinth.settings import PlatformSettings, SettingsError
 PRODUCTION = {
     "ENVIRONMENT": "production",
     "SECRET_KEY": "5b0f2d7c91e84a36f0c7b21d9e6a4f83",
-    "DATABASE_URL": "postgresql://app:secret@db/app",
+    "DATABASE_URL": "postgresql://app:secret@db/app?sslmode=require",
     "AUTH_PROVIDER": "custom",
     "OIDC_ISSUER": "https://id.example.com/",
     "OIDC_AUDIENCE": "https://api.example.com",

@@ -15,8 +15,8 @@ _CONTAINER_SECURITY = {
 }
 _UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECRETS = {
-    "DATABASE_URL": "postgresql://user:password@db.example.com:5432/plinth",
-    "REDIS_URL": "redis://redis.example.com:6379/0",
+    "DATABASE_URL": "postgresql://plinth:much-to-guess@db.example.com:5432/plinth?sslmode=require",
+    "REDIS_URL": "rediss://redis.example.com:6379/0",
     "SECRET_KEY": "5b0f2d7c91e84a36f0c7b21d9e6a4f8338f4a6e9d12b7c0f63a48e19c7d2f0b5",
 }
 

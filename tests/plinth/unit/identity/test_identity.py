@@ -261,7 +261,7 @@ async def test_deployed_verifier_fetches_no_keys_over_http(
     settings = Settings.isolated(
         ENVIRONMENT="staging",
         SECRET_KEY="5b0f2d7c91e84a36f0c7b21d9e6a4f83",
-        DATABASE_URL="postgresql://localhost/plinth",
+        DATABASE_URL="postgresql://localhost/plinth?sslmode=disable",
         AUTH_PROVIDER="custom",
         OIDC_ISSUER="https://issuer.example.com",
         OIDC_AUDIENCE="plinth",

@@ -26,6 +26,18 @@ def test_complete_settings_pass_in_a_deployment(environment: str) -> None:
         ("FORWARDED_ALLOW_IPS", "10.0.0.0/8,*"),
         ("DATABASE_URL", None),
         ("DATABASE_URL", "sqlite+aiosqlite:///app.db"),
+        ("DATABASE_URL", "postgresql://app:secret@db/app"),
+        ("DATABASE_URL", "postgresql:///app"),
+        ("DATABASE_URL", "postgresql://app@/app?host=/run/postgresql,db"),
+        ("DATABASE_URL", "postgresql://plinth:plinth@db/plinth?sslmode=require"),
+        ("DATABASE_URL", "postgresql://user:password@db/app?sslmode=require"),
+        ("DATABASE_URL", "postgresql://db/app?sslmode=require&user=orders&password=orders"),
+        ("REDIS_URL", "redis://cache:6379/0"),
+        ("REDIS_URL", "redis://127.0.0.1:6379/0"),
+        ("REDIS_URL", "rediss://:password@cache:6379/0"),
+        ("REDIS_URL", "rediss://cache:6379/0?username=orders&password=orders"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=me, x-api-key=the-key"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-api-key=the%2Dkey"),
         ("BACKEND_CORS_ORIGINS", "https://app.example.com,*"),
         ("AUTH_PROVIDER", "local"),
         ("OIDC_ISSUER", "http://localhost:8080"),
@@ -36,6 +48,37 @@ def test_deployment_refuses_development_values(environment: str, name: str, valu
     values = PRODUCTION | {"ENVIRONMENT": environment, name: value}
     found = isolated_problems(**{name: value for name, value in values.items() if value is not None})
     assert [problem.partition(" ")[0] for problem in found] == [name]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"DATABASE_URL": "postgresql://app:secret@db/app?sslmode=disable"},
+        {"DATABASE_URL": "postgresql://app:secret@db/app?ssl=true"},
+        {"DATABASE_URL": "postgresql://app:secret@db/app?sslrootcert=system"},
+        {"DATABASE_URL": "postgresql://app@/app?host=/run/postgresql"},
+        {"DATABASE_URL": "postgresql://app@%2Frun%2Fpostgresql/app"},
+        {"REDIS_URL": "rediss://:s3cret@cache:6379/0"},
+        {"REDIS_URL": "unix:///run/redis.sock"},
+        {"REDIS_URL": "redis://:s3cret@cache:6379/0", "REDIS_PLAINTEXT": True},
+    ],
+)
+def test_way_to_the_stores_that_is_stated_passes_in_a_deployment(values: dict[str, object]) -> None:
+    PlatformSettings.isolated(**PRODUCTION | values)
+
+
+def test_both_problems_of_a_url_are_named_and_its_password_is_not() -> None:
+    (found,) = isolated_problems(**PRODUCTION | {"DATABASE_URL": "postgresql://orders:plinth@db/app"})
+    assert found == (
+        "DATABASE_URL (argument): expected sslmode=verify-full, require, … in the URL, or sslmode=disable for plain "
+        "text; expected a password of its own, not one that is printed as an example"
+    )
+
+
+def test_example_of_an_upstash_token_is_refused() -> None:
+    pair = {"UPSTASH_REDIS_URL": "https://x.upstash.io", "UPSTASH_REDIS_TOKEN": "the-token"}
+    (found,) = isolated_problems(**PRODUCTION | pair)
+    assert found.startswith("UPSTASH_REDIS_TOKEN (argument): expected a token of its own")
 
 
 def test_only_production_refuses_debug() -> None:

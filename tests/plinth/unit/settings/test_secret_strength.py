@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plinth.settings import DEVELOPMENT_SECRET_KEY
-from plinth.settings.secret_strength import weakness
+from plinth.settings import DEVELOPMENT_SECRET_KEY, PlatformSettings
+from plinth.settings.secret_files import variables
+from plinth.settings.secret_strength import is_example, weakness
 
 ROOT = Path(__file__).parents[4]
 
@@ -32,6 +33,14 @@ def test_random_secret_is_strong(make: object) -> None:
         "98765432109876543210987654321098",
         f"{DEVELOPMENT_SECRET_KEY}X",
         f"x{DEVELOPMENT_SECRET_KEY}".upper(),
+        DEVELOPMENT_SECRET_KEY[::-1],
+        DEVELOPMENT_SECRET_KEY.replace("-", ""),
+        DEVELOPMENT_SECRET_KEY * 2,
+        " ".join(DEVELOPMENT_SECRET_KEY),
+        2 * "1f0c8a52d97b4e36a0d5c2f7e8b14963",
+        "1f0c8a52d97b4e36" + "1f0c8a52d97b4e36"[::-1],
+        "password" * 4 + "1",
+        "qwertyuiopasdfghjklzxcvbnm1234567890",
         "super_secret_jwt_token_with_at_least_32_characters_long",
     ],
 )
@@ -40,12 +49,43 @@ def test_secret_that_can_be_guessed_is_weak(secret: str) -> None:
     assert not secret or secret not in str(weakness(secret))
 
 
-def test_no_example_of_the_repository_is_strong() -> None:
+# Settings that are secrets, or hold one, and where the repository prints an example of them.
+SIGNING = re.compile(r"(?:SECRET_KEY|JWT_SECRET)[\"']?\s*[=:]\s*[\"']?([\w./+=-]{20,})")
+PASSWORD = re.compile(r"(?:postgres(?:ql)?|rediss?)://([\w-]*):([\w-]+)@")
+TOKEN = re.compile(r"^[# ]*[A-Z_]+_(?:TOKEN|PASSWORD)[\"']?[=:] ?([\w-]+)$", re.MULTILINE)
+HEADERS = re.compile(r"OTLP_(?:TRACES_)?HEADERS=[\w-]+=([\w-]+)")
+
+
+def printed() -> str:
+    """What the repository prints beside its tests: pages, settings, chart, compose file, manifests, code."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
-    shown = [name for name in files if name and not name.startswith(("tests/", "requirements/", "bench/"))]
-    pattern = re.compile(r"(?:SECRET_KEY|JWT_SECRET)[\"']?\s*[=:]\s*[\"']?([\w./+=-]{20,})")
-    found = {
-        value for name in shown for value in pattern.findall((ROOT / name).read_text(encoding="utf-8", errors="ignore"))
+    shown = [name for name in files if name and not name.startswith(("tests/", "requirements/", "bench/", "plinth/"))]
+    shown += [f"plinth/settings/{file.name}" for file in (ROOT / "plinth/settings").glob("*.py")]
+    return "\n".join((ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in shown)
+
+
+def test_every_example_of_a_secret_that_the_repository_prints_is_known() -> None:
+    text = printed()
+    signing = {DEVELOPMENT_SECRET_KEY, *SIGNING.findall(text)}
+    assert len(signing) >= 2
+    assert not [value for value in signing if weakness(value) is None]
+    passwords, others = set(PASSWORD.findall(text)), {*TOKEN.findall(text), *HEADERS.findall(text)}
+    assert passwords >= {
+        ("plinth", "plinth"),
+        ("user", "password"),
+        ("", "password"),
+        ("plinth", "for-trying-out-only"),
     }
-    assert len(found) >= 2
-    assert not [value for value in found if weakness(value) is None]
+    assert others >= {"the-token", "the-key", "for-trying-out-only", "plinth"}
+    assert not [pair for pair in passwords if not is_example(pair[1], pair[0])]
+    assert not [value for value in others if not is_example(value)]
+
+
+def test_each_secret_setting_is_looked_at() -> None:
+    """A new one is looked for in what the repository prints, too."""
+    assert set(variables(PlatformSettings.model_fields).values()) == {
+        *("SECRET_KEY", "SUPABASE_JWT_SECRET"),
+        *("DATABASE_URL", "REDIS_URL"),
+        "UPSTASH_REDIS_TOKEN",
+        *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+    }
