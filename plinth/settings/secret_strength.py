@@ -17,7 +17,7 @@ MIN_BITS = 80
 
 # Parts of the secrets for signing that this repository, and the guides of the providers, print as examples.
 _SIGNING_EXAMPLES = (
-    *("fordevelopmentonly", "donotdeploy", "supersecret"),
+    *("fordevelopmentonly", "donotdeploy", "fortryingout", "supersecret"),
     *("changeme", "yoursecret", "replaceme"),
 )
 # The passwords and tokens that this repository prints.
