@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import random
+import secrets
 import shutil
 import socket
 import statistics
@@ -419,6 +420,7 @@ def build_contenders(folder: Path, database_url: str, redis_url: str, issuer: Is
     ours = {
         **base,
         "ENVIRONMENT": "test",  # all that is different from production: the issuer may be on loopback
+        "SECRET_KEY": secrets.token_hex(32),  # the known one would have each Host looked at
         "LOG_FORMAT": "json",
         "DOCS_ENABLED": "false",
         "METRICS_PORT": "0",

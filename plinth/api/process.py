@@ -19,7 +19,7 @@ S = TypeVar("S", bound=PlatformSettings)
 def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable[[], S]) -> FastAPI:
     """Configure logging, make the application and freeze the garbage collector.
 
-    With a SECRET_KEY that others can know, the application serves this machine alone.
+    With a key that others can know, the application serves this machine alone.
 
     Exits with a message if the settings are invalid.
     """
@@ -32,10 +32,10 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     if settings.traces_endpoint is not None:
         from plinth.telemetry import tracer_provider  # noqa: F401 - now, so that it is frozen with the rest
     application = create_app(settings)
-    if settings.secret_key_problem:
+    if known := [name for name, _ in settings.known_keys()]:
         from plinth.http.loopback_only import LoopbackOnlyMiddleware
 
-        application.add_middleware(LoopbackOnlyMiddleware)
+        application.add_middleware(LoopbackOnlyMiddleware, known_keys=known)
     # Objects that live as long as the process are taken out of garbage collection: scanning them stops every request
     # for tens of milliseconds at each full collection.
     gc.collect()

@@ -21,7 +21,7 @@ from plinth.cli.common import (
     load_settings,
     not_migrated,
     read_settings,
-    refuse_known_key,
+    refuse_known_keys,
     register_jobs,
 )
 from plinth.cli.config import effective_configuration
@@ -79,8 +79,7 @@ def run(host: str, port: int, reload: bool, data_dir: Path) -> None:
     """Run everything here: PostgreSQL and Redis from wheels, migrations, the API and a worker."""
     start = _embedded("run").run
     settings = read_settings()
-    if "SECRET_KEY" in settings.model_fields_set:  # else the run makes one
-        refuse_known_key(settings, host)
+    refuse_known_keys(settings, host, but={"SECRET_KEY"} - settings.model_fields_set)  # the run makes what is not set
     sys.exit(start(settings, host=host, port=port, reload=reload, data_dir=data_dir))
 
 
@@ -108,7 +107,7 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
 def api(host: str, port: int, reload: bool) -> None:
     """Serve the API, and its probes and metrics on METRICS_PORT."""
     settings = load_settings()
-    refuse_known_key(settings, host)
+    refuse_known_keys(settings, host)
     if not reload:
         _serve(settings, host=host, port=port)
         return

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -25,7 +25,7 @@ __all__ = [
     "not_migrated",
     "on_database",
     "read_settings",
-    "refuse_known_key",
+    "refuse_known_keys",
     "register_jobs",
     "transact",
 ]
@@ -65,14 +65,15 @@ def read_settings() -> PlatformSettings:
         fail(str(error), code=2)
 
 
-def refuse_known_key(settings: PlatformSettings, host: str) -> None:
-    """End with 2 if other machines could reach `host`, and could know the key that signs tokens."""
-    if (problem := settings.secret_key_problem) and not is_loopback_host(host):
-        fail(
-            f"SECRET_KEY: {problem}. With a key that others can know, any client could sign tokens, so nothing listens "
-            f"on {host or 'every address'}. Set SECRET_KEY, or listen on 127.0.0.1.",
-            code=2,
-        )
+def refuse_known_keys(settings: PlatformSettings, host: str, *, but: Collection[str] = ()) -> None:
+    """End with 2 if other machines could reach `host` and know a key that signs tokens, one in `but` aside."""
+    for name, problem in settings.known_keys():
+        if name not in but and not is_loopback_host(host):
+            fail(
+                f"{name}: {problem}. With a key that others can know, any client could sign tokens, so nothing listens "
+                f"on {host or 'every address'}. Set {name}, or listen on 127.0.0.1.",
+                code=2,
+            )
 
 
 def register_jobs() -> None:

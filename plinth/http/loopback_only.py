@@ -1,6 +1,7 @@
 """Middleware of a service whose key is known: it serves this machine alone."""
 
 import re
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,8 +20,13 @@ class LoopbackOnlyMiddleware:
     A web page can have its own name point at 127.0.0.1 (DNS rebinding); the browser then sends that name.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, known_keys: Iterable[str]) -> None:
+        """`known_keys`: the settings that others can know, for the detail of the answer."""
         self.app = app
+        self._detail = (
+            f"Others can know the key in {' and in '.join(known_keys)}, so this service answers to this machine alone, "
+            "by the name localhost or a loopback address. Set a key of your own."
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or (_came_to_loopback(scope) and _names_loopback(scope)):
@@ -28,11 +34,7 @@ class LoopbackOnlyMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # before it is accepted: the server answers 403
         else:
-            detail = (
-                "SECRET_KEY is one that others can know, so this service answers to this machine alone, by the name "
-                "localhost or a loopback address. Set a key of your own (openssl rand -hex 32)."
-            )
-            response = problem_response(421, code="misdirected_request", detail=detail)
+            response = problem_response(421, code="misdirected_request", detail=self._detail)
             await response(scope, receive, send)
 
 

@@ -37,10 +37,13 @@ class GeneralSettings(CheckedSettings):
     SECRET_KEY: types.Secrets = SecretStr(DEVELOPMENT_SECRET_KEY)
     BUILD_REVISION: str = "unknown"
 
-    @property
-    def secret_key_problem(self) -> str | None:
-        """Why others could know SECRET_KEY; None: they cannot. With such a key a process serves this machine alone."""
-        return weakness_of_any(self.SECRET_KEY)
+    def known_keys(self) -> Iterator[tuple[str, str]]:
+        """Yield the secrets that sign and that others could know, in the form of `broken_rules`.
+
+        With such a secret any client could sign its tokens, so a process serves this machine alone.
+        """
+        if problem := weakness_of_any(self.SECRET_KEY):
+            yield "SECRET_KEY", problem
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()
@@ -53,8 +56,7 @@ class GeneralSettings(CheckedSettings):
         # show that production works.
         if self.DEBUG and self.ENVIRONMENT is Environment.PRODUCTION:
             yield "DEBUG", "expected false in production"
-        if problem := self.secret_key_problem:
-            yield "SECRET_KEY", problem
+        yield from self.known_keys()
 
     def insecure_urls(self, *names: str) -> Iterator[tuple[str, str]]:
         """Yield those of the settings `names` that are plain http to another machine, in the form of `broken_rules`."""

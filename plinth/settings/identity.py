@@ -87,6 +87,12 @@ class IdentitySettings(GeneralSettings):
             case AuthProvider.LOCAL:
                 return ("HS256",)
 
+    def known_keys(self) -> Iterator[tuple[str, str]]:
+        yield from super().known_keys()
+        secret = self.SUPABASE_JWT_SECRET
+        if secret is not None and (problem := weakness_of_any(secret)):
+            yield "SUPABASE_JWT_SECRET", problem
+
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()
         for name in _REQUIRED[self.AUTH_PROVIDER]:
@@ -102,6 +108,3 @@ class IdentitySettings(GeneralSettings):
         yield from super().unfit_for_deployment()
         if self.AUTH_PROVIDER is AuthProvider.LOCAL:
             yield "AUTH_PROVIDER", "expected supabase, clerk or custom: local is for ENVIRONMENT local and test"
-        secret = self.SUPABASE_JWT_SECRET
-        if secret is not None and (problem := weakness_of_any(secret)):
-            yield "SUPABASE_JWT_SECRET", problem

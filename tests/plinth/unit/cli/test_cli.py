@@ -11,7 +11,7 @@ import pytest
 import notes
 import plinth
 from notes.config import Settings
-from plinth.cli.common import refuse_known_key
+from plinth.cli.common import refuse_known_keys
 from plinth.cli.jobs import STATES
 from plinth.embedded.secret_key import make_key
 from plinth.health.probe_server import ProbeServer
@@ -120,10 +120,23 @@ class TestKnownKey:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "::ffff:127.0.0.1"])
     def test_known_key_is_allowed_on_loopback(self, host: str) -> None:
-        refuse_known_key(Settings.isolated(), host)
+        refuse_known_keys(Settings.isolated(), host)
+
+    @pytest.mark.parametrize("command", ["api", "run"])
+    def test_known_secret_of_another_issuer_is_refused_too(self, run: Run, command: str) -> None:
+        given = {
+            "SECRET_KEY": secrets.token_hex(32),
+            "AUTH_PROVIDER": "supabase",
+            "SUPABASE_URL": "https://x.supabase.co",
+        }
+        example = "super-secret-jwt-token-with-at-least-32-characters-long"
+        result = run(command, "--host", "0.0.0.0", **given, SUPABASE_JWT_SECRET=example)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("SUPABASE_JWT_SECRET: expected a secret of your own ")
+        assert example not in result.output
 
     def test_own_key_is_allowed_everywhere(self) -> None:
-        refuse_known_key(Settings.isolated(SECRET_KEY=secrets.token_hex(32)), "0.0.0.0")
+        refuse_known_keys(Settings.isolated(SECRET_KEY=secrets.token_hex(32)), "0.0.0.0")
 
 
 class TestMigrate:

@@ -11,7 +11,7 @@ from plinth.http.loopback_only import LoopbackOnlyMiddleware
 
 
 async def ask(host: str | None, *, server: str = "127.0.0.1") -> httpx.Response:
-    transport = httpx.ASGITransport(LoopbackOnlyMiddleware(PlainTextResponse("served")))
+    transport = httpx.ASGITransport(LoopbackOnlyMiddleware(PlainTextResponse("served"), known_keys=["SECRET_KEY"]))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{server}:8000") as client:
         request = client.build_request("GET", "/")
         del request.headers["Host"]
@@ -61,7 +61,7 @@ async def test_unix_socket_counts_as_this_machine_and_a_websocket_is_closed() ->
     async def send(message: Message) -> None:
         sent.append(message)
 
-    middleware = LoopbackOnlyMiddleware(app)
+    middleware = LoopbackOnlyMiddleware(app, known_keys=["SECRET_KEY"])
     host = [(b"host", b"localhost")]
     await middleware({"type": "http", "server": ("/run/api.sock", None), "headers": host}, receive, send)
     await middleware({"type": "lifespan"}, receive, send)
