@@ -15,9 +15,10 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[0-9a-z.-]+))(?::[0-9
 
 
 class LoopbackOnlyMiddleware:
-    """Answers 421 unless a request came to a loopback address, or a socket, and names one in `Host`.
+    """Answers 421 unless a request came from a loopback address to another, or to a socket, and names one in `Host`.
 
-    A web page can have its own name point at 127.0.0.1 (DNS rebinding); the browser then sends that name.
+    The client's address is the one that a trusted proxy gives. A web page can have its own name point at 127.0.0.1 (DNS
+    rebinding); the browser then sends that name.
     """
 
     def __init__(self, app: ASGIApp, *, known_keys: Iterable[str]) -> None:
@@ -29,7 +30,7 @@ class LoopbackOnlyMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or (_came_to_loopback(scope) and _names_loopback(scope)):
+        if scope["type"] not in ("http", "websocket") or (_stays_here(scope) and _names_loopback(scope)):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # before it is accepted: the server answers 403
@@ -38,9 +39,11 @@ class LoopbackOnlyMiddleware:
             await response(scope, receive, send)
 
 
-def _came_to_loopback(scope: Scope) -> bool:
-    host, port = scope.get("server") or ("", None)
-    return port is None or is_loopback_host(host)
+def _stays_here(scope: Scope) -> bool:
+    server, client = scope.get("server"), scope.get("client")
+    if server is None or server[1] is None:  # a unix socket
+        return True
+    return is_loopback_host(server[0]) and client is not None and is_loopback_host(client[0])
 
 
 def _names_loopback(scope: Scope) -> bool:

@@ -10,14 +10,15 @@ from starlette.types import Message
 from plinth.http.loopback_only import LoopbackOnlyMiddleware
 
 
-async def ask(host: str | None, *, server: str = "127.0.0.1") -> httpx.Response:
-    transport = httpx.ASGITransport(LoopbackOnlyMiddleware(PlainTextResponse("served"), known_keys=["SECRET_KEY"]))
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://{server}:8000") as client:
-        request = client.build_request("GET", "/")
+async def ask(host: str | None, *, server: str = "127.0.0.1", client: str = "127.0.0.1") -> httpx.Response:
+    app = LoopbackOnlyMiddleware(PlainTextResponse("served"), known_keys=["SECRET_KEY"])
+    transport = httpx.ASGITransport(app, client=(client, 4711))
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{server}:8000") as http:
+        request = http.build_request("GET", "/")
         del request.headers["Host"]
         if host is not None:
             request.headers["Host"] = host
-        return await client.send(request)
+        return await http.send(request)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,11 @@ async def test_other_names_are_not_served(host: str | None) -> None:
 async def test_other_addresses_are_not_served() -> None:
     """As `uvicorn app.main:app --host 0.0.0.0` would listen on."""
     assert (await ask("localhost", server="10.0.0.1")).status_code == 421
+
+
+async def test_clients_of_a_proxy_on_this_machine_are_not_served() -> None:
+    """As uvicorn gives their address, from X-Forwarded-For."""
+    assert (await ask("localhost", client="203.0.113.7")).status_code == 421
 
 
 async def test_unix_socket_counts_as_this_machine_and_a_websocket_is_closed() -> None:
