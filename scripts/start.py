@@ -41,6 +41,7 @@ REMOVED = (
     "tests/integration/jobs/test_exports.py",
     "tests/docs/test_docs.py",
     "tests/integration/test_export_memory.py",
+    "tests/integration/test_owners.py",
     "tests/integration/test_with_items.py",
     "tests/unit/business/test_export_file.py",
     "tests/unit/business/test_items.py",

@@ -8,7 +8,7 @@ __all__ = ["owned_by"]
 
 
 class Owned(Protocol):
-    """A row with the subject of its owner."""
+    """A row with its owner: the `owner` of a principal."""
 
     owner: str
 

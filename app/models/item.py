@@ -15,7 +15,7 @@ _LIVE = text("deleted_at IS NULL")
 
 
 class Item(VersionedMixin, SoftDeleteMixin, BaseModel, table=True):
-    """A thing that belongs to one caller. `owner` is the subject of the token that made it."""
+    """A thing that belongs to one caller. `owner` is the `owner` of the principal."""
 
     __tablename__ = "item"
     # One index for each order in which a caller's items can be listed.

@@ -34,9 +34,9 @@ async def read_jobs(
     """The caller's jobs, for operators all jobs; the newest first, a page at a time."""
     owner = query.owner
     if not is_operator(request, principal):
-        if owner not in (None, principal.subject):
+        if owner not in (None, principal.owner, principal.subject):
             raise ForbiddenError("Only operators see the jobs of others.")
-        owner = principal.subject
+        owner = principal.owner
     pager = Pager(request, principal, query, NEWEST_FIRST)
     jobs = await list_jobs(
         session,
@@ -97,7 +97,7 @@ async def watch_job(
         job = (await get_job(session, job_id, owner=_owner(request, principal))).summary()
     if job.state.terminal and last_event_id == event_id(job):
         return Response(status_code=204)
-    return JobEvents(state["job_watch"], job, principal.subject, last_event_id)
+    return JobEvents(state["job_watch"], job, principal.owner, last_event_id)
 
 
 def path_of_job(request: Request, job_id: UUID) -> str:
@@ -106,7 +106,7 @@ def path_of_job(request: Request, job_id: UUID) -> str:
 
 
 def _owner(request: Request, principal: Principal) -> str | None:
-    return None if is_operator(request, principal) else principal.subject
+    return None if is_operator(request, principal) else principal.owner
 
 
 def _read(request: Request, principal: Principal, job: JobView) -> OperatorJobRead | JobRead:

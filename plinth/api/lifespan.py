@@ -14,6 +14,7 @@ from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
+from plinth.identity.owners import Owners
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import one_connection, open_resources
@@ -48,7 +49,7 @@ def lifespan_of(
             fleet_metrics = FleetMetrics(database, settings)
             fleet_metrics.start()
             closing.push_async_callback(fleet_metrics.stop)
-            verifier = build_verifier(settings)
+            verifier = build_verifier(settings, Owners(database).named)
             closing.push_async_callback(verifier.aclose)
 
             # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.

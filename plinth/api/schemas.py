@@ -64,7 +64,9 @@ class JobSummary(ReadModel):
     queue: str
     state: State
     priority: int = Field(description="Smaller numbers go first.")
-    owner: str | None
+    owner: str | None = Field(
+        description="The caller's subject; if the issuer is not the first, a tab and the issuer follow."
+    )
     attempt: int = Field(description="Attempts so far, the running one included.")
     max_attempts: int
     created_at: datetime

@@ -225,7 +225,7 @@ def _change(
 @click.option("--priority", type=click.IntRange(-32768, 32767), help="Another one than the kind's; smaller goes first.")
 @click.option("--delay", type=arguments.duration, help="Not before this time has passed: 90s, 15m, 2h, 3d.")
 @click.option("--unique-key", help="Only one live job of the kind may have it.")
-@click.option("--owner", help="The subject of whose job it is.")
+@click.option("--owner", help="The caller that it is for, as `jobs list` shows it.")
 @json_option
 def enqueue(
     kind: str,

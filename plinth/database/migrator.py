@@ -110,6 +110,7 @@ class Migrator:
         self._wait_seconds = wait_seconds
         self._revisions = _revisions_of(settings)
         self._config = alembic_config(settings)
+        self._config.attributes["issuer"] = settings.issuers[0]
         self._scripts = ScriptDirectory.from_config(self._config)
         self._running: str | None = None
         if len(heads := self._revisions.heads(SERVICE)) > 1:

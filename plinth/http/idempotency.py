@@ -72,7 +72,7 @@ async def answer_once(
     if key is None:
         return await work()
     fingerprint = fingerprint_of(request.method.encode(), request.url.path.encode(), await request.body())
-    record = await _recall(session, principal.subject, key)
+    record = await _recall(session, principal.owner, key)
     if record is not None:
         if record.fingerprint != fingerprint:
             raise ValidationError("This Idempotency-Key was used for another request.", code="idempotency_key_reused")
@@ -80,7 +80,7 @@ async def answer_once(
         return Response(record.body, record.status, headers=headers)
     response = await work()
     record = IdempotencyRecord(
-        principal=principal.subject,
+        principal=principal.owner,
         key=key,
         fingerprint=fingerprint,
         status=response.status_code,

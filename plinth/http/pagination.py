@@ -12,7 +12,7 @@ So page 1,000 is as quick as the first, and rows that are added or deleted meanw
         query: Annotated[NoteQuery, Query()], principal: PrincipalDep, request: Request, session: SessionDep
     ) -> Response:
         pager = Pager(request, principal, query, ORDERS[query.sort])
-        notes = await session.exec(pager.slice.of(select(Note).where(Note.owner == principal.subject)))
+        notes = await session.exec(pager.slice.of(select(Note).where(Note.owner == principal.owner)))
         return pager.response(notes.all(), NoteRead)
 
 Give the table an index on its filter and the columns of each order.
@@ -143,7 +143,7 @@ class Pager:
             name: sorted(map(repr, given)) if isinstance(given, set | frozenset) else given
             for name, given in query.model_dump(exclude={"cursor", "limit"}).items()
         }
-        self._context = repr((request.scope["path"], principal.subject, filters))
+        self._context = repr((request.scope["path"], principal.owner, filters))
         after = None
         if query.cursor is not None:
             try:

@@ -3,12 +3,13 @@
 Each provider has a file: `supabase`, `clerk`, `oidc` (any OpenID Connect issuer) and `local` (for development).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from plinth.identity import clerk, local, oidc, supabase
 from plinth.identity.keys import KeySource, SecretKeys
 from plinth.identity.local import sign_local_token
+from plinth.identity.principal import Principal
 from plinth.identity.rules import TokenRules
 from plinth.identity.verifier import Issuer, TokenVerifier
 from plinth.settings import AuthProvider, PlatformSettings
@@ -24,13 +25,19 @@ _RULES: dict[AuthProvider, Callable[[PlatformSettings, str], TokenRules]] = {
 }
 
 
-def build_verifier(settings: PlatformSettings) -> TokenVerifier:
-    """Make the verifier for the configured provider. Its keys are fetched when the first token comes."""
+def build_verifier(
+    settings: PlatformSettings, named: Callable[[Principal], Awaitable[Principal]] | None = None
+) -> TokenVerifier:
+    """Make the verifier for the configured provider. Its keys are fetched when the first token comes.
+
+    `named`: as for `TokenVerifier`.
+    """
     urls = settings.jwks_urls or [None] * len(settings.issuers)
-    return TokenVerifier(
+    issuers = [
         Issuer(rules, _key_sources(settings, rules.issuer, url))
         for rules, url in zip(rules_for(settings), urls, strict=True)
-    )
+    ]
+    return TokenVerifier(issuers, named)
 
 
 def rules_for(settings: PlatformSettings) -> list[TokenRules]:

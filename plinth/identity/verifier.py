@@ -5,7 +5,7 @@ import json
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,16 @@ class TokenVerifier:
     cached, because anyone can make invalid tokens without end. Not thread-safe.
     """
 
-    def __init__(self, issuers: Iterable[Issuer], *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        issuers: Iterable[Issuer],
+        named: Callable[[Principal], Awaitable[Principal]] | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`named`: gives a principal its `owner`, as `plinth.identity.owners.Owners.named` does."""
         self._issuers = {issuer.rules.issuer: issuer for issuer in issuers}
+        self._named = named
         self._now = now
         self._cache: dict[bytes, tuple[float, VerificationKey, Principal]] = {}
 
@@ -73,7 +81,7 @@ class TokenVerifier:
         return principal
 
     async def verify(self, token: str) -> Principal:
-        """Verify a token. Raises TokenError, or KeysUnavailable if the issuer's keys cannot be fetched."""
+        """Verify a token. Raises TokenError, what `named` raises, or KeysUnavailable if keys cannot be fetched."""
         header, claims, signing_input, signature = _open(token)
         # Not verified yet. It chooses the keys and the rules, which then require it.
         issuer = self._issuer(claims)
@@ -100,6 +108,8 @@ class TokenVerifier:
 
         now = self._now()
         principal = issuer.rules.admit(claims, typed=typ == _ACCESS_TOKEN_TYPE, now=now)
+        if self._named is not None:
+            principal = await self._named(principal)
         deadline = min(principal.expires_at + LEEWAY, now + CACHE_SECONDS)
         digest = _digest(token)
         self._cache.pop(digest, None)  # so that it moves to the end: the first one is the oldest

@@ -68,7 +68,7 @@ async def enqueue(
 
     Args:
         unique_key: only one live job of a kind has it.
-        owner: the subject of the principal that may see and cancel it.
+        owner: the `owner` of the principal that may see and cancel it.
         queue: instead of the kind's.
         priority: instead of the kind's.
         run_at: not before this time (with a time zone).

@@ -41,7 +41,7 @@ class _JobColumns(PlatformTable):
     kind: str = Field(sa_type=String(100))
     queue: str = Field(sa_type=String(100))
     priority: int = Field(sa_type=SmallInteger)
-    # The subject of the principal it was made for, if any.
+    # The `owner` of the principal it was made for, if any.
     owner: str | None = Field(default=None, nullable=True, sa_type=String(255))
     payload: dict[str, Any] = Field(sa_type=_Json)
     unique_key: str | None = Field(default=None, nullable=True, sa_type=String(255))

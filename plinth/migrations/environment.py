@@ -16,7 +16,8 @@ from sqlalchemy import Connection, MetaData
 from sqlmodel import AutoString
 
 import plinth.http.idempotency
-import plinth.jobs.tables  # noqa: F401 - with the line above: all tables of the platform
+import plinth.identity.owners
+import plinth.jobs.tables  # noqa: F401 - with the lines above: all tables of the platform
 from plinth.database.migrator import merge_sentence, migration_engine
 from plinth.database.revisions import FIRST, PLATFORM, SERVICE, VERSIONS, read_revisions
 from plinth.database.tables import PlatformTable
@@ -36,6 +37,7 @@ def run_migrations(metadata: MetaData, get_settings: Callable[[], PlatformSettin
     if taken := sorted(metadata.tables.keys() & PlatformTable.metadata.tables.keys()):
         raise CommandError(f"The platform has a table {taken[0]} of its own: give the service's another name.")
     options = _options(metadata, get_settings)
+    options["issuer"] = context.config.attributes.get("issuer") or get_settings().issuers[0]  # for plinth_0003
     if context.is_offline_mode():
         context.configure(dialect_name="postgresql", literal_binds=True, **options)
         with context.begin_transaction():

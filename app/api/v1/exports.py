@@ -52,9 +52,7 @@ async def create_export(
     async with state["database"].session() as session:
 
         async def work() -> Response:
-            export = await exports.request_export(
-                session, principal.subject, format=body.format, tag=body.tag, keep=keep
-            )
+            export = await exports.request_export(session, principal.owner, format=body.format, tag=body.tag, keep=keep)
             headers = {"Location": location_of(request, export["id"])}
             return json_response(_described(request, export).model_dump(), 202, headers)
 
@@ -65,7 +63,7 @@ async def create_export(
 async def read_export(export_id: UUID, principal: PrincipalDep, request: Request) -> ExportRead:
     """One export of the caller, with its status."""
     async with state_of(request)["database"].connection() as connection:
-        return _described(request, await exports.get_export(connection, principal.subject, export_id))
+        return _described(request, await exports.get_export(connection, principal.owner, export_id))
 
 
 @router.head("/{export_id}/content", response_class=Response, responses=_CONTENT_RESPONSES)
@@ -81,7 +79,7 @@ async def read_content(
     """The file of an export that is ready. `Range` continues a download that was interrupted."""
     database = state_of(request)["database"]
     async with database.connection() as connection:
-        export = await exports.get_export(connection, principal.subject, export_id)
+        export = await exports.get_export(connection, principal.owner, export_id)
     if export["ready_at"] is None:
         raise ExportNotReadyError(f"There is no file yet: the export is {export['status']}.")
     size, tag = export["size"], etag(export["digest"])

@@ -31,7 +31,7 @@ router = APIRouter(prefix="/items", tags=["items"], responses=problems(401, 422,
 async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if_none_match: IfNoneMatch = None) -> Any:
     """One item of the caller."""
     async with state_of(request)["database"].connection() as connection:
-        item = await items.get_item(connection, principal.subject, item_id)
+        item = await items.get_item(connection, principal.owner, item_id)
     # For the caller's cache alone, which asks with the ETag before each use.
     headers = {"ETag": etag(item["version"]), "Cache-Control": "private, no-cache"}
     if if_none_match is not None and matches(if_none_match, item["version"]):
@@ -44,7 +44,7 @@ async def list_items(query: Annotated[ItemQuery, Query()], principal: PrincipalD
     """The caller's items, a page at a time."""
     pager = Pager(request, principal, query, items.ORDERS[query.sort])
     async with state_of(request)["database"].connection() as connection:
-        found = await items.list_items(connection, principal.subject, pager.slice, tag=query.tag)
+        found = await items.list_items(connection, principal.owner, pager.slice, tag=query.tag)
     return pager.response(found)
 
 
@@ -65,12 +65,12 @@ async def create_item(
     values = {"name": body.name, "description": body.description, "tags": body.tags}
     if idempotency_key is None:
         async with database.connection() as connection:
-            record = await items.create_item(connection, principal.subject, **values)
+            record = await items.create_item(connection, principal.owner, **values)
         return _created(request, dict(record))
     async with database.session() as session:
 
         async def work() -> Response:
-            item = await items.create_item_in(session, principal.subject, **values)
+            item = await items.create_item_in(session, principal.owner, **values)
             return _created(request, ItemRead.model_validate(item).model_dump())
 
         return await answer_once(request, session, principal, idempotency_key, work)
@@ -90,7 +90,7 @@ async def update_item(
 ) -> ItemRead:
     """Change the fields that are sent. `If-Match` names the version that the client has read."""
     item = await items.update_item(
-        session, principal.subject, item_id, body.model_dump(exclude_unset=True), if_version=if_version
+        session, principal.owner, item_id, body.model_dump(exclude_unset=True), if_version=if_version
     )
     response.headers["ETag"] = etag(item.version)
     return ItemRead.model_validate(item)
@@ -99,7 +99,7 @@ async def update_item(
 @router.delete("/{item_id}", status_code=204, responses=problems(404, 412))
 async def delete_item(item_id: UUID, principal: PrincipalDep, if_version: IfMatch, session: SessionDep) -> None:
     """Delete an item. With `If-Match`, only the version that the client has read."""
-    await items.delete_item(session, principal.subject, item_id, if_version=if_version)
+    await items.delete_item(session, principal.owner, item_id, if_version=if_version)
 
 
 def _created(request: Request, item: dict[str, Any]) -> Response:

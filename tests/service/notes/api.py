@@ -36,7 +36,7 @@ _NEWEST = Statement(_OWNED.order_by(col(Note.id).desc()).limit(100))
 async def list_notes(principal: PrincipalDep, request: Request) -> Any:
     """The caller's newest hundred notes."""
     async with state_of(request)["database"].connection() as connection:
-        notes = await _NEWEST.fetch(connection, owner=principal.subject)
+        notes = await _NEWEST.fetch(connection, owner=principal.owner)
     return json_response({"items": [dict(note) for note in notes], "next_cursor": None})
 
 
@@ -46,7 +46,7 @@ async def list_notes(principal: PrincipalDep, request: Request) -> Any:
 async def read_note(note_id: UUID, principal: PrincipalDep, request: Request, if_none_match: IfNoneMatch = None) -> Any:
     """One note of the caller."""
     async with state_of(request)["database"].connection() as connection:
-        note = await _GET.fetchrow(connection, id=note_id, owner=principal.subject)
+        note = await _GET.fetchrow(connection, id=note_id, owner=principal.owner)
     if note is None:
         raise NotFoundError("There is no such note.")
     headers = {"ETag": etag(note["version"])}
@@ -66,7 +66,7 @@ async def create_note(
     """A new note. With an `Idempotency-Key` the same request may be sent again without making a second one."""
 
     async def work() -> Response:
-        note = Note(owner=principal.subject, text=body.text, tags=body.tags)
+        note = Note(owner=principal.owner, text=body.text, tags=body.tags)
         session.add(note)
         await session.flush()
         headers = {"Location": f"{request.url.path}/{note.id}", "ETag": etag(note.version)}
@@ -87,7 +87,7 @@ async def change_note(
     response: Response,
 ) -> NoteRead:
     """Change the fields that are sent. `If-Match` says which version they are meant for."""
-    note = await _load(session, principal.subject, note_id, if_version)
+    note = await _load(session, principal.owner, note_id, if_version)
     for name, value in body.model_dump(exclude_unset=True).items():
         setattr(note, name, value)
     await session.flush()
@@ -98,7 +98,7 @@ async def change_note(
 @router.delete("/notes/{note_id}", status_code=204, responses=problems(404, 412))
 async def delete_note(note_id: UUID, principal: PrincipalDep, if_version: IfMatch, session: SessionDep) -> None:
     """Delete a note. It stays in its table for NOTES_KEEP_DAYS."""
-    note = await _load(session, principal.subject, note_id, if_version)
+    note = await _load(session, principal.owner, note_id, if_version)
     note.deleted_at = func.now()  # type: ignore[assignment]
 
 
@@ -109,7 +109,7 @@ async def create_digest(
     """Have a note written that sums up the caller's notes. The job says when it is there."""
 
     async def work() -> Response:
-        made = await enqueue(session, digest, Digest(owner=principal.subject), owner=principal.subject)
+        made = await enqueue(session, digest, Digest(owner=principal.owner), owner=principal.owner)
         location = f"{state_of(request)['settings'].API_V1_STR}/jobs/{made.id}"
         return json_response({"job_id": made.id}, 202, {"Location": location})
 

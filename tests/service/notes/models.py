@@ -19,7 +19,7 @@ _NOW = {"server_default": func.now()}
 
 
 class Note(VersionedMixin, SoftDeleteMixin, table=True):
-    """A text of one caller. `owner` is the subject of the token that it was written with."""
+    """A text of one caller. `owner` is the `owner` of the principal."""
 
     __tablename__ = "note"
     __table_args__ = (Index("ix_note_owner_id", "owner", "id", postgresql_where=text("deleted_at IS NULL")),)

@@ -20,7 +20,10 @@ from plinth.database.tables import PlatformTable
 from tests.support.forked import run_module
 from tests.support.notes import FOLDER
 
-PLATFORM_TABLES = {"job", "job_history", "job_queue", "job_schedule", "worker_session", "duty", "idempotency_record"}
+PLATFORM_TABLES = {
+    *("job", "job_history", "job_queue", "job_schedule", "worker_session", "duty"),
+    *("idempotency_record", "first_issuer"),
+}
 AHEAD = "UPDATE alembic_version SET version_num = version_num || '_from_the_future'"
 
 
