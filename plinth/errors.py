@@ -49,10 +49,20 @@ class UnauthorizedError(AppException):
 
 
 class ForbiddenError(AppException):
-    """The caller may not do this."""
+    """The caller may not do this. `permission`: the one that it lacks, which the response names as RFC 6750 has it."""
 
     status = 403
     code = "forbidden"
+
+    def __init__(self, detail: str | None = None, *, permission: str | None = None) -> None:
+        if permission is None:
+            super().__init__(detail)
+            return
+        super().__init__(
+            detail or f"This needs the permission {permission}.",
+            headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{permission}"'},
+            extra={"permission": permission},
+        )
 
 
 class NotFoundError(AppException):

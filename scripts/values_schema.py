@@ -28,7 +28,7 @@ DECIDED_BY_CHART = {
 }
 
 _CONSTRAINTS = {
-    *("enum", "pattern", "minLength", "maxLength", "items", "minItems", "maxItems"),
+    *("enum", "pattern", "minLength", "maxLength", "items", "minItems", "maxItems", "additionalProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
 
@@ -83,8 +83,8 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
 def _accepted(alternatives: list[Schema], *, strict: bool) -> Schema:
     """Return what the chart's values may hold for a setting.
 
-    Unless it is `strict`, null leaves the setting out, and text passes for a number, a switch or a list: it becomes an
-    environment variable, and the application reads that.
+    Unless it is `strict`, null leaves the setting out, and text passes for a number, a switch, a list or a map: it
+    becomes an environment variable, and the application reads that.
     """
     parts = [part for part in alternatives if part.get("type") != "null"]
     types = [part.get("type") for part in parts]
@@ -93,7 +93,7 @@ def _accepted(alternatives: list[Schema], *, strict: bool) -> Schema:
         return {"type": types[0], **accepted}
     if "enum" in accepted:
         accepted["enum"] = [*accepted["enum"], None]
-    own = [name for name in types if name in ("number", "integer", "boolean", "array")]
+    own = [name for name in types if name in ("number", "integer", "boolean", "array", "object")]
     return {"type": [*own, "string", "null"], **accepted}
 
 

@@ -3,11 +3,12 @@
 All are coroutines, even those that wait for nothing: FastAPI runs a plain function in a thread.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 from typing import Annotated, cast
 
 import structlog
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,9 +17,21 @@ from plinth.api.state import AppState
 from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.rate_limit import count_address, count_hit
 from plinth.identity.errors import KeysUnavailable, TokenError
+from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
+from plinth.settings.types import is_permission
 
-__all__ = ["Bearer", "OperatorDep", "PrincipalDep", "SessionDep", "is_operator", "state_of"]
+__all__ = [
+    "Bearer",
+    "OperatorDep",
+    "PrincipalDep",
+    "ReaderDep",
+    "SessionDep",
+    "check_permission",
+    "has_permission",
+    "require",
+    "state_of",
+]
 
 log = structlog.get_logger("plinth.identity")
 
@@ -82,24 +95,46 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 # "function": commits before the response is sent. With FastAPI's default scope a client could read its 201 before the
 # commit.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
-PrincipalDep = Annotated[Principal, Depends(Bearer())]
+_bearer = Bearer()
+PrincipalDep = Annotated[Principal, Depends(_bearer)]
 
 
-def is_operator(request: Request, principal: Principal) -> bool:
-    """Whether the caller has OPERATOR_ROLE or OPERATOR_SCOPE. If neither is set, there are no operators."""
-    settings = state_of(request)["settings"]
-    return settings.OPERATOR_ROLE in principal.roles or settings.OPERATOR_SCOPE in principal.scopes
+def has_permission(request: Request, principal: Principal, permission: str) -> bool:
+    """Whether the caller has a permission: see `plinth.identity.permissions`."""
+    return state_of(request)["permissions"].has(principal, permission)
 
 
-async def _operator(request: Request, principal: PrincipalDep) -> Principal:
-    """The caller, if it is an operator.
+def check_permission(request: Request, principal: Principal, permission: str) -> None:
+    """Let a caller pass that has a permission.
 
     Raises:
-        ForbiddenError: it is not.
+        ForbiddenError: it has not. The response names the permission.
     """
-    if not is_operator(request, principal):
-        raise ForbiddenError("This is for operators.")
-    return principal
+    if not has_permission(request, principal, permission):
+        raise ForbiddenError(permission=permission)
 
 
-OperatorDep = Annotated[Principal, Depends(_operator)]
+@cache
+def require(permission: str) -> Callable[..., Awaitable[Principal]]:
+    """The dependency of endpoints that need a permission: `Depends(require("orders:write"))`. It gives the caller.
+
+    It may stand among the `dependencies=` of a router too. The OpenAPI document names the permission.
+
+    Raises:
+        ValueError: a permission cannot be called so.
+    """
+    if not is_permission(permission):
+        raise ValueError("a permission has up to 200 letters, digits and . _ : / ~ + -")
+
+    # A scope of the dependency, so that FastAPI documents it and `check_caller` finds it.
+    async def required(
+        request: Request, principal: Annotated[Principal, Security(_bearer, scopes=[permission])]
+    ) -> Principal:
+        check_permission(request, principal, permission)
+        return principal
+
+    return required
+
+
+ReaderDep = Annotated[Principal, Depends(require(READ_JOBS))]
+OperatorDep = Annotated[Principal, Depends(require(OPERATE_JOBS))]

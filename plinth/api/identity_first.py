@@ -4,28 +4,34 @@ FastAPI reads and parses a body before it calls the dependencies of the endpoint
 process read megabytes and validate them, and would be counted by no limit.
 """
 
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from starlette.types import Scope
 
-from plinth.api.dependencies import Bearer
+from plinth.api.dependencies import Bearer, check_permission
 
 __all__ = ["check_caller"]
 
 
 async def check_caller(scope: Scope) -> None:
-    """Run the bearer dependency of the request's endpoint, with its limits. `before_reading` of `BodyLimitMiddleware`.
+    """Check the token, the limits and the permissions that the request's endpoint asks for.
 
-    Endpoints that do not depend on a caller are not affected.
+    It is the `before_reading` of `BodyLimitMiddleware`. Endpoints that do not depend on a caller are not affected.
 
     Raises:
-        AppException: as `plinth.api.dependencies.Bearer` does.
+        AppException: as `plinth.api.dependencies.Bearer` and `require` do.
     """
-    bearer = _bearer_of(_dependant(scope))
-    if bearer is not None and bearer not in scope["app"].dependency_overrides:
-        await bearer(Request(scope))
+    dependant = _dependant(scope)
+    if dependant is None:
+        return
+    request = Request(scope)
+    for bearer, permissions in _bearers(dependant, scope["app"].dependency_overrides):
+        principal = await bearer(request)
+        for permission in permissions:
+            check_permission(request, principal, permission)
 
 
 def _dependant(scope: Scope) -> Dependant | None:
@@ -35,9 +41,11 @@ def _dependant(scope: Scope) -> Dependant | None:
     return getattr(route, "dependant", None)
 
 
-def _bearer_of(dependant: Dependant | None) -> Bearer | None:
-    if dependant is None:
-        return None
+def _bearers(dependant: Dependant, overridden: Collection[Any]) -> Iterator[tuple[Bearer, Sequence[str]]]:
+    """Each bearer dependency with its permissions, in the order in which FastAPI calls them."""
+    if dependant.call in overridden:
+        return
     if isinstance(dependant.call, Bearer):
-        return dependant.call
-    return next(filter(None, map(_bearer_of, dependant.dependencies)), None)
+        yield dependant.call, dependant.own_oauth_scopes or ()
+    for dependency in dependant.dependencies:
+        yield from _bearers(dependency, overridden)

@@ -1,18 +1,22 @@
-"""Jobs: owners look at theirs, cancel them and retry them; operators do so with all jobs."""
+"""Jobs: owners look at theirs, cancel them and retry them; operators do so with all jobs.
+
+`READ_JOBS` is the permission to look at all, `OPERATE_JOBS` to change them.
+"""
 
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.api.dependencies import PrincipalDep, SessionDep, is_operator, state_of
+from plinth.api.dependencies import PrincipalDep, SessionDep, check_permission, has_permission, state_of
 from plinth.api.job_events import JobEvents, event_id
 from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead
-from plinth.errors import ForbiddenError
 from plinth.http.headers import with_headers
 from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
+from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import State
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
@@ -33,10 +37,10 @@ async def read_jobs(
 ) -> Response:
     """The caller's jobs, for operators all jobs; the newest first, a page at a time."""
     owner = query.owner
-    if not is_operator(request, principal):
-        if owner not in (None, principal.owner, principal.subject):
-            raise ForbiddenError("Only operators see the jobs of others.")
-        owner = principal.owner
+    if owner in (None, principal.owner, principal.subject):
+        owner = _owner(request, principal) or owner
+    else:
+        check_permission(request, principal, READ_JOBS)
     pager = Pager(request, principal, query, NEWEST_FIRST)
     jobs = await list_jobs(
         session,
@@ -59,23 +63,25 @@ async def read_job(
     return _read(request, principal, job)
 
 
-@router.post("/{job_id}/cancel", responses={202: {"model": OperatorJobRead | JobRead}, **problems(404, 409)})
+@router.post("/{job_id}/cancel", responses={202: {"model": OperatorJobRead | JobRead}, **problems(403, 404, 409)})
 async def cancel_job(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep, response: Response
 ) -> OperatorJobRead | JobRead:
     """Cancel a job. 200: it has ended; 202: it is running, and its worker was told to stop it."""
-    job = await request_cancel(session, job_id, owner=_owner(request, principal))
+    owner = await _owner_to_change(request, principal, session, job_id)
+    job = await request_cancel(session, job_id, owner=owner)
     if job.state is State.RUNNING:
         response.status_code = 202
     return _read(request, principal, job)
 
 
-@router.post("/{job_id}/retry", responses=problems(404, 409))
+@router.post("/{job_id}/retry", responses=problems(403, 404, 409))
 async def do_job_again(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> OperatorJobRead | JobRead:
     """Retry a discarded or cancelled job, with all its attempts."""
-    job = await retry_job(session, job_id, owner=_owner(request, principal))
+    owner = await _owner_to_change(request, principal, session, job_id)
+    job = await retry_job(session, job_id, owner=owner)
     return _read(request, principal, job)
 
 
@@ -106,9 +112,24 @@ def path_of_job(request: Request, job_id: UUID) -> str:
 
 
 def _owner(request: Request, principal: Principal) -> str | None:
-    return None if is_operator(request, principal) else principal.owner
+    """The owner of the jobs that the caller sees. None: it sees all."""
+    return None if has_permission(request, principal, READ_JOBS) else principal.owner
+
+
+async def _owner_to_change(request: Request, principal: Principal, session: AsyncSession, job_id: UUID) -> str | None:
+    """The owner of the jobs that the caller changes. None: it changes all.
+
+    Raises:
+        NotFoundError: there is no such job that the caller sees.
+        ForbiddenError: the caller sees this job and may not change it.
+    """
+    job = await get_job(session, job_id, owner=_owner(request, principal))
+    if job.owner != principal.owner:
+        check_permission(request, principal, OPERATE_JOBS)
+        return None
+    return principal.owner
 
 
 def _read(request: Request, principal: Principal, job: JobView) -> OperatorJobRead | JobRead:
-    model = OperatorJobRead if is_operator(request, principal) else JobRead
+    model = OperatorJobRead if has_permission(request, principal, READ_JOBS) else JobRead
     return model.model_validate(job)

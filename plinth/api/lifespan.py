@@ -15,6 +15,7 @@ from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
 from plinth.identity.owners import Owners
+from plinth.identity.permissions import Permissions
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import one_connection, open_resources
@@ -69,6 +70,7 @@ def lifespan_of(
                 redis=redis,
                 readiness=readiness,
                 verifier=verifier,
+                permissions=Permissions(settings),
                 cursors=CursorCodec(*derive_keys(settings.SECRET_KEY, "cursor")),
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),

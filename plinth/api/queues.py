@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from plinth.api.dependencies import OperatorDep, SessionDep
+from plinth.api.dependencies import OperatorDep, ReaderDep, SessionDep
 from plinth.api.schemas import EngineName
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
@@ -16,7 +16,7 @@ Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_queues(operator: OperatorDep, session: SessionDep) -> Page[queues.QueueRead]:
+async def read_queues(operator: ReaderDep, session: SessionDep) -> Page[queues.QueueRead]:
     """Every queue that holds a job or is paused."""
     return Page(items=await queues.count_queues(session), next_cursor=None)
 

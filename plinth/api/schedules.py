@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from plinth.api.dependencies import OperatorDep, SessionDep
+from plinth.api.dependencies import OperatorDep, ReaderDep, SessionDep
 from plinth.api.jobs import path_of_job
 from plinth.api.schemas import EngineName, ScheduleRun
 from plinth.http.headers import with_headers
@@ -18,7 +18,7 @@ Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_schedules(operator: OperatorDep, session: SessionDep) -> Page[schedules.ScheduleRead]:
+async def read_schedules(operator: ReaderDep, session: SessionDep) -> Page[schedules.ScheduleRead]:
     """Every schedule that a worker has declared."""
     return Page(items=await schedules.list_schedules(session), next_cursor=None)
 

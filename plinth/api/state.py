@@ -9,6 +9,7 @@ from plinth.database.engine import Database
 from plinth.health.readiness import Readiness
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
+from plinth.identity.permissions import Permissions
 from plinth.identity.verifier import TokenVerifier
 from plinth.jobs.admin.watch import JobWatch
 from plinth.settings import PlatformSettings
@@ -22,6 +23,7 @@ class AppState(TypedDict):
     redis: Redis | None
     readiness: Readiness
     verifier: TokenVerifier
+    permissions: Permissions
     cursors: CursorCodec
     # By principal, and by address for requests without a valid token. None: switched off.
     rate_limiter: RateLimiter | None

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from plinth.api.dependencies import OperatorDep, SessionDep
+from plinth.api.dependencies import ReaderDep, SessionDep
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
 from plinth.jobs.admin.queues import WorkerRead, list_workers
@@ -11,6 +11,6 @@ router = APIRouter(prefix="/workers", tags=["operations"], responses=problems(40
 
 
 @router.get("")
-async def read_workers(operator: OperatorDep, session: SessionDep) -> Page[WorkerRead]:
+async def read_workers(operator: ReaderDep, session: SessionDep) -> Page[WorkerRead]:
     """The workers that are alive, and those that were lost within the last hour."""
     return Page(items=await list_workers(session), next_cursor=None)

@@ -35,6 +35,8 @@ def _shown(name: str, value: object) -> str:
             return ""
         case bool():
             return str(value).lower()
+        case tuple() if name == "PERMISSIONS":
+            return ",".join(f"{role}={' '.join(permissions)}" for role, permissions in value)
         case tuple() | list():
             return ",".join(str(part) for part in value)
         case SecretStr() if name == "DATABASE_URL":

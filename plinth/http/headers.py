@@ -15,7 +15,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Link": {"description": 'The next page, as rel="next".'},
     "Location": {"description": "The path of the new resource."},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {"description": "Bearer, and why a token was refused."},
+    "WWW-Authenticate": {"description": "Bearer, why a token was refused, and which permission it lacks."},
 }
 
 

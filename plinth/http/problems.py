@@ -9,7 +9,7 @@ from plinth.http.schemas import Problem
 __all__ = ["problems"]
 
 _REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-_HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+_HEADERS = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

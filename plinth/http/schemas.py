@@ -164,4 +164,5 @@ class Problem(ReadModel):
     detail: str | None = Field(default=None, description="A sentence for people.")
     request_id: str = Field(description="Name it when you ask about this error; the logs carry it too.")
     trace_id: str | None = Field(default=None, description="The trace of the request, where there is one.")
+    permission: str | None = Field(default=None, description="The permission that the caller lacks.")
     errors: list[ValidationIssue] | None = Field(default=None, description="What is wrong with the input.")

@@ -19,7 +19,7 @@ __all__ = ["Owners"]
 
 
 class FirstIssuer(PlatformTable, table=True):
-    """The issuer whose callers' rows carry the subject alone: one row."""
+    """The issuer that rows with a subject alone belong to: one row."""
 
     __tablename__ = "first_issuer"
 

@@ -1,4 +1,4 @@
-"""The settings of identity: whose tokens are accepted, and which of them make an operator."""
+"""The settings of identity: the provider of tokens, and what roles and scopes permit."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -47,6 +47,7 @@ class IdentitySettings(GeneralSettings):
     OIDC_REQUIRE_AT_JWT: bool = False
     TOKEN_MAX_LIFETIME: int | None = Field(None, ge=1)
 
+    PERMISSIONS: types.Permissions = ()
     OPERATOR_ROLE: str | None = None
     OPERATOR_SCOPE: str | None = None
 

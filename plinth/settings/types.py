@@ -5,7 +5,7 @@ Every check raises ValueError with what was expected. No message quotes the valu
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Literal
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ MAY_BE_EMPTY = "may be empty"
 """Marks a type that gives an empty value a meaning. For any other type, an empty value counts as not set."""
 
 _PATH_PREFIX = r"^(/[A-Za-z0-9_.~-]+)+$"
+_PERMISSION = r"^[A-Za-z0-9._:/~+-]{1,200}$"
 
 
 def _split_list(value: object) -> object:
@@ -104,6 +105,41 @@ def _check_headers(value: str) -> None:
             raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
 
 
+def _split_permissions(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    try:
+        return tuple((name, tuple(permissions)) for name, permissions in _permissions(value).items())
+    except (TypeError, ValueError):
+        raise ValueError(
+            "expected role=permission permission, with commas between roles, or a JSON object of lists; "
+            "a permission has letters, digits and . _ : / ~ + -"
+        ) from None
+
+
+def _permissions(value: object) -> dict[str, Sequence[str]]:
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    elif isinstance(value, str):
+        granted: dict[str, list[str]] = {}
+        for part in filter(str.strip, value.split(",")):
+            name, _, permissions = part.partition("=")
+            granted.setdefault(name.strip(), []).extend(permissions.split() or [""])
+        value = granted
+    elif isinstance(value, tuple):  # as it is here
+        value = dict(value)
+    if not isinstance(value, dict):
+        raise TypeError
+    for name, permissions in value.items():
+        named = isinstance(name, str) and name and isinstance(permissions, list | tuple) and permissions
+        if not named or not all(is_permission(permission) for permission in permissions):
+            raise ValueError
+    return value
+
+
+def is_permission(value: object) -> bool:
+    """Whether a permission may be called this. Scopes of OAuth (RFC 6749) may; there are no wildcards."""
+    return isinstance(value, str) and re.fullmatch(_PERMISSION, value) is not None
+
+
 def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
         raise ValueError("expected one or more")
@@ -168,6 +204,23 @@ Algorithms = Annotated[
     tuple[Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...],
     *LIST,
     AfterValidator(_not_empty),
+]
+
+# Pairs of a role or scope and its permissions: settings are hashable.
+Permissions = Annotated[
+    tuple[tuple[str, tuple[str, ...]], ...],
+    NoDecode,
+    BeforeValidator(_split_permissions),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "type": "array",
+                "items": {"type": "string", "pattern": _PERMISSION},
+                "minItems": 1,
+            },
+        }
+    ),
 ]
 
 DatabaseUrl = Annotated[SecretStr, _secret(_check_database_url)]

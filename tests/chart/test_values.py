@@ -134,6 +134,14 @@ def test_numbers_are_not_written_in_scientific_notation() -> None:
     assert "e+0" not in manifest
 
 
+def test_a_map_becomes_the_json_that_the_setting_reads() -> None:
+    manifest = template({"config": {"PERMISSIONS": {"admin": ["orders:write", "orders:read"]}}})
+    written = re.findall(r"name: PERMISSIONS\n +value: (.*)", manifest)
+    assert {yaml.safe_load(value) for value in written} == {'{"admin":["orders:write","orders:read"]}'}
+    read = Settings.isolated(PERMISSIONS=yaml.safe_load(written[0])).PERMISSIONS
+    assert read == (("admin", ("orders:write", "orders:read")),)
+
+
 def _examples() -> dict[str, Object]:
     """YAML in comments of values.yaml, and the blocks of the pages that set values."""
     found: dict[str, Object] = {}

@@ -31,6 +31,8 @@ nor an identity provider of its own.
 {{- define "plinth.scalar" -}}
 {{- if kindIs "slice" . -}}
 {{ join "," . }}
+{{- else if kindIs "map" . -}}
+{{ toJson . }}
 {{- else if and (kindIs "float64" .) (eq (floor .) .) -}}
 {{ int64 . }}
 {{- else -}}

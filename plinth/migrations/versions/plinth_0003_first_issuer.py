@@ -1,4 +1,4 @@
-"""the issuer whose callers' rows carry the subject alone
+"""the issuer that rows with a subject alone belong to
 
 Revision: plinth_0003
 After: plinth_0002

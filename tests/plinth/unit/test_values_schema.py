@@ -36,7 +36,7 @@ def properties(*required: str) -> dict[str, Any]:
         ("DISCOUNT", {"type": ["number", "string", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
         ("SHOP_OPEN", {"type": ["boolean", "string", "null"]}),
         ("LIMIT", {"type": ["integer", "string", "null"]}),
-        ("PRICES", {"type": ["string", "null"]}),  # an environment variable holds a map only as JSON
+        ("PRICES", {"type": ["object", "string", "null"], "additionalProperties": {"type": "integer"}}),
         ("LOG_LEVEL", {"type": ["string", "null"]}),  # lower case is accepted too
         ("AUTH_PROVIDER", {"type": ["string", "null"], "enum": ["supabase", "clerk", "custom", "local", None]}),
     ],
