@@ -39,6 +39,7 @@ REMOVED = (
     "tests/integration/api/test_exports.py",
     "tests/integration/api/test_items.py",
     "tests/integration/jobs/test_exports.py",
+    "tests/adoption/test_roll_out.py",
     "tests/docs/test_docs.py",
     "tests/integration/test_export_memory.py",
     "tests/integration/test_owners.py",

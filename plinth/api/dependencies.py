@@ -55,8 +55,7 @@ class Bearer(SecurityBase):
         Raises:
             UnauthorizedError: the token is missing or not valid.
             RateLimitError: the caller, or the address that sends invalid tokens, has reached its limit.
-            ServiceUnavailableError: the identity provider's keys cannot be fetched, or the database is away before it
-                was read which issuer's owners are subjects alone.
+            ServiceUnavailableError: the identity provider's keys cannot be fetched.
         """
         state = state_of(request)
         if (known := request.scope["state"].get("principal")) is not None:  # verified before the body was read
@@ -83,7 +82,7 @@ class Bearer(SecurityBase):
                 ) from error
         request.scope["state"]["principal"] = principal  # for the access line
         if (limiter := state["rate_limiter"]) is not None:
-            await count_hit(request, limiter, f"subject:{principal.owner}")
+            await count_hit(request, limiter, f"subject:{principal.key}")
         return principal
 
 

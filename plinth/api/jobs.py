@@ -103,7 +103,7 @@ async def watch_job(
         job = (await get_job(session, job_id, owner=_owner(request, principal))).summary()
     if job.state.terminal and last_event_id == event_id(job):
         return Response(status_code=204)
-    return JobEvents(state["job_watch"], job, principal.owner, last_event_id)
+    return JobEvents(state["job_watch"], job, principal.key, last_event_id)
 
 
 def path_of_job(request: Request, job_id: UUID) -> str:

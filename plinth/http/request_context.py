@@ -161,7 +161,7 @@ class RequestContextMiddleware:
                 if broken:
                     line["error"] = type(error).__qualname__
                 if "principal" in state:
-                    line["principal"] = self.hash_of(state["principal"].owner)
+                    line["principal"] = self.hash_of(state["principal"].key)
                 self.log.info("request", **line)
             request_id_var.reset(id_token)
             if trace is not None:
@@ -200,10 +200,10 @@ def _announced_length(given: dict[bytes, str]) -> int | None:
 
 
 def principal_hash(key: bytes) -> Callable[[str], str]:
-    """Make the function that hashes a caller's owner name for access lines, to 16 hexadecimal digits."""
+    """Make the function that hashes a caller's `key` for access lines, to 16 hexadecimal digits."""
 
     @lru_cache(maxsize=4096)
-    def hash_of(owner: str) -> str:
-        return blake2b(owner.encode(), key=key, digest_size=8).hexdigest()
+    def hash_of(caller: str) -> str:
+        return blake2b(caller.encode(), key=key, digest_size=8).hexdigest()
 
     return hash_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 from sqlalchemy import Text
 from sqlmodel import Field
 
-from plinth.database.engine import Database
+from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.tables import PlatformTable
 from plinth.identity.principal import Principal
 
@@ -27,20 +27,19 @@ class FirstIssuer(PlatformTable, table=True):
 
 
 class Owners:
-    """Gives callers their `owner`. Reads the first issuer once, when the first caller comes."""
+    """Tells callers of the first issuer from others. Asks the database which one it is when the first caller comes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._first: str | None = None
 
     async def named(self, principal: Principal) -> Principal:
-        """Return the principal with its `owner`.
-
-        Raises:
-            DatabaseUnavailableError: the first issuer was not read yet, and the database is away.
-        """
+        """Return the principal with `first`, from which its `owner` follows."""
         if self._first is None:
-            async with self._database.connection() as connection:
-                # Without a row, as in tables that no migration made, every owner carries its issuer.
-                self._first = await connection.fetchval("SELECT issuer FROM first_issuer") or ""
-        return replace(principal, owner=principal.subject) if principal.issuer == self._first else principal
+            try:
+                async with self._database.connection() as connection:
+                    # Without a row, as in tables that no migration made, every owner carries its issuer.
+                    self._first = await connection.fetchval("SELECT issuer FROM first_issuer") or ""
+            except DatabaseUnavailableError:
+                return replace(principal, first=None)
+        return replace(principal, first=principal.issuer == self._first)

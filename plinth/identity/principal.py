@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from plinth.errors import ServiceUnavailableError
+
 __all__ = ["MAX_OWNER_LENGTH", "Principal"]
 
 MAX_OWNER_LENGTH = 255  # characters; the width of the columns
@@ -12,8 +14,8 @@ MAX_OWNER_LENGTH = 255  # characters; the width of the columns
 class Principal:
     """The caller, as described by a verified token. `expires_at` is in Unix seconds.
 
-    `owner` names the caller in rows, keys and limits. It stands for issuer and subject, so no two callers share one: of
-    two issuers each may have given the same subject. See `plinth.identity.owners`.
+    `first`: whether it is a caller of the first issuer, see `plinth.identity.owners`. None: the database, which knows,
+    is away.
     """
 
     subject: str
@@ -21,16 +23,26 @@ class Principal:
     scopes: frozenset[str]
     roles: frozenset[str]
     expires_at: int
-    owner: str = ""
+    first: bool | None = False
 
-    def __post_init__(self) -> None:
-        if not self.owner:
-            object.__setattr__(self, "owner", _qualified(self.subject, self.issuer))
+    @property
+    def owner(self) -> str:
+        """The name of the caller in rows. It stands for issuer and subject: no two callers share one.
 
+        Raises:
+            ServiceUnavailableError: the database is away, and with it what `first` is.
+        """
+        if self.first is None:
+            raise ServiceUnavailableError(code="database_unavailable")
+        return self.key
 
-def _qualified(subject: str, issuer: str) -> str:
-    # A subject is printable and a tab is not, so no subject is taken for this. One that begins with a tab is a digest.
-    name = f"{subject}\t{issuer}"
-    if len(name) <= MAX_OWNER_LENGTH:
-        return name
-    return "\t" + blake2b(name.encode(), digest_size=32).hexdigest()
+    @property
+    def key(self) -> str:
+        """The name of the caller in limits and log lines: its `owner`, or what that would be for another issuer."""
+        if self.first:
+            return self.subject
+        # A subject is printable and a tab is not, so no subject is taken for this. What begins with a tab is a digest.
+        name = f"{self.subject}\t{self.issuer}"
+        if len(name) <= MAX_OWNER_LENGTH:
+            return name
+        return "\t" + blake2b(name.encode(), digest_size=32).hexdigest()

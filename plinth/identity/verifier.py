@@ -56,7 +56,7 @@ class TokenVerifier:
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`named`: gives a principal its `owner`, as `plinth.identity.owners.Owners.named` does."""
+        """`named`: sets `first` of a principal, as `plinth.identity.owners.Owners.named` does."""
         self._issuers = {issuer.rules.issuer: issuer for issuer in issuers}
         self._named = named
         self._now = now
@@ -110,6 +110,8 @@ class TokenVerifier:
         principal = issuer.rules.admit(claims, typed=typ == _ACCESS_TOKEN_TYPE, now=now)
         if self._named is not None:
             principal = await self._named(principal)
+            if principal.first is None:
+                return principal  # not cached: the next request asks again
         deadline = min(principal.expires_at + LEEWAY, now + CACHE_SECONDS)
         digest = _digest(token)
         self._cache.pop(digest, None)  # so that it moves to the end: the first one is the oldest

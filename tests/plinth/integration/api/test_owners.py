@@ -202,6 +202,7 @@ async def test_callers_are_named_once_the_database_is_there() -> None:
                     client_of(create_app(settings), headers=signed_in(settings, "alice"))
                 )
                 problem(await client.post("/notes", json=note()), 503, "database_unavailable")
+                assert (await client.get("/me")).status_code == 200  # asks for no row
             server.start()
             assert (await client.post("/notes", json=note())).status_code == 201
             database = Database(settings)

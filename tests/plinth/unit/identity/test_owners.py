@@ -2,6 +2,7 @@
 
 import pytest
 
+from plinth.errors import ServiceUnavailableError
 from plinth.identity.principal import Principal
 
 
@@ -27,5 +28,12 @@ def test_owner_fits_its_column(subject: str) -> None:
     assert max(map(len, names)) <= 255
 
 
-def test_owner_can_be_given() -> None:
-    assert Principal("alice", "here", frozenset(), frozenset(), 0, owner="alice").owner == "alice"
+def test_caller_of_the_first_issuer_is_its_subject() -> None:
+    assert Principal("alice", "here", frozenset(), frozenset(), 0, first=True).owner == "alice"
+
+
+def test_caller_has_no_owner_while_its_issuer_is_unknown() -> None:
+    caller = Principal("alice", "here", frozenset(), frozenset(), 0, first=None)
+    assert caller.key == "alice\there"
+    with pytest.raises(ServiceUnavailableError):
+        caller.owner  # noqa: B018
