@@ -69,7 +69,7 @@ async def cancel_job(
 ) -> OperatorJobRead | JobRead:
     """Cancel a job. 200: it has ended; 202: it is running, and its worker was told to stop it."""
     owner = await _owner_to_change(request, principal, session, job_id)
-    job = await request_cancel(session, job_id, owner=owner)
+    job = await request_cancel(session, job_id, owner=owner, by=principal)
     if job.state is State.RUNNING:
         response.status_code = 202
     return _read(request, principal, job)
@@ -81,7 +81,7 @@ async def do_job_again(
 ) -> OperatorJobRead | JobRead:
     """Retry a discarded or cancelled job, with all its attempts."""
     owner = await _owner_to_change(request, principal, session, job_id)
-    job = await retry_job(session, job_id, owner=owner)
+    job = await retry_job(session, job_id, owner=owner, by=principal)
     return _read(request, principal, job)
 
 

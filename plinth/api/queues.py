@@ -24,10 +24,10 @@ async def read_queues(operator: ReaderDep, session: SessionDep) -> Page[queues.Q
 @router.post("/{name}/pause", status_code=204, responses=problems(422))
 async def pause_queue(name: Name, operator: OperatorDep, session: SessionDep) -> None:
     """Pause a queue: no worker takes a job of it until it is resumed. Running jobs go on."""
-    await queues.pause_queue(session, name)
+    await queues.pause_queue(session, name, by=operator)
 
 
 @router.post("/{name}/resume", status_code=204, responses=problems(422))
 async def resume_queue(name: Name, operator: OperatorDep, session: SessionDep) -> None:
     """Resume a paused queue."""
-    await queues.resume_queue(session, name)
+    await queues.resume_queue(session, name, by=operator)

@@ -26,13 +26,13 @@ async def read_schedules(operator: ReaderDep, session: SessionDep) -> Page[sched
 @router.post("/{name}/pause", status_code=204, responses=problems(404, 422))
 async def pause_schedule(name: Name, operator: OperatorDep, session: SessionDep) -> None:
     """Pause a schedule: its slots pass without a job until it is resumed."""
-    await schedules.pause_schedule(session, name)
+    await schedules.pause_schedule(session, name, by=operator)
 
 
 @router.post("/{name}/resume", status_code=204, responses=problems(404, 422))
 async def resume_schedule(name: Name, operator: OperatorDep, session: SessionDep) -> None:
     """Resume a paused schedule from its next slot on."""
-    await schedules.resume_schedule(session, name)
+    await schedules.resume_schedule(session, name, by=operator)
 
 
 @router.post("/{name}/run", status_code=202, responses={202: with_headers("Location"), **problems(404, 422)})
@@ -40,6 +40,6 @@ async def run_schedule(
     name: Name, operator: OperatorDep, session: SessionDep, request: Request, response: Response
 ) -> ScheduleRun:
     """Enqueue a schedule's job now, beside its slots."""
-    made = await schedules.run_schedule(session, name)
+    made = await schedules.run_schedule(session, name, by=operator)
     response.headers["Location"] = path_of_job(request, made.id)
     return ScheduleRun(job_id=made.id)

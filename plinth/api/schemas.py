@@ -1,16 +1,19 @@
 """Bodies and parameters of the platform's endpoints: the caller and jobs."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from plinth.http.schemas import PageQuery, ReadModel, Text
 from plinth.jobs import State
 from plinth.jobs.kinds import NAME
 
 __all__ = [
+    "AuditQuery",
+    "AuditRead",
     "EngineName",
     "JobProgress",
     "JobQuery",
@@ -25,6 +28,24 @@ __all__ = [
 
 # The name of a kind, a queue or a schedule.
 EngineName = Annotated[str, Field(pattern=f"^{NAME}$")]
+
+
+def _check_time(text: str) -> str:
+    # Pydantic takes a number for the seconds since 1970, and a date for its midnight.
+    if not re.match(r"\d{4}-\d\d-\d\d[Tt ]", text):
+        raise ValueError("expected a time such as 2030-01-31T08:00:00Z")
+    return text
+
+
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # in UTC it is before the year 1 or after 9999
+        raise ValueError("out of range") from None
+
+
+# A time that PostgreSQL can compare with.
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_time), AfterValidator(_in_utc)]
 
 
 class Me(ReadModel):
@@ -112,3 +133,31 @@ class OperatorJobRead(JobSummary):
 
 class ScheduleRun(ReadModel):
     job_id: UUID
+
+
+class AuditQuery(PageQuery):
+    """The parameters of the list of audit records."""
+
+    actor: Annotated[Text, Field(min_length=1, max_length=255)] | None = Field(
+        default=None, description="Acts of this subject."
+    )
+    action: Annotated[Text, Field(min_length=1, max_length=50)] | None = Field(
+        default=None, description="Acts of this kind, such as `queue.pause`."
+    )
+    target: Annotated[Text, Field(min_length=1, max_length=255)] | None = Field(
+        default=None, description="Acts on this thing, such as `queue:mail`."
+    )
+    since: Moment | None = Field(default=None, description="Acts since this time.")
+
+
+class AuditRead(ReadModel):
+    """An act of an operator."""
+
+    id: UUID
+    at: datetime
+    issuer: str = Field(description="The issuer of the actor's token; `plinth:cli` for a command.")
+    subject: str = Field(description="The subject of the actor's token; `cli:user@host` for a command.")
+    action: str = Field(description="A thing and a verb, such as `queue.pause`.")
+    target: str = Field(description="The kind of the thing and its id, such as `queue:mail`.")
+    detail: dict[str, Any]
+    request_id: str | None = Field(description="The id of the request; null for a command.")

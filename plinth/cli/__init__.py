@@ -15,6 +15,7 @@ from pydantic import SecretStr
 import plinth
 from plinth import __version__
 from plinth.cli import arguments
+from plinth.cli.audit import audit
 from plinth.cli.common import (
     fail,
     load_job_settings,
@@ -64,7 +65,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-for _command in (jobs, log_level, schedules, workers):
+for _command in (audit, jobs, log_level, schedules, workers):
     main.add_command(_command)
 for _command in (pause, resume, stats):
     jobs.add_command(_command)

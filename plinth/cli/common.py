@@ -1,10 +1,12 @@
 """What the commands have in common: the settings, the end with a sentence, work on the database."""
 
 import asyncio
+import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -27,6 +29,7 @@ __all__ = [
     "read_settings",
     "refuse_known_keys",
     "register_jobs",
+    "system_user",
     "transact",
 ]
 
@@ -82,6 +85,28 @@ def register_jobs() -> None:
         load(declared_settings(Path.cwd()).service.jobs)
     except ServiceError as error:
         fail(str(error), code=2)
+
+
+class SystemUser(NamedTuple):
+    """What the audit log says of a command: the user and the machine that it ran as."""
+
+    issuer: str
+    subject: str
+
+
+def system_user() -> SystemUser:
+    """The system user of this process. By its id: environment variables may name any user."""
+    try:
+        import pwd
+
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except ImportError:  # Windows
+        import getpass
+
+        name = getpass.getuser()
+    except KeyError:  # a container may run with an id that has no name
+        name = str(os.getuid())
+    return SystemUser("plinth:cli", f"cli:{name}@{socket.gethostname()}"[:255])
 
 
 def load_job_settings() -> PlatformSettings:

@@ -12,7 +12,7 @@ import click
 
 from plinth.cli import arguments
 from plinth.cli.arguments import json_option
-from plinth.cli.common import on_database, register_jobs, transact
+from plinth.cli.common import on_database, register_jobs, system_user, transact
 from plinth.cli.output import cut, print_json, print_list, print_one, printable, shown
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
     """Cancel jobs: those that wait end at once, those that run are told."""
     from plinth.jobs.admin.jobs import request_cancel
 
-    _change(ids, request_cancel, as_json=as_json)
+    _change(ids, partial(request_cancel, by=system_user()), as_json=as_json)
 
 
 @jobs.command()
@@ -170,7 +170,7 @@ def retry(
     if ids and (narrowed or dry_run):
         raise click.UsageError("Name jobs, or say which dead letters: not both.")
     if ids:
-        _change(ids, retry_job, as_json=as_json)
+        _change(ids, partial(retry_job, by=system_user()), as_json=as_json)
         return
     if not narrowed:
         raise click.UsageError("Name jobs, or say which dead letters: --kind, --since, --until or --limit.")
@@ -178,7 +178,15 @@ def retry(
         raise click.UsageError("--since has to be before --until.")
     most = limit or 1000
     count = transact(
-        lambda session: retry_dead_letters(session, kind=kind, since=since, until=until, limit=most, dry_run=dry_run)
+        partial(
+            retry_dead_letters,
+            by=system_user(),
+            kind=kind,
+            since=since,
+            until=until,
+            limit=most,
+            dry_run=dry_run,
+        )
     )
     letters = "dead letter" if count == 1 else "dead letters"
     sentence = f"{count} {letters} {'would be' if dry_run else 'will be'} done again."
@@ -242,6 +250,7 @@ def enqueue(
     from pydantic import ValidationError
 
     from plinth.jobs import UnknownKindError, kind_named
+    from plinth.jobs.admin.jobs import enqueue_by_hand
     from plinth.jobs.enqueue import prepare
 
     try:
@@ -266,7 +275,7 @@ def enqueue(
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
 
-    (made,) = transact(insertion.execute)
+    made = transact(lambda session: enqueue_by_hand(session, insertion, by=system_user()))
     print_one(made, made.id, as_json=as_json)
     if not made.created:
         click.echo("A job with this unique key is still to be done: that is its id, and no other was made.", err=True)

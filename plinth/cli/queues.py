@@ -6,7 +6,7 @@ import click
 
 from plinth.cli import arguments
 from plinth.cli.arguments import json_option
-from plinth.cli.common import transact
+from plinth.cli.common import system_user, transact
 from plinth.cli.output import print_list, print_one
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def pause(queue: str, as_json: bool) -> None:
     """Pause a queue: workers claim none of its jobs. Running jobs go on."""
     from plinth.jobs.admin.queues import pause_queue
 
-    transact(lambda session: pause_queue(session, queue))
+    transact(lambda session: pause_queue(session, queue, by=system_user()))
     print_one({"name": queue, "paused": True}, f"{queue} is paused.", as_json=as_json)
 
 
@@ -49,5 +49,5 @@ def resume(queue: str, as_json: bool) -> None:
     """Resume a paused queue."""
     from plinth.jobs.admin.queues import resume_queue
 
-    transact(lambda session: resume_queue(session, queue))
+    transact(lambda session: resume_queue(session, queue, by=system_user()))
     print_one({"name": queue, "paused": False}, f"{queue} is served.", as_json=as_json)

@@ -3,7 +3,7 @@
 import click
 
 from plinth.cli.arguments import json_option
-from plinth.cli.common import register_jobs, transact
+from plinth.cli.common import register_jobs, system_user, transact
 from plinth.cli.output import print_list, print_one
 
 
@@ -33,7 +33,7 @@ def run(name: str, as_json: bool) -> None:
     register_jobs()
     from plinth.jobs.admin.queues import run_schedule
 
-    made = transact(lambda session: run_schedule(session, name))
+    made = transact(lambda session: run_schedule(session, name, by=system_user()))
     print_one(made, made.id, as_json=as_json)
 
 
@@ -44,7 +44,7 @@ def pause(name: str, as_json: bool) -> None:
     """Pause a schedule: its slots enqueue no job until `resume`."""
     from plinth.jobs.admin.queues import pause_schedule
 
-    transact(lambda session: pause_schedule(session, name))
+    transact(lambda session: pause_schedule(session, name, by=system_user()))
     print_one({"name": name, "paused": True}, f"{name} is paused.", as_json=as_json)
 
 
@@ -55,5 +55,5 @@ def resume(name: str, as_json: bool) -> None:
     """Follow a schedule again, from now on."""
     from plinth.jobs.admin.queues import resume_schedule
 
-    transact(lambda session: resume_schedule(session, name))
+    transact(lambda session: resume_schedule(session, name, by=system_user()))
     print_one({"name": name, "paused": False}, f"{name} is followed.", as_json=as_json)

@@ -15,6 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 from sqlmodel import AutoString
 
+import plinth.audit
 import plinth.http.idempotency
 import plinth.identity.owners
 import plinth.jobs.tables  # noqa: F401 - with the lines above: all tables of the platform

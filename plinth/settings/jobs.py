@@ -19,3 +19,4 @@ class JobsSettings(GeneralSettings):
     JOBS_MAX_CRASHES: int = Field(5, ge=1)
     JOBS_KEEP_SUCCEEDED_DAYS: types.Days = 7.0
     JOBS_KEEP_DISCARDED_DAYS: types.Days = 90.0
+    AUDIT_KEEP_DAYS: types.Days = 365.0

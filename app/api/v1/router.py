@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from app.api.v1 import exports, items  # sample
 from app.api.v1.public import health
-from plinth.api import jobs, me, queues, schedules, workers
+from plinth.api import audit, jobs, me, queues, schedules, workers
 
 # The routes themselves instead of `include_router`: FastAPI matches a path once for each level of inclusion. For the
 # same reason the busiest come first.
@@ -18,5 +18,6 @@ router = APIRouter(
         *queues.router.routes,
         *workers.router.routes,
         *schedules.router.routes,
+        *audit.router.routes,
     ]
 )

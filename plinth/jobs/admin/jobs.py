@@ -1,7 +1,7 @@
 """Lists, shows, cancels and retries jobs, for owners and operators.
 
 Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None means an operator:
-all exist.
+all exist. `by`: what acts. An act on a job that is not its own is recorded in the audit log.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.audit import Actor, record
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs.admin.sql import CANCEL_RUNNING, CANCEL_WAITING, RETRY_ENDED
 from plinth.jobs.context import Progress
 from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.enqueue import EnqueuedJob, Insertion
 from plinth.jobs.outcome import ErrorEntry, State
 from plinth.jobs.tables import Job, JobHistory, WorkerSession
 
-__all__ = ["JobView", "get_job", "list_jobs", "request_cancel", "retry_job", "summaries"]
+__all__ = ["JobView", "enqueue_by_hand", "get_job", "list_jobs", "request_cancel", "retry_job", "summaries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ async def list_jobs(
     return [_view(row) for row in await (await session.connection()).execute(page)]
 
 
-async def request_cancel(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
+async def request_cancel(
+    session: AsyncSession, job_id: UUID, *, owner: str | None = None, by: Actor | None = None
+) -> JobView:
     """Cancel a job: at once if it waits, through its worker if it runs. Returns its new state.
 
     Raises:
@@ -146,10 +150,12 @@ async def request_cancel(session: AsyncSession, job_id: UUID, *, owner: str | No
         ring_after_commit(session, cancelled=[job_id])
     elif state is not State.CANCELLED:
         await connection.exec_driver_sql(CANCEL_WAITING, (job_id,))
-    return await get_job(session, job_id)
+    return await _acted(session, by, "job.cancel", job_id)
 
 
-async def retry_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
+async def retry_job(
+    session: AsyncSession, job_id: UUID, *, owner: str | None = None, by: Actor | None = None
+) -> JobView:
     """Make a discarded or cancelled job available again with all its attempts; its errors are kept.
 
     Raises:
@@ -164,7 +170,22 @@ async def retry_job(session: AsyncSession, job_id: UUID, *, owner: str | None = 
     if queue is None:
         raise ConflictError("Another job with the same unique key is still to be done.", code="unique_key_taken")
     ring_after_commit(session, queues=[queue])
-    return await get_job(session, job_id)
+    return await _acted(session, by, "job.retry", job_id)
+
+
+async def enqueue_by_hand(session: AsyncSession, insertion: Insertion, *, by: Actor) -> EnqueuedJob:
+    """Enqueue the one job of `insertion`, as an operator does."""
+    (job,) = await insertion.execute(session)
+    await record(session, by, "job.enqueue", f"job:{job.id}", kind=insertion.kind, created=job.created)
+    return job
+
+
+async def _acted(session: AsyncSession, by: Actor | None, action: str, job_id: UUID) -> JobView:
+    """Return the job as it is after an act, and record the act unless the job is the actor's own."""
+    job = await get_job(session, job_id)
+    if by is not None and job.owner != by.subject:
+        await record(session, by, action, f"job:{job_id}", kind=job.kind, owner=job.owner)
+    return job
 
 
 async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> State:

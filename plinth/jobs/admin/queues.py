@@ -1,6 +1,6 @@
 """Dead letters, queues, workers and schedules, for operators.
 
-Functions over a session, in its transaction.
+Functions over a session, in its transaction. What `by` does is recorded in the audit log.
 """
 
 from datetime import datetime
@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.audit import Actor, record
 from plinth.errors import NotFoundError
 from plinth.http.schemas import ReadModel
 from plinth.jobs.admin.sql import (
@@ -89,6 +90,7 @@ class ScheduleRead(ReadModel):
 async def retry_dead_letters(
     session: AsyncSession,
     *,
+    by: Actor,
     kind: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -105,6 +107,8 @@ async def retry_dead_letters(
         return int((await connection.exec_driver_sql(COUNT_DEAD_LETTERS, arguments)).scalar_one())
     queues = (await connection.exec_driver_sql(RETRY_DEAD_LETTERS, arguments)).scalars().all()
     ring_after_commit(session, queues=set(queues))
+    asked = {"kind": kind, "since": since and since.isoformat(), "until": until and until.isoformat(), "limit": limit}
+    await record(session, by, "dead_letters.retry", "dead_letters", **asked, count=len(queues))
     return len(queues)
 
 
@@ -119,7 +123,7 @@ async def count_queues(session: AsyncSession) -> list[QueueRead]:
     return [QueueRead.model_validate(row) for row in result]
 
 
-async def pause_queue(session: AsyncSession, name: str) -> None:
+async def pause_queue(session: AsyncSession, name: str, *, by: Actor) -> None:
     """Pause a queue: no worker claims its jobs until it is resumed. Running jobs go on; jobs can be enqueued.
 
     Raises:
@@ -127,12 +131,14 @@ async def pause_queue(session: AsyncSession, name: str) -> None:
     """
     check_name(name)
     await (await session.connection()).exec_driver_sql(PAUSE_QUEUE, (name,))
+    await record(session, by, "queue.pause", f"queue:{name}")
 
 
-async def resume_queue(session: AsyncSession, name: str) -> None:
+async def resume_queue(session: AsyncSession, name: str, *, by: Actor) -> None:
     """Resume a paused queue; errors as for `pause_queue`."""
     check_name(name)
     await (await session.connection()).exec_driver_sql(RESUME_QUEUE, (name,))
+    await record(session, by, "queue.resume", f"queue:{name}")
     ring_after_commit(session, queues=[name])
 
 
@@ -154,18 +160,20 @@ async def list_schedules(session: AsyncSession) -> list[ScheduleRead]:
     return views
 
 
-async def pause_schedule(session: AsyncSession, name: str) -> None:
+async def pause_schedule(session: AsyncSession, name: str, *, by: Actor) -> None:
     """Pause a schedule: its slots are skipped.
 
     Raises:
         NotFoundError: no worker has declared such a schedule.
     """
     await _change(session, PAUSE_SCHEDULE, name)
+    await record(session, by, "schedule.pause", f"schedule:{name}")
 
 
-async def resume_schedule(session: AsyncSession, name: str) -> None:
+async def resume_schedule(session: AsyncSession, name: str, *, by: Actor) -> None:
     """Resume a schedule from now on; missed slots stay skipped. Errors as for `pause_schedule`."""
     await _change(session, RESUME_SCHEDULE, name)
+    await record(session, by, "schedule.resume", f"schedule:{name}")
 
 
 async def _change(session: AsyncSession, statement: str, name: str) -> None:
@@ -173,7 +181,7 @@ async def _change(session: AsyncSession, statement: str, name: str) -> None:
         raise NotFoundError("There is no such schedule.")
 
 
-async def run_schedule(session: AsyncSession, name: str) -> EnqueuedJob:
+async def run_schedule(session: AsyncSession, name: str, *, by: Actor) -> EnqueuedJob:
     """Enqueue a schedule's job now, in addition to its slots, also while it is paused.
 
     Raises:
@@ -182,4 +190,6 @@ async def run_schedule(session: AsyncSession, name: str) -> EnqueuedJob:
     schedule = schedules().get(name)
     if schedule is None:
         raise NotFoundError("There is no such schedule.")
-    return await enqueue(session, schedule.kind, schedule.payload)
+    made = await enqueue(session, schedule.kind, schedule.payload)
+    await record(session, by, "schedule.run", f"schedule:{name}", job=str(made.id))
+    return made

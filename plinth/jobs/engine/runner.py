@@ -263,6 +263,8 @@ class Runner:
         ):
             while await self._store.prune(state, days * day) == PRUNE_ROWS:
                 log.debug("deleted records of ended jobs", state=state)
+        while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
+            log.debug("deleted audit records")
 
     # --- shutdown ---
 

@@ -242,3 +242,9 @@ DELETE FROM job_history WHERE id = ANY (ARRAY(
     WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
     ORDER BY finished_at LIMIT {PRUNE_ROWS}))
 """
+PRUNE_AUDIT = f"""
+DELETE FROM audit_record WHERE id = ANY (ARRAY(
+    SELECT id FROM audit_record
+    WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
+    ORDER BY at LIMIT {PRUNE_ROWS}))
+"""

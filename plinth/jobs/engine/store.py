@@ -23,6 +23,7 @@ from plinth.jobs.engine.sql import (
     OPEN_SESSION,
     PROGRESS,
     PRUNE,
+    PRUNE_AUDIT,
     REAP,
     RELEASE,
     RETRY,
@@ -176,8 +177,15 @@ class Store:
 
     async def prune(self, state: State, older_than: float) -> int:
         """Delete records of jobs that ended in `state` more than so many seconds ago, some at a time; how many."""
+        return await self._delete(PRUNE, state.value, timedelta(seconds=older_than))
+
+    async def prune_audit(self, older_than: float) -> int:
+        """Delete audit records that are older than so many seconds, some at a time; how many."""
+        return await self._delete(PRUNE_AUDIT, timedelta(seconds=older_than))
+
+    async def _delete(self, statement: str, *arguments: Any) -> int:
         async with self.database.connection() as connection:
-            status = await connection.execute(PRUNE, state.value, timedelta(seconds=older_than))
+            status = await connection.execute(statement, *arguments)
         return int(status.rpartition(" ")[2])
 
     async def mark_stopping(self) -> None:

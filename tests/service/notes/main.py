@@ -5,7 +5,7 @@ from starlette.middleware import Middleware
 
 from notes import __version__, api, health
 from notes.config import Settings
-from plinth.api import jobs, me, queues, schedules, workers
+from plinth.api import audit, jobs, me, queues, schedules, workers
 from plinth.api.identity_first import check_caller
 from plinth.api.lifespan import lifespan_of
 from plinth.health.lifecycle import Lifecycle
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     install_exception_handlers(app)
-    for part in (api, health, jobs, me, queues, workers, schedules):
+    for part in (api, health, jobs, me, queues, workers, schedules, audit):
         app.include_router(part.router, prefix=settings.API_V1_STR)
     return app
 

@@ -42,6 +42,7 @@ ALL_COMMANDS = [
     ("schedules", "pause", "nightly"),
     ("schedules", "resume", "nightly"),
     ("workers",),
+    ("audit",),
 ]
 
 Sql = Callable[..., list[Any]]

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from notes.config import Settings
 from plinth.database.engine import Database
+from plinth.identity.principal import Principal
 from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
@@ -21,6 +22,10 @@ from plinth.redis.client import close_redis, open_redis
 from tests.support.notes import settings_with
 
 PATIENCE = 20.0  # seconds, for what takes milliseconds on an idle machine
+
+
+# The operator that acts where it does not matter which.
+OLGA = Principal("olga", "test", frozenset(), frozenset(), 0)
 
 
 class Number(BaseModel):

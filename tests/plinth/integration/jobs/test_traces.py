@@ -16,7 +16,7 @@ from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.admin.queues import retry_dead_letters
 from plinth.jobs.kinds import JobKind
 from plinth.telemetry import trace_setup, tracing
-from tests.plinth.integration.jobs.conftest import Jobs, Number, working
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, working
 from tests.support.collector import Collector
 from tests.support.logs import logging_as
 
@@ -104,7 +104,7 @@ class TestStoredTraceContext:
         async with working(settings, hopeless):
             await jobs.end_of(job_id)
         async with database.session() as session:
-            await (retry_dead_letters(session, kind="test.hopeless") if many else retry_job(session, job_id))
+            await (retry_dead_letters(session, by=OLGA, kind="test.hopeless") if many else retry_job(session, job_id))
         assert (await jobs.live(job_id))["trace_context"] == {"traceparent": CALLER}
 
 

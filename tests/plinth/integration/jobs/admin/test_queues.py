@@ -28,7 +28,7 @@ from plinth.jobs.admin.queues import (
 from plinth.jobs.admin.sql import QUEUE_COUNTS
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import Scheduler
-from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def discarded(jobs: Jobs, *, kind: str = "test.task", days_ago: float = 0,
 
 async def retry_all(database: Database, **options: Any) -> int:
     async with database.session() as session:
-        return await retry_dead_letters(session, **options)
+        return await retry_dead_letters(session, by=OLGA, **options)
 
 
 async def live(jobs: Jobs) -> set[UUID]:
@@ -158,8 +158,8 @@ class TestQueues:
             await enqueue_many(session, task, [Number()] * 2, queue="a", priority=5)
             await enqueue_many(session, task, [Number()] * 4, queue="b", delay=60)
             await enqueue_many(session, task, [Number()] * 2, queue="c", delay=60)
-            await pause_queue(session, "b")
-            await pause_queue(session, "z")
+            await pause_queue(session, "b", by=OLGA)
+            await pause_queue(session, "z", by=OLGA)
         await jobs.all("UPDATE job SET state = 'retryable' WHERE queue = 'c'")
         await (await open_store(database)).claim(["default"], {"test.task": task}, 2)
         found = await counts_of_queues(database)
@@ -217,8 +217,8 @@ class TestQueues:
         self, settings: Settings, database: Database, jobs: Jobs, task: JobKind[Number]
     ) -> None:
         async with database.session() as session:
-            await pause_queue(session, "side")
-            await pause_queue(session, "side")
+            await pause_queue(session, "side", by=OLGA)
+            await pause_queue(session, "side", by=OLGA)
             barred = await enqueue(session, task, Number(), queue="side")
             free = await enqueue(session, task, Number())
         # Only the doorbell can explain that it runs once the queue is resumed.
@@ -227,7 +227,7 @@ class TestQueues:
             await jobs.end_of(free.id)
             assert await jobs.state(barred.id) == "available"
             async with database.session() as session:
-                await resume_queue(session, "side")
+                await resume_queue(session, "side", by=OLGA)
             await jobs.end_of(barred.id)
         assert await counts_of_queues(database) == {}
 
@@ -235,7 +235,7 @@ class TestQueues:
     async def test_invalid_queue_name_is_refused(self, database: Database, change: Any) -> None:
         async with database.session() as session:
             with pytest.raises(ValueError, match="not a name"):
-                await change(session, "no spaces")
+                await change(session, "no spaces", by=OLGA)
 
 
 class TestWorkers:
@@ -301,21 +301,21 @@ class TestSchedules:
         assert (await the_schedule(database)).next_slot is None
         async with database.session() as session:
             with pytest.raises(NotFoundError):
-                await run_schedule(session, "nightly")
+                await run_schedule(session, "nightly", by=OLGA)
 
     async def test_resumed_schedule_skips_the_slots_of_its_pause(
         self, database: Database, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         async with database.session() as session:
-            await pause_schedule(session, "nightly")
+            await pause_schedule(session, "nightly", by=OLGA)
         view = await the_schedule(database)
         assert view.paused_at is not None
         assert view.next_slot is None
         await jobs.all("UPDATE job_schedule SET last_slot = now() - interval '3 days'")
         await scheduler.take_due()
         async with database.session() as session:
-            await pause_schedule(session, "nightly")
-            await resume_schedule(session, "nightly")
+            await pause_schedule(session, "nightly", by=OLGA)
+            await resume_schedule(session, "nightly", by=OLGA)
         await scheduler.take_due()
         view = await the_schedule(database)
         assert view.paused_at is None
@@ -327,14 +327,14 @@ class TestSchedules:
     ) -> None:
         await jobs.all("UPDATE job_schedule SET last_slot = now() - interval '3 days'")
         async with database.session() as session:
-            await resume_schedule(session, "nightly")
+            await resume_schedule(session, "nightly", by=OLGA)
         await scheduler.take_due()
         assert len(await live(jobs)) == 1
 
     async def test_running_a_schedule_now_moves_no_slot(self, database: Database, jobs: Jobs) -> None:
         before = await the_schedule(database)
         async with database.session() as session:
-            made = await run_schedule(session, "nightly")
+            made = await run_schedule(session, "nightly", by=OLGA)
         row = await jobs.live(made.id)
         assert (row["kind"], row["payload"], row["state"]) == ("test.task", {"n": 7}, "available")
         assert (await the_schedule(database)).last_slot == before.last_slot
@@ -343,4 +343,4 @@ class TestSchedules:
     async def test_unknown_schedule_is_not_found(self, database: Database, change: Any) -> None:
         async with database.session() as session:
             with pytest.raises(NotFoundError):
-                await change(session, "daily")
+                await change(session, "daily", by=OLGA)

@@ -27,7 +27,7 @@ from plinth.jobs.engine.fleet_sql import FLEET, FLEET_QUEUES, MAX_COUNT, MIGRATI
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.schedules import schedule
 from plinth.testing import NO_DATABASE
-from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store
 from tests.support.metrics import metric, samples, series
 from tests.support.notes import settings_with
 
@@ -269,7 +269,7 @@ class TestQueues:
             await enqueue_many(session, task, [Number()] * 3)
             await enqueue_many(session, task, [Number()] * 4, queue="b", delay=60)
             await enqueue_many(session, task, [Number()] * 2, queue="c", delay=60)
-            await pause_queue(session, "b")
+            await pause_queue(session, "b", by=OLGA)
         await jobs.all("UPDATE job SET state = 'retryable' WHERE queue = 'c'")
         await jobs.all("UPDATE job SET run_at = now() - interval '100 seconds' WHERE queue = 'default'")
         await (await open_store(database)).claim(["default"], {"test.task": task}, 1)

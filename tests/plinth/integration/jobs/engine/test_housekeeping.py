@@ -15,7 +15,7 @@ from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many,
 from plinth.jobs.engine import runner as runner_module
 from plinth.jobs.engine import store as store_module
 from plinth.jobs.engine.recorder import Recorder
-from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, RELEASE, RETRY
+from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Finish, Retry, State, error_entry
@@ -236,6 +236,27 @@ class TestRetention:
             ("discarded", 8),
             ("succeeded", 1),
         ]
+
+    async def test_audit_records_are_kept_for_their_retention(
+        self, settings: Settings, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await jobs.all(
+            """
+            INSERT INTO audit_record (at, issuer, subject, action, target, detail)
+            SELECT now() - days * interval '1 day', 'test', 'olga', 'queue.pause', 'queue:mail', '{}'
+            FROM unnest(ARRAY[1, 364, 366, 367]) AS days
+            """
+        )
+        monkeypatch.setattr(runner_module, "PRUNE_ROWS", 1)
+        monkeypatch.setattr(store_module, "PRUNE_AUDIT", PRUNE_AUDIT.replace("LIMIT 5000", "LIMIT 1"))
+
+        async def pruned() -> bool:
+            return len(await jobs.all("SELECT FROM audit_record")) <= 2
+
+        async with working(settings, noop):
+            await until(pruned)
+        left = await jobs.all("SELECT extract(day FROM now() - at)::int AS days FROM audit_record ORDER BY days")
+        assert [row["days"] for row in left] == [1, 364]
 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:

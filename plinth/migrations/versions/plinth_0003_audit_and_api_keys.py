@@ -1,0 +1,51 @@
+"""the audit log
+
+Revision: plinth_0003
+After: plinth_0002
+Made: 2026-11-30 00:00:00+00:00
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "plinth_0003"
+down_revision = "plinth_0002"
+branch_labels = None
+depends_on = None
+
+
+def identity() -> sa.Column[Any]:
+    return sa.Column("id", sa.Uuid(), server_default=sa.text("uuid7()"), nullable=False)
+
+
+def timestamp(name: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.DateTime(timezone=True), **options)
+
+
+def now(name: str) -> sa.Column[Any]:
+    return timestamp(name, server_default=sa.text("now()"), nullable=False)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "audit_record",
+        identity(),
+        now("at"),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("action", sa.String(length=50), nullable=False),
+        sa.Column("target", sa.String(length=255), nullable=False),
+        sa.Column("detail", postgresql.JSONB(), nullable=False),
+        sa.Column("request_id", sa.String(length=128)),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_record")),
+    )
+    op.create_index("ix_audit_record_at", "audit_record", ["at"])
+    op.create_index("ix_audit_record_subject_id", "audit_record", ["subject", "id"])
+    op.create_index("ix_audit_record_target_id", "audit_record", ["target", "id"])
+
+
+def downgrade() -> None:
+    op.drop_table("audit_record")
