@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.api.state import AppState
 from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.rate_limit import count_address, count_hit
+from plinth.identity.api_keys import PREFIX as API_KEY_PREFIX
 from plinth.identity.errors import KeysUnavailable, TokenError
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
@@ -46,7 +47,7 @@ class Bearer(SecurityBase):
     """Verifies the bearer token and counts the rate limit. One dependency for both: each costs some µs."""
 
     def __init__(self) -> None:
-        self.model = BearerModel(bearerFormat="JWT", description="A token of the identity provider.")
+        self.model = BearerModel(description="A token (JWT) of the identity provider, or an API key.")
         self.scheme_name = "bearer"
 
     async def __call__(self, request: Request) -> Principal:
@@ -55,7 +56,7 @@ class Bearer(SecurityBase):
         Raises:
             UnauthorizedError: the token is missing or not valid.
             RateLimitError: the caller, or the address that sends invalid tokens, has reached its limit.
-            ServiceUnavailableError: the identity provider's keys cannot be fetched.
+            ServiceUnavailableError: the identity provider's keys cannot be fetched, or an API key not be looked up.
         """
         state = state_of(request)
         if (known := request.scope["state"].get("principal")) is not None:  # verified before the body was read
@@ -65,7 +66,7 @@ class Bearer(SecurityBase):
         if scheme.lower() != "bearer" or not token:
             await count_address(request, state["anonymous_rate_limiter"])
             raise UnauthorizedError("This needs a bearer token.")
-        verifier = state["verifier"]
+        verifier = state["api_keys"] if token.startswith(API_KEY_PREFIX) else state["verifier"]
         principal = verifier.cached(token)
         if principal is None:
             try:

@@ -14,6 +14,7 @@ from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
+from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.owners import Owners
 from plinth.identity.permissions import Permissions
 from plinth.jobs.admin.watch import JobWatch
@@ -52,6 +53,8 @@ def lifespan_of(
             closing.push_async_callback(fleet_metrics.stop)
             verifier = build_verifier(settings, Owners(database).named)
             closing.push_async_callback(verifier.aclose)
+            api_keys = ApiKeyVerifier(database)
+            closing.push_async_callback(api_keys.aclose)
 
             # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.
             probe = one_connection(settings, TIMEOUT_SECONDS)
@@ -70,6 +73,7 @@ def lifespan_of(
                 redis=redis,
                 readiness=readiness,
                 verifier=verifier,
+                api_keys=api_keys,
                 permissions=Permissions(settings),
                 cursors=CursorCodec(*derive_keys(settings.SECRET_KEY, "cursor")),
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),

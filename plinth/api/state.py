@@ -9,6 +9,7 @@ from plinth.database.engine import Database
 from plinth.health.readiness import Readiness
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
+from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.permissions import Permissions
 from plinth.identity.verifier import TokenVerifier
 from plinth.jobs.admin.watch import JobWatch
@@ -23,6 +24,7 @@ class AppState(TypedDict):
     redis: Redis | None
     readiness: Readiness
     verifier: TokenVerifier
+    api_keys: ApiKeyVerifier
     permissions: Permissions
     cursors: CursorCodec
     # By principal, and by address for requests without a valid token. None: switched off.

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     WRONG_ROLE = "wrong_role"  # not of a signed-in user: an API key, or a token of a service
     BOUND_TO_KEY = "bound_to_key"  # has a `cnf` claim: its bearer alone may not use it
     PENDING_SESSION = "pending_session"  # the sign-in is not complete
+    UNKNOWN_API_KEY = "unknown_api_key"  # there is no such API key, or its secret is another
+    REVOKED = "revoked"  # the API key was revoked
 
 
 class TokenError(Exception):

@@ -17,6 +17,7 @@ from sqlmodel import AutoString
 
 import plinth.audit
 import plinth.http.idempotency
+import plinth.identity.api_keys
 import plinth.identity.owners
 import plinth.jobs.tables  # noqa: F401 - with the lines above: all tables of the platform
 from plinth.database.migrator import merge_sentence, migration_engine

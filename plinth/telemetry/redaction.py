@@ -1,7 +1,7 @@
 """Masks secrets in log lines, as a safety net: secrets should not be logged at all.
 
-Masks values whose name says that they are secret, and in any text bearer tokens, JSON Web Tokens, passwords in URLs,
-private keys, and the value after such a name.
+Masks values whose name says that they are secret, and in any text bearer tokens, JSON Web Tokens, API keys, passwords
+in URLs, private keys, and the value after such a name.
 
 Every line passes here, so a quick check first skips text that cannot hold a secret: 0.1 µs for most values.
 """
@@ -26,6 +26,8 @@ _TEXT = re.compile(
     -----BEGIN[A-Z ]*\ PRIVATE\ KEY-----.*?(?:-----END[A-Z ]*-----|\Z)
     # Atomic: of a long word without a dot only the first place is tried, or it would be each of many.
     | (?<![\w-])(?P<before>(?>[\w-]*?\b(?=eyJ)))(?>eyJ[\w-]{{6,}})\.[\w-]{{6,}}(?:\.[\w-]*)*
+    # An API key of `plinth.identity.api_keys`: its id stays, its secret does not.
+    | (?P<key>plk_(?:[0-9a-f]{{32}}_(?=\w{{16}}))?)\w{{16,}}
     # Not each word of a sentence is a token.
     | \b(?P<scheme>(?:bearer|basic)\s+)(?!realm=|error=)(?=\S*[\d=]|\S{{16}})[\w.~+/=:-]{{6,}}
     | (?P<user>://[^\s/:"']*:)[^\s/"']*(?=@)
@@ -57,7 +59,7 @@ def redact(event: MutableMapping[str, Any]) -> None:
         if type(value) is str:
             if is_secret(name):
                 event[name] = MASK
-            elif " " in value or ":" in value or "=" in value or "eyJ" in value or '",' in value:
+            elif " " in value or ":" in value or "=" in value or "eyJ" in value or "plk_" in value or '",' in value:
                 event[name] = redact_text(value)
         elif type(value) not in _PLAIN or (is_secret(name) and type(value) not in _NEVER_SECRET):
             event[name] = _redacted(name, value)
@@ -81,8 +83,8 @@ def redact_text(text: str) -> str:
 
 # Everything that the patterns find contains one of these.
 _TRIGGERS = (
-    "eyj", "://", "bearer", "basic", "passw", "passphrase", "pwd", "secret", "credential", "authorization", "cookie",
-    "token", "key",
+    "eyj", "plk_", "://", "bearer", "basic", "passw", "passphrase", "pwd", "secret", "credential", "authorization",
+    "cookie", "token", "key",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""the audit log
+"""the audit log and API keys
 
 Revision: plinth_0003
 After: plinth_0002
@@ -45,7 +45,21 @@ def upgrade() -> None:
     op.create_index("ix_audit_record_at", "audit_record", ["at"])
     op.create_index("ix_audit_record_subject_id", "audit_record", ["subject", "id"])
     op.create_index("ix_audit_record_target_id", "audit_record", ["target", "id"])
+    op.create_table(
+        "api_key",
+        identity(),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("scopes", postgresql.ARRAY(sa.String(length=100)), nullable=False),
+        now("created_at"),
+        sa.Column("created_by", sa.String(length=255), nullable=False),
+        timestamp("expires_at", nullable=False),
+        timestamp("last_used_at"),
+        timestamp("revoked_at"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_key")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("api_key")
     op.drop_table("audit_record")

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,6 +29,7 @@ from plinth.cli import main
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
 from plinth.identity import sign_local_token
+from plinth.identity.api_keys import create_key, read_key
 from plinth.jobs import JobContext, State, enqueue, job, schedule
 from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
@@ -132,10 +134,13 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("schedules", "pause", "nightly"): ("schedule.pause", "schedule:nightly"),
     ("schedules", "resume", "nightly"): ("schedule.resume", "schedule:nightly"),
     ("schedules", "run", "nightly"): ("schedule.run", "schedule:nightly"),
+    ("keys", "create", "deploy"): ("key.create", "key:{key}"),
+    ("keys", "revoke", "{key}"): ("key.revoke", "key:{key}"),
 }
 # Commands that change nothing in the database, or are no operator's: processes, migrations, tokens for development.
 OTHERS = {
-    *("audit", "jobs list", "jobs show", "jobs stats", "schedules list", "workers", "config check", "version", "wait"),
+    *("audit", "jobs list", "jobs show", "jobs stats", "keys list", "schedules list", "workers"),
+    *("config check", "version", "wait"),
     *("run", "with-servers", "api", "worker", "migrate", "token", "log-level"),
 }
 
@@ -193,11 +198,18 @@ class TestRecords:
         self, run: Callable[..., Any], engine: Database, sql: asyncpg.Connection, command: tuple[str, ...]
     ) -> None:
         job_id = await (waiting(engine) if "cancel" in command else discarded(engine))
-        arguments = [str(job_id) if part == "{job}" else part for part in command]
-        printed = await run(*arguments)
+        async with engine.session() as session:
+            key = await create_key(session, "old", scopes=[], expires_in=timedelta(days=1), by=OLGA)
+        await sql.execute("TRUNCATE audit_record")
+        names = {"{job}": str(job_id), "{key}": str(key.id)}
+        printed = (await run(*[names.get(part, part) for part in command])).strip()
 
         action, target = COMMANDS[command]
-        expected = target.replace("{job}", str(job_id)).replace("{made}", printed.strip())
+        if (made := read_key(printed)) is not None:
+            names["{key}"] = str(made.id)
+            assert printed.rpartition("_")[2] not in repr(await sql.fetch("SELECT * FROM audit_record"))
+        names["{made}"] = printed
+        expected = reduce(lambda text, name: text.replace(name, names[name]), names, target)
         (row,) = await sql.fetch("SELECT * FROM audit_record")
         assert (row["action"], row["target"]) == (action, expected)
         assert (row["issuer"], row["subject"], row["request_id"]) == ("plinth:cli", MACHINE, None)

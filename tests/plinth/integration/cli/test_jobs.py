@@ -43,6 +43,9 @@ ALL_COMMANDS = [
     ("schedules", "resume", "nightly"),
     ("workers",),
     ("audit",),
+    ("keys", "create", "deploy"),
+    ("keys", "list"),
+    ("keys", "revoke", str(UUID(int=7))),
 ]
 
 Sql = Callable[..., list[Any]]

@@ -7,12 +7,17 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from plinth.settings.urls import MASK
 from plinth.telemetry.redaction import is_secret, redact, redact_text
 from tests.support.api import signed_in
 from tests.support.notes import settings_with
 
 SECRET = "hunter2/hunter2"
 JWT = signed_in(settings_with(), "alice")["Authorization"].removeprefix("Bearer ")
+
+
+KEY_ID = f"plk_{'0a' * 16}_"
+API_KEY = f"{KEY_ID}{'5f' * 24}"
 
 
 class Login(BaseModel):
@@ -34,6 +39,31 @@ def redacted(**event: Any) -> dict[str, Any]:
 class Mute:
     def __repr__(self) -> str:
         raise RuntimeError
+
+
+class TestApiKeys:
+    @pytest.mark.parametrize(
+        ("text", "clean"),
+        [
+            (API_KEY, f"{KEY_ID}{MASK}"),
+            (f"the key {API_KEY}, of deploy", f"the key {KEY_ID}{MASK}, of deploy"),
+            (f"['{API_KEY}']", f"['{KEY_ID}{MASK}']"),
+            (f"/notes/{API_KEY}", f"/notes/{KEY_ID}{MASK}"),
+            (f"x{API_KEY}", f"x{KEY_ID}{MASK}"),
+            (f"Bearer {API_KEY}", f"Bearer {MASK}"),
+            (API_KEY[:-30], f"{KEY_ID}{MASK}"),
+            (API_KEY[:-40], f"plk_{MASK}"),
+            (f"plk_{'5f' * 24}", f"plk_{MASK}"),
+        ],
+    )
+    def test_secret_of_an_api_key_is_redacted(self, text: str, clean: str) -> None:
+        assert redact_text(text) == clean
+        assert redacted(it=text) == {"it": clean}
+        assert redacted(it=[text]) == {"it": [clean]}
+
+    @pytest.mark.parametrize("text", ["plk_", "keys begin with plk_ and an id", "plk_short"])
+    def test_text_that_holds_no_api_key_is_unchanged(self, text: str) -> None:
+        assert redact_text(text) == text
 
 
 class TestText:
