@@ -1,7 +1,7 @@
 """Lists, shows, cancels and retries jobs, for owners and operators.
 
 Functions over a session, in its transaction. `owner`: only that owner's jobs exist; None means an operator:
-all exist. `by`: what acts. An act on a job that is not its own is recorded in the audit log.
+all exist. `by`: what acts; as an operator, on a job that is not its own, the act is recorded in the audit log.
 """
 
 from collections.abc import Sequence
@@ -150,7 +150,7 @@ async def request_cancel(
         ring_after_commit(session, cancelled=[job_id])
     elif state is not State.CANCELLED:
         await connection.exec_driver_sql(CANCEL_WAITING, (job_id,))
-    return await _acted(session, by, "job.cancel", job_id)
+    return await _acted(session, "job.cancel", job_id, by if owner is None else None)
 
 
 async def retry_job(
@@ -170,7 +170,7 @@ async def retry_job(
     if queue is None:
         raise ConflictError("Another job with the same unique key is still to be done.", code="unique_key_taken")
     ring_after_commit(session, queues=[queue])
-    return await _acted(session, by, "job.retry", job_id)
+    return await _acted(session, "job.retry", job_id, by if owner is None else None)
 
 
 async def enqueue_by_hand(session: AsyncSession, insertion: Insertion, *, by: Actor) -> EnqueuedJob:
@@ -180,8 +180,8 @@ async def enqueue_by_hand(session: AsyncSession, insertion: Insertion, *, by: Ac
     return job
 
 
-async def _acted(session: AsyncSession, by: Actor | None, action: str, job_id: UUID) -> JobView:
-    """Return the job as it is after an act, and record the act unless the job is the actor's own."""
+async def _acted(session: AsyncSession, action: str, job_id: UUID, by: Actor | None) -> JobView:
+    """Return the job as it is after an act, and record the operator's act unless the job is its own."""
     job = await get_job(session, job_id)
     if by is not None and job.owner != by.subject:
         await record(session, by, action, f"job:{job_id}", kind=job.kind, owner=job.owner)

@@ -1,6 +1,6 @@
 """the audit log and API keys
 
-Revision: plinth_0003
+Revision: plinth_0004
 After: plinth_0002
 Made: 2026-11-30 00:00:00+00:00
 """
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "plinth_0003"
+revision = "plinth_0004"
 down_revision = "plinth_0002"
 branch_labels = None
 depends_on = None
