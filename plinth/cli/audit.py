@@ -37,14 +37,14 @@ def audit(
     as_json: bool,
 ) -> None:
     """List what operators did, the newest first. --json and exit codes as for `plinth jobs`."""
-    from plinth.audit import list_records
+    from plinth.audit import AuditRecord, list_records
 
     search = partial(list_records, actor=actor, action=action, target=target, since=since, before=before)
     # One more than asked for tells whether there is a next page.
     found = transact(partial(search, limit=limit + 1))
     page = found[:limit]
     columns = ("AT", "ACTOR", "ISSUER", "ACTION", "TARGET", "DETAIL", "REQUEST")
-    things = [record.model_dump() for record in page]
+    things = [{name: getattr(record, name) for name in AuditRecord.model_fields} for record in page]
     print_list(things, columns, map(_row, page), as_json=as_json, none="There are no such records.")
     if len(found) > limit:
         options = {"--actor": actor, "--action": action, "--target": target, "--before": page[-1].id, "--limit": limit}
@@ -56,4 +56,4 @@ def audit(
 
 def _row(record: "AuditRecord") -> tuple[object, ...]:
     known = {name: value for name, value in record.detail.items() if value is not None}
-    return record.at, record.subject, record.issuer, record.action, record.target, known, record.request_id
+    return record.at, record.subject, record.issuer, record.action, record.target, known or None, record.request_id

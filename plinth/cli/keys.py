@@ -58,11 +58,12 @@ def create(name: str, scopes: tuple[str, ...], expires: timedelta, as_json: bool
 @json_option
 def list_command(as_json: bool) -> None:
     """List the keys, the newest first; never their secrets."""
-    from plinth.identity.api_keys import list_keys
+    from plinth.identity.api_keys import ApiKey, list_keys
 
+    members = [name for name in ApiKey.model_fields if name != "digest"]
     found = transact(list_keys)
     columns = ("ID", "NAME", "SCOPES", "STATUS", "CREATED", "CREATED BY", "EXPIRES", "LAST USED")
-    things = [{**key.model_dump(exclude={"digest"}), "status": _status(key)} for key in found]
+    things = [{**{name: getattr(key, name) for name in members}, "status": _status(key)} for key in found]
     print_list(things, columns, map(_row, found), as_json=as_json, none="There are no keys.")
 
 

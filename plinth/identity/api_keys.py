@@ -106,7 +106,9 @@ async def create_key(
     made = insert(ApiKey).values(**values, expires_at=func.now() + expires_in)
     row = (await session.exec(made.returning(col(ApiKey.id), col(ApiKey.expires_at)))).one()
     new = NewKey(row.id, name, given, row.expires_at, f"{PREFIX}{row.id.hex}_{secret}")
-    await record(session, by, "key.create", f"key:{new.id}", name=name, scopes=given, expires_at=str(new.expires_at))
+    await record(
+        session, by, "key.create", f"key:{new.id}", name=name, scopes=given, expires_at=new.expires_at.isoformat()
+    )
     return new
 
 
