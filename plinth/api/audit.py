@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from plinth.api.dependencies import OperatorDep, SessionDep
+from plinth.api.dependencies import ReaderDep, SessionDep
 from plinth.api.schemas import AuditQuery, AuditRead
 from plinth.audit import AuditRecord, list_records
 from plinth.http.headers import with_headers
@@ -19,7 +19,7 @@ NEWEST_FIRST = Order(AuditRecord.id, descending=True)
 
 @router.get("", response_model=Page[AuditRead], responses={200: with_headers("Link")})
 async def read_audit(
-    query: Annotated[AuditQuery, Query()], operator: OperatorDep, request: Request, session: SessionDep
+    query: Annotated[AuditQuery, Query()], operator: ReaderDep, request: Request, session: SessionDep
 ) -> Response:
     """What operators did, by the API and by commands; the newest first, a page at a time."""
     pager = Pager(request, operator, query, NEWEST_FIRST)

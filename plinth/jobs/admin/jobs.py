@@ -181,9 +181,9 @@ async def enqueue_by_hand(session: AsyncSession, insertion: Insertion, *, by: Ac
 
 
 async def _acted(session: AsyncSession, action: str, job_id: UUID, by: Actor | None) -> JobView:
-    """Return the job as it is after an act, and record the operator's act unless the job is its own."""
+    """Return the job as it is after an act, and record the act if it is an operator's."""
     job = await get_job(session, job_id)
-    if by is not None and job.owner != by.subject:
+    if by is not None:
         await record(session, by, action, f"job:{job_id}", kind=job.kind, owner=job.owner)
     return job
 

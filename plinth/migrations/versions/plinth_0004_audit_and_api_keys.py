@@ -1,7 +1,7 @@
 """the audit log and API keys
 
 Revision: plinth_0004
-After: plinth_0002
+After: plinth_0003
 Made: 2026-11-30 00:00:00+00:00
 """
 
@@ -12,7 +12,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "plinth_0004"
-down_revision = "plinth_0002"
+down_revision = "plinth_0003"
 branch_labels = None
 depends_on = None
 

@@ -267,7 +267,7 @@ class TestRecords:
 
 
 def settings_issuer() -> str:
-    return Settings.isolated().issuer
+    return Settings.isolated().issuers[0]
 
 
 class TestTransaction:
