@@ -127,17 +127,23 @@ class RateLimitError(AppException):
 
 
 class ServiceUnavailableError(AppException):
-    """A dependency is unavailable; the same request may succeed in a moment."""
+    """A dependency is unavailable; the same request may succeed in a moment.
+
+    `reason` is a sentence for operators, in the log and in readiness, without a name, an address or a secret.
+    """
 
     status = 503
     code = "service_unavailable"
 
-    def __init__(self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1) -> None:
+    def __init__(
+        self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1, reason: str | None = None
+    ) -> None:
         super().__init__(
             detail or "The service cannot answer right now. Try again in a moment.",
             code=code,
             headers={"Retry-After": str(retry_after)},
         )
+        self.reason = reason
 
 
 class ExternalServiceError(AppException):

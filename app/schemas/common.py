@@ -18,6 +18,7 @@ class ComponentHealth(ReadModel):
     status: Literal["up", "down"]
     required: bool
     latency_ms: float | None = Field(description="How long the last answer took; null if there was none yet.")
+    reason: str | None = Field(description="Why it is down, or why the last check of it failed; else null.")
 
 
 class ReadinessReport(ReadModel):

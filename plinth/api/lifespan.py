@@ -21,6 +21,7 @@ from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.resources import one_connection, open_resources
 from plinth.redis.keys import key_prefix
+from plinth.redis.window import WriteCheck
 from plinth.settings import PlatformSettings
 from plinth.settings.keys import derive_keys
 from plinth.telemetry import trace_setup
@@ -34,7 +35,8 @@ def lifespan_of(
     """A lifespan that opens what the endpoints need, and closes it in reverse order.
 
     `checks` are the service's own readiness checks by name, beside those of the database and of Redis: coroutine
-    functions that raise when a component is down. READINESS_REQUIRED names the components that have to be up.
+    functions that raise when a component is down; the `reason` of a ServiceUnavailableError is shown.
+    READINESS_REQUIRED names the components that have to be up.
     """
 
     @asynccontextmanager
@@ -61,7 +63,7 @@ def lifespan_of(
             closing.push_async_callback(probe.aclose)
             watched: dict[str, Any] = {"database": probe.ping}
             if redis is not None:
-                watched["redis"] = redis.ping
+                watched["redis"] = WriteCheck(redis, _limits_prefix(settings))
             readiness = Readiness(watched | dict(checks or {}), settings.READINESS_REQUIRED)
             await closing.enter_async_context(readiness.running())
             end_streams = [job_watch.stop]
@@ -86,4 +88,8 @@ def lifespan_of(
 
 
 def _limiter(settings: PlatformSettings, limit: str, redis: Any) -> RateLimiter | None:
-    return RateLimiter(limit, redis, prefix=f"{key_prefix(settings)}:limit") if limit else None
+    return RateLimiter(limit, redis, prefix=_limits_prefix(settings)) if limit else None
+
+
+def _limits_prefix(settings: PlatformSettings) -> str:
+    return f"{key_prefix(settings)}:limit"

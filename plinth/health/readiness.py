@@ -14,6 +14,8 @@ from typing import Literal
 import structlog
 
 from plinth.aio import cancel_all
+from plinth.errors import ServiceUnavailableError
+from plinth.network_errors import network_reason
 from plinth.telemetry.metrics import DEPENDENCY_UP, Labels
 
 __all__ = ["ComponentState", "Readiness"]
@@ -32,11 +34,12 @@ Check = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class ComponentState:
-    """The last known state of one component. `latency` in seconds, of the last answer."""
+    """The last known state of one component. `latency` in seconds, of the last answer; `reason` of the last failure."""
 
     required: bool
     up: bool = False
     latency: float | None = None
+    reason: str | None = None
     failures: int = 0
     checked_at: float = field(default=float("-inf"))
 
@@ -56,7 +59,7 @@ class Readiness:
         self._checks = checks
         self.components = {name: ComponentState(required=name in required) for name in checks}
         for name in set(required) - set(checks):  # required but not configured
-            self.components[name] = ComponentState(required=True)
+            self.components[name] = ComponentState(required=True, reason="it is not configured")
 
     @property
     def status(self) -> Literal["ready", "degraded", "unavailable"]:
@@ -92,14 +95,22 @@ class Readiness:
                 await self._checks[name]()
         except Exception as error:  # noqa: BLE001 - whatever it is, the component cannot be used
             component.failures += 1
+            component.reason = _reason(error)
             went_down = component.up and component.failures >= FAILURES_BEFORE_DOWN
             if went_down or component.checked_at == float("-inf"):
                 component.up = False
-                log.warning("component down", component=name, required=component.required, error=type(error).__name__)
+                told = {"error": type(error).__name__, "reason": component.reason}
+                log.warning("component down", component=name, required=component.required, **told)
         else:
             component.failures = 0
+            component.reason = None
             component.latency = monotonic() - started
             if not component.up:
                 component.up = True
                 log.info("component up", component=name)
         component.checked_at = monotonic()
+
+
+def _reason(error: Exception) -> str:
+    told = error.reason if isinstance(error, ServiceUnavailableError) else None
+    return told or network_reason(error) or type(error).__name__

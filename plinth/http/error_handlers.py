@@ -18,7 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from plinth.errors import AppException, PreconditionRequiredError, RateLimitError, ValidationError
+from plinth.errors import (
+    AppException,
+    PreconditionRequiredError,
+    RateLimitError,
+    ServiceUnavailableError,
+    ValidationError,
+)
 from plinth.http.rate_limit import count_address
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import current_trace_id
@@ -70,7 +76,8 @@ def app_exception_response(error: AppException) -> Response:
     """The response to an error that was raised for the client."""
     if error.status >= 500:
         # The response has one sentence; the cause is for the operator.
-        log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__))
+        reason = {"reason": error.reason} if isinstance(error, ServiceUnavailableError) and error.reason else {}
+        log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__), **reason)
     return problem_response(
         error.status, code=error.code, detail=error.detail, headers=error.headers, extra=error.extra
     )

@@ -6,7 +6,7 @@ together. A busy caller costs one command for some tens of requests, a refused c
 Hits of a lease that are not spent when the window ends are lost, so the processes may admit a little less than the
 limit (at most 5% of it for each process), never more.
 
-Without Redis each process counts for itself.
+Without Redis each process counts for itself, and the log says so.
 """
 
 import asyncio
@@ -17,21 +17,27 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 from time import monotonic
 
+import structlog
 from limits import RateLimitItem, parse
 from prometheus_client import Counter
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from starlette.requests import Request
 
 from plinth.errors import RateLimitError
+from plinth.redis.errors import redis_reason
+from plinth.redis.window import WindowCounter
 
 __all__ = ["RateLimiter", "Verdict", "count_address", "count_hit", "counted_address"]
+
+log = structlog.get_logger("plinth.rate_limit")
 
 # A lease grows with its caller's rate, up to the limit divided by this.
 LEASE_SHARE = 20
 MAX_KEYS = 20_000
 # After a failure of Redis, hits are counted locally for so long: a dead Redis must not slow requests down.
 REDIS_COOLDOWN_SECONDS = 2.0
+# A failure after so long a time without any is told anew. A node of a cluster fails for some keys all the time.
+STEADY_SECONDS = 60.0
 
 _VERDICTS = Counter("plinth_rate_limit_verdicts", "Hits that were within their limit, and that were not.", ["verdict"])
 _ALLOWED, _LIMITED = _VERDICTS.labels("allowed"), _VERDICTS.labels("limited")
@@ -53,18 +59,6 @@ class Verdict:
             (b"ratelimit-policy", b'"default";q=%d;w=%d' % (self.limit, self.window)),
             (b"ratelimit", b'"default";r=%d;t=%d' % (self.remaining, self.reset)),
         ]
-
-
-# Counts ARGV[1] hits of a window that ends ARGV[2] ms after its first hit: the count so far, and the ms until then.
-_TAKE = """
-local count = redis.call('INCRBY', KEYS[1], ARGV[1])
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then
-    left = tonumber(ARGV[2])
-    redis.call('PEXPIRE', KEYS[1], left)
-end
-return {count, left}
-"""
 
 
 @dataclass(slots=True)
@@ -97,8 +91,11 @@ class RateLimiter:
         self._leases: dict[str, _Lease] = {}
         self._queues: dict[str, _Queue] = {}
         self._redis_asked_from = 0.0
-        self._prefix = f"{prefix}:{self._limit.amount}/{self._window}"
-        self._script = None if redis is None else redis.register_script(_TAKE)
+        self._shared: WindowCounter | None = None
+        if redis is not None:
+            self._shared = WindowCounter(redis, f"{prefix}:{self._limit.amount}/{self._window}")
+        self._shared_since: float | None = None
+        self._told: str | None = None  # the reason in the log
 
     async def hit(self, key: str) -> Verdict:
         """Count one hit of `key`; the verdict says whether it is within the limit."""
@@ -147,16 +144,25 @@ class RateLimiter:
 
     async def _take(self, key: str, amount: int, spent: _Lease | None, now: float) -> tuple[int, float]:
         """Count `amount` hits; the count of the window so far, and when it ends by the local clock."""
-        if self._script is not None and now >= self._redis_asked_from:
+        if self._shared is not None and now >= self._redis_asked_from:
             try:
-                count, left = await self._script(keys=[f"{self._prefix}:{key}"], args=[amount, self._window * 1000])
-            except (RedisError, OSError):
+                count, left = await self._shared.take(key, amount, self._window)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
                 self._redis_asked_from = now + REDIS_COOLDOWN_SECONDS
+                self._tell(redis_reason(error), now)
             else:
-                return count, now + left / 1000
+                if self._shared_since is None:
+                    self._shared_since = now
+                return count, now + left
         if spent is None:
             return amount, now + self._window
         return self._limit.amount - spent.left + amount, spent.ends
+
+    def _tell(self, reason: str, now: float) -> None:
+        steady = self._shared_since is not None and now - self._shared_since > STEADY_SECONDS
+        if reason != self._told or steady:
+            log.warning("each process counts this limit for itself", limit=str(self._limit), reason=reason)
+        self._told, self._shared_since = reason, None
 
 
 async def count_hit(request: Request, limiter: RateLimiter, key: str) -> None:

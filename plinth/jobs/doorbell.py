@@ -14,10 +14,10 @@ from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.after_commit import after_commit
+from plinth.redis.errors import redis_reason
 from plinth.redis.keys import key_prefix
 from plinth.settings import PlatformSettings
 
@@ -39,6 +39,7 @@ class Doorbell:
     """
 
     heard = False
+    _told_of: frozenset[str] = frozenset()  # the failures that are in the log, until they end
 
     def __init__(self, redis: Redis | None, *, channel: str) -> None:
         self._redis = redis
@@ -74,8 +75,10 @@ class Doorbell:
         self._cancelled.clear()
         try:
             await redis.publish(self._channel, message)
-        except (RedisError, OSError) as error:
-            log.debug("the doorbell is out of order", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - whatever it is, workers look for jobs by themselves
+            self._tell("workers are not woken", error)
+        else:
+            self._told_of -= {"workers are not woken"}
 
     async def listen(self) -> AsyncIterator[tuple[set[str], set[UUID]]]:
         """Yield queues that may hold work and jobs to cancel, for ever.
@@ -88,6 +91,7 @@ class Doorbell:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(self._channel)
                     self.heard = True
+                    self._told_of -= {"the doorbell is not heard"}
                     yield set(), set()
                     while True:
                         message = await subscription.get_message(timeout=_READ_SECONDS)
@@ -96,10 +100,15 @@ class Doorbell:
                             await subscription.ping()
                         elif message["type"] == "message" and (ring := _parse(message["data"])) is not None:
                             yield ring
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, this worker looks for jobs by itself
                 self.heard = False
-                log.debug("the doorbell is not heard", error=type(error).__name__)
+                self._tell("the doorbell is not heard", error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        if what not in self._told_of:
+            log.warning(what, reason=redis_reason(error))
+        self._told_of |= {what}
 
 
 def doorbell_for(settings: PlatformSettings, redis: Redis | None) -> Doorbell:

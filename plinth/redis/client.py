@@ -1,12 +1,14 @@
 """Redis: a cache, never the truth. Everything works without it, and uses it again when it is back."""
 
 import re
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 
+from plinth.redis.errors import is_wrong_server, refuses_to_serve
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation
 from plinth.telemetry.tracing import is_recorded, record_call
@@ -19,7 +21,8 @@ MAX_CONNECTIONS = 50
 class ObservedRedis(Redis):
     """A client that counts its commands and records their spans, without their arguments.
 
-    Not those of pipelines and subscriptions.
+    Not those of pipelines and subscriptions. Leaves a server that says that another one should be asked: the next
+    command connects anew, to what the host name or the load balancer then leads to.
     """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -31,6 +34,8 @@ class ObservedRedis(Redis):
         except BaseException as error:
             failure = error
             _count_error(error)
+            if is_wrong_server(error):
+                await self._leave_server()
             raise
         finally:
             seconds = perf_counter() - started
@@ -38,6 +43,12 @@ class ObservedRedis(Redis):
             if is_recorded():
                 record_call(name, self._attributes(name), seconds=seconds, error=failure)
             failure = None  # its traceback holds this frame
+
+    async def _leave_server(self) -> None:
+        pool = self.connection_pool
+        await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        with suppress(Exception):  # the caller gets the command's own
+            await pool.disconnect(inuse_connections=False)
 
     def _attributes(self, name: str) -> dict[str, str | int]:
         options = self.connection_pool.connection_kwargs
@@ -53,6 +64,8 @@ def _count_error(error: BaseException) -> None:
         case exceptions.TimeoutError():
             db_error("redis", "timeout")
         case exceptions.ConnectionError() | OSError():
+            db_error("redis", "unavailable")
+        case exceptions.RedisError() if refuses_to_serve(error):
             db_error("redis", "unavailable")
         case exceptions.RedisError():
             db_error("redis", "other")

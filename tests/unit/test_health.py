@@ -54,8 +54,18 @@ class TestReadiness:
         assert response.json() == {
             "status": "unavailable",
             "components": {
-                "database": {"status": "down", "required": True, "latency_ms": None},
-                "redis": {"status": "down", "required": False, "latency_ms": None},
+                "database": {
+                    "status": "down",
+                    "required": True,
+                    "latency_ms": None,
+                    "reason": "DatabaseUnavailableError",
+                },
+                "redis": {
+                    "status": "down",
+                    "required": False,
+                    "latency_ms": None,
+                    "reason": "Redis does not answer: nothing listens at its host and port",
+                },
             },
         }
 

@@ -33,6 +33,7 @@ async def ready(request: Request, response: Response) -> ReadinessReport:
             "status": component.status,
             "required": component.required,
             "latency_ms": None if component.latency is None else round(component.latency * 1000, 2),
+            "reason": component.reason,
         }
         for name, component in readiness.components.items()
     }

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
+from plinth.errors import ServiceUnavailableError
 from plinth.health import readiness as module
 from plinth.health.readiness import FAILURES_BEFORE_DOWN, STALE_AFTER_SECONDS, Check, Readiness
 from tests.support.identity_provider import Clock
@@ -142,6 +143,25 @@ class TestStatus:
         async with watching("database", "redis", database=database) as readiness:
             assert status_of(readiness) == "unavailable"
             assert readiness.components["redis"].required
+
+    async def test_component_that_is_down_has_a_reason(
+        self, clock: Clock, database: Component, redis: Component
+    ) -> None:
+        database.error = ServiceUnavailableError(reason="it is a standby")
+        async with watching("redis", "cache", database=database, redis=redis) as readiness:
+            reasons = {name: component.reason for name, component in readiness.components.items()}
+            assert reasons == {"database": "it is a standby", "redis": None, "cache": "it is not configured"}
+
+            database.error = ServiceUnavailableError()
+            redis.hangs = True
+            await database.is_asked(1)
+            await readiness._check("redis")
+            assert readiness.components["database"].reason == "ServiceUnavailableError"
+            assert readiness.components["redis"].reason == "there was no answer in time"
+
+            database.error = None
+            await database.is_asked(1)
+            assert readiness.components["database"].reason is None
 
     async def test_outdated_readiness_is_unavailable(
         self, clock: Clock, database: Component, monkeypatch: pytest.MonkeyPatch

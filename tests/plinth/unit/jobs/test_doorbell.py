@@ -1,7 +1,11 @@
-"""The doorbell publishes with the request id of its caller only."""
+"""The doorbell publishes with the request id of its caller only, and its failures fail nothing."""
 
 import asyncio
 from typing import Any
+
+import pytest
+from redis.exceptions import ReadOnlyError
+from structlog.testing import capture_logs
 
 from plinth.jobs.doorbell import Doorbell
 from plinth.telemetry.log_records import request_id_var
@@ -36,3 +40,34 @@ async def test_rings_during_a_publish_are_batched_without_a_request_id() -> None
         ("first", '{"queues": ["first"], "cancelled": []}'),
         (None, '{"queues": ["second", "third"], "cancelled": []}'),
     ]
+
+
+class BrokenRedis:
+    """Fails with errors of redis-py or of anything else, until it is mended."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+
+    async def publish(self, channel: str, message: str) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ReadOnlyError("READONLY x"), OSError(), UnicodeError(), AttributeError("x")])
+async def test_ring_that_cannot_be_published_fails_nothing_and_is_told_once(error: Exception) -> None:
+    redis: Any = BrokenRedis(error)
+    doorbell = Doorbell(redis, channel="any")
+
+    async def ring_twice() -> list[str]:
+        with capture_logs() as logs:
+            for _ in range(2):
+                doorbell.ring(["default"])
+                await doorbell.aclose()
+        return [entry["event"] for entry in logs]
+
+    assert await ring_twice() == ["workers are not woken"]
+    assert await ring_twice() == []
+    redis.error = None
+    assert await ring_twice() == []
+    redis.error = error
+    assert await ring_twice() == ["workers are not woken"]
