@@ -19,23 +19,31 @@ class RedisSettings(GeneralSettings):
     REDIS_TIMEOUT: types.Seconds = 0.25
     UPSTASH_REDIS_URL: types.BaseUrl | None = None
     UPSTASH_REDIS_TOKEN: SecretStr | None = None
+    # The names under which Upstash's console hands out the same two.
+    UPSTASH_REDIS_REST_URL: types.BaseUrl | None = None
+    UPSTASH_REDIS_REST_TOKEN: SecretStr | None = None
 
     @property
     def redis_url(self) -> str | None:
         """REDIS_URL, else the address of the Upstash pair. Holds the password."""
         if self.REDIS_URL is not None:
             return self.REDIS_URL.get_secret_value()
-        if self.UPSTASH_REDIS_URL is not None and self.UPSTASH_REDIS_TOKEN is not None:
-            return urls.upstash_redis_url(self.UPSTASH_REDIS_URL, self.UPSTASH_REDIS_TOKEN.get_secret_value())
-        return None
+        url = self.UPSTASH_REDIS_URL or self.UPSTASH_REDIS_REST_URL
+        token = self.UPSTASH_REDIS_TOKEN or self.UPSTASH_REDIS_REST_TOKEN
+        return None if url is None or token is None else urls.upstash_redis_url(url, token.get_secret_value())
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()
-        yield from self.insecure_urls("UPSTASH_REDIS_URL")
-        pair = ("UPSTASH_REDIS_URL", "UPSTASH_REDIS_TOKEN")
-        missing = [name for name in pair if not getattr(self, name)]
-        if len(missing) == 1:
-            yield missing[0], f"expected a value: {pair[0]} and {pair[1]} go together"
+        yield from self.insecure_urls("UPSTASH_REDIS_URL", "UPSTASH_REDIS_REST_URL")
+        given = {name: getattr(self, name) for name in RedisSettings.model_fields if name.startswith("UPSTASH_")}
+        given = {name: value for name, value in given.items() if value}
+        for part, other in (("URL", "TOKEN"), ("TOKEN", "URL")):
+            plain, rest = f"UPSTASH_REDIS_{part}", f"UPSTASH_REDIS_REST_{part}"
+            if plain in given and rest in given and given[plain] != given[rest]:
+                yield rest, f"expected the value of {plain}, which means the same, or none"
+            if given and plain not in given and rest not in given:
+                (name, *_) = given
+                yield name.replace(other, part), f"expected a value: {name.replace(other, part)} and {name} go together"
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         yield from super().unfit_for_deployment()
@@ -48,5 +56,7 @@ class RedisSettings(GeneralSettings):
                 problems.append("expected a password of its own, not one that is printed as an example")
             if problems:
                 yield "REDIS_URL", "; ".join(problems)
-        if self.UPSTASH_REDIS_TOKEN is not None and is_example(self.UPSTASH_REDIS_TOKEN.get_secret_value()):
-            yield "UPSTASH_REDIS_TOKEN", "expected a token of its own, not one that is printed as an example"
+        for name in ("UPSTASH_REDIS_TOKEN", "UPSTASH_REDIS_REST_TOKEN"):
+            token = getattr(self, name)
+            if token is not None and is_example(token.get_secret_value()):
+                yield name, "expected a token of its own, not one that is printed as an example"

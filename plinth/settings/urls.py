@@ -8,6 +8,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 MASK = "********"
 
+# redis+sentinel, redis-sentinel, rediss+cluster, sentinel and others: each client library has its own.
+_SEVERAL_SERVERS = re.compile(r"(rediss?[+-])?(sentinel|cluster)([+-]rediss?)?")
 _REDIS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _REDIS_PARAMETERS = ("username", "password", "db", "protocol", "ssl_cert_reqs", "ssl_check_hostname", *_REDIS_FILES)
 
@@ -20,6 +22,15 @@ def check_web_url(url: str) -> str:
     if "@" in parts.netloc or "?" in url or "#" in url:
         raise ValueError("expected a URL without user name, password, query and fragment")
     return url
+
+
+def is_host(name: str) -> bool:
+    """Return whether `name` can be looked up: no part of it is empty or longer than DNS allows."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_loopback(url: str) -> bool:
@@ -39,6 +50,13 @@ def is_loopback_host(host: str) -> bool:
 
 def check_redis_url(url: str) -> None:
     """Raise ValueError unless redis-py can read it."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if _SEVERAL_SERVERS.fullmatch(scheme.lower()) or "," in authority.rpartition("@")[2]:
+        raise ValueError(
+            "Redis Sentinel, Redis Cluster and lists of hosts are not supported: expected redis://, rediss:// or "
+            "unix:// with the one address of the primary"
+        )
     parts = _split(url)
     if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("expected a URL that starts with redis://, rediss:// or unix://")
@@ -46,6 +64,8 @@ def check_redis_url(url: str) -> None:
         raise ValueError(
             "expected redis://user:password@host:port/number, with / ? # @ : in the password percent-encoded"
         )
+    if parts.hostname and not is_host(parts.hostname):
+        raise ValueError("expected a host name or an address after the @")
     if parts.query:
         _check_redis_parameters(url, parts.query)
 

@@ -55,6 +55,9 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     found += isolated_problems(
         ENVIRONMENT="production", FORWARDED_ALLOW_IPS="*", SUPABASE_JWT_SECRET="a" * 32, **examples
     )
+    found += isolated_problems(
+        ENVIRONMENT="production", UPSTASH_REDIS_REST_URL="http://localhost", UPSTASH_REDIS_REST_TOKEN="token"
+    )
     rows = re.findall(r"^\| (`.*?) \|", section("What a deployment refuses"), re.MULTILINE)
     assert {name for row in rows for name in names(row)} == {problem.partition(" ")[0] for problem in found}
 

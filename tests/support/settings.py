@@ -27,6 +27,7 @@ SECRETS = {
     "REDIS_URL": f"redis://:{SENTINEL}@cache:6379/0?password={SENTINEL}",
     "UPSTASH_REDIS_URL": "https://x.upstash.io",
     "UPSTASH_REDIS_TOKEN": SENTINEL,
+    "UPSTASH_REDIS_REST_TOKEN": SENTINEL,
     "SUPABASE_JWT_SECRET": f"{SENTINEL}-5b0f2d7c91e84a36f0c7b21d9e6a4f83",
 }
 

@@ -271,3 +271,11 @@ class TestIds:
         assert made == sorted(made)
         assert len(set(made)) == len(made)
         assert 0 <= age < 1000
+
+
+@pytest.mark.parametrize("name", ["Orders API", "Müller API", "a\nb", "'; --", "Ω" * 63, ""])
+async def test_a_service_of_any_name_is_connected(database_url: str, name: str) -> None:
+    """PostgreSQL gets the name as `application_name`."""
+    database = Database(settings_with(DATABASE_URL=database_url, PROJECT_NAME=name))
+    await database.ping()
+    await database.aclose()

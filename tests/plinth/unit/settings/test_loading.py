@@ -190,7 +190,7 @@ def test_variables_that_kubernetes_injects_are_left_alone(monkeypatch: pytest.Mo
             "REDIS_HOST",
             "REDIS_TLS_URL",
         ),
-        *("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN", "SUPABASE_KEY", "SUPABASE_ANON_KEY"),
+        *("SUPABASE_KEY", "SUPABASE_ANON_KEY"),
         *(
             "CLERK_SECRET_KEY",
             "NDEBUG",

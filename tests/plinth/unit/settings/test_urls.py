@@ -83,6 +83,36 @@ class TestRedisURL:
             urls.check_redis_url(url)
 
     @pytest.mark.parametrize(
+        "url",
+        [
+            *(
+                f"{scheme}://user:s3cret@one:26379/mymaster/0"
+                for scheme in (
+                    *("redis+sentinel", "redis-sentinel", "rediss+sentinel", "sentinel", "Redis+Sentinel"),
+                    *("redis+cluster", "redis-cluster", "rediss+cluster", "rediss-cluster"),
+                )
+            ),
+            "redis://:s3cret@one:6379,two:6379/0",
+            "redis://one,two",
+            "rediss://user:s3,cret@one:1,two:2?ssl_cert_reqs=none",
+        ],
+    )
+    def test_several_servers_are_refused_by_name(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"Sentinel, Redis Cluster and lists of hosts are not supported") as caught:
+            urls.check_redis_url(url)
+        assert "redis://, rediss:// or unix://" in str(caught.value)
+        assert "s3" not in str(caught.value)
+
+    def test_comma_in_a_password_is_no_list(self) -> None:
+        urls.check_redis_url("redis://user:s3,cret@cache/0")
+        urls.check_redis_url("unix://:s3cret@/run/a,b.sock")
+
+    @pytest.mark.parametrize("host", ["a..b", ".cache", "x" * 64])
+    def test_host_that_no_resolver_takes_is_refused(self, host: str) -> None:
+        with pytest.raises(ValueError, match=r"^expected a host name"):
+            urls.check_redis_url(f"redis://{host}:6379")
+
+    @pytest.mark.parametrize(
         ("url", "expected"),
         [
             ("redis://cache:6379/0", "redis://cache:6379/0"),
