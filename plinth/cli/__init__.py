@@ -222,6 +222,7 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
     import asyncpg
     import uvloop
 
+    from plinth.database.errors import database_reason
     from plinth.health.probe_server import ProbeServerError
     from plinth.jobs.engine.worker import run_worker
 
@@ -232,6 +233,8 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
         fail(str(error), code=1)
     except asyncpg.UndefinedTableError:
         not_migrated()
+    except asyncpg.InsufficientPrivilegeError as error:
+        fail(f"{database_reason(error)}.", code=1)
 
 
 def _work_reloaded(**options: Any) -> None:

@@ -122,26 +122,28 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
 
     Ends with 1 and a sentence where `work` raises an AppException.
     """
+    import asyncpg
     from sqlalchemy.exc import DBAPIError
 
-    from plinth.database.engine import DatabaseUnavailableError
+    from plinth.database.errors import DatabaseUnavailableError, database_reason, known_reason, sqlstate
     from plinth.errors import AppException
 
     settings = load_job_settings()
     try:
         return asyncio.run(_attend(settings, work))
     except DatabaseUnavailableError as error:
-        reason = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
         where = "`plinth config check` shows where it is looked for."
         if "DATABASE_URL" not in settings.model_fields_set:
             where = "DATABASE_URL is not set. Beside `plinth run`, put `plinth with-servers --` before the command."
-        fail(f"The database does not answer{reason}. {where}", code=1)
+        fail(f"{database_reason(error)}. {where}", code=1)
     except AppException as error:
         fail(str(error), code=1)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) in _NOT_MIGRATED:
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        if sqlstate(error) in _NOT_MIGRATED:
             not_migrated()
-        raise
+        if (reason := known_reason(error)) is None:
+            raise
+        fail(f"{reason}.", code=1)
 
 
 def transact(work: Callable[["AsyncSession"], Awaitable[T]]) -> T:

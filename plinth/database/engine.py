@@ -21,11 +21,19 @@ from sqlalchemy.util import greenlet_spawn
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.encoding import encoding_problem
+from plinth.database.errors import (
+    READ_ONLY_STATE,
+    DatabaseUnavailableError,
+    TransactionConflictError,
+    database_reason,
+    sqlstate,
+    translated,
+)
 from plinth.database.hosts import connect
 from plinth.database.observed_connection import observe
 from plinth.database.pool import POOL_LABEL, FairQueuePool
 from plinth.database.tables import PlatformTable
-from plinth.errors import ServiceUnavailableError
 from plinth.settings import PlatformSettings
 from plinth.telemetry import tracing
 from plinth.telemetry.metrics import Observed, db_error
@@ -33,6 +41,7 @@ from plinth.telemetry.metrics import Observed, db_error
 __all__ = [
     "Database",
     "DatabaseUnavailableError",
+    "TransactionConflictError",
     "bind_default_database",
     "default_database",
 ]
@@ -41,14 +50,6 @@ __all__ = [
 RECYCLE_SECONDS = 1800
 # Opened at start for the first requests of a pod; more are opened on demand.
 WARM_CONNECTIONS = 4
-
-# The server has become a standby or refuses to write: after a failover another one is the primary.
-_READ_ONLY_STATE = "25006"
-# SQLSTATE classes and codes that concern the server and not the statement: connection trouble, resources
-# exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
-_UNAVAILABLE_STATES = ("08", "53", "57P", _READ_ONLY_STATE)
-_TIMEOUT_STATES = ("57014", "55P03")
-_CONSTRAINT_CLASS = "23"
 
 _CONNECTIONS = Observed(
     "db_client_connection_count",
@@ -60,39 +61,6 @@ _MAX_CONNECTIONS = Observed("db_client_connection_max", "How many connections th
 _PENDING = Observed(
     "db_client_connection_pending_requests", "How many wait for a connection of the pool.", (POOL_LABEL,), add
 )
-
-
-class DatabaseUnavailableError(ServiceUnavailableError):
-    code = "database_unavailable"
-
-
-def _count_failure(error: BaseException) -> bool:
-    """Count an error of asyncpg or SQLAlchemy; returns whether it means that the database cannot serve now."""
-    driver_error = getattr(error, "orig", None) or error
-    state = str(getattr(driver_error, "sqlstate", None) or "")
-    if isinstance(driver_error, TimeoutError) or state in _TIMEOUT_STATES:
-        kind = "timeout"
-    elif (
-        isinstance(driver_error, OSError | asyncpg.PostgresConnectionError)
-        or getattr(error, "connection_invalidated", False)
-        or state.startswith(_UNAVAILABLE_STATES)
-        # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
-        or (isinstance(driver_error, asyncpg.InterfaceError) and "clos" in str(driver_error))
-        # The server has said that it ends this connection, and has not closed it yet.
-        or _is_internal(driver_error)
-        or _is_internal(driver_error.__cause__)  # behind SQLAlchemy's own
-    ):
-        kind = "unavailable"
-    else:
-        if isinstance(error, DBAPIError | asyncpg.PostgresError) and not state.startswith(_CONSTRAINT_CLASS):
-            db_error("postgresql", "other")
-        return False
-    db_error("postgresql", kind)
-    return True
-
-
-def _is_internal(error: BaseException | None) -> bool:
-    return isinstance(error, asyncpg.InternalClientError) and not isinstance(error, asyncpg.OutdatedSchemaCacheError)
 
 
 class Database:
@@ -169,6 +137,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: the database is away, frozen or overloaded.
+            TransactionConflictError: a deadlock or a serialization failure; nothing was committed.
         """
         async with self._sessions() as session:
             with _translated():
@@ -183,6 +152,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: the database is away, frozen or overloaded.
+            TransactionConflictError: a deadlock or a serialization failure; that transaction was rolled back.
         """
         try:
             pooled = await greenlet_spawn(self.engine.sync_engine.raw_connection)
@@ -198,18 +168,18 @@ class Database:
             else:
                 yield connection
         except BaseException as error:
-            unavailable = isinstance(error, Exception) and _count_failure(error)
-            if unavailable or not isinstance(error, Exception):
+            found = translated(error) if isinstance(error, Exception) else error
+            if isinstance(found, DatabaseUnavailableError) or not isinstance(error, Exception):
                 # The state of this connection is unknown: the next check-out must not get it.
                 connection.terminate()
-                if getattr(error, "sqlstate", None) == _READ_ONLY_STATE:
+                if sqlstate(error) == READ_ONLY_STATE:
                     # The others are of the same server. What SQLAlchemy does itself on a session's connection.
                     await greenlet_spawn(self.engine.pool._invalidate, pooled)
                 else:
                     await greenlet_spawn(pooled.invalidate)
-            if unavailable:
-                raise DatabaseUnavailableError from error
-            raise
+            if found is error:
+                raise
+            raise found from error
         finally:
             await greenlet_spawn(pooled.close)
 
@@ -237,14 +207,17 @@ class Database:
         """Ask the server whether it can be written.
 
         Raises:
-            DatabaseUnavailableError: it cannot, or there was no answer within the time limits of the settings.
+            DatabaseUnavailableError: it cannot, there was no answer within the time limits of the settings, or its
+                encoding is not UTF-8.
         """
         question = "SELECT current_setting('transaction_read_only')" if self.is_postgresql else "SELECT 'off'"
         with _translated():
             async with self.engine.connect() as connection:
                 if await connection.scalar(text(question)) == "on":
                     await connection.invalidate()  # the next one may be the primary's
-                    raise DatabaseUnavailableError
+                    raise DatabaseUnavailableError(reason=database_reason(asyncpg.ReadOnlySQLTransactionError()))
+                if (problem := await connection.run_sync(encoding_problem)) is not None:
+                    raise DatabaseUnavailableError(reason=problem)
 
     async def aclose(self) -> None:
         self._shown.close()
@@ -260,28 +233,23 @@ def _translated() -> Iterator[None]:
 
 
 def _raise_translated(error: PoolTimeoutError | DBAPIError) -> NoReturn:
-    if isinstance(error, PoolTimeoutError):
-        db_error("postgresql", "timeout")
-        raise DatabaseUnavailableError from error
-    if _count_failure(error):
-        raise DatabaseUnavailableError from error
-    raise error
+    if (found := translated(error)) is error:
+        raise error
+    raise found from error
 
 
 def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
     try:
         return dialect.connect(*args, **kwargs)
-    except (
-        *(OSError, TimeoutError, dialect.loaded_dbapi.Error),
-        *(asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched),
-    ) as error:
+    except Exception as error:
+        # Whatever was raised, such as for a host name that no resolver takes: there is no connection.
         db_error("postgresql", "timeout" if isinstance(error, TimeoutError) else "unavailable")
-        raise DatabaseUnavailableError from error
+        raise DatabaseUnavailableError(reason=database_reason(error)) from error
 
 
 def _handle_error(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
-    if getattr(error, "sqlstate", None) == _READ_ONLY_STATE:
+    if sqlstate(error) == READ_ONLY_STATE:
         context.is_disconnect = True  # of all connections of the pool
     if not isinstance(error, TimeoutError):
         return None
@@ -289,8 +257,7 @@ def _handle_error(context: ExceptionContext) -> BaseException | None:
     # again; terminate it instead.
     if context.connection is not None:
         context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
-    _count_failure(error)
-    return DatabaseUnavailableError()
+    return translated(error)
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import structlog
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -24,6 +25,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from plinth.database.encoding import encoding_problem
+from plinth.database.errors import database_reason, is_conflict, known_reason, sqlstate
 from plinth.database.hosts import connect
 from plinth.database.revisions import PLATFORM, SERVICE, VERSIONS, Revisions, branch_of, read_revisions
 from plinth.settings import PlatformSettings
@@ -39,6 +42,8 @@ LOCK_ATTEMPTS = 30
 LOCK_PAUSE_SECONDS = 5
 POLL_SECONDS = 0.5
 _LOCK_NOT_AVAILABLE = "55P03"
+# A ValueError: a host name that no resolver takes, or what asyncpg finds in the environment.
+_NO_CONNECTION = (OSError, ValueError, DBAPIError, asyncpg.PostgresError, asyncpg.InternalClientError)
 
 
 def alembic_config(settings: PlatformSettings) -> Config:
@@ -122,8 +127,8 @@ class Migrator:
         """Apply what is missing up to the revision `to`; for one of the service's, all of the platform's as well.
 
         Raises:
-            MigrationError: the database does not answer, another migrator does not finish, locks are not to be had, or
-                a revision fails.
+            MigrationError: the database does not answer or is not in UTF-8, another migrator does not finish, locks are
+                not to be had, or a revision fails.
         """
         if to == "head":  # with two branches Alembic calls it ambiguous
             to = "heads"
@@ -194,7 +199,7 @@ class Migrator:
                 return done
             except Exception as error:
                 await connection.rollback()
-                if _sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                if sqlstate(error) != _LOCK_NOT_AVAILABLE and not is_conflict(error):
                     log.debug("the migration failed", exc_info=True)
                     raise MigrationError(self._sentence(error)) from error
                 log.warning("a lock was not to be had", attempt=attempt, of=LOCK_ATTEMPTS)
@@ -208,7 +213,9 @@ class Migrator:
         """What failed, and what the database or Alembic said."""
         if isinstance(error, DBAPIError):
             cause = error.orig.__cause__ if error.orig is not None else None
-            said = f"{getattr(cause, 'message', None) or error.orig} ({_sqlstate(error) or _kind(error)})"
+            said = f"{getattr(cause, 'message', None) or error.orig} ({sqlstate(error) or type(error.orig).__name__})"
+            if (why := known_reason(error)) is not None:
+                said += f". {why}"
         elif isinstance(error, CommandError):
             said = str(error)
         else:
@@ -241,6 +248,8 @@ class Migrator:
         try:
             await _repeat(connect, self._wait_seconds)
             try:
+                if (problem := await connection.run_sync(encoding_problem)) is not None:
+                    raise MigrationError(f"{problem}.")
                 yield connection
             finally:
                 await connection.close()
@@ -274,6 +283,8 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
 
     async def check() -> str | None:
         async with engine.connect() as connection:
+            if (problem := await connection.run_sync(encoding_problem)) is not None:
+                return problem
             missing = revisions.missing(await connection.run_sync(_version_rows))
         return f"The database lacks the migrations {', '.join(missing)}" if missing else None
 
@@ -293,8 +304,8 @@ async def _repeat(check: Callable[[], Awaitable[str | None]], seconds: float) ->
     while True:
         try:
             problem = await check()
-        except (OSError, TimeoutError, DBAPIError) as error:
-            problem = f"The database does not answer ({_kind(error)})"
+        except _NO_CONNECTION as error:
+            problem = database_reason(error)
         if problem is None:
             return
         if asyncio.get_running_loop().time() > deadline:
@@ -303,11 +314,3 @@ async def _repeat(check: Callable[[], Awaitable[str | None]], seconds: float) ->
             log.info("waiting", because=problem)
             said = problem
         await asyncio.sleep(POLL_SECONDS)
-
-
-def _sqlstate(error: Exception) -> str | None:
-    return getattr(getattr(error, "orig", None), "sqlstate", None)
-
-
-def _kind(error: Exception) -> str:
-    return type(getattr(error, "orig", None) or error).__name__

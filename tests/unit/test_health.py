@@ -58,7 +58,7 @@ class TestReadiness:
                     "status": "down",
                     "required": True,
                     "latency_ms": None,
-                    "reason": "DatabaseUnavailableError",
+                    "reason": "The database does not answer: nothing listens at its host and port",
                 },
                 "redis": {
                     "status": "down",

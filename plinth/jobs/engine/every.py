@@ -27,9 +27,9 @@ async def every(seconds: float, name: str, step: Callable[[], Awaitable[float | 
             with duration.time():
                 wait = await step()
             failing = False
-        except DatabaseUnavailableError:
+        except DatabaseUnavailableError as error:
             if not failing:  # once for an outage
-                log.warning("the database is away", step=name)
+                log.warning("the database is away", step=name, reason=error.reason)
             failing = True
         except Exception:
             log.exception("a step of the worker failed", step=name)

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.database.engine import DatabaseUnavailableError
+from plinth.database.errors import DatabaseUnavailableError, is_conflict
 from plinth.jobs.context import ClaimedJob, JobContext, Progress
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion
@@ -34,7 +34,6 @@ BATCH = 1000
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
 LOCKED_SECONDS = 0.25  # until a locked row is tried again
-CLASHES = ("40P01", "40001")  # SQLSTATEs: two transactions were in each other's way, and this one has to try again
 
 Write = Callable[[Sequence[Any]], Awaitable[Collection[UUID]]]
 
@@ -168,7 +167,7 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - logged, or tried again
                 if len(runs) > 1:  # one bad outcome must not fail the others
                     return {again for run in runs for again in await self._persist([run], write)}
-                if _sqlstate(error) in CLASHES:
+                if is_conflict(error):
                     return set(runs)
                 return await self._give_up(runs[0], error)
         self._away = False
@@ -217,7 +216,3 @@ class Recorder:
             return
         for key in lost:
             self._on_lost(key)
-
-
-def _sqlstate(error: Exception) -> str | None:
-    return getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)

@@ -10,7 +10,8 @@ import asyncpg
 import structlog
 
 from plinth.aio import cancel_all
-from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.engine import Database, DatabaseUnavailableError, TransactionConflictError
+from plinth.database.errors import database_reason
 from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.every import every
@@ -129,9 +130,9 @@ class Runner:
                     suspect = not any(run.job.suspect for run in self._running.values())
                     jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
                     self._unsure = False
-                except (DatabaseUnavailableError, asyncpg.PostgresError) as error:
+                except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
                     if not self._unsure:  # once for an outage
-                        log.warning("nothing could be claimed", error=repr(error))
+                        log.warning("nothing could be claimed", error=repr(error), reason=database_reason(error))
                     self._unsure = True
                     self._wake.set()
                     await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)

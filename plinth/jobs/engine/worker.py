@@ -151,9 +151,9 @@ class Worker:
                     concurrency=self._concurrency,
                     expire_after=self._settings.JOBS_SESSION_TIMEOUT,
                 )
-            except DatabaseUnavailableError:
+            except DatabaseUnavailableError as error:
                 if not away:
-                    log.warning("waiting for the database")
+                    log.warning("waiting for the database", reason=error.reason)
                 away = True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(AWAY_SECONDS):

@@ -559,7 +559,7 @@ class TestDatabaseProblems:
         result = run(*command, DATABASE_URL=NO_DATABASE)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
-            "The database does not answer (ConnectionRefusedError). "
+            "The database does not answer: nothing listens at its host and port. "
             "`plinth config check` shows where it is looked for.\n"
         )
 

@@ -185,7 +185,7 @@ class TestLocks:
 
 class TestWaiting:
     async def test_wait_for_the_database_times_out(self, tmp_path: object) -> None:
-        with logged() as events, pytest.raises(MigrationError, match=r"does not answer .*: so it has been for 0\.1 s"):
+        with logged() as events, pytest.raises(MigrationError, match=r"does not answer: .*: so it has been for 0\.1 s"):
             await migrator(f"postgresql://plinth@/plinth?host={tmp_path}", wait_seconds=0.1).upgrade()
         assert events == ["waiting"]
 
@@ -244,7 +244,7 @@ class TestWaitUntilMigrated:
         assert await self.wait(fresh_database_url, seconds=0, DB_TRANSACTION_POOLER=True) == []
 
     async def test_wait_for_an_unreachable_database_times_out(self, tmp_path: object) -> None:
-        with pytest.raises(MigrationError, match=r"does not answer \(FileNotFoundError\): so it has been for 0 s"):
+        with pytest.raises(MigrationError, match=r"its socket does not exist: so it has been for 0 s"):
             await self.wait(f"postgresql://plinth@/plinth?host={tmp_path}", seconds=0)
 
     async def test_wait_for_missing_migrations_times_out(self, empty_database_url: str) -> None:

@@ -157,7 +157,7 @@ class TestMigrate:
     def test_migrate_without_a_database_ends_with_a_one_line_error(self, run: Run) -> None:
         result = run("migrate", "--wait", "0", DATABASE_URL="postgresql://plinth@127.0.0.1:1/plinth")
         assert result.exit_code == 1
-        assert result.stderr.splitlines()[-1].startswith("The database does not answer (")
+        assert result.stderr.splitlines()[-1].startswith("The database does not answer: ")
 
 
 class TestWait:
