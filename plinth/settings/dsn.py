@@ -4,30 +4,21 @@ Providers give libpq URLs, such as `postgres://…?sslmode=require`. SQLAlchemy 
 asyncpg takes other parameters than libpq.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from plinth.settings.urls import MASK
+from plinth.settings.libpq import KEEPALIVE, SSL_FILES, read_parameters
+from plinth.settings.urls import MASK, is_host
 
 _SCHEME = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
 _PLAIN_HOST = re.compile(r"[\w.-]+", re.ASCII)
 
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
-_SESSION_ATTRIBUTES = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
-
-_PARAMETERS = (
-    *("host", "port", "user", "password", "dbname"),
-    *("sslmode", "sslpassword", *_SSL_FILES),
-    *("application_name", "options", "connect_timeout", "target_session_attrs"),
-    "channel_binding",  # for psql; asyncpg has none
-    "pgbouncer",  # Prisma's parameter for a transaction pooler
-)
+# libpq's parameters that are asyncpg's under the same name.
+_SAME = ("target_session_attrs", "passfile", "krbsrvname", "gsslib")
+_TLS = (*SSL_FILES, "ssl_min_protocol_version", "ssl_max_protocol_version")
 _ENCODE = "percent-encode / ? # @ : in the user name and the password (%40 is @)"
 
 Host = tuple[str, int | None]
@@ -63,8 +54,7 @@ class PostgresURL:
         user, _, password = credentials.partition(":")
         hosts = tuple(_hosts(addresses))
 
-        parameters = _parameters(query)
-        _check(parameters)
+        parameters = read_parameters(query)
         # As in libpq, parameters take precedence.
         return cls(
             user=parameters.pop("user", "") or unquote(user) or None,
@@ -104,20 +94,25 @@ class PostgresURL:
         return self._render("postgresql", self._libpq_hosts(), shown, mask=True)
 
     def connect_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `asyncpg.connect` besides the URL.
+        """Return the arguments of `plinth.database.hosts.connect` besides the URL.
 
         Raises ValueError when a certificate cannot be loaded.
         """
         arguments: dict[str, Any] = {}
         if "connect_timeout" in self.parameters:
             arguments["timeout"] = float(self.parameters["connect_timeout"])
-        if "target_session_attrs" in self.parameters:
-            arguments["target_session_attrs"] = self.parameters["target_session_attrs"]
+        arguments |= {name: self.parameters[name] for name in _SAME if name in self.parameters}
+        if self.parameters.get("load_balance_hosts") == "random":
+            arguments["shuffle"] = True
+        if self.parameters.get("sslnegotiation") == "direct":
+            arguments["direct_tls"] = True
+        if keepalive := {name: int(self.parameters[name]) for name in KEEPALIVE if name in self.parameters}:
+            arguments["keepalive"] = keepalive
         # `options` is part of the protocol, and some proxies choose the database by it.
         session = {name: self.parameters[name] for name in ("application_name", "options") if name in self.parameters}
         if session:
             arguments["server_settings"] = session
-        if any(name in self.parameters for name in _SSL_FILES):
+        if any(name in self.parameters for name in _TLS):
             from plinth.settings.tls import client_context
 
             arguments["ssl"] = client_context(self.parameters)
@@ -152,12 +147,19 @@ def _hosts(addresses: str) -> Iterator[Host]:
             port = port.removeprefix(":")
         else:
             host, _, port = address.partition(":")
-        yield unquote(host) or "localhost", _port(port)
+        yield _host(unquote(host) or "localhost"), _port(port)
+
+
+def _host(name: str) -> str:
+    # The path of a socket's folder is no name, and @ begins the name of one without a path.
+    if not name.startswith(("/", "@")) and not is_host(name):
+        raise ValueError("expected a host name, an address or the path of a socket's folder")
+    return name
 
 
 def _override(hosts: tuple[Host, ...], names: str, ports: str) -> tuple[Host, ...]:
     if names:
-        hosts = tuple((name.strip("[]"), None) for name in names.split(","))
+        hosts = tuple((_host(name.strip("[]")), None) for name in names.split(","))
         if any(host.count(":") == 1 for host, _ in hosts):
             raise ValueError("expected the ports in the parameter port, not behind the names in host")
     if not ports:
@@ -186,52 +188,3 @@ def _netloc(host: str, port: int | None) -> str:
     elif not _PLAIN_HOST.fullmatch(host):
         return ""
     return f"{host}:{port}" if port else host
-
-
-def _parameters(query: str) -> dict[str, str]:
-    parameters: dict[str, str] = {}
-    for pair in query.split("&") if query else ():
-        name, _, value = pair.partition("=")
-        value = unquote(value)
-        if name == "ssl":
-            # JDBC writes ssl=true, which libpq accepts; SQLAlchemy writes ssl=<mode> for asyncpg.
-            name, value = "sslmode", "require" if value == "true" else value
-        if name not in _PARAMETERS:
-            raise ValueError(f"asyncpg has no counterpart for the parameter {name!r}: leave it out")
-        if name in parameters:
-            raise ValueError(f"expected the parameter {name!r} once")
-        parameters[name] = value
-    if parameters.get("sslrootcert") == "system":
-        parameters.setdefault("sslmode", "verify-full")  # libpq's default in that case
-    return parameters
-
-
-def _check(parameters: Mapping[str, str]) -> None:
-    _check_one_of("pgbouncer", parameters, ("false", "true"))
-    _check_one_of("sslmode", parameters, _SSL_MODES)
-    _check_one_of("target_session_attrs", parameters, _SESSION_ATTRIBUTES)
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", parameters.get("connect_timeout", "1")):
-        raise ValueError("expected connect_timeout in whole seconds, from 1 to 9999")
-    _check_files(parameters)
-
-
-def _check_one_of(name: str, parameters: Mapping[str, str], allowed: Sequence[str]) -> None:
-    if parameters.get(name, allowed[0]) not in allowed:
-        raise ValueError(f"expected {name} to be one of {', '.join(allowed)}")
-
-
-def _check_files(parameters: Mapping[str, str]) -> None:
-    mode = parameters.get("sslmode", "prefer")
-    given = {name: parameters[name] for name in _SSL_FILES if name in parameters}
-    if mode.startswith("verify-") and "sslrootcert" not in given:
-        # Without it, libpq and asyncpg look into ~/.postgresql, which a container does not have.
-        raise ValueError(f"sslmode={mode} needs sslrootcert: a file, or `system` for the system's certificates")
-    if given.get("sslrootcert") == "system":
-        if mode != "verify-full":
-            raise ValueError("sslrootcert=system needs sslmode=verify-full")
-        del given["sslrootcert"]
-    for name, path in given.items():
-        if mode in ("disable", "allow", "prefer"):
-            raise ValueError(f"{name} needs sslmode=require, verify-ca or verify-full")
-        if not (Path(path).is_file() and os.access(path, os.R_OK)):
-            raise ValueError(f"{name}: no readable file is there")

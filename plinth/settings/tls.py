@@ -3,15 +3,22 @@
 import ssl
 from collections.abc import Mapping
 
+# Older ones, which libpq would still accept, are no secret any more.
+_VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
 
 def client_context(parameters: Mapping[str, str]) -> ssl.SSLContext:
-    """Return the context for sslmode (at least `require`), sslrootcert, sslcert, sslkey and sslpassword.
+    """Return the context for sslmode (at least `require`), the files, the versions and sslnegotiation.
 
     Raises ValueError, with the name of the parameter, if a file cannot be loaded.
     """
     root = parameters.get("sslrootcert")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = _VERSIONS.get(parameters.get("ssl_min_protocol_version", ""), ssl.TLSVersion.TLSv1_2)
+    context.maximum_version = _VERSIONS.get(
+        parameters.get("ssl_max_protocol_version", ""), ssl.TLSVersion.MAXIMUM_SUPPORTED
+    )
+    context.set_alpn_protocols(["postgresql"])  # which PostgreSQL asks for if sslnegotiation is direct
     context.check_hostname = parameters["sslmode"] == "verify-full"
     if root is None:
         context.verify_mode = ssl.CERT_NONE

@@ -1,5 +1,7 @@
 import asyncio
 import inspect
+import re
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -8,8 +10,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from plinth.database.hosts import connect
 from plinth.settings.dsn import PostgresURL
 
+OUR_OWN = ("keepalive", "shuffle")  # arguments of `plinth.database.hosts.connect` alone
 NASTY = "p@ss:w/o?r#d&= +%41%[]é,"
 
 
@@ -156,11 +160,20 @@ class TestParameters:
         assert PostgresURL.parse(f"postgresql://db/app?{query}").transaction_pooler is expected
 
     @pytest.mark.parametrize(
-        "name", ["sslcrl", "service", "hostaddr", "schema", "prepared_statement_cache_size", "SSLMODE"]
+        ("name", "hint"),
+        [
+            ("schema", ""),
+            ("prepared_statement_cache_size", ""),
+            ("SSLMODE", "; did you mean sslmode?"),
+            ("sslmod", "; did you mean sslmode?"),
+            ("conect_timeout", "; did you mean connect_timeout?"),
+            ("keepalive", "; did you mean keepalives?"),
+            ("", ""),
+        ],
     )
-    def test_unknown_database_url_parameter_is_an_error_with_its_name(self, name: str) -> None:
-        message = refusal(f"postgresql://db/app?sslmode=require&{name}=0")
-        assert message == f"asyncpg has no counterpart for the parameter {name!r}: leave it out"
+    def test_unknown_database_url_parameter_is_an_error_with_its_name(self, name: str, hint: str) -> None:
+        message = refusal(f"postgresql://db/app?sslmode=require&{name}=s3cret")
+        assert message == f"{name!r} is not a parameter of libpq{hint}"
 
     @pytest.mark.parametrize(
         ("query", "message"),
@@ -171,6 +184,20 @@ class TestParameters:
             ("pgbouncer=1", "expected pgbouncer to be one of false, true"),
             ("connect_timeout=soon", "expected connect_timeout in whole seconds, from 1 to 9999"),
             ("connect_timeout=0", "expected connect_timeout in whole seconds, from 1 to 9999"),
+            ("connect_timeout=-1", "expected connect_timeout in whole seconds, from 1 to 9999"),
+            (
+                "sslmode=require&ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+                "expected ssl_min_protocol_version to be no newer than ssl_max_protocol_version",
+            ),
+            *(
+                (query, f"{name} needs sslmode=require, verify-ca or verify-full")
+                for query, name in (
+                    ("ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version"),
+                    ("sslnegotiation=direct", "sslnegotiation=direct"),
+                    ("sslnegotiation=direct&sslmode=prefer", "sslnegotiation=direct"),
+                )
+            ),
+            ("keepalives_idle=32768", "expected keepalives_idle to be a whole number of at most 32767"),
             ("host=one&host=two", "expected the parameter 'host' once"),
             ("sslmode=require&ssl=true", "expected the parameter 'sslmode' once"),
             ("sslmode=verify-ca&sslrootcert=system", "sslrootcert=system needs sslmode=verify-full"),
@@ -194,6 +221,124 @@ class TestParameters:
         (tmp_path / "ca.pem").touch()
         message = refusal(f"postgresql://db/app?sslrootcert={tmp_path}/ca.pem{mode}")
         assert message == "sslrootcert needs sslmode=require, verify-ca or verify-full"
+
+
+# The list of PostgreSQL 17's libpq, without `authtype` and the like that it only knows the names of: values that are
+# taken, whether an empty one counts as left out, as in libpq, and values that are refused.
+FILE = __file__
+CHOICE, TEXT = False, True
+LIBPQ: dict[str, tuple[list[str], bool, list[str]]] = {
+    "service": ([], TEXT, ["app"]),
+    "user": (["app"], TEXT, []),
+    "password": (["s3cret"], TEXT, []),
+    "passfile": ([FILE], TEXT, ["/no/such/file"]),
+    "channel_binding": (["disable", "prefer", "require"], CHOICE, ["yes", "1"]),
+    "connect_timeout": (["1", "10", "9999"], CHOICE, ["0", "-1", "1.5", "soon", "10s", "99999"]),
+    "dbname": (["app"], TEXT, []),
+    "host": (["db", "/run/postgresql", "::1", "one,two"], TEXT, ["a..b", "x" * 64]),
+    "hostaddr": ([], TEXT, ["10.0.0.7"]),
+    "port": (["5432"], TEXT, ["0", "x", "65536"]),
+    "client_encoding": (["UTF8", "utf-8"], TEXT, ["auto", "LATIN1", "SQL_ASCII"]),
+    "options": (["-c search_path=x"], TEXT, []),
+    "application_name": (["orders"], TEXT, []),
+    "fallback_application_name": (["orders"], TEXT, []),
+    "keepalives": (["0", "1", "-1"], CHOICE, ["on", "true", "1.0"]),
+    "keepalives_idle": (["0", "30", "-1"], CHOICE, ["30s", "99999", "1.5"]),
+    "keepalives_interval": (["0", "10"], CHOICE, ["x"]),
+    "keepalives_count": (["0", "3"], CHOICE, ["128", "x"]),
+    "tcp_user_timeout": (["0", "30000"], CHOICE, ["30s", "99999999999"]),
+    "sslmode": (["disable", "allow", "prefer", "require"], CHOICE, ["on", "true", "verify", "verify-full"]),
+    "requiressl": (["0", "1"], TEXT, ["2", "true"]),
+    "sslnegotiation": (["postgres"], CHOICE, ["direct", "tls"]),
+    "sslcompression": (["0", "1"], TEXT, ["2"]),
+    "sslcert": ([], TEXT, [FILE, "/no/such/file"]),
+    "sslkey": ([], TEXT, [FILE, "/no/such/file"]),
+    "sslpassword": (["s3cret"], TEXT, []),
+    "sslcertmode": (["allow"], CHOICE, ["disable", "require"]),
+    "sslrootcert": (["system"], TEXT, [FILE, "/no/such/file"]),
+    "sslcrl": ([], TEXT, [FILE]),
+    "sslcrldir": ([], TEXT, ["/tmp"]),
+    "sslsni": (["1"], CHOICE, ["0", "2"]),
+    "requirepeer": ([], TEXT, ["postgres"]),
+    "require_auth": ([], TEXT, ["scram-sha-256", "!password", "none"]),
+    "ssl_min_protocol_version": ([], TEXT, ["TLSv1.2", "SSLv3"]),
+    "ssl_max_protocol_version": ([], TEXT, ["TLSv1.3", "TLSv1"]),
+    "gssencmode": (["disable", "prefer"], CHOICE, ["require", "on"]),
+    "krbsrvname": (["postgres"], TEXT, []),
+    "gsslib": (["gssapi"], TEXT, ["mit"]),
+    "gssdelegation": (["0"], CHOICE, ["1"]),
+    "replication": (["false", "off", "no", "0"], TEXT, ["true", "on", "yes", "1", "database"]),
+    "target_session_attrs": (
+        ["any", "read-write", "read-only", "primary", "standby", "prefer-standby"],
+        CHOICE,
+        ["master"],
+    ),
+    "load_balance_hosts": (["disable", "random"], CHOICE, ["round-robin"]),
+}
+
+
+class TestLibpq:
+    @pytest.mark.parametrize("name", LIBPQ)
+    def test_parameter_of_libpq_is_understood_or_refused_in_a_sentence(self, name: str) -> None:
+        taken, empty_is_left_out, refused = LIBPQ[name]
+        for value in taken:
+            address = PostgresURL.parse(f"postgresql://db/app?{name}={quote(value)}")
+            arguments = seen_by_asyncpg(f"postgresql://db/app?{name}={quote(value)}") | address.connect_arguments()
+            inspect.signature(connect).bind(**arguments)
+            inspect.signature(asyncpg.connect).bind(**{key: arguments[key] for key in arguments if key not in OUR_OWN})
+        if empty_is_left_out:
+            left_out = PostgresURL.parse("postgresql://db/app")
+            assert PostgresURL.parse(f"postgresql://db/app?{name}=").connect_arguments() == left_out.connect_arguments()
+        else:
+            assert name in refusal(f"postgresql://db/app?{name}=")
+        for value in refused:
+            message = refusal(f"postgresql://db/app?{name}={quote(value)}")
+            assert name in message or "host" in message
+            assert not any(value in message for value in ("s3cret", FILE, "scram-sha-256", "10.0.0.7"))
+
+    @pytest.mark.parametrize(
+        ("query", "arguments"),
+        [
+            ("keepalives=1", {"keepalive": {"keepalives": 1}}),
+            ("keepalives=0", {"keepalive": {"keepalives": 0}}),
+            (
+                "keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=30000",
+                {
+                    "keepalive": {
+                        "keepalives_idle": 30,
+                        "keepalives_interval": 10,
+                        "keepalives_count": 3,
+                        "tcp_user_timeout": 30000,
+                    }
+                },
+            ),
+            ("sslnegotiation=direct&sslmode=require", {"direct_tls": True}),
+            ("load_balance_hosts=random", {"shuffle": True}),
+            ("load_balance_hosts=disable", {}),
+            ("krbsrvname=pg&gsslib=gssapi", {"krbsrvname": "pg", "gsslib": "gssapi"}),
+            (f"passfile={FILE}", {"passfile": FILE}),
+            ("channel_binding=require&gssencmode=prefer&sslcompression=1&replication=false&client_encoding=UTF8", {}),
+            ("fallback_application_name=psql", {}),
+        ],
+    )
+    def test_parameter_has_libpq_s_meaning(self, query: str, arguments: dict[str, Any]) -> None:
+        assert PostgresURL.parse(f"postgresql://db/app?{query}").connect_arguments() == arguments
+
+    @pytest.mark.parametrize(("value", "mode"), [("1", "require"), ("0", "prefer"), ("", "prefer")])
+    def test_requiressl_is_an_sslmode(self, value: str, mode: str) -> None:
+        assert seen_by_asyncpg(f"postgresql://db/app?requiressl={value}")["ssl"] == mode
+
+    def test_versions_of_tls_are_those_of_the_context(self) -> None:
+        query = "sslmode=require&ssl_min_protocol_version=TLSv1.3&sslnegotiation=direct"
+        context = PostgresURL.parse(f"postgresql://db/app?{query}").connect_arguments()["ssl"]
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+        query = "sslmode=require&ssl_min_protocol_version=TLSv1&ssl_max_protocol_version=TLSv1.2"
+        context = PostgresURL.parse(f"postgresql://db/app?{query}").connect_arguments()["ssl"]
+        assert (context.minimum_version, context.maximum_version) == (ssl.TLSVersion.TLSv1_2,) * 2
+
+    @pytest.mark.parametrize("url", ["postgresql://a..b/app", f"postgresql://{'x' * 64}/app", "postgresql://.db/app"])
+    def test_host_that_no_resolver_takes_is_refused(self, url: str) -> None:
+        assert refusal(url).startswith("expected a host name")
 
 
 class TestAsyncpg:
@@ -224,3 +369,10 @@ class TestSecrets:
         assert PostgresURL.parse(self.URL).masked() == (
             "postgresql://app:********@db/app?sslmode=require&sslpassword=********"
         )
+
+
+def test_the_page_on_settings_names_every_parameter_of_libpq() -> None:
+    section = (
+        Path("docs/settings.md").read_text().partition("## The parameters of DATABASE_URL")[2].partition("\n## ")[0]
+    )
+    assert set(re.findall(r"`([a-z_]+)`", section)) >= LIBPQ.keys()
