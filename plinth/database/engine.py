@@ -27,6 +27,7 @@ from plinth.database.errors import (
     DatabaseUnavailableError,
     TransactionConflictError,
     database_reason,
+    is_of_the_server,
     sqlstate,
     translated,
 )
@@ -249,8 +250,10 @@ def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
 
 def _handle_error(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
-    if sqlstate(error) == READ_ONLY_STATE:
-        context.is_disconnect = True  # of all connections of the pool
+    if is_of_the_server(error):
+        context.is_disconnect = True
+        # The others are of the same server, which a failover has left.
+        context.invalidate_pool_on_disconnect = sqlstate(error) == READ_ONLY_STATE
     if not isinstance(error, TimeoutError):
         return None
     # The server did not answer in time. SQLAlchemy would close the connection gracefully and wait for the server

@@ -20,6 +20,7 @@ __all__ = [
     "count_failure",
     "database_reason",
     "is_conflict",
+    "is_of_the_server",
     "known_reason",
     "sqlstate",
     "translated",
@@ -116,6 +117,11 @@ def driver_error(error: BaseException) -> BaseException:
     return error
 
 
+def is_of_the_server(error: BaseException) -> bool:
+    """Whether the error concerns the server and not the statement: another connection may do better."""
+    return sqlstate(error).startswith(_UNAVAILABLE_STATES)
+
+
 def is_conflict(error: BaseException) -> bool:
     """Whether the transaction was rolled back for another one, and may be tried again."""
     return sqlstate(error) in _CONFLICT_STATES
@@ -144,7 +150,7 @@ def count_failure(error: BaseException) -> bool:
     elif (
         isinstance(cause, OSError | asyncpg.PostgresConnectionError)
         or getattr(error, "connection_invalidated", False)
-        or state.startswith(_UNAVAILABLE_STATES)
+        or is_of_the_server(error)
         # asyncpg raises "connection is closed" with the class that it also uses for programming errors.
         or (isinstance(cause, asyncpg.InterfaceError) and "clos" in str(cause))
         # The server has said that it ends this connection, and has not closed it yet.

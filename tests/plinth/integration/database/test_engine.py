@@ -149,6 +149,41 @@ class TestLimits:
             for _ in range(3):
                 await write()
 
+    @pytest.mark.parametrize("by", ["connection", "session"])
+    @pytest.mark.parametrize(
+        "state",
+        [
+            *("57P01", "57P02", "57P03", "57P04", "57P05", "25006"),
+            *("08000", "08003", "08006", "08P01", "53100", "53200", "53300"),
+        ],
+    )
+    async def test_server_that_says_it_cannot_serve_is_unavailable_and_its_connection_is_left(
+        self, database_url: str, state: str, by: str
+    ) -> None:
+        database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0))
+        fail = f"DO $$ BEGIN RAISE 's3cret' USING ERRCODE = '{state}'; END $$"
+
+        async def server() -> int:
+            async with database.connection() as connection:
+                number: int = await connection.fetchval("SELECT pg_backend_pid()")
+                return number
+
+        async def ask() -> None:
+            if by == "session":
+                async with database.session() as session:
+                    await (await session.connection()).exec_driver_sql(fail)
+            else:
+                async with database.connection() as connection:
+                    await connection.execute(fail)
+
+        before = await server()
+        with pytest.raises(DatabaseUnavailableError) as caught:
+            await ask()
+        assert caught.value.reason
+        assert "s3cret" not in caught.value.reason
+        assert await server() != before
+        await database.aclose()
+
     async def test_database_that_cannot_be_written_gives_no_answer_to_a_ping(self, database_url: str) -> None:
         database = Database(settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=1, DB_MAX_OVERFLOW=0))
         await database.ping()

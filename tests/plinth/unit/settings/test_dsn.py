@@ -373,6 +373,9 @@ class TestSecrets:
 
 def test_the_page_on_settings_names_every_parameter_of_libpq() -> None:
     section = (
-        Path("docs/settings.md").read_text().partition("## The parameters of DATABASE_URL")[2].partition("\n## ")[0]
+        (Path(__file__).parents[4] / "docs/settings.md")
+        .read_text()
+        .partition("## The parameters of DATABASE_URL")[2]
+        .partition("\n## ")[0]
     )
     assert set(re.findall(r"`([a-z_]+)`", section)) >= LIBPQ.keys()
