@@ -45,6 +45,8 @@ class PostgresURL:
         scheme, separator, rest = url.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise ValueError("expected a URL that starts with postgresql://")
+        if "%00" in rest:  # it ends a string in PostgreSQL's protocol; libpq refuses it as well
+            raise ValueError("expected no %00")
         address, _, query = rest.partition("?")
         authority, _, database = address.partition("/")
         if "@" in database or "@" in query:

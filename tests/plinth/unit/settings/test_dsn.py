@@ -57,6 +57,12 @@ class TestCredentials:
         assert (seen["user"], seen["password"], seen["database"]) == (NASTY, NASTY, NASTY)
         assert PostgresURL.parse(PostgresURL.parse(url).for_libpq()) == PostgresURL.parse(url)
 
+    @pytest.mark.parametrize(
+        "url", ["postgresql://a%00:s3cret@db/app", "postgresql://db/a%00", "postgresql://db/app?application_name=%00"]
+    )
+    def test_character_that_the_protocol_cannot_carry_is_refused(self, url: str) -> None:
+        assert refusal(url) == "expected no %00"
+
     def test_an_at_sign_in_the_password_needs_no_encoding(self) -> None:
         assert seen_by_asyncpg("postgresql://app:p@ss@db/app")["password"] == "p@ss"
 
