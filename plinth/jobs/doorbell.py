@@ -16,9 +16,11 @@ import structlog
 from redis.asyncio import Redis
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.errors import ServiceUnavailableError
 from plinth.jobs.after_commit import after_commit
-from plinth.redis.errors import redis_reason
+from plinth.redis.errors import is_wrong_server, redis_reason
 from plinth.redis.keys import key_prefix
+from plinth.redis.window import WriteCheck
 from plinth.settings import PlatformSettings
 
 __all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit"]
@@ -86,10 +88,14 @@ class Doorbell:
         Rings from before a connection are missed. After each connection, the first included, it yields two empty sets,
         which mean that any queue may hold work and any job may be cancelled.
         """
-        while self._redis is not None:
+        if self._redis is None:
+            return
+        check = WriteCheck(self._redis, self._channel)
+        while True:
             try:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(self._channel)
+                    await _leave_wrong_server(check)
                     self.heard = True
                     self._told_of -= {"the doorbell is not heard"}
                     yield set(), set()
@@ -98,6 +104,7 @@ class Doorbell:
                         if message is None:
                             # No message, or a dead connection that has not been noticed.
                             await subscription.ping()
+                            await _leave_wrong_server(check)
                         elif message["type"] == "message" and (ring := _parse(message["data"])) is not None:
                             yield ring
             except Exception as error:  # noqa: BLE001 - whatever it is, this worker looks for jobs by itself
@@ -114,6 +121,15 @@ class Doorbell:
 def doorbell_for(settings: PlatformSettings, redis: Redis | None) -> Doorbell:
     """Make the doorbell of this service, on a channel of its own."""
     return Doorbell(redis, channel=f"{key_prefix(settings)}:jobs")
+
+
+async def _leave_wrong_server(check: WriteCheck) -> None:
+    """Raise the error of a server that is not the primary: rings are published elsewhere, and may not come here."""
+    try:
+        await check()
+    except ServiceUnavailableError as error:
+        if error.__cause__ is not None and is_wrong_server(error.__cause__):
+            raise error.__cause__ from None
 
 
 def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:

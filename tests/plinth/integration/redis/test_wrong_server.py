@@ -19,6 +19,7 @@ from plinth.embedded.redis import Redis
 from plinth.errors import ServiceUnavailableError
 from plinth.health import readiness
 from plinth.http.rate_limit import RateLimiter
+from plinth.jobs.doorbell import Doorbell
 from plinth.redis.client import close_redis, open_redis
 from plinth.redis.window import WriteCheck
 from plinth.testing.servers import scratch_folder
@@ -288,6 +289,46 @@ class TestFailover:
                 await client.set("key", 2)
             await asyncio.gather(*reading, return_exceptions=True)
             await asyncio.gather(*(client.set(f"key-{number}", 2) for number in range(6)))
+
+    async def test_listener_leaves_a_server_that_has_become_a_replica(
+        self, admin: Any, link: Path, successor: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.jobs.doorbell._READ_SECONDS", 0.05)
+        monkeypatch.setattr("plinth.jobs.doorbell._RETRY_SECONDS", 0.05)
+        async with asyncio.timeout(60), opened(f"unix://{link}") as client:
+            doorbell = Doorbell(client, channel="test:jobs")
+            heard: Any = doorbell.listen()
+            with capture_logs() as logs:
+                assert await anext(heard) == (set(), set())
+                assert doorbell.heard
+                admin.execute_command("REPLICAOF 127.0.0.1 1")
+                connecting = asyncio.create_task(anext(heard))
+                while doorbell.heard:  # noqa: ASYNC110 - the listener's own state
+                    await asyncio.sleep(0.01)
+                successor()
+                assert await connecting == (set(), set())
+                assert doorbell.heard
+                doorbell.ring(["default"])
+                assert await anext(heard) == ({"default"}, set())
+            await heard.aclose()
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [
+            ("the doorbell is not heard", "Redis is a read-only replica")
+        ]
+
+    async def test_listener_stays_with_a_server_that_is_only_full(
+        self, server: Redis, admin: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.jobs.doorbell._READ_SECONDS", 0.05)
+        async with asyncio.timeout(60), opened(server.url()) as client:
+            admin.config_set("maxmemory", 1)
+            doorbell = Doorbell(client, channel="test:jobs")
+            heard: Any = doorbell.listen()
+            assert await anext(heard) == (set(), set())
+            ringing = asyncio.create_task(anext(heard))
+            await asyncio.sleep(0.2)
+            doorbell.ring(["default"])
+            assert await ringing == ({"default"}, set())
+            await heard.aclose()
 
 
 @pytest.fixture
