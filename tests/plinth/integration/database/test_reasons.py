@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,29 @@ class TestPoolers:
     )
     def test_answer_of_pgbouncer_is_told(self, message: str, reason: str) -> None:
         assert database_reason(asyncpg.ProtocolViolationError(message)) == reason
+
+    @pytest.mark.parametrize(
+        ("state", "message", "reason"),
+        [
+            ("08P01", "unsupported startup parameter: jit", SETTINGS_REFUSED),
+            ("08P01", "no such user: s3cret", "The database refuses the user or the password"),
+            ("XX000", "Tenant or user not found", "The pooler knows no such user or project"),
+            ("XX000", "MaxClientsInSessionMode: max clients reached - s3cret", NO_ROOM),
+        ],
+    )
+    async def test_refusal_of_a_pooler_is_told_by_every_command(self, state: str, message: str, reason: str) -> None:
+        fields = f"SFATAL\0VFATAL\0C{state}\0M{message}\0\0".encode()
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            (length,) = struct.unpack("!i", await reader.readexactly(4))
+            await reader.readexactly(length - 4)
+            writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as pooler:
+            url = f"postgresql://ann:s3cret@127.0.0.1:{pooler.sockets[0].getsockname()[1]}/anns?sslmode=disable"
+            assert await by_ping(url) == reason
+            assert await by_wait(url) == await by_migrate(url) == f"{reason}: so it has been for 0 s."
 
     def test_unknown_error_has_its_class_and_state_and_no_text(self) -> None:
         error = asyncpg.ProtocolViolationError("s3cret")

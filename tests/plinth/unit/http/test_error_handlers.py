@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from structlog.testing import capture_logs
 
 from plinth import errors
+from plinth.database.errors import DatabaseUnavailableError, TransactionConflictError
 from plinth.errors import AppException
 from plinth.http.error_handlers import install_exception_handlers, title_of
 from plinth.http.problems import problems
@@ -224,3 +225,19 @@ class TestDescription:
         assert set(responses["404"]["content"]) == set(responses["500"]["content"]) == {"application/problem+json"}
         assert set(responses["200"]["content"]) == {"application/json"}
         assert "Problem" in document["components"]["schemas"]
+
+
+async def test_operator_reads_the_reason_of_a_503_and_the_client_does_not() -> None:
+    for error in (
+        DatabaseUnavailableError(reason="The database is read-only"),
+        TransactionConflictError(reason="The transaction clashed with another one"),
+    ):
+        with capture_logs() as logs:
+            async with caller_of(an_app(error)) as client:
+                response = await client.get("/")
+        problem(response, 503, error.code)
+        assert response.headers["retry-after"] == "1"
+        assert error.reason
+        assert error.reason not in response.text
+        (line,) = (entry for entry in logs if entry["event"] == "request failed")
+        assert line["reason"] == error.reason
