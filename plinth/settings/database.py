@@ -1,6 +1,6 @@
 """The settings of the database: its address, the pool, the time limits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from plinth.settings import types
 from plinth.settings.dsn import PostgresURL
 from plinth.settings.general import GeneralSettings
+from plinth.settings.libpq import check_parameter
 from plinth.settings.loading import SettingsError
 from plinth.settings.secret_strength import is_example
 
@@ -17,6 +18,15 @@ __all__ = ["DatabaseSettings", "postgres_url"]
 COMMAND_TIMEOUT_MARGIN = 0.2
 # Seconds after which the server ends a transaction without activity, and frees its locks.
 IDLE_IN_TRANSACTION_TIMEOUT = 60
+# The variables that asyncpg reads for what the URL leaves out, of those that have a form.
+_READ_BY_ASYNCPG = {
+    "PGSSLMODE": "sslmode",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+    "PGSSLMINPROTOCOLVERSION": "ssl_min_protocol_version",
+    "PGSSLMAXPROTOCOLVERSION": "ssl_max_protocol_version",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+    "PGGSSLIB": "gsslib",
+}
 
 
 class DatabaseSettings(GeneralSettings):
@@ -82,6 +92,16 @@ class DatabaseSettings(GeneralSettings):
                 **from_url,
             }
         return {**arguments, **from_url, "server_settings": session | from_url.get("server_settings", {})}
+
+    @classmethod
+    def wrong_variables(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        yield from super().wrong_variables(environment)
+        for name, parameter in _READ_BY_ASYNCPG.items():
+            if environment.get(name):
+                try:
+                    check_parameter(parameter, environment[name])
+                except ValueError as error:
+                    yield name, str(error)
 
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         yield from super().unfit_for_deployment()

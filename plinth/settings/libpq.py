@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["KEEPALIVE", "SSL_FILES", "read_parameters"]
+__all__ = ["KEEPALIVE", "SSL_FILES", "check_parameter", "read_parameters"]
 
 SSL_FILES = ("sslrootcert", "sslcert", "sslkey")
 _TLS_VERSIONS = ("ssl_min_protocol_version", "ssl_max_protocol_version")
@@ -74,7 +74,7 @@ def read_parameters(query: str) -> dict[str, str]:
     for pair in query.split("&") if query else ():
         given, _, value = pair.partition("=")
         name, value = _usual(given, unquote(value))
-        _check(name, value)
+        check_parameter(name, value)
         if name in parameters:
             raise ValueError(f"expected the parameter {name!r} once")
         parameters[name] = value
@@ -97,7 +97,8 @@ def _usual(name: str, value: str) -> tuple[str, str]:
     return name, value
 
 
-def _check(name: str, value: str) -> None:
+def check_parameter(name: str, value: str) -> None:
+    """Raise ValueError with the name of the parameter unless it may have that value."""
     if name in _REFUSED:
         if value:
             raise ValueError(f"asyncpg has no counterpart for the parameter {name!r}: {_REFUSED[name]}")

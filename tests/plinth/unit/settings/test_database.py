@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from plinth.settings import PlatformSettings, SettingsError
+from tests.support.settings import clear_environment, problems
 
 
 def test_database_connections_have_session_settings_and_time_limits() -> None:
@@ -64,3 +65,27 @@ def test_certificate_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
         _ = found.database_connect_args
     assert caught.value.problems == ["DATABASE_URL: sslrootcert: no certificate can be loaded from it"]
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("PGSSLMODE", "s3cret", "require"),
+        ("PGSSLNEGOTIATION", "s3cret", "postgres"),
+        ("PGSSLMINPROTOCOLVERSION", "s3cret", "TLSv1.2"),
+        ("PGSSLMAXPROTOCOLVERSION", "s3cret", "TLSv1.3"),
+        ("PGTARGETSESSIONATTRS", "s3cret", "read-write"),
+        ("PGGSSLIB", "s3cret", "gssapi"),
+    ],
+)
+def test_wrong_variable_that_asyncpg_reads_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, wrong: str, right: str
+) -> None:
+    clear_environment(monkeypatch, tmp_path)
+    for value in (right, ""):
+        monkeypatch.setenv(name, value)
+        PlatformSettings()
+    monkeypatch.setenv(name, wrong)
+    (found,) = problems(PlatformSettings)
+    assert found.startswith(f"{name} (environment): expected ")
+    assert "s3cret" not in found
