@@ -145,6 +145,10 @@ class ServiceUnavailableError(AppException):
         )
         self.reason = reason
 
+    def __str__(self) -> str:
+        # For the log, a job's record and the command line. Clients get `detail`.
+        return self.reason or super().__str__()
+
 
 class ExternalServiceError(AppException):
     """An external service failed. `service` names it, in logs and in the response."""
