@@ -32,6 +32,7 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
             access_sample=settings.LOG_ACCESS_SAMPLE,
             slow_seconds=settings.LOG_SLOW_REQUEST,
             hash_key=derive_keys(settings.SECRET_KEY, "log")[0],
+            trace_callers=settings.TRACEPARENT_ALLOW_IPS,
         ),
     ]
     if settings.BACKEND_CORS_ORIGINS:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
 from math import ceil
 from time import monotonic
 
@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 
 from plinth.errors import RateLimitError
+from plinth.http.addresses import read_address
 from plinth.redis.errors import redis_reason
 from plinth.redis.window import WindowCounter
 
@@ -190,12 +191,7 @@ async def count_address(request: Request, limiter: RateLimiter | None) -> None:
 @lru_cache(maxsize=4096)
 def counted_address(host: str) -> str:
     """The address that a client is counted by: of IPv6 the network of /64, which is one customer's."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
+    address = read_address(host)
+    if address is None:
         return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ip_network((int(address) >> 64 << 64, 64)))
+    return str(ip_network((int(address) >> 64 << 64, 64)) if isinstance(address, IPv6Address) else address)

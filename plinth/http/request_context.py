@@ -1,7 +1,7 @@
 """The middleware that identifies, traces, counts and logs every request: pure ASGI, no task, no copied body."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from os import urandom
@@ -15,6 +15,7 @@ from opentelemetry.trace import format_trace_id
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plinth.health.lifecycle import Lifecycle
+from plinth.http.addresses import network_check
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.route_template import route_template, watch_route
@@ -50,6 +51,9 @@ class RequestContextMiddleware:
     successes a share of `access_sample` is logged, and all that took `slow_seconds` or longer or whose trace is
     recorded. A response that an error has cut short counts as a failure, whatever status it began with. Callers are
     logged as a hash with `hash_key`.
+
+    `trace_callers` are the addresses and networks of clients whose trace is continued (`*`: any). All others begin a
+    trace of their own.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class RequestContextMiddleware:
         access_sample: float = 1.0,
         slow_seconds: float = 1.0,
         hash_key: bytes = b"",
+        trace_callers: Sequence[str] = (),
         metrics: HttpMetrics = HTTP,
     ) -> None:
         self.app = app
@@ -69,6 +74,7 @@ class RequestContextMiddleware:
         self.access_sample = access_sample
         self.slow_seconds = slow_seconds
         self.hash_of = principal_hash(hash_key)
+        self.is_trusted = network_check(trace_callers)
         self.metrics = metrics
         self.log = log.bind()  # looked up once: that is 1% of a request
 
@@ -86,7 +92,9 @@ class RequestContextMiddleware:
         watch_route(scope)
         lifecycle = self.lifecycle
         quiet = scope["path"] in self.quiet_paths
-        trace = None if quiet else begin_request(scope, given.get(b"traceparent"), given.get(b"tracestate"))
+        traceparent = given.get(b"traceparent")
+        trusted = traceparent is not None and self.is_trusted(scope.get("client"))
+        trace = None if quiet else begin_request(scope, traceparent, given.get(b"tracestate"), trusted=trusted)
         if trace is not None:
             extra_headers.append((b"traceresponse", trace.response))
             trace_token = attach(trace.context)

@@ -22,7 +22,7 @@ class HttpSettings(GeneralSettings):
     MAX_CONNECTIONS: int = Field(1000, ge=1)
     HEAD_TIMEOUT: types.Seconds = 10
     MIN_BYTES_PER_SECOND: int = Field(500, ge=1)
-    FORWARDED_ALLOW_IPS: types.Proxies = ("127.0.0.1",)
+    FORWARDED_ALLOW_IPS: types.Networks = ("127.0.0.1",)
     RATE_LIMIT: types.Rate = "600/minute"
     RATE_LIMIT_ANONYMOUS: types.Rate = "60/minute"
 

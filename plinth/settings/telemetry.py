@@ -30,6 +30,7 @@ class TelemetrySettings(GeneralSettings):
     LOG_FORMAT: Literal["auto", "json", "console"] = "auto"
     LOG_ACCESS_SAMPLE: float = Field(1.0, ge=0, le=1)
     LOG_SLOW_REQUEST: types.Seconds = 1.0
+    TRACEPARENT_ALLOW_IPS: types.Networks = ()
 
     # The names are OpenTelemetry's. Its exporter reads its other variables from the environment by itself.
     OTEL_EXPORTER_OTLP_ENDPOINT: types.BaseUrl | None = None

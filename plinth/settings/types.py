@@ -78,8 +78,8 @@ def _check_hmac_secrets(value: SecretStr) -> SecretStr:
     return value
 
 
-def _check_proxy(value: str) -> str:
-    # Uvicorn takes what it cannot read for the name of a socket, and trusts nothing.
+def _check_network(value: str) -> str:
+    # Of a proxy, uvicorn takes what it cannot read for the name of a socket, and trusts nothing.
     try:
         return value if value == "*" else str(ip_network(value))
     except ValueError:
@@ -193,7 +193,7 @@ CorsOrigins = Annotated[
     tuple[Annotated[str, _ORIGIN, _matching(rf"\*|{_ORIGIN_PATTERN}", _ORIGIN_EXPECTED)], ...], *LIST
 ]
 
-Proxies = Annotated[tuple[Annotated[str, AfterValidator(_check_proxy)], ...], *LIST]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], *LIST]
 
 _NAME = _matching(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", "names of 1 to 100 letters, digits and . _ : -")
 Names = Annotated[tuple[Annotated[str, _NAME], ...], Field(min_length=1), *LIST]

@@ -1,7 +1,7 @@
 """Traces: which trace a request or a job belongs to, and the spans that record it.
 
-An incoming `traceparent` (W3C Trace Context) gives log lines and problem documents their trace id and is stored with
-enqueued jobs, whether tracing is on or off. Spans are made while it is on: `plinth.telemetry.trace_setup`.
+The `traceparent` (W3C Trace Context) of a trusted caller gives log lines and problem documents their trace id and is
+stored with enqueued jobs, whether tracing is on or off. Spans are made while it is on: `plinth.telemetry.trace_setup`.
 
 This module needs OpenTelemetry's API alone, not its SDK. Spans of SQL statements are recorded by
 `plinth.database.observed_connection`, of Redis commands by `plinth.redis.client`, of HTTP requests by
@@ -108,12 +108,15 @@ class RequestTrace(NamedTuple):
     """The value of the header `traceresponse`: trace, span, and whether it is recorded here."""
 
 
-def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None) -> RequestTrace | None:
-    """Continue the caller's trace if there is a valid one, or begin one. None: the request belongs to no trace.
+def begin_request(
+    scope: Scope, traceparent: str | None, tracestate: str | None, *, trusted: bool
+) -> RequestTrace | None:
+    """Continue the trace of a trusted caller, or begin one. None: the request belongs to no trace.
 
-    While tracing is off the span stands for the caller's and records nothing.
+    A trace that begins here has a link to the span of a caller that is not trusted, whose flags decide nothing. While
+    tracing is off the span stands for the trusted caller's and records nothing.
     """
-    caller = None if traceparent is None else _parse(traceparent, tracestate)
+    caller = _parse(traceparent, tracestate) if trusted and traceparent is not None else None
     if _tracer is None:
         if caller is None:
             return None
@@ -133,6 +136,8 @@ def begin_request(scope: Scope, traceparent: str | None, tracestate: str | None)
                     "url.scheme": scope.get("scheme", "http"),
                 }
             )
+            if not trusted and traceparent is not None and (stranger := _parse(traceparent, tracestate)) is not None:
+                span.add_link(stranger)
     context = span.get_span_context()
     response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
     return RequestTrace(span, trace.set_span_in_context(span, _EMPTY), response)

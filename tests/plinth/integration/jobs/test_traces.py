@@ -49,7 +49,9 @@ async def enqueue_in(database: Database, kind: JobKind[Any], caller: str | None)
     """Enqueue as an endpoint would, for a caller with this `traceparent`; None: outside of any request."""
     request = None
     if caller is not None:
-        request = tracing.begin_request({"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None)
+        request = tracing.begin_request(
+            {"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None, trusted=True
+        )
     token = otel.attach(otel.Context() if request is None else request.context)
     try:
         async with database.session() as session:

@@ -394,7 +394,7 @@ class TestExpositionFormat:
         """Make each request begin a trace. The list gets the trace ids."""
         tracer, ids = TracerProvider(sampler).get_tracer("test"), list[str]()
 
-        def begin(*request: Any) -> RequestTrace:
+        def begin(*request: Any, trusted: bool) -> RequestTrace:
             span = tracer.start_span("request")
             ids.append(format_trace_id(span.get_span_context().trace_id))
             return RequestTrace(span, Context(), b"")

@@ -22,6 +22,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from plinth.database.observed_connection import describe
 from plinth.errors import NotFoundError
@@ -59,8 +60,8 @@ def provider_for(settings: Any, collector: Collector) -> tuple[TracerProvider, B
     return build_tracer_provider(settings, f"{collector.url}/v1/traces", "api")
 
 
-def service() -> ASGIApp:
-    """An application with a route, a handled and an unhandled error, and middleware."""
+def service(*trusted: str) -> ASGIApp:
+    """An application with a route, a handled and an unhandled error, and middleware, that trusts these callers."""
     app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
     router = APIRouter()
 
@@ -75,7 +76,7 @@ def service() -> ASGIApp:
     app.include_router(router, prefix="/api")
     install_exception_handlers(app)
     app.add_middleware(UnhandledErrorMiddleware)
-    app.add_middleware(RequestContextMiddleware, quiet_paths=frozenset({"/health"}))
+    app.add_middleware(RequestContextMiddleware, quiet_paths=frozenset({"/health"}), trace_callers=trusted or ("*",))
     return app
 
 
@@ -86,7 +87,7 @@ async def ask(app: ASGIApp, path: str = "/api/things/1", method: str = "GET", **
 
 
 class TestTraceparent:
-    """Without tracing, the traceparent of a caller is adopted if it is valid."""
+    """Without tracing, the traceparent of a trusted caller is adopted if it is valid."""
 
     @pytest.mark.parametrize(
         "value",
@@ -295,10 +296,98 @@ class TestRequest:
         async def hello(scope: Scope, receive: Receive, send: Send) -> None:
             await Response("hello")(scope, receive, send)
 
-        quiet = RequestContextMiddleware(hello, access_sample=0)
+        quiet = RequestContextMiddleware(hello, access_sample=0, trace_callers=("*",))
         await ask(quiet)
         await ask(quiet, headers={"traceparent": UNSAMPLED})
         assert len(log.lines("request")) == 1
+
+
+class TestStrangers:
+    """The traceparent of a caller that is not trusted decides nothing."""
+
+    @pytest.mark.parametrize("ratio", [0, 1])
+    @pytest.mark.parametrize("theirs", [SAMPLED, UNSAMPLED])
+    async def test_stranger_s_trace_begins_here_as_the_ratio_says(
+        self, collector: Collector, log: Stderr, theirs: str, ratio: int
+    ) -> None:
+        async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=ratio), "api"):
+            answer = await ask(service("192.0.2.1"), headers={"traceparent": theirs, "tracestate": "a=1"})
+
+        assert answer.json() not in (None, TRACE)
+        assert answer.headers["traceresponse"][3:35] == log.lines("request")[0]["trace_id"] == answer.json()
+        assert int(answer.headers["traceresponse"][-2:], 16) & 1 == ratio
+        assert len(collector.spans) == ratio
+        for span in collector.spans:
+            assert (span.trace_id, span.parent_id, span.tracestate) == (answer.json(), "", "")
+            assert span.links == [(TRACE, SPAN)]
+
+    @pytest.mark.parametrize("sampler", ["traceidratio", "parentbased_always_off", "always_off"])
+    async def test_stranger_s_trace_id_does_not_decide_what_is_recorded(
+        self, collector: Collector, sampler: str
+    ) -> None:
+        settings = traced(collector.url, OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=1e-9)
+        async with trace_setup.running(settings, "api"):
+            await ask(service("192.0.2.1"), headers={"traceparent": f"00-{1:032x}-{SPAN}-01"})
+        assert collector.spans == []
+
+    async def test_stranger_s_flag_forces_no_access_line(self, collector: Collector, log: Stderr) -> None:
+        async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+            await Response("hello")(scope, receive, send)
+
+        async with trace_setup.running(traced(collector.url, OTEL_TRACES_SAMPLER_ARG=0), "api"):
+            for trusted in ("192.0.2.1", "203.0.113.7"):
+                app = RequestContextMiddleware(hello, access_sample=0, trace_callers=(trusted,))
+                await ask(app, f"/{trusted}", headers={"traceparent": SAMPLED})
+        assert [line["path"] for line in log.lines("request")] == ["/203.0.113.7"]
+
+    async def test_stranger_s_trace_id_is_nowhere_while_tracing_is_off(self, log: Stderr) -> None:
+        answer = await ask(service("192.0.2.1"), "/api/things/missing", headers={"traceparent": SAMPLED})
+
+        assert "trace_id" not in problem(answer, 404)
+        assert "traceresponse" not in answer.headers
+        assert TRACE not in log.getvalue()
+
+    async def test_malformed_traceparent_of_a_stranger_is_no_link(self, collector: Collector) -> None:
+        async with trace_setup.running(traced(collector.url), "api"):
+            await ask(service("192.0.2.1"), headers={"traceparent": f"00-{TRACE}-{'0' * 16}-01"})
+        assert collector.one("GET /api/things/{name}").links == []
+
+    @pytest.mark.parametrize(
+        ("networks", "client", "forwarded", "continued"),
+        [
+            ((), "203.0.113.7", None, False),
+            (("203.0.113.0/24",), "203.0.113.7", None, True),
+            (("203.0.113.7/32",), "::ffff:203.0.113.7", None, True),
+            (("203.0.113.8/32", "2001:db8::/32"), "2001:db8::1%eth0", None, True),
+            (("2001:db8::/32",), "203.0.113.7", None, False),
+            (("0.0.0.0/0", "::/0"), "testclient", None, False),
+            (("*",), "testclient", None, True),
+            # Behind a proxy, whose word on the client's address is taken: the proxy itself is no caller.
+            (("10.0.0.0/8",), "10.0.0.1", "203.0.113.7", False),
+            (("10.0.0.0/8",), "10.0.0.1", "10.9.9.9, 203.0.113.7", False),
+            (("10.0.0.0/8",), "10.0.0.1", "10.9.9.9", True),
+            (("10.0.0.0/8",), "10.5.5.5", None, True),
+            (("10.0.0.0/8",), "203.0.113.7", "10.9.9.9", False),
+        ],
+    )
+    async def test_trace_of_a_caller_within_the_networks_is_continued(
+        self, networks: tuple[str, ...], client: str, forwarded: str | None, continued: bool
+    ) -> None:
+        seen = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(tracing.current_trace_id())
+            await Response("hello")(scope, receive, send)
+
+        behind: Any = ProxyHeadersMiddleware(
+            RequestContextMiddleware(app, trace_callers=networks),  # type: ignore[arg-type]
+            trusted_hosts="10.0.0.1",
+        )
+        transport = httpx.ASGITransport(behind, client=(client, 4711))
+        headers = {"traceparent": SAMPLED} | ({"X-Forwarded-For": forwarded} if forwarded else {})
+        async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as asking:
+            await asking.get("/", headers=headers)
+        assert seen == [TRACE if continued else None]
 
 
 class TestSampler:
@@ -540,7 +629,7 @@ class TestRecordedCalls:
     async def test_recorded_call_is_like_a_span_around_it(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
             scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
-            request = tracing.begin_request(scope, *headers)
+            request = tracing.begin_request(scope, *headers, trusted=True)
             assert request is not None
             with trace.use_span(request.span), tracing.client_span("begun", {"a": 1, "b": "c"}):
                 pass
@@ -620,7 +709,7 @@ class TestJobs:
                 pass
             scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
             for caller in (SAMPLED, UNSAMPLED):
-                request = tracing.begin_request(scope, caller, "a=1")
+                request = tracing.begin_request(scope, caller, "a=1", trusted=True)
                 assert request is not None
                 with tracing.enqueue_span("mail", "default", 3, request.context) as stored:
                     assert stored is not None
