@@ -100,6 +100,13 @@ class PayloadTooLargeError(AppException):
     code = "payload_too_large"
 
 
+class UnsupportedMediaTypeError(AppException):
+    """The request body has a type that the endpoint does not take."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class ValidationError(AppException):
     """The input is well formed but not valid. `errors` items: `{"loc": [...], "msg": ..., "type": ...}`."""
 

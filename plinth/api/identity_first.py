@@ -12,6 +12,7 @@ from fastapi.dependencies.models import Dependant
 from starlette.types import Scope
 
 from plinth.api.dependencies import Bearer, check_permission
+from plinth.http.routes import route_of
 
 __all__ = ["check_caller"]
 
@@ -24,7 +25,7 @@ async def check_caller(scope: Scope) -> None:
     Raises:
         AppException: as `plinth.api.dependencies.Bearer` and `require` do.
     """
-    dependant = _dependant(scope)
+    dependant = getattr(route_of(scope), "dependant", None)
     if dependant is None:
         return
     request = Request(scope)
@@ -32,13 +33,6 @@ async def check_caller(scope: Scope) -> None:
         principal = await bearer(request)
         for permission in permissions:
             check_permission(request, principal, permission)
-
-
-def _dependant(scope: Scope) -> Dependant | None:
-    # With the dependencies of the routers around it; `tests/plinth/integration/api/test_identity_first.py` checks the
-    # installed version.
-    route: Any = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    return getattr(route, "dependant", None)
 
 
 def _bearers(dependant: Dependant, overridden: Collection[Any]) -> Iterator[tuple[Bearer, Sequence[str]]]:

@@ -12,11 +12,9 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import compile_path
 
 from plinth.errors import (
     AppException,
@@ -26,6 +24,7 @@ from plinth.errors import (
     ValidationError,
 )
 from plinth.http.rate_limit import count_address
+from plinth.http.routes import methods_of
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import current_trace_id
 
@@ -95,22 +94,13 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     detail = error.detail if isinstance(error.detail, str) and error.detail != title else None
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
+        headers["Allow"] = ", ".join(sorted(methods_of(request.scope)))
     return problem_response(error.status_code, code=title.lower().replace(" ", "_"), detail=detail, headers=headers)
 
 
 async def _app_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)
     return app_exception_response(error)
-
-
-def _allowed_methods(request: Request) -> set[str]:
-    # Starlette names only the methods of the first route that matches the path; RFC 9110 requires all.
-    allowed: set[str] = set()
-    for route in iter_route_contexts(request.app.routes):
-        if route.path and route.methods and compile_path(route.path)[0].match(request.scope["path"]):
-            allowed |= route.methods
-    return allowed
 
 
 async def _request_validation_error(request: Request, error: Exception) -> Response:
@@ -164,6 +154,17 @@ def _describe_problems(app: FastAPI) -> None:
                 for response in operation["responses"].values():
                     if problem := response.get("content", {}).get(PROBLEM_JSON):
                         response["content"] = {PROBLEM_JSON: problem}
+                _describe_unsupported_type(operation)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_unsupported_type(operation: dict[str, Any]) -> None:
+    # Of `BodyLimitMiddleware`, for every endpoint that takes JSON. A body that is not valid is described as a problem.
+    invalid = operation["responses"].get("422", {})
+    if (
+        PROBLEM_JSON in invalid.get("content", {})
+        and "application/json" in operation.get("requestBody", {"content": ()})["content"]
+    ):
+        operation["responses"].setdefault("415", invalid | {"description": title_of(415)})

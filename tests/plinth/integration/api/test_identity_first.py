@@ -121,7 +121,8 @@ class TestGuardedEndpoints:
     async def test_broken_body_of_a_caller_is_told(
         self, client: httpx.AsyncClient, settings: Settings, method: str, path: str
     ) -> None:
-        response = await client.request(method, path, content=b'{"number":', headers=signed_in(settings))
+        headers = signed_in(settings) | {"Content-Type": "application/json"}
+        response = await client.request(method, path, content=b'{"number":', headers=headers)
         assert response.status_code == 422
 
 

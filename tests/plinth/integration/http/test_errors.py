@@ -107,13 +107,94 @@ class TestBodies:
         assert len(response.content) < 5000
 
     @pytest.mark.parametrize(
+        "content",
+        [
+            b'{"text": "a", "text": "a"}',
+            b'{"text": "a", "t\\u0065xt": "b"}',
+            b'{"text": "a", "tags": [], "other": {"deep": [{"a": 1, "b": 2, "a": null}]}}',
+            '{"text": "a"}'.encode("utf-16"),
+            '{"text": "a"}'.encode("utf-16-le"),
+            '{"text": "a"}'.encode("utf-16-be"),
+            '{"text": "a"}'.encode("utf-32"),
+            '{"text": "a"}'.encode("utf-32-be"),
+            b'{"text": "\xe9"}',
+            b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}',
+            b'{"text": "a", "tags": [NaN]}',
+            b'{"text": "a", "tags": [-Infinity]}',
+            b'{"text": "a", "tags": [1e999]}',
+            b'{"text": "a"}\x00',
+            b'{"text": "a"',
+            b"[" * 100_000,
+        ],
+    )
+    @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "once"}])
+    @pytest.mark.parametrize("chunked", [False, True])
+    async def test_body_that_has_more_than_one_reading_is_no_json(
+        self, api: httpx.AsyncClient, content: bytes, key: dict[str, str], chunked: bool
+    ) -> None:
+        async def bytewise() -> AsyncIterator[bytes]:
+            for start in range(0, len(content), max(1, len(content) // 20)):
+                yield content[start : start + max(1, len(content) // 20)]
+
+        headers = {"Content-Type": "application/json", **key}
+        response = await api.post("/notes", content=bytewise() if chunked else content, headers=headers)
+
+        (error,) = problem(response, 422, "validation_error")["errors"]
+        assert (error["type"], error["loc"][0]) == ("json_invalid", "body")
+        assert (await api.get("/notes")).json()["items"] == []
+
+    @pytest.mark.parametrize(
+        ("content_type", "content"),
+        [
+            ("application/json", b'{"text": "a"}'),
+            ("application/json; charset=utf-8", b'{"text": "\xc3\xa9"}'),
+            ("Application/JSON;charset=UTF-8", b'{"text": "a"}'),
+            ("application/vnd.example.note+json", b'{"text": "a"}'),
+            ("application/merge-patch+json; charset=utf-8", b'{"text": "a"}'),
+            ("application/json", b'\xef\xbb\xbf{"text": "a"}'),
+            ("application/json", b' \n{"text": "a"}\r\n\t'),
+            ("application/json", b'{"text": "a", "tags": ["text", "text"]}'),
+        ],
+    )
+    async def test_body_of_every_type_that_is_json_is_read(
+        self, api: httpx.AsyncClient, content_type: str, content: bytes
+    ) -> None:
+        response = await api.post("/notes", content=content, headers={"Content-Type": content_type})
+
+        assert response.status_code == 201, response.text
+
+    async def test_body_without_content_needs_no_type(self, api: httpx.AsyncClient) -> None:
+        problem(await api.post("/notes"), 422, "validation_error")
+        assert (await api.post("/digests")).status_code == 202
+
+    async def test_name_that_comes_twice_is_named_and_not_whole(self, api: httpx.AsyncClient) -> None:
+        name = "\\ud800" + "x" * 100_000
+        content = f'{{"text": "a", "{name}": 1, "{name}": 2}}'.encode()
+
+        response = await api.post("/notes", content=content, headers={"Content-Type": "application/json"})
+
+        (error,) = problem(response, 422)["errors"]
+        assert error["msg"] == '"\\ud800' + "x" * 99 + '" comes twice in an object'
+
+    @pytest.mark.parametrize(
         "content_type",
-        ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "\xff", ";;=;"],
+        [
+            "",
+            "text/plain",
+            "text/json",
+            "application/jsonp",
+            "application/x-ndjson",
+            "application/json, text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "\xff",
+            ";;=;",
+        ],
     )
     async def test_body_without_a_json_content_type_is_refused(self, api: httpx.AsyncClient, content_type: str) -> None:
         headers = {b"Content-Type": content_type.encode("latin-1")}
 
-        problem(await api.post("/notes", content=b'{"text": "x"}', headers=headers), 422)
+        problem(await api.post("/notes", content=b'{"text": "x"}', headers=headers), 415, "unsupported_media_type")
 
 
 LIMIT = 300
@@ -146,12 +227,13 @@ class TestBodyLimit:
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
     async def test_chunked_body_over_the_limit_is_refused(self, small: httpx.AsyncClient) -> None:
-        response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)))
+        headers = {"Content-Type": "application/json"}
+        response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
 
         assert "300 bytes" in problem(response, 413, "payload_too_large")["detail"]
 
     async def test_body_larger_than_its_content_length_is_refused(self, small: httpx.AsyncClient) -> None:
-        headers = {"Content-Length": "10"}
+        headers = {"Content-Length": "10", "Content-Type": "application/json"}
         response = await small.post("/notes", content=self.in_chunks(self.body_of(LIMIT + 1)), headers=headers)
 
         problem(response, 413)
@@ -253,7 +335,7 @@ class TestDescription:
             if "parameters" in operation:
                 expected |= {"422"}
             if "requestBody" in operation:
-                expected |= {"400", "413", "422"}
+                expected |= {"400", "413", "415", "422"}
             assert expected <= set(operation["responses"])
 
     def test_openapi_has_no_schema_of_the_framework_s_own_errors(self, document: dict[str, Any]) -> None:

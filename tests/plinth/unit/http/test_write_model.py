@@ -341,13 +341,6 @@ async def test_the_openapi_document_describes_bodies_by_reference() -> None:
     assert schemas["Tree"]["properties"]["branches"]["items"] == {"$ref": "#/components/schemas/Tree"}
 
 
-async def test_last_value_of_a_duplicate_field_counts() -> None:
-    response, body = await post(Note, None, raw=b'{"text": "first", "text": "last"}')
-
-    assert response.status_code == 200
-    assert body.text == "last"
-
-
 @pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"\\ud800"', b"[" * 300 + b"]" * 300])
 @pytest.mark.parametrize("annotation", [float, Any, JsonValue, dict[str, Any]])
 async def test_value_outside_of_the_json_standard_is_refused(annotation: Any, value: bytes) -> None:

@@ -1,0 +1,26 @@
+"""What FastAPI's router knows of a request: its route, and the methods of its path."""
+
+from typing import Any
+
+from fastapi.routing import iter_route_contexts
+from starlette.types import Scope
+
+__all__ = ["methods_of", "route_of"]
+
+
+def route_of(scope: Scope) -> Any:
+    """The route of a request that has been routed, with what the routers around it add; None where there is none.
+
+    `tests/plinth/integration/api/test_identity_first.py` checks the installed version of FastAPI.
+    """
+    return scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+
+
+def methods_of(scope: Scope) -> set[str]:
+    """The methods of all routes of a request's path. Starlette's own answer names those of the first alone."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    methods: set[str] = set()
+    for route in iter_route_contexts(scope["app"].routes):
+        if route.methods and route.path_regex.match(path):
+            methods |= route.methods
+    return methods
