@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from plinth.http.refusals import Refused
 
-__all__ = ["END_OF_HEAD", "EndOfHead", "body_length", "without_upgrade"]
+__all__ = ["END_OF_HEAD", "EndOfHead", "asks_for_head", "body_length", "check_protocol", "without_upgrade"]
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -29,14 +29,30 @@ class EndOfHead:
         return end + len(END_OF_HEAD)
 
 
+def check_protocol(head: bytearray) -> None:
+    """Check that the request line names HTTP/1.1 or HTTP/1.0.
+
+    llhttp takes `GET / RTSP/1.1` and `SOURCE / ICE/1.0` for requests as well, and does not tell the difference.
+
+    Raises:
+        Refused: it names another protocol or version.
+    """
+    line = head.lstrip(b"\r\n").partition(b"\r\n")[0]
+    if not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+        raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
+
+
+def asks_for_head(head: bytearray) -> bool:
+    """Whether a request, of which this has come, has the method HEAD."""
+    return head.lstrip(b"\r\n").startswith(b"HEAD ")
+
+
 def body_length(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> int | None:
     """Check a head with lower-case names, and return the length of its body; None: it comes in chunks.
 
     Raises:
         Refused: a proxy might read the head in another way, or it asks for what this server does not do.
     """
-    if version not in ("1.1", "1.0"):
-        raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
     if method == b"CONNECT":
         raise Refused(501, "not_implemented", "This server is no proxy.")
     names = [name for name, _ in headers]

@@ -10,6 +10,11 @@ __all__ = ["ConnectionLimits", "Patience", "allowed_connections"]
 
 # File descriptors that are kept for the database, Redis, the collector and the second port.
 RESERVED_FILES = 100
+# Bytes of a body's framing (chunk sizes, extensions, trailers) for each byte of the body, beside `head_bytes`.
+FRAMING = 16
+# Behind a request that is being answered. One read brings up to 256 KiB.
+MAX_HELD_BYTES, MAX_HELD_REQUESTS = 327_680, 100
+SHUTDOWN_PATIENCE = 5.0  # seconds instead of the limits', once the server shuts down
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from plinth.http.head import END_OF_HEAD, EndOfHead, body_length, without_upgrade
-from plinth.http.limits import ConnectionLimits, Patience
+from plinth.http.addresses import read_address
+from plinth.http.head import END_OF_HEAD, EndOfHead, asks_for_head, body_length, check_protocol, without_upgrade
+from plinth.http.limits import FRAMING, MAX_HELD_BYTES, MAX_HELD_REQUESTS, SHUTDOWN_PATIENCE, ConnectionLimits, Patience
 from plinth.http.refusals import Refused, report
-from plinth.http.transport import LingeringTransport
+from plinth.http.transport import LINGER_IDLE_SECONDS, LINGER_SECONDS, LingeringTransport
 
 __all__ = ["ON_SHUTDOWN", "BoundedHttpToolsProtocol"]
 
@@ -23,14 +24,6 @@ ON_SHUTDOWN = "on_shutdown"
 """The key in the lifespan's state: functions to call when the server begins to shut down."""
 
 TICK_SECONDS = 1.0  # between two looks at a connection
-SHUTDOWN_PATIENCE = 5.0  # seconds instead of the limits', once the server shuts down
-# A peer that still sends is listened to for so long: else the kernel resets the connection, and the peer never reads
-# the last response (RFC 9112, 9.6).
-LINGER_SECONDS, LINGER_IDLE_SECONDS = 30.0, 5.0
-# Bytes of a body's framing (chunk sizes, extensions, trailers) for each byte of the body, beside `head_bytes`.
-FRAMING = 16
-# Behind a request that is being answered. One read brings up to 256 KiB.
-MAX_HELD_BYTES, MAX_HELD_REQUESTS = 327_680, 100
 
 _moments = count()  # the loop's clock stands still while many connections come at once
 
@@ -56,7 +49,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self.since = next(_moments)
         """When the connection began, or its last response ended: a later moment has a larger number."""
         self._in_head = True  # what comes next is a request's head, or the rest of it
-        self._head_bytes = 0
+        self._head = bytearray()  # what has come of it
         self._ignored_upgrade = False
         self._body_left: int | None = None  # None: it comes in chunks
         self._body_bytes = self._framing_bytes = 0
@@ -78,6 +71,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(LingeringTransport(transport, self._peer_may_send))  # type: ignore[arg-type]
+        if self.client is not None and self.client[0].startswith("::ffff:"):  # of IPv4, on a socket for both
+            self.client = (str(read_address(self.client[0])), self.client[1])
         self._ticks = self.loop.call_later(TICK_SECONDS, self._tick)
         if len(self.connections) > self.limits.connections:
             self._make_room()
@@ -113,12 +108,12 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def _peer_may_send(self) -> bool:
         """Whether the peer may still be sending, or has sent what is not read yet."""
-        return not self._in_head or self._head_bytes > 0 or bool(self._held)
+        return not self._in_head or bool(self._head) or bool(self._held)
 
     def shutdown(self) -> None:
         """Called for each connection, so each function is called more than once."""
         if self._waits_for_head:
-            self._head_bytes = 0  # nothing is owed to half a head
+            self._head.clear()  # nothing is owed to half a head
         self._receiving.most = self._sending.most = SHUTDOWN_PATIENCE
         if self.transport.lingering and not self.transport.get_write_buffer_size():
             self.transport.abort()
@@ -158,8 +153,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _feed_part(self, part: bytes | memoryview) -> None:
         try:
             if self._in_head:
-                self._head_bytes += len(part)
-                if self._head_bytes > self.limits.head_bytes:
+                self._head += part
+                if len(self._head) > self.limits.head_bytes:
                     limit = f"A request's line and headers may have {self.limits.head_bytes} bytes."
                     raise Refused(431, "head_too_large", limit)
             elif self._body_left is None:
@@ -241,6 +236,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        check_protocol(self._head)
         version = self.parser.get_http_version()
         self._body_left = body_length(self.parser.get_method(), version, self.headers)
         self._body_bytes = self._framing_bytes = 0
@@ -256,7 +252,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             # A client that is answered instead may send the body or not, and what comes next could be either.
             self.cycle.keep_alive = False
         self._in_head = False
-        self._head_bytes = 0
+        self._head.clear()
         self._late = self._drained = 0.0
         self._receiving.reset()
 
@@ -329,7 +325,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self._answer(refused)
-        elif self._in_head and self._head_bytes:
+        elif self._in_head and self._head:
             self._answer(refused)
         else:  # nothing was asked, or it is answered
             report(refused, self.client, logged=not self._in_head)
@@ -337,5 +333,6 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def _answer(self, refused: Refused) -> None:
         report(refused, self.client)
-        self.transport.write(refused.response())
+        asked = self.cycle.scope["method"] == "HEAD" if self.busy else asks_for_head(self._head)
+        self.transport.write(refused.response(with_body=not asked))
         self.transport.close()

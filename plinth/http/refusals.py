@@ -38,8 +38,8 @@ class Refused(Exception):
         self.reason = reason
         self.detail = detail
 
-    def response(self) -> bytes:
-        """The whole response, a problem document."""
+    def response(self, *, with_body: bool = True) -> bytes:
+        """The whole response, a problem document; without it to a HEAD."""
         response = problem_response(
             self.status,
             code=self.reason,
@@ -47,7 +47,7 @@ class Refused(Exception):
             headers={"Connection": "close"},
         )
         headers = [b"%s: %s\r\n" % header for header in response.raw_headers]
-        return b"".join([STATUS_LINE[self.status], *headers, b"\r\n", response.body])
+        return b"".join([STATUS_LINE[self.status], *headers, b"\r\n", response.body if with_body else b""])
 
 
 class _Lines:

@@ -145,7 +145,7 @@ class RequestContextMiddleware:
                 status = 500  # which the server answers
             if scope["method"] == "HEAD":
                 sent = 0  # the server keeps the body
-            broken = isinstance(error, Exception) and not ended and not left
+            broken = error is not None and not ended and not left
             route = route_template(scope)
             recorded = trace.span if trace is not None and trace.span.is_recording() else None
             if not quiet:

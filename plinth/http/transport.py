@@ -6,7 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["LingeringTransport"]
+__all__ = ["LINGER_IDLE_SECONDS", "LINGER_SECONDS", "LingeringTransport"]
+
+# A peer that still sends is listened to for so long: else the kernel resets the connection, and the peer never reads
+# the last response (RFC 9112, 9.6).
+LINGER_SECONDS, LINGER_IDLE_SECONDS = 30.0, 5.0
 
 
 class LingeringTransport:

@@ -4,6 +4,7 @@ Our own code logs through `structlog.get_logger()`. Lines of the standard librar
 Alembic), warnings and uncaught exceptions have the same form. The level can be changed while the process runs.
 """
 
+import asyncio
 import logging
 import sys
 import threading
@@ -102,8 +103,14 @@ def configure_logging(settings: PlatformSettings) -> None:
     set_log_level(settings.LOG_LEVEL)
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    # Of a response that the end of the shutdown's grace cuts: its access line says so.
+    return not record.exc_info or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -273,6 +273,12 @@ class TestHead:
         [
             (b"GET /\r\n\r\n", 505),
             (b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 505),
+            (b"GET / RTSP/1.1\r\n" + HOST + b"\r\n", 505),
+            (b"GET / RTSP/1.0\r\n" + HOST + b"\r\n", 505),
+            (b"\r\nPOST / RTSP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n", 505),
+            (b"OPTIONS / RTSP/1.1\r\n" + HOST + b"\r\n", 505),
+            (b"DESCRIBE rtsp://service.test/ RTSP/1.0\r\n" + HOST + b"\r\n", 505),
+            (b"SOURCE / ICE/1.0\r\n" + HOST + b"\r\n", 505),
             (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
             (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: identity\r\n\r\n", 501),
         ],
@@ -281,6 +287,40 @@ class TestHead:
         peer.send(head + GET)
         assert peer.answer()[0] == status
         assert peer.is_closed()
+
+    @pytest.mark.parametrize("cut", range(1, 20))
+    def test_protocol_in_several_segments_is_known(self, peer: Peer, cut: int) -> None:
+        request = b"GET / RTSP/1.1\r\n" + HOST + b"\r\n"
+        peer.send(request[:cut], request[cut:])
+        assert peer.answer()[0] == 505
+        assert peer.is_closed()
+
+    def test_protocol_of_each_pipelined_request_is_known(self, peer: Peer) -> None:
+        peer.send(GET + b"GET / RTSP/1.1\r\n" + HOST + b"\r\n" + GET)
+        assert peer.echoed()["body"] == ""
+        assert peer.answer()[0] == 505
+        assert peer.is_closed()
+
+    @pytest.mark.parametrize(
+        ("head", "status"),
+        [
+            (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+            (b"\r\nHEAD / HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
+            (b"HEAD / HTTP/1.1\r\n" + HOST + b"X : a\r\n\r\n", 400),
+            (b"HEAD / HTTP/2.0\r\n" + HOST + b"\r\n", 505),
+            (b"HEAD / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+            (b"HEAD /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431),
+        ],
+    )
+    def test_refused_head_has_no_body(self, peer: Peer, head: bytes, status: int) -> None:
+        peer.send(head)
+        received = b""
+        while more := peer.socket.recv(65_536):
+            received += more
+        lines, body = received.split(b"\r\n\r\n", 1)
+        assert int(lines.split()[1]) == status
+        assert re.search(rb"content-length: [1-9]", lines)  # of the body that a GET has
+        assert body == b""
 
     def test_absolute_target_is_served_with_and_without_a_path(self, peer: Peer) -> None:
         for target in (b"http://service.test/", b"http://service.test"):
