@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.addresses import network_check
+from plinth.http.routes import as_get
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.route_template import route_template, watch_route
@@ -51,6 +52,8 @@ class RequestContextMiddleware:
     successes a share of `access_sample` is logged, and all that took `slow_seconds` or longer or whose trace is
     recorded. A response that an error has cut short counts as a failure, whatever status it began with. Callers are
     logged as a hash with `hash_key`.
+
+    A HEAD request is answered as a GET, without the body: a stream ends with its headers.
 
     `trace_callers` are the addresses and networks of clients whose trace is continued (`*`: any). All others begin a
     trace of their own.
@@ -90,6 +93,9 @@ class RequestContextMiddleware:
         state["request_id"] = request_id
         state["response_headers"] = extra_headers
         watch_route(scope)
+        inner = scope
+        if scope["method"] == "HEAD":
+            inner, send = as_get(scope), _without_body(send)
         lifecycle = self.lifecycle
         quiet = scope["path"] in self.quiet_paths
         traceparent = given.get(b"traceparent")
@@ -135,7 +141,7 @@ class RequestContextMiddleware:
         if not quiet:
             method = self.metrics.begin(scope["method"])
         try:
-            await self.app(scope, watching_receive, watching_send)
+            await self.app(inner, watching_receive, watching_send)
         except BaseException as raised:
             error = raised
             raise
@@ -175,6 +181,17 @@ class RequestContextMiddleware:
             if trace is not None:
                 detach(trace_token)
             error = None  # it holds this frame, which would hold it
+
+
+def _without_body(send: Send) -> Send:
+    """A `send` that ends the response behind its headers."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body"})
+
+    return send_headers
 
 
 _READ = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"transfer-encoding"})

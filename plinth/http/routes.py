@@ -1,11 +1,11 @@
-"""What FastAPI's router knows of a request: its route, and the methods of its path."""
+"""What FastAPI's router knows of a request: its route, and the methods of its path, HEAD among them."""
 
 from typing import Any
 
 from fastapi.routing import iter_route_contexts
 from starlette.types import Scope
 
-__all__ = ["methods_of", "route_of"]
+__all__ = ["as_get", "methods_of", "route_of"]
 
 
 def route_of(scope: Scope) -> Any:
@@ -17,7 +17,23 @@ def route_of(scope: Scope) -> Any:
 
 
 def methods_of(scope: Scope) -> set[str]:
-    """The methods of all routes of a request's path. Starlette's own answer names those of the first alone."""
+    """The methods of all routes of a request's path. Starlette's own answer names those of the first alone.
+
+    HEAD is among them wherever GET is.
+    """
+    methods = _declared_methods(scope)
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+def as_get(scope: Scope) -> Scope:
+    """The scope of a HEAD request as that of a GET, unless a route of its path declares HEAD.
+
+    FastAPI, unlike Starlette, has HEAD only where an endpoint declares it; RFC 9110 requires it wherever GET is.
+    """
+    return scope if "app" not in scope or "HEAD" in _declared_methods(scope) else {**scope, "method": "GET"}
+
+
+def _declared_methods(scope: Scope) -> set[str]:
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     methods: set[str] = set()
     for route in iter_route_contexts(scope["app"].routes):

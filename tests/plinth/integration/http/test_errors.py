@@ -53,22 +53,27 @@ class TestPaths:
     @pytest.mark.parametrize(
         ("path", "allowed"),
         [
-            ("/notes", "GET, POST"),
-            (SOME_NOTE, "DELETE, GET, PATCH"),
-            ("/me", "GET"),
-            ("/public/health", "GET"),
-            ("/public/health/ready", "GET"),
+            ("/notes", "GET, HEAD, POST"),
+            (SOME_NOTE, "DELETE, GET, HEAD, PATCH"),
+            ("/me", "GET, HEAD"),
+            ("/public/health", "GET, HEAD"),
+            ("/public/health/ready", "GET, HEAD"),
+            ("/digests", "POST"),
         ],
     )
-    @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "HEAD", "PROPFIND", "NONSENSE"])
+    @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "PROPFIND", "NONSENSE"])
     async def test_other_methods_are_refused_with_the_allowed_ones(
         self, api: httpx.AsyncClient, path: str, allowed: str, method: str
     ) -> None:
         response = await api.request(method, path)
 
         assert response.headers["allow"] == allowed
-        if method != "HEAD":
-            problem(response, 405, "method_not_allowed")
+        problem(response, 405, "method_not_allowed")
+
+    async def test_head_is_refused_where_there_is_no_get(self, api: httpx.AsyncClient) -> None:
+        response = await api.head("/digests")
+
+        assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
 class TestBodies:

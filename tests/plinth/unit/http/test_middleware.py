@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -115,6 +116,21 @@ class TestAccessLine:
             "response_bytes": 5,
             "client": "203.0.113.7",
         }
+
+    async def test_access_line_of_a_head_says_so_though_the_endpoint_has_a_get(self) -> None:
+        app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
+
+        @app.get("/there")
+        async def there(request: Request) -> str:
+            return request.method
+
+        with capture_logs() as logs:
+            app.add_middleware(RequestContextMiddleware)
+            response = await call(app, "HEAD", "/there")
+
+        (line,) = logs
+        assert (line["method"], line["route"], line["status"], line["response_bytes"]) == ("HEAD", "/there", 200, 0)
+        assert response.headers["content-length"] == str(len('"GET"'))
 
     async def test_access_line_has_a_path_of_bounded_length(self) -> None:
         with capture_logs() as logs:
