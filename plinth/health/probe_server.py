@@ -16,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 
+from plinth.accept_encoding import gzip_wish
 from plinth.telemetry.logging import log_level, set_log_level
 from plinth.telemetry.metrics import exposition
 
@@ -200,7 +201,7 @@ def _is_local(address: str) -> bool:
 def _metrics(environ: dict[str, Any]) -> tuple[dict[str, str], bytes]:
     content_type, content = exposition(environ.get("HTTP_ACCEPT", ""))
     headers = {"Content-Type": content_type}
-    if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+    if gzip_wish(environ.get("HTTP_ACCEPT_ENCODING", ""))[0]:
         # The fastest level: lines that are so much alike shrink to a thirtieth all the same.
         content = gzip.compress(content, 1)
         headers["Content-Encoding"] = "gzip"

@@ -131,7 +131,9 @@ class TestProbeServer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
-    @pytest.mark.parametrize(("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None)])
+    @pytest.mark.parametrize(
+        ("accepted", "coding"), [("gzip, deflate", "gzip"), ("identity", None), ("gzip;q=0", None)]
+    )
     def test_metrics_are_compressed_where_the_client_accepts_gzip(self, accepted: str, coding: str | None) -> None:
         with probes() as client:
             answer = client.get("/metrics", headers={"Accept-Encoding": accepted})
