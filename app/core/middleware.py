@@ -6,7 +6,7 @@ from app.core.config import Settings
 from plinth.api.identity_first import check_caller
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
-from plinth.http.cors import ProblemCORSMiddleware
+from plinth.http.cors import cors_of
 from plinth.http.gzip import GZipAcceptedMiddleware
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
@@ -24,7 +24,7 @@ GZIP_LEVEL = 4
 def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     """The middleware of every request, the outermost first."""
     probes = frozenset(f"{settings.API_V1_STR}/public/health{path}" for path in ("", "/ready"))
-    stack = [
+    return [
         Middleware(
             RequestContextMiddleware,
             lifecycle=lifecycle,
@@ -34,44 +34,7 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
             hash_key=derive_keys(settings.SECRET_KEY, "log")[0],
             trace_callers=settings.TRACEPARENT_ALLOW_IPS,
         ),
-    ]
-    if settings.BACKEND_CORS_ORIGINS:
-        cors = Middleware(
-            ProblemCORSMiddleware,
-            allow_origins=settings.BACKEND_CORS_ORIGINS,
-            allow_credentials=True,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "If-Match",
-                "If-None-Match",
-                "If-Range",
-                "Idempotency-Key",
-                "Last-Event-ID",
-                "Range",
-                "traceparent",
-                "tracestate",
-                "X-Request-ID",
-            ],
-            expose_headers=[
-                "Accept-Ranges",
-                "Content-Disposition",
-                "Content-Range",
-                "ETag",
-                "Idempotency-Replayed",
-                "Link",
-                "Location",
-                "RateLimit",
-                "RateLimit-Policy",
-                "Retry-After",
-                "traceresponse",
-                "X-Request-ID",
-            ],
-        )
-        stack.append(cors)
-    return [
-        *stack,
+        *cors_of(settings),
         Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
         Middleware(UnhandledErrorMiddleware),
         Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),

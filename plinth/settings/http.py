@@ -16,6 +16,8 @@ class HttpSettings(GeneralSettings):
     API_V1_STR: types.PathPrefix = "/api/v1"
     DOCS_ENABLED: bool | None = None
     BACKEND_CORS_ORIGINS: types.CorsOrigins = ()
+    BACKEND_CORS_ALLOW_HEADERS: types.HeaderNames = ()
+    BACKEND_CORS_EXPOSE_HEADERS: types.HeaderNames = ()
     MAX_BODY_BYTES: int = Field(1_048_576, ge=1)
     MAX_HEAD_BYTES: int = Field(32_768, ge=1024)
     MAX_HEADERS: int = Field(100, ge=10)

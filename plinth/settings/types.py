@@ -189,9 +189,16 @@ _ORIGIN = AfterValidator(lambda origin: origin.rstrip("/").lower())
 _ORIGIN_PATTERN = r"[a-z][a-z0-9+.-]*://[^/@?#*\s]+"
 _ORIGIN_EXPECTED = "origins such as https://app.example.com"
 Origins = Annotated[tuple[Annotated[str, _ORIGIN, _matching(_ORIGIN_PATTERN, _ORIGIN_EXPECTED)], ...], *LIST]
-CorsOrigins = Annotated[
-    tuple[Annotated[str, _ORIGIN, _matching(rf"\*|{_ORIGIN_PATTERN}", _ORIGIN_EXPECTED)], ...], *LIST
-]
+# Not *.com: that any stranger's page may call is said with *.
+_SUBDOMAINS_PATTERN = r"[a-z][a-z0-9+.-]*://\*\.(localhost|[a-z0-9_-]+(\.[a-z0-9_-]+)+)(:[0-9]+)?"
+_CORS_ORIGIN = _matching(
+    rf"\*|{_ORIGIN_PATTERN}|{_SUBDOMAINS_PATTERN}",
+    "origins such as https://app.example.com or https://*.example.com",
+)
+CorsOrigins = Annotated[tuple[Annotated[str, _ORIGIN, _CORS_ORIGIN], ...], *LIST]
+# Not *, which browsers take for a header of that name where credentials are sent.
+_HEADER_NAME = _matching(r"[\w!#$%&'+.^`|~-]+", "names of headers such as X-Tenant")
+HeaderNames = Annotated[tuple[Annotated[str, _HEADER_NAME], ...], *LIST]
 
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_check_network)], ...], *LIST]
 

@@ -10,7 +10,7 @@ from plinth.api.identity_first import check_caller
 from plinth.api.lifespan import lifespan_of
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
-from plinth.http.cors import ProblemCORSMiddleware
+from plinth.http.cors import cors_of
 from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.gzip import GZipAcceptedMiddleware
 from plinth.http.request_context import RequestContextMiddleware
@@ -19,15 +19,6 @@ from plinth.http.unhandled_errors import UnhandledErrorMiddleware
 from plinth.settings.keys import derive_keys
 
 __all__ = ["create_app"]
-
-READ_HEADERS = (
-    *("Authorization", "Content-Type", "If-Match", "If-None-Match", "If-Range", "Idempotency-Key", "Last-Event-ID"),
-    *("Range", "traceparent", "tracestate", "X-Request-ID"),
-)
-SENT_HEADERS = (
-    *("Content-Disposition", "Content-Range", "ETag", "Idempotency-Replayed", "Link", "Location", "RateLimit"),
-    *("RateLimit-Policy", "Retry-After", "traceresponse", "X-Request-ID"),
-)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -62,17 +53,9 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
         hash_key=derive_keys(settings.SECRET_KEY, "log")[0],
         trace_callers=settings.TRACEPARENT_ALLOW_IPS,
     )
-    cors = Middleware(
-        ProblemCORSMiddleware,
-        allow_origins=settings.BACKEND_CORS_ORIGINS,
-        allow_credentials=True,
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=READ_HEADERS,
-        expose_headers=SENT_HEADERS,
-    )
     return [
         context,
-        *([cors] if settings.BACKEND_CORS_ORIGINS else []),
+        *cors_of(settings),
         Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
         Middleware(UnhandledErrorMiddleware),
         Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),

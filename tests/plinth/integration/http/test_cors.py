@@ -1,5 +1,6 @@
 """Which origins may call the service from a browser."""
 
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -27,13 +28,24 @@ def preflight(
 
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    settings = settings.model_copy(update={"BACKEND_CORS_ORIGINS": (FRIEND, "http://localhost:3000")})
+    settings = settings.model_copy(
+        update={
+            "BACKEND_CORS_ORIGINS": (
+                FRIEND,
+                "http://localhost:3000",
+                "https://*.example.org",
+                "http://*.local.test:81",
+            ),
+            "BACKEND_CORS_ALLOW_HEADERS": ("X-Tenant",),
+            "BACKEND_CORS_EXPOSE_HEADERS": ("X-Total-Count",),
+        }
+    )
     async with client_of(create_app(settings)) as client:
         yield client
 
 
 class TestPreflight:
-    @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
     async def test_preflight_allows_every_method_of_the_api_to_an_allowed_origin(
         self, service: httpx.AsyncClient, method: str
     ) -> None:
@@ -56,6 +68,12 @@ class TestPreflight:
             "Last-Event-ID",
             "Range",
             "If-Range",
+            "X-Request-ID",
+            "traceparent",
+            "tracestate",
+            "baggage",
+            "sentry-trace",
+            "X-Tenant",
         ],
     )
     async def test_preflight_allows_every_header_that_the_api_reads(
@@ -70,6 +88,9 @@ class TestPreflight:
             preflight("null"),
             preflight(FRIEND + ".evil.example.com"),
             preflight("http://app.example.com"),
+            preflight("https://example.org"),
+            preflight("http://a.local.test"),
+            preflight("file://"),
             preflight(FRIEND, method="TRACE"),
             preflight(FRIEND, headers="x-whatever"),
         ],
@@ -103,6 +124,10 @@ class TestRequests:
             "RateLimit",
             "RateLimit-Policy",
             "Retry-After",
+            "traceresponse",
+            "WWW-Authenticate",
+            "X-Request-ID",
+            "X-Total-Count",
         ):
             assert name in exposed
 
@@ -126,6 +151,81 @@ class TestRequests:
         response = await service.get("/me", headers=alice | {"Origin": STRANGER})
 
         assert "access-control-allow-origin" not in response.headers
+
+
+class TestPatterns:
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "https://app.example.org",
+            "https://feature-7.app.example.org",
+            "https://xn--bcher-kva.example.org",
+            "https://under_score.example.org",
+            "http://a.local.test:81",
+        ],
+    )
+    async def test_subdomain_at_any_depth_is_allowed(
+        self, service: httpx.AsyncClient, alice: dict[str, str], origin: str
+    ) -> None:
+        asked = await service.options("/notes", headers=preflight(origin))
+        response = await service.get("/notes", headers=alice | {"Origin": origin})
+
+        assert asked.status_code == 200
+        for answer in (asked, response):
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert "Origin" in answer.headers["vary"]
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "null",
+            "https://example.org",
+            "https://evil-example.org",
+            "https://evilexample.org",
+            "https://app.example.org.evil.com",
+            "https://app.exampleXorg",
+            "https://app.example.org:444",
+            "http://app.example.org",
+            "https://evil.com/.example.org",
+            "https://evil.com#.example.org",
+            "https://evil.com?.example.org",
+            "https://user@app.example.org",
+            "https://evil.com\\.example.org",
+            "https://.example.org",
+            "https://a..example.org",
+            "https://app.example.org\n",
+            "xhttps://app.example.org",
+            "http://a.local.test:8181",
+        ],
+    )
+    async def test_origin_that_only_looks_like_a_subdomain_is_not(
+        self, service: httpx.AsyncClient, alice: dict[str, str], origin: str
+    ) -> None:
+        response = await service.get("/notes", headers=[*alice.items(), ("Origin", origin)])
+
+        assert "access-control-allow-origin" not in response.headers
+        assert "Origin" in response.headers["vary"]
+
+    async def test_response_without_an_origin_varies_by_it(
+        self, service: httpx.AsyncClient, alice: dict[str, str]
+    ) -> None:
+        assert "Origin" in (await service.get("/notes", headers=alice)).headers["vary"]
+
+    @pytest.mark.parametrize("origin", ["https://" + "a." * 15_000, "https://" + "a" * 30_000 + ".example.com"])
+    async def test_long_origin_takes_no_time(self, service: httpx.AsyncClient, origin: str) -> None:
+        began = time.process_time()
+        await service.options("/notes", headers=preflight(origin))
+        assert time.process_time() - began < 0.5
+
+    async def test_any_origin_is_any_but_null(self, settings: Settings) -> None:
+        anyone = settings.model_copy(update={"BACKEND_CORS_ORIGINS": ("*",)})
+        async with client_of(create_app(anyone), headers=signed_in(settings)) as client:
+            allowed = await client.get("/me", headers={"Origin": STRANGER})
+            refused = await client.get("/me", headers={"Origin": "null"})
+
+            problem(await client.options("/me", headers=preflight("null")), 400, "cors_refused")
+        assert allowed.headers["access-control-allow-origin"] == STRANGER
+        assert "access-control-allow-origin" not in refused.headers
 
 
 class TestCorsDisabled:
