@@ -89,6 +89,10 @@ class _Bytes:
         return text.encode()
 
 
+# With these a spreadsheet takes a text for a formula, which may read other cells and ask for addresses. Some take the
+# wide forms for the narrow ones.
+_FORMULA_SIGNS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
 # RFC 4180: commas, CRLF, quotes only where needed.
 _csv_row: Callable[[Iterable[Any]], bytes] = csv.writer(_Bytes()).writerow
 
@@ -96,7 +100,12 @@ _csv_row: Callable[[Iterable[Any]], bytes] = csv.writer(_Bytes()).writerow
 def _encode_csv(item: ItemRow) -> bytes:
     # Ids and times as in JSON. A missing description is an empty field.
     values = to_jsonable_python(dict(item)) | {"tags": to_json(item["tags"]).decode()}
-    return _csv_row([values[name] for name in COLUMNS])
+    return _csv_row([_cell(values[name]) for name in COLUMNS])
+
+
+def _cell(value: Any) -> Any:
+    """A text that begins like a formula gets an apostrophe before it; a number stays a number."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_SIGNS) else value
 
 
 # For each format: the head of the file, and the function that encodes an item.

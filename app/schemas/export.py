@@ -16,7 +16,10 @@ ExportStatus = Literal["pending", "running", "ready", "failed", "cancelled"]
 
 
 class ExportCreate(WriteModel):
-    format: ExportFormat
+    format: ExportFormat = Field(
+        description="`csv` is for spreadsheets: a text that begins like a formula has an apostrophe before it. "
+        "`ndjson` has every text as it is."
+    )
     tag: Tag | None = Field(default=None, description="Only items with this tag; without it, all items.")
 
 

