@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from functools import partial
 from importlib import import_module
@@ -46,7 +47,7 @@ STARTUP_FAILURE = 3
 # for jobs that the old one began.
 RELOAD_GRACE = 6.0
 
-host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all.")
 port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
 reload_option = click.option("--reload", is_flag=True, help="Restart when the code changes.")
 data_option = click.option(
@@ -111,18 +112,26 @@ def api(host: str, port: int, reload: bool) -> None:
     settings = load_settings()
     refuse_known_keys(settings, host)
     if not reload:
-        _serve(settings, host=host, port=port)
+        # The event loop would listen on IPv6 alone.
+        sockets = [_listen(host, port)] if host == "::" else None
+        _serve(settings, host=host, port=port, sockets=sockets)
         return
-    import uvicorn
 
     from plinth.cli.reload import run_reloaded
 
-    # It listens from here on: requests that come while the code starts wait instead of being refused.
-    config = uvicorn.Config(settings.service.application, host=host, port=port, log_config=None)
-    listening = config.bind_socket()
-    listening.listen(config.backlog)
+    listening = _listen(host, port)
     serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port)
     run_reloaded(serve, places=_code_of(settings), listening=listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens from now on, on `::` for IPv4 too; requests wait until the code has started."""
+    import uvicorn
+
+    config = uvicorn.Config("", host=host, port=port, log_config=None)
+    listening = config.bind_socket()
+    listening.listen(config.backlog)
+    return listening
 
 
 def _code_of(settings: PlatformSettings) -> list[Path]:

@@ -34,7 +34,9 @@ class Address:
         """The port that a server would get there: for 0 a free one. Raises EmbeddedError if none could listen."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            with socket.create_server((self.host, self.port), family=family) as server:
+            with socket.create_server(
+                (self.host, self.port), family=family, dualstack_ipv6=self.host == "::"
+            ) as server:
                 return server.getsockname()[1]  # type: ignore[no-any-return]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:

@@ -109,6 +109,36 @@ class TestSecondPort:
                 assert refused.said("[Errno", timeout=0), "".join(refused.lines)
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+class TestIPv6:
+    def test_all_addresses_are_those_of_both_families(self, tmp_path: Path, port: int, database_url: str) -> None:
+        with api(tmp_path, port, "--host", "::", DATABASE_URL=database_url) as (process, _, probes):
+            assert process.said(f"Uvicorn running on http://[::]:{port} ", timeout=0)
+            assert probes.startswith("http://[::]:")
+            second = probes.rpartition(":")[2]
+            for host in ("127.0.0.1", "[::1]"):
+                assert httpx.get(f"http://{host}:{second}/livez").text == "alive\n"
+                httpx.get(f"http://{host}:{port}/api/v1/me", headers={"X-Request-ID": f"asked-at-{len(host)}"})
+            lines = [process.heard("request", nth=nth) for nth in (1, 2)]
+            clients = {line["request_id"]: line["client"] for line in lines}
+        assert clients == {"asked-at-9": "127.0.0.1", "asked-at-5": "::1"}
+
+    def test_one_address_is_listened_on_alone(self, tmp_path: Path, port: int, database_url: str) -> None:
+        with api(tmp_path, port, "--host", "::1", DATABASE_URL=database_url) as (process, _, probes):
+            assert process.said(f"Uvicorn running on http://[::1]:{port} ", timeout=0)
+            assert httpx.get(f"{probes}/livez").text == "alive\n"
+            assert httpx.get(f"http://[::1]:{port}/api/v1/public/health").status_code == 200
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"http://127.0.0.1:{port}/api/v1/public/health")
+
+    def test_taken_port_is_reported(self, tmp_path: Path) -> None:
+        with socket.create_server(("0.0.0.0", 0)) as busy:
+            taken = str(busy.getsockname()[1])
+            with plinth(tmp_path, "api", "--host", "::", "--port", taken, DATABASE_URL=NO_DATABASE) as refused:
+                assert refused.end()[0] == 3
+                assert refused.said("[Errno", timeout=0), "".join(refused.lines)
+
+
 class TestDrain:
     def test_drain_closes_connections_and_fails_no_request(self, tmp_path: Path, port: int, database_url: str) -> None:
         headers = signed_in(settings_with())

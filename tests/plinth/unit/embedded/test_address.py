@@ -28,6 +28,11 @@ def test_busy_port_is_an_error_that_suggests_another_port(busy: int) -> None:
     )
 
 
+def test_port_that_is_busy_in_ipv4_is_busy_on_all_addresses(busy: int) -> None:
+    with pytest.raises(EmbeddedError, match=rf"^Port {busy} on :: is in use"):
+        Address("::", busy).check()
+
+
 def test_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(EmbeddedError, match=r"^Nothing can listen on 192\.0\.2\.1, port 8000: .*address"):
         Address("192.0.2.1", 8000).check()
@@ -40,6 +45,7 @@ def test_address_of_another_machine_is_an_error() -> None:
         ("localhost", "http://localhost:8000"),
         ("0.0.0.0", "http://127.0.0.1:8000"),
         ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
     ],
 )
 def test_url_of_an_address_can_be_used_by_a_local_client(host: str, url: str) -> None:
