@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.api.dependencies import PrincipalDep, SessionDep, check_permission, has_permission, state_of
 from plinth.api.job_events import JobEvents, event_id
 from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead
-from plinth.http.headers import with_headers
+from plinth.http.headers import path_in_api, with_headers
 from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
@@ -108,7 +108,7 @@ async def watch_job(
 
 def path_of_job(request: Request, job_id: UUID) -> str:
     """The path of a job in this API."""
-    return f"{state_of(request)['settings'].API_V1_STR}/jobs/{job_id}"
+    return path_in_api(request, f"/jobs/{job_id}")
 
 
 def _owner(request: Request, principal: Principal) -> str | None:

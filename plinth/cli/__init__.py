@@ -107,20 +107,23 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
 @host_option
 @port_option
 @reload_option
-def api(host: str, port: int, reload: bool) -> None:
+@click.option(
+    "--root-path", type=arguments.path_prefix, help="Instead of ROOT_PATH: the prefix that a proxy in front takes off."
+)
+def api(host: str, port: int, reload: bool, root_path: str | None) -> None:
     """Serve the API, and its probes and metrics on METRICS_PORT."""
     settings = load_settings()
     refuse_known_keys(settings, host)
     if not reload:
         # The event loop would listen on IPv6 alone.
         sockets = [_listen(host, port)] if host == "::" else None
-        _serve(settings, host=host, port=port, sockets=sockets)
+        _serve(settings, host=host, port=port, root_path=root_path, sockets=sockets)
         return
 
     from plinth.cli.reload import run_reloaded
 
     listening = _listen(host, port)
-    serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port)
+    serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port, root_path=root_path)
     run_reloaded(serve, places=_code_of(settings), listening=listening)
 
 
@@ -145,7 +148,9 @@ def _code_of(settings: PlatformSettings) -> list[Path]:
     return places
 
 
-def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[Any] | None = None) -> None:
+def _serve(
+    settings: PlatformSettings, *, host: str, port: int, root_path: str | None, sockets: list[Any] | None = None
+) -> None:
     """The API in this process, on `sockets` if they are given."""
     import uvicorn
 
@@ -181,6 +186,7 @@ def _serve(settings: PlatformSettings, *, host: str, port: int, sockets: list[An
         log_config=None,
         access_log=False,
         server_header=False,
+        root_path=root_path if root_path is not None else settings.ROOT_PATH or "",
         forwarded_allow_ips=",".join(settings.FORWARDED_ALLOW_IPS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,

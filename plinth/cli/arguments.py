@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-__all__ = ["duration", "json_option", "moment", "name", "names"]
+from plinth.settings.types import PATH_PREFIX
+
+__all__ = ["duration", "json_option", "moment", "name", "names", "path_prefix"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MAX_DURATION = timedelta(days=3650)
@@ -47,6 +49,13 @@ def name(text: str) -> str:
         check_name(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
+    return text
+
+
+def path_prefix(text: str) -> str:
+    """A path such as `/shop`; nothing for none."""
+    if text and not re.fullmatch(PATH_PREFIX, text):
+        raise click.BadParameter("expected a path such as /shop, with no slash at the end.")
     return text
 
 

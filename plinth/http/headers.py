@@ -1,11 +1,11 @@
-"""Response headers: their descriptions for the OpenAPI document, and the value of `Location`."""
+"""Response headers: their descriptions for the OpenAPI document, and the paths that `Location` and links name."""
 
 from typing import Any
 from uuid import UUID
 
 from fastapi import Request
 
-__all__ = ["location_of", "with_headers"]
+__all__ = ["location_of", "path_in_api", "with_headers"]
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "Accept-Ranges": {"description": "`bytes`: ask for a part with Range."},
@@ -27,3 +27,8 @@ def with_headers(*names: str) -> dict[str, Any]:
 def location_of(request: Request, new: UUID) -> str:
     """The `Location` of what a POST to the request's path has made."""
     return f"{request.url.path}/{new}"
+
+
+def path_in_api(request: Request, path: str) -> str:
+    """The path of something else in this API, for a link: as a client asks for it, with the `root_path`."""
+    return f"{request.scope.get('root_path', '')}{request.scope['state']['settings'].API_V1_STR}{path}"

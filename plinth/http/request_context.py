@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.addresses import network_check
-from plinth.http.routes import as_get
+from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.route_template import route_template, watch_route
@@ -97,7 +97,7 @@ class RequestContextMiddleware:
         if scope["method"] == "HEAD":
             inner, send = as_get(scope), _without_body(send)
         lifecycle = self.lifecycle
-        quiet = scope["path"] in self.quiet_paths
+        quiet = path_of(scope) in self.quiet_paths
         traceparent = given.get(b"traceparent")
         trusted = traceparent is not None and self.is_trusted(scope.get("client"))
         trace = None if quiet else begin_request(scope, traceparent, given.get(b"tracestate"), trusted=trusted)

@@ -5,7 +5,13 @@ from typing import Any
 from fastapi.routing import iter_route_contexts
 from starlette.types import Scope
 
-__all__ = ["as_get", "methods_of", "route_of"]
+__all__ = ["as_get", "methods_of", "path_of", "route_of"]
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request as routes declare it, without the `root_path` that a proxy has taken off."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def route_of(scope: Scope) -> Any:
@@ -34,7 +40,7 @@ def as_get(scope: Scope) -> Scope:
 
 
 def _declared_methods(scope: Scope) -> set[str]:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     methods: set[str] = set()
     for route in iter_route_contexts(scope["app"].routes):
         if route.methods and route.path_regex.match(path):

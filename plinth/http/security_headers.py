@@ -2,6 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from plinth.http.routes import path_of
+
 __all__ = ["SecurityHeadersMiddleware"]
 
 
@@ -34,7 +36,7 @@ class SecurityHeadersMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = self._docs_headers if scope["path"] in self.docs_paths else self._api_headers
+        headers = self._docs_headers if path_of(scope) in self.docs_paths else self._api_headers
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -14,6 +14,7 @@ class HttpSettings(GeneralSettings):
     """What the API serves, and which requests it refuses before they reach an endpoint."""
 
     API_V1_STR: types.PathPrefix = "/api/v1"
+    ROOT_PATH: types.PathPrefix | None = None
     DOCS_ENABLED: bool | None = None
     BACKEND_CORS_ORIGINS: types.CorsOrigins = ()
     BACKEND_CORS_ALLOW_HEADERS: types.HeaderNames = ()

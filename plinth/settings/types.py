@@ -20,7 +20,7 @@ from plinth.settings.secret_strength import MIN_SECRET_LENGTH
 MAY_BE_EMPTY = "may be empty"
 """Marks a type that gives an empty value a meaning. For any other type, an empty value counts as not set."""
 
-_PATH_PREFIX = r"^(/[A-Za-z0-9_.~-]+)+$"
+PATH_PREFIX = r"^(/[A-Za-z0-9_.~-]+)+$"
 _PERMISSION = r"^[A-Za-z0-9._:/~+-]{1,200}$"
 
 
@@ -166,8 +166,8 @@ Sampler = Annotated[
 Attributes = Annotated[str, AfterValidator(_check_attributes)]
 PathPrefix = Annotated[
     str,
-    _matching(_PATH_PREFIX, "a path such as /api/v1, with no slash at the end"),
-    WithJsonSchema({"type": "string", "pattern": _PATH_PREFIX}),
+    _matching(PATH_PREFIX, "a path such as /api/v1, with no slash at the end"),
+    WithJsonSchema({"type": "string", "pattern": PATH_PREFIX}),
 ]
 Rate = Annotated[
     str,

@@ -13,7 +13,7 @@ from app.core.exceptions import ExportNotReadyError
 from app.schemas.export import ExportCreate, ExportLinks, ExportRead
 from plinth.api.dependencies import PrincipalDep, state_of
 from plinth.api.jobs import path_of_job
-from plinth.http.headers import location_of, with_headers
+from plinth.http.headers import location_of, path_in_api, with_headers
 from plinth.http.idempotency import IdempotencyKey, answer_once
 from plinth.http.preconditions import IfNoneMatch, etag, matches
 from plinth.http.problems import problems
@@ -107,7 +107,6 @@ async def read_content(
 
 
 def _described(request: Request, export: dict[str, Any]) -> ExportRead:
-    api = state_of(request)["settings"].API_V1_STR
     job = path_of_job(request, export["job_id"])
-    content = f"{api}/exports/{export['id']}/content" if export["ready_at"] is not None else None
+    content = path_in_api(request, f"/exports/{export['id']}/content") if export["ready_at"] is not None else None
     return ExportRead(**export, links=ExportLinks(job=job, events=f"{job}/events", content=content))

@@ -139,6 +139,21 @@ class TestIPv6:
                 assert refused.said("[Errno", timeout=0), "".join(refused.lines)
 
 
+def test_root_path_that_is_none_is_refused(tmp_path: Path) -> None:
+    with plinth(tmp_path, "api", "--root-path", "shop/", DATABASE_URL=NO_DATABASE) as refused:
+        code, lines = refused.end()
+    assert code == 2
+    assert "expected a path such as /shop" in "".join(lines)
+
+
+def test_root_path_of_the_command_is_in_the_links(tmp_path: Path, port: int, database_url: str) -> None:
+    with api(tmp_path, port, "--root-path", "/shop", DATABASE_URL=database_url, ROOT_PATH="/other") as (_, address, _):
+        made = httpx.post(f"{address}/notes", json=note(), headers=signed_in(settings_with()))
+        document = httpx.get(f"{address}/openapi.json").json()
+    assert made.status_code == 201
+    assert document["servers"] == [{"url": "/shop"}]
+
+
 class TestDrain:
     def test_drain_closes_connections_and_fails_no_request(self, tmp_path: Path, port: int, database_url: str) -> None:
         headers = signed_in(settings_with())

@@ -15,6 +15,7 @@ from notes.jobs import Digest, digest
 from notes.models import Note
 from notes.schemas import DigestRead, NoteChange, NoteCreate, NoteRead
 from plinth.api.dependencies import PrincipalDep, SessionDep, state_of
+from plinth.api.jobs import path_of_job
 from plinth.database.statement import Statement
 from plinth.errors import NotFoundError, PreconditionFailedError
 from plinth.http.idempotency import IdempotencyKey, answer_once
@@ -110,8 +111,7 @@ async def create_digest(
 
     async def work() -> Response:
         made = await enqueue(session, digest, Digest(owner=principal.owner), owner=principal.owner)
-        location = f"{state_of(request)['settings'].API_V1_STR}/jobs/{made.id}"
-        return json_response({"job_id": made.id}, 202, {"Location": location})
+        return json_response({"job_id": made.id}, 202, {"Location": path_of_job(request, made.id)})
 
     if idempotency_key is None:
         return await work()

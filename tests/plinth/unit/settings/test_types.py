@@ -14,6 +14,8 @@ from tests.support.settings import isolated_problems
         ("PROJECT_NAME", "x" * 64),
         ("API_V1_STR", "/api/v1/"),
         ("API_V1_STR", "api"),
+        ("ROOT_PATH", "/shop/"),
+        ("ROOT_PATH", "shop"),
         ("BACKEND_CORS_ORIGINS", "app.example.com"),
         ("BACKEND_CORS_ORIGINS", "https://app.example.com/path"),
         ("BACKEND_CORS_ORIGINS", "null"),
