@@ -1,6 +1,6 @@
 """Compression for clients that accept it."""
 
-from starlette.middleware.gzip import GZipMiddleware, GZipResponder
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware, GZipResponder
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plinth.accept_encoding import gzip_wish
@@ -19,8 +19,18 @@ class GZipAcceptedMiddleware(GZipMiddleware):
     anyway. A client that accepts nothing but gzip gets small bodies compressed too.
     """
 
-    def __init__(self, app: ASGIApp, minimum_size: int = 500, compresslevel: int = 9) -> None:
-        super().__init__(app, minimum_size, compresslevel, THREAD_BYTES)
+    def __init__(
+        self,
+        app: ASGIApp,
+        minimum_size: int = 500,
+        compresslevel: int = 9,
+        thread_minimum_size: int = THREAD_BYTES,
+        *,
+        exclude_content_types: tuple[str, ...] = DEFAULT_EXCLUDED_CONTENT_TYPES,
+    ) -> None:
+        super().__init__(
+            app, minimum_size, compresslevel, thread_minimum_size, exclude_content_types=exclude_content_types
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         accepted = [value for name, value in scope.get("headers", ()) if name == b"accept-encoding"]

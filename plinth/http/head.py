@@ -30,15 +30,15 @@ class EndOfHead:
 
 
 def check_protocol(head: bytearray) -> None:
-    """Check that the request line names HTTP/1.1 or HTTP/1.0.
+    """Check that the request line of a head that is complete names HTTP/1.1 or HTTP/1.0.
 
     llhttp takes `GET / RTSP/1.1` and `SOURCE / ICE/1.0` for requests as well, and does not tell the difference.
 
     Raises:
         Refused: it names another protocol or version.
     """
-    line = head.lstrip(b"\r\n").partition(b"\r\n")[0]
-    if not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
+    request = head.lstrip(b"\r\n")
+    if not request.endswith((b" HTTP/1.1", b" HTTP/1.0"), 0, request.find(b"\r\n")):
         raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
 
 

@@ -190,7 +190,7 @@ class TestBodies:
         assert wire.is_closed()
 
     def test_endless_body_is_cut_off(self, wire: Wire) -> None:
-        wire.send(b"POST /api/v1/notes", b"Transfer-Encoding: chunked\r\n")
+        wire.send(b"POST /api/v1/notes", b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n")
         try:
             for _ in range(1000):
                 wire.socket.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
