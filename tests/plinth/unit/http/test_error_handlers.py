@@ -155,9 +155,9 @@ class TestMethodNotAllowed:
         for response in responses:
             problem(response, 405, "method_not_allowed")
         assert [response.headers["allow"] for response in responses] == [
-            "DELETE, GET, PATCH, PUT",
-            "DELETE, GET, PATCH",
-            "DELETE, GET",
+            "DELETE, GET, HEAD, PATCH, PUT",
+            "DELETE, GET, HEAD, PATCH",
+            "DELETE, GET, HEAD",
         ]
 
 
