@@ -175,6 +175,21 @@ async def test_a_request_and_its_job_are_one_trace(
             assert line["trace_id"] == request.trace_id, line
 
 
+@pytest.mark.parametrize(("networks", "continued"), [("", False), ("203.0.113.0/24", True), ("192.0.2.0/24", False)])
+async def test_trace_of_a_caller_goes_on_with_its_job_where_the_setting_names_it(
+    settings: Settings, collector: Collector, networks: str, continued: bool
+) -> None:
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    named = settings_with(**settings.model_dump(exclude_unset=True) | {"TRACEPARENT_ALLOW_IPS": networks})
+    async with client_of(create_app(named), headers=signed_in(named)) as client:
+        await client.post("/digests", headers={"traceparent": f"00-{trace_id}-{span_id}-01"})
+
+    request, enqueued = collector.one("POST /api/v1/digests"), collector.one("enqueue notes.digest")
+    assert enqueued.trace_id == request.trace_id
+    assert (request.trace_id == trace_id, request.parent_id == span_id) == (continued, continued)
+    assert request.links == ([] if continued else [(trace_id, span_id)])
+
+
 async def test_nothing_is_traced_while_tracing_is_off(settings: Settings, collector: Collector, redis_url: str) -> None:
     off: Any = settings.model_copy(update={"OTEL_SDK_DISABLED": True})
     async with client_of(create_app(off), headers=signed_in(off)) as client:
