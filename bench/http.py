@@ -428,6 +428,7 @@ def build_contenders(folder: Path, database_url: str, redis_url: str, issuer: Is
         "DB_POOL_SIZE": str(POOL_SIZE),
         "DB_MAX_OVERFLOW": str(POOL_OVERFLOW),
         "RATE_LIMIT": "20000/minute",  # on, and never reached
+        "MAX_REQUESTS_PER_CALLER": "1000",  # the same
         "AUTH_PROVIDER": "custom",
         "OIDC_ISSUER": issuer.url,
         "OIDC_AUDIENCE": issuer.audience,

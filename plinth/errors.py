@@ -133,6 +133,12 @@ class RateLimitError(AppException):
         self.retry_after = retry_after
 
 
+class ConcurrencyLimitError(RateLimitError):
+    """The caller has too much in progress at the same time."""
+
+    code = "concurrency_limited"
+
+
 class ServiceUnavailableError(AppException):
     """A dependency is unavailable; the same request may succeed in a moment.
 

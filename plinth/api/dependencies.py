@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.api.state import AppState
 from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
+from plinth.http.caller_limit import take_place
 from plinth.http.rate_limit import count_address, count_hit
 from plinth.identity.api_keys import PREFIX as API_KEY_PREFIX
 from plinth.identity.errors import KeysUnavailable, TokenError
@@ -44,7 +45,7 @@ def state_of(request: Request) -> AppState:
 
 
 class Bearer(SecurityBase):
-    """Verifies the bearer token and counts the rate limit. One dependency for both: each costs some µs."""
+    """Verifies the bearer token and counts the caller's limits. One dependency for all: each costs some µs."""
 
     def __init__(self) -> None:
         self.model = BearerModel(description="A token (JWT) of the identity provider, or an API key.")
@@ -56,6 +57,7 @@ class Bearer(SecurityBase):
         Raises:
             UnauthorizedError: the token is missing or not valid.
             RateLimitError: the caller, or the address that sends invalid tokens, has reached its limit.
+            ConcurrencyLimitError: the caller has too many requests in progress.
             ServiceUnavailableError: the identity provider's keys cannot be fetched, or an API key not be looked up.
         """
         state = state_of(request)
@@ -84,6 +86,7 @@ class Bearer(SecurityBase):
         request.scope["state"]["principal"] = principal  # for the access line
         if (limiter := state["rate_limiter"]) is not None:
             await count_hit(request, limiter, f"subject:{principal.key}")
+        await take_place(request.scope, state["caller_limit"], (principal.issuer, principal.subject))
         return principal
 
 

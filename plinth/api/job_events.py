@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from plinth.api.schemas import JobSummary
+from plinth.http.caller_limit import give_up_place
 from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.watch import JobWatch, Watcher
 
@@ -55,6 +56,7 @@ class JobEvents(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._watch.watching(self._snapshot, self._caller) as watcher:
+            give_up_place(scope)  # it holds no connection from here on, and the watchers have a limit of their own
             self.body_iterator = self._events(watcher)
             await super().__call__(scope, receive, send)
 

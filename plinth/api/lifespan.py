@@ -11,6 +11,7 @@ from plinth.api.state import AppState
 from plinth.database.engine import bind_default_database
 from plinth.health.lifecycle import Lifecycle
 from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
+from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity import build_verifier
@@ -80,6 +81,7 @@ def lifespan_of(
                 cursors=CursorCodec(*derive_keys(settings.SECRET_KEY, "cursor")),
                 rate_limiter=_limiter(settings, settings.RATE_LIMIT, redis),
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),
+                caller_limit=CallerLimit(settings.requests_per_caller),
                 job_watch=job_watch,
                 on_shutdown=end_streams,
             )

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from plinth.database.engine import Database
 from plinth.health.readiness import Readiness
+from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.identity.api_key_verifier import ApiKeyVerifier
@@ -30,6 +31,7 @@ class AppState(TypedDict):
     # By principal, and by address for requests without a valid token. None: switched off.
     rate_limiter: RateLimiter | None
     anonymous_rate_limiter: RateLimiter | None
+    caller_limit: CallerLimit
     job_watch: JobWatch
     # See `plinth.http.protocol.ON_SHUTDOWN`.
     on_shutdown: list[Callable[[], None]]

@@ -25,7 +25,8 @@ def effective_configuration(settings: PlatformSettings) -> list[SettingRow]:
     """Return a row for each setting, then for each value computed from several, with secrets masked."""
     given = settings.model_fields_set
     origins: dict[str, Origin] = {name: "set" if name in given else "default" for name in type(settings).model_fields}
-    origins |= dict.fromkeys(("docs_enabled", "issuers", "jwks_urls", "jwt_algorithms", "traces_endpoint"), "computed")
+    computed = ("docs_enabled", "requests_per_caller", "issuers", "jwks_urls", "jwt_algorithms", "traces_endpoint")
+    origins |= dict.fromkeys(computed, "computed")
     return [SettingRow(name, _shown(name, getattr(settings, name)), origin) for name, origin in origins.items()]
 
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.addresses import network_check
+from plinth.http.caller_limit import give_up_place
 from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
@@ -46,7 +47,7 @@ class RequestContextMiddleware:
     line of the request and in the response. The header `traceresponse` names the trace, where there is one. Response
     headers of other parts are collected in `scope["state"]["response_headers"]`; the authenticated caller is in
     `scope["state"]["principal"]`; `response_started` is there once it is too late for another response. While the
-    process drains, each response closes its connection.
+    process drains, each response closes its connection. A request's place among those of its caller is given up.
 
     Requests for `quiet_paths`, the probes', are neither counted nor traced, and logged only when they fail. Of other
     successes a share of `access_sample` is logged, and all that took `slow_seconds` or longer or whose trace is
@@ -146,6 +147,7 @@ class RequestContextMiddleware:
             error = raised
             raise
         finally:
+            give_up_place(scope)
             seconds = (ended or perf_counter()) - started
             if status == 0 and isinstance(error, Exception):
                 status = 500  # which the server answers

@@ -28,6 +28,7 @@ class HttpSettings(GeneralSettings):
     FORWARDED_ALLOW_IPS: types.Networks = ("127.0.0.1",)
     RATE_LIMIT: types.Rate = "600/minute"
     RATE_LIMIT_ANONYMOUS: types.Rate = "60/minute"
+    MAX_REQUESTS_PER_CALLER: int | None = Field(None, ge=1)
 
     @property
     def docs_enabled(self) -> bool:

@@ -16,12 +16,12 @@ S = TypeVar("S", bound=PlatformSettings)
 
 
 def settings_for_tests(settings: type[S], /, **values: Any) -> S:
-    """Make settings of a service's settings class for a test: no rate limits, long timeouts, then `values`.
+    """Make settings of a service's settings class for a test: no limits for a caller, long timeouts, then `values`.
 
     Neither the environment nor `.env` is read.
 
     Raises:
         SettingsError: a value is not one that the setting accepts, or is needed and missing.
     """
-    unlimited = {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
-    return settings.isolated(**{**unlimited, **PATIENT, **values})
+    unlimited = {"RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": "", "MAX_REQUESTS_PER_CALLER": 1000}
+    return settings.isolated(**{"ENVIRONMENT": "test", "LOG_FORMAT": "json", **unlimited, **PATIENT, **values})

@@ -10,7 +10,7 @@ import structlog
 
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.errors import ServiceUnavailableError
+from plinth.errors import ConcurrencyLimitError, ServiceUnavailableError
 from plinth.jobs.admin.jobs import JobView, summaries
 
 __all__ = ["JobWatch", "Watcher"]
@@ -20,6 +20,7 @@ log = structlog.get_logger("plinth.jobs.admin.watch")
 POLL_SECONDS = 0.5
 MAX_WATCHERS = 500
 MAX_WATCHERS_EACH = 50  # for each caller
+RETRY_AFTER_SECONDS = 5
 
 
 class Watcher:
@@ -57,10 +58,12 @@ class JobWatch:
         """Watch a job while the block runs, from the snapshot that the caller has seen.
 
         Raises:
-            ServiceUnavailableError: there are too many watchers.
+            ConcurrencyLimitError: the caller has too many watchers.
+            ServiceUnavailableError: there are too many in all.
         """
-        of_caller = sum(watcher.caller == caller for watcher in self._watchers)
-        if len(self._watchers) >= MAX_WATCHERS or of_caller >= MAX_WATCHERS_EACH:
+        if sum(watcher.caller == caller for watcher in self._watchers) >= MAX_WATCHERS_EACH:
+            raise ConcurrencyLimitError(RETRY_AFTER_SECONDS, f"You are watching {MAX_WATCHERS_EACH} jobs here already.")
+        if len(self._watchers) >= MAX_WATCHERS:
             raise ServiceUnavailableError("Too many jobs are being watched here.", code="too_many_watchers")
         watcher = Watcher(snapshot, caller)
         self._watchers.add(watcher)

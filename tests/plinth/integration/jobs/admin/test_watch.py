@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from plinth.database.engine import Database, DatabaseUnavailableError
-from plinth.errors import ServiceUnavailableError
+from plinth.errors import ConcurrencyLimitError, ServiceUnavailableError
 from plinth.jobs import JobContext, State, enqueue_many, job
 from plinth.jobs.admin import watch
 from plinth.jobs.admin.jobs import JobView, get_job
@@ -142,7 +142,7 @@ async def test_number_of_watchers_of_one_caller_is_limited(
 ) -> None:
     monkeypatch.setattr(watch, "MAX_WATCHERS_EACH", 1)
     with job_watch.watching(snapshots[0], "alice"):
-        with pytest.raises(ServiceUnavailableError):
+        with pytest.raises(ConcurrencyLimitError):
             job_watch.watching(snapshots[1], "alice").__enter__()
         with job_watch.watching(snapshots[0], "bob"):
             pass
