@@ -7,9 +7,10 @@ number of the run that finished: chunks of other runs, left over or still being 
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
 from app.core.exceptions import TooManyExportsError
 from app.models.export import Export
 from plinth.database.engine import Database
+from plinth.database.patience import patiently
 from plinth.database.uuid7 import python_uuid7
 from plinth.errors import NotFoundError
 from plinth.jobs import Discard, LeaseLost, enqueue
@@ -210,19 +212,14 @@ async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, r
 async def read_content(database: Database, export_id: UUID, *, run: int, start: int, stop: int) -> AsyncIterator[bytes]:
     """The bytes from `start` to `stop` of the file of a ready export, a chunk at a time.
 
-    Holds no connection while the client reads.
+    The first chunk is read before this returns, while an error still has an answer. Later ones wait for a database that
+    is busy or away. Holds no connection while the client reads.
 
     Raises:
-        NotFoundError: the export has expired.
+        NotFoundError: the export has expired; the iterator raises it too.
     """
-    while start < stop:
-        async with database.connection() as connection:
-            chunk = await connection.fetchrow(_READ_CHUNK, export_id, run, start)
-        if chunk is None or chunk["start"] + chunk["size"] <= start:
-            raise NotFoundError("The export has expired.")
-        piece = zlib.decompress(chunk["data"])[start - chunk["start"] : stop - chunk["start"]]
-        start += len(piece)
-        yield piece
+    read = partial(_read_piece, database, export_id, run, stop)
+    return _pieces(await read(start), start, read)
 
 
 async def delete_expired_exports(database: Database) -> int:
@@ -230,6 +227,24 @@ async def delete_expired_exports(database: Database) -> int:
     async with database.connection() as connection:
         status = await connection.execute(_DELETE_EXPIRED)
     return int(status.rpartition(" ")[2])
+
+
+async def _pieces(piece: bytes, position: int, read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    while piece:
+        yield piece
+        position += len(piece)
+        piece = await patiently(partial(read, position))
+
+
+async def _read_piece(database: Database, export_id: UUID, run: int, stop: int, start: int) -> bytes:
+    """The bytes from `start` to the end of their chunk, or to `stop`; none at the end."""
+    if start >= stop:
+        return b""
+    async with database.connection() as connection:
+        chunk = await connection.fetchrow(_READ_CHUNK, export_id, run, start)
+    if chunk is None or chunk["start"] + chunk["size"] <= start:
+        raise NotFoundError("The export has expired.")
+    return zlib.decompress(chunk["data"])[start - chunk["start"] : stop - chunk["start"]]
 
 
 async def _write_chunk(database: Database, export_id: UUID, run: int, chunk: Chunk) -> None:

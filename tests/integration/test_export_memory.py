@@ -69,7 +69,7 @@ async def test_large_export_takes_little_memory(database: Database, worker: psut
     assert most - before < MAX_GROWTH
     assert export["item_count"] == ITEMS
     digest, lines, size = sha256(), 0, 0
-    content = exports.read_content(database, export["id"], run=export["run"], start=0, stop=export["size"])
+    content = await exports.read_content(database, export["id"], run=export["run"], start=0, stop=export["size"])
     async for piece in content:
         digest.update(piece)
         lines += piece.count(b"\n")

@@ -102,7 +102,7 @@ async def read_content(
     if part is not None:
         headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{size}", "Content-Length": str(stop - start)}
     # If the file expires meanwhile, this raises and the connection breaks, so a short file never looks complete.
-    content = exports.read_content(database, export_id, run=export["run"], start=start, stop=stop)
+    content = await exports.read_content(database, export_id, run=export["run"], start=start, stop=stop)
     return StreamingResponse(content, 200 if part is None else 206, headers)
 
 

@@ -113,7 +113,7 @@ async def end_of(database: Database, export: Export) -> Export:
 
 
 async def content_of(database: Database, export: Export) -> bytes:
-    pieces = exports.read_content(database, export["id"], run=export["run"], start=0, stop=export["size"])
+    pieces = await exports.read_content(database, export["id"], run=export["run"], start=0, stop=export["size"])
     return b"".join([piece async for piece in pieces])
 
 
@@ -393,7 +393,7 @@ class TestExpiredExport:
     ) -> None:
         async with working(settings, Builds().kind):
             ready = await end_of(database, export)
-        pieces = exports.read_content(database, ready["id"], run=ready["run"], start=0, stop=ready["size"])
+        pieces = await exports.read_content(database, ready["id"], run=ready["run"], start=0, stop=ready["size"])
 
         assert len(await anext(pieces)) == 500
         await sql.execute("DELETE FROM export")
