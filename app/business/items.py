@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import bindparam, func, insert, select
-from sqlmodel import col
+from sqlalchemy import bindparam, func, insert
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.core.security import owned_by
@@ -124,8 +124,10 @@ async def delete_item(session: AsyncSession, owner: str, item_id: UUID, *, if_ve
 
 
 async def _load(session: AsyncSession, owner: str, item_id: UUID, if_version: frozenset[int] | None) -> Item:
-    # Locked: of two concurrent changes the second sees the result of the first.
-    item = owned_by(owner, await session.get(Item, item_id, with_for_update=True), name="item")
+    # Locked: of two concurrent changes the second sees the result of the first. The owner is in the WHERE: waiting for
+    # an item of another owner would show that it exists.
+    locked = select(Item).where(col(Item.id) == item_id, col(Item.owner) == owner).with_for_update()
+    item = owned_by(owner, (await session.exec(locked)).one_or_none(), name="item")
     if if_version is not None and item.version not in if_version:
         raise PreconditionFailedError("The item has changed since you read it.")
     return item

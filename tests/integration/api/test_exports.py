@@ -182,6 +182,20 @@ class TestStatus:
             assert problem(response, 404) | {"request_id": ""} == nothing | {"request_id": ""}
         assert (await bob.head(content_path(export))).status_code == 404
 
+    async def test_locked_export_of_another_owner_is_not_found(
+        self, alice: Client, bob: Client, jobs: Jobs, sql: asyncpg.Connection
+    ) -> None:
+        export = await made(alice, jobs)
+        nothing = problem(await alice.get(NOWHERE), 404)
+        async with sql.transaction():
+            await sql.execute("SELECT FROM export JOIN job_history ON job_history.id = job_id FOR UPDATE")
+
+            for path in (f"/exports/{export['id']}", content_path(export)):
+                assert problem(await bob.get(path), 404) | {"request_id": ""} == nothing | {"request_id": ""}
+                assert (await alice.get(path)).status_code == 200
+            for change in ("cancel", "retry"):
+                problem(await bob.post(f"/jobs/{export['job_id']}/{change}"), 404)
+
     async def test_expired_export_is_not_found(self, alice: Client, jobs: Jobs, sql: asyncpg.Connection) -> None:
         export = await made(alice, jobs)
         await sql.execute("UPDATE export SET expires_at = now()")

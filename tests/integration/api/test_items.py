@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -300,6 +300,34 @@ class TestDelete:
         await alice.delete(path)
 
         assert await sql.fetchval("SELECT deleted_at > created_at FROM item")
+
+
+class TestLockedItem:
+    """Another transaction holds the lock of alice's item."""
+
+    @pytest.fixture
+    async def path(self, alice: Client, sql: asyncpg.Connection) -> AsyncIterator[str]:
+        item = await create(alice, name="one")
+        async with sql.transaction():
+            await sql.execute("SELECT FROM item WHERE id = $1 FOR UPDATE", UUID(item["id"]))
+            yield f"/items/{item['id']}"
+
+    @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+    async def test_locked_item_of_another_owner_is_not_found(
+        self, alice: Client, bob: Client, path: str, method: str
+    ) -> None:
+        request: dict[str, Any] = {
+            "headers": {"If-Match": '"1"'},
+            "json": {"name": "two"} if method == "PATCH" else None,
+        }
+
+        found = problem(await bob.request(method, path, **request), 404, "not_found")
+
+        nothing = problem(await bob.request(method, f"/items/{uuid4()}", **request), 404)
+        assert found | {"request_id": ""} == nothing | {"request_id": ""}
+
+    async def test_locked_item_is_read_by_its_owner(self, alice: Client, path: str) -> None:
+        assert (await alice.get(path)).status_code == 200
 
 
 class TestConditionalRead:

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import bindparam, func, select
-from sqlmodel import col
+from sqlalchemy import bindparam, func
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from notes.jobs import Digest, digest
@@ -120,8 +120,9 @@ async def create_digest(
 
 async def _load(session: AsyncSession, owner: str, note_id: UUID, if_version: frozenset[int] | None) -> Note:
     """A note to change, locked until the session ends."""
-    note = await session.get(Note, note_id, with_for_update=True)
-    if note is None or note.owner != owner:
+    locked = select(Note).where(col(Note.id) == note_id, col(Note.owner) == owner).with_for_update()
+    note = (await session.exec(locked)).one_or_none()
+    if note is None:
         raise NotFoundError("There is no such note.")
     if if_version is not None and note.version not in if_version:
         raise PreconditionFailedError("The note has changed since you read it.")

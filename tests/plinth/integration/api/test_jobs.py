@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 
@@ -228,6 +229,26 @@ class TestRead:
         first, second = [problem(answer, 404, "not_found") for answer in answers]
         assert first | {"request_id": ""} == second | {"request_id": ""}
         assert await ids(api) == [theirs]
+
+    @pytest.mark.parametrize("verb", ["", "/events", "/cancel", "/retry"])
+    @pytest.mark.parametrize("ended", [False, True])
+    async def test_another_owner_s_locked_job_is_not_waited_for(
+        self,
+        api: httpx.AsyncClient,
+        engine: Database,
+        store: Store,
+        sql: asyncpg.Connection,
+        bob: dict[str, str],
+        verb: str,
+        ended: bool,
+    ) -> None:
+        job_id = await add(engine)
+        if ended:
+            await run(store, State.CANCELLED)
+        async with sql.transaction():
+            await sql.execute(f"SELECT FROM {'job_history' if ended else 'job'} FOR UPDATE")
+            method = "POST" if verb in ("/cancel", "/retry") else "GET"
+            problem(await api.request(method, f"/jobs/{job_id}{verb}", headers=bob), 404)
 
     async def test_anonymous_callers_read_no_job(self, service: httpx.AsyncClient, engine: Database) -> None:
         job_id = await add(engine)
