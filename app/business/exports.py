@@ -43,7 +43,7 @@ __all__ = [
 
 BUILD = "exports.build"
 # Per owner. Each export is a copy of all the owner's items, and its job keeps other jobs waiting.
-MAX_UNFINISHED = 5
+MAX_UNFINISHED = 5  # the limit of the kind, which holds for retries too
 MAX_KEPT = 50
 # Some milliseconds of work, and at most some megabytes if each item has its maximum size.
 BATCH_ITEMS = 100
@@ -64,12 +64,7 @@ FROM export LEFT JOIN job_status ON job_status.id = export.job_id
 WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
 """
 
-# Unfinished: its job is still to be done.
-_COUNT = """
-SELECT count(*) AS kept, count(*) FILTER (WHERE ready_at IS NULL AND EXISTS (
-    SELECT FROM job_status WHERE job_status.id = export.job_id AND job_status.live)) AS unfinished
-FROM export WHERE owner = $1 AND expires_at > now()
-"""
+_COUNT = "SELECT count(*) FROM export WHERE owner = $1 AND expires_at > now()"
 
 _TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now()"
 # Not those of later runs: this run may have been replaced already.
@@ -123,14 +118,15 @@ async def request_export(
     Returns the export as `get_export` does.
 
     Raises:
-        TooManyExportsError: the owner has too many exports that are not ready, or too many in all.
+        TooManyJobsError: the owner has too many exports that are not ready.
+        TooManyExportsError: the owner has too many exports in all.
     """
-    connection = await session.connection()
-    counted = (await connection.exec_driver_sql(_COUNT, (owner,))).one()
-    if counted.unfinished >= MAX_UNFINISHED or counted.kept >= MAX_KEPT:
-        raise TooManyExportsError("You have too many exports. Wait until some have expired.")
     export_id = python_uuid7()
+    # First: the kind has a limit for each owner, so of two requests at once the second waits here and counts the first.
     job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
+    connection = await session.connection()
+    if (await connection.exec_driver_sql(_COUNT, (owner,))).scalar_one() >= MAX_KEPT:
+        raise TooManyExportsError("You have too many exports. Wait until some have expired.")
     session.add(
         Export(
             id=export_id,

@@ -13,7 +13,13 @@ __all__ = ["build", "expire"]
 
 
 # Each one keeps a core busy and holds a connection while it takes a second one: keep `max_running` below DB_POOL_SIZE.
-@job(exports.BUILD, time_limit=1800, retry=RetryPolicy(max_attempts=5), max_running=4)
+@job(
+    exports.BUILD,
+    time_limit=1800,
+    retry=RetryPolicy(max_attempts=5),
+    max_running=4,
+    max_per_owner=exports.MAX_UNFINISHED,
+)
 async def build(ctx: JobContext, payload: exports.ExportBuild) -> None:
     """Make the file of an export; each run starts over."""
 

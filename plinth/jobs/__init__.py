@@ -18,6 +18,7 @@ from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, State
+from plinth.jobs.owner_limit import TooManyJobsError
 from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.schedules import Schedule, schedule
 
@@ -31,6 +32,7 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "State",
+    "TooManyJobsError",
     "UnknownKindError",
     "enqueue",
     "enqueue_many",

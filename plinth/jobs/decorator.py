@@ -29,6 +29,7 @@ def job(
     time_limit: float = DEFAULT_TIME_LIMIT,
     retry: RetryPolicy = DEFAULT_RETRY,
     max_running: int | None = None,
+    max_per_owner: int | None = None,
 ) -> Callable[[Callable[[JobContext, P], Awaitable[None]]], JobKind[P]]:
     """Make an async function `(ctx: JobContext, payload: Model)` a kind of job.
 
@@ -39,6 +40,7 @@ def job(
         time_limit: seconds after which an attempt is cancelled, and counted as failed.
         retry: how often and when it is tried again.
         max_running: at most so many at once in the whole fleet.
+        max_per_owner: at most so many of one owner waiting or running; see `plinth.jobs.owner_limit`.
 
     Raises:
         ValueError: the name is taken or is none, or a limit makes no sense.
@@ -48,8 +50,8 @@ def job(
     def decorate(function: Callable[[JobContext, P], Awaitable[None]]) -> JobKind[P]:
         check_name(name)
         check_name(queue)
-        limits = 0 < time_limit <= MAX_TIME_LIMIT and (max_running is None or max_running >= 1)
-        if not limits or not -32768 <= priority <= 32767:
+        counts = all(limit is None or limit >= 1 for limit in (max_running, max_per_owner))
+        if not counts or not 0 < time_limit <= MAX_TIME_LIMIT or not -32768 <= priority <= 32767:
             raise ValueError(f"{name!r}: a limit is out of range")
         kind = JobKind(
             name=name,
@@ -60,6 +62,7 @@ def job(
             time_limit=time_limit,
             retry=retry,
             max_running=max_running,
+            max_per_owner=max_per_owner,
         )
         register(kind)
         return kind

@@ -17,6 +17,7 @@ from plinth.jobs.after_commit import after_commit
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
+from plinth.jobs.owner_limit import make_room
 from plinth.telemetry.tracing import enqueue_span
 
 __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
@@ -75,6 +76,7 @@ async def enqueue(
         delay: seconds from now, by the database's clock, before which it is not run.
 
     Raises:
+        TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
         ValueError: `run_at` has no time zone, a text is too long or holds a NUL, or the payload does not survive JSON.
@@ -96,7 +98,12 @@ async def enqueue_many(
 
     `unique_keys`: one for each payload; a repeated key makes one job.
     """
-    return await prepare(kind, payloads, unique_keys=unique_keys, **options).execute(session)
+    kind = kind if isinstance(kind, JobKind) else kind_named(kind)
+    insertion = prepare(kind, payloads, unique_keys=unique_keys, **options)
+    if (owner := options.get("owner")) is not None:
+        number = len(payloads if unique_keys is None else set(unique_keys))
+        await make_room(session, kind, owner, number, unique_keys=unique_keys or ())
+    return await insertion.execute(session)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class JobKind(Generic[P]):
     time_limit: float
     retry: RetryPolicy
     max_running: int | None
+    max_per_owner: int | None = None
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
         return self.function(ctx, payload)

@@ -21,7 +21,9 @@ from plinth.jobs.admin.sql import CANCEL_RUNNING, CANCEL_WAITING, RETRY_ENDED
 from plinth.jobs.context import Progress
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.enqueue import EnqueuedJob, Insertion
+from plinth.jobs.kinds import kinds
 from plinth.jobs.outcome import ErrorEntry, State
+from plinth.jobs.owner_limit import make_room
 from plinth.jobs.tables import Job, JobHistory, WorkerSession
 
 __all__ = ["JobView", "enqueue_by_hand", "get_job", "list_jobs", "request_cancel", "retry_job", "summaries"]
@@ -141,7 +143,7 @@ async def request_cancel(
         NotFoundError: as for `get_job`.
         ConflictError: it has ended, and not as cancelled.
     """
-    state = await _lock(session, job_id, owner)
+    state, _ = await _lock(session, job_id, owner)
     if state in (State.SUCCEEDED, State.DISCARDED):
         raise ConflictError(f"The job has ended: it is {state}.", code="job_ended")
     connection = await session.connection()
@@ -161,10 +163,13 @@ async def retry_job(
     Raises:
         NotFoundError: as for `get_job`.
         ConflictError: it has not ended, or it has succeeded; or a live job of its kind has its unique key.
+        TooManyJobsError: `owner` has as many jobs of this kind to be done as one may have. Operators have no limit.
     """
-    state = await _lock(session, job_id, owner)
+    state, kind = await _lock(session, job_id, owner)
     if state not in (State.CANCELLED, State.DISCARDED):
         raise ConflictError(f"Only cancelled and discarded jobs can be retried: it is {state}.", code="job_not_failed")
+    if owner is not None and kind in kinds():
+        await make_room(session, kinds()[kind], owner)
     result = await (await session.connection()).exec_driver_sql(RETRY_ENDED, (job_id,))
     queue = result.scalar_one_or_none()
     if queue is None:
@@ -188,14 +193,16 @@ async def _acted(session: AsyncSession, action: str, job_id: UUID, by: Actor | N
     return job
 
 
-async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> State:
-    """Lock a job until the transaction ends and return its state. Raises NotFoundError."""
+async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> tuple[State, str]:
+    """Lock a job until the transaction ends and return its state and kind. Raises NotFoundError."""
     connection = await session.connection()
     while True:
         for table in _TABLES:
-            statement = select(table.state).where(table.id == job_id, *_owned(table, owner)).with_for_update()
-            if (state := (await connection.execute(statement)).scalar_one_or_none()) is not None:
-                return State(state)
+            # The owner is in the WHERE: waiting for another owner's job would show that it exists.
+            owned = (table.id == job_id, *_owned(table, owner))
+            statement = select(table.state, table.kind).where(*owned).with_for_update()
+            if (found := (await connection.execute(statement)).one_or_none()) is not None:
+                return State(found.state), found.kind
         # It does not exist, which this raises, or it moved from the second table to the first between the two queries.
         await get_job(session, job_id, owner=owner)
 

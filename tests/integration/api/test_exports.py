@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
@@ -93,12 +94,6 @@ class TestRequest:
 
         assert [error["loc"] for error in problem(response, 422, "validation_error")["errors"]] == [where]
 
-    async def test_number_of_unfinished_exports_of_an_owner_is_limited(self, alice: Client, bob: Client) -> None:
-        for _ in range(exports.MAX_UNFINISHED):
-            await requested(alice)
-        problem(await alice.post("/exports", json={"format": "csv"}), 409, "too_many")
-        assert (await bob.post("/exports", json={"format": "csv"})).status_code == 202
-
     async def test_exports_need_a_token(self, client: Client) -> None:
         for response in (
             await client.post("/exports", json={"format": "csv"}),
@@ -138,6 +133,65 @@ class TestRequest:
 
         for table in ("export", "job", "idempotency_record"):
             assert await sql.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+class TestLimits:
+    """Five exports of an owner may be unfinished, and fifty kept, at whatever door and moment they are asked for."""
+
+    async def statuses(self, alice: Client, path: str, count: int, **options: Any) -> Counter[int]:
+        """What so many requests at once are answered with."""
+        answers = await asyncio.gather(*(alice.post(path, **options) for _ in range(count)))
+        for answer in answers:
+            if answer.status_code == 409:
+                problem(answer, 409, "too_many")
+        return Counter(answer.status_code for answer in answers)
+
+    async def test_number_of_unfinished_exports_of_an_owner_is_limited(self, alice: Client, bob: Client) -> None:
+        for _ in range(5):
+            await requested(alice)
+        problem(await alice.post("/exports", json={"format": "csv"}), 409, "too_many")
+        assert (await bob.post("/exports", json={"format": "csv"})).status_code == 202
+
+    async def test_requests_at_the_same_time_make_no_more_exports(self, alice: Client, sql: asyncpg.Connection) -> None:
+        assert await self.statuses(alice, "/exports", 20, json={"format": "csv"}) == {202: 5, 409: 15}
+        assert await sql.fetchval("SELECT count(*) FROM export") == 5
+
+    async def test_requests_at_the_same_time_keep_no_more_exports(self, alice: Client, sql: asyncpg.Connection) -> None:
+        await sql.execute(
+            "INSERT INTO export (owner, format, job_id, ready_at, expires_at) "
+            "SELECT 'alice', 'csv', uuid7(), now(), now() + interval '1 day' FROM generate_series(1, 48)"
+        )
+        assert await self.statuses(alice, "/exports", 5, json={"format": "csv"}) == {202: 2, 409: 3}
+
+    async def test_retried_jobs_make_no_more_exports(self, alice: Client, sql: asyncpg.Connection) -> None:
+        cancelled = []
+        for _ in range(10):
+            export = await requested(alice)
+            assert (await alice.post(f"/jobs/{export['job_id']}/cancel")).status_code == 200
+            cancelled.append(export["job_id"])
+
+        answers = await asyncio.gather(*(alice.post(f"/jobs/{job_id}/retry") for job_id in cancelled))
+
+        assert Counter(answer.status_code for answer in answers) == {200: 5, 409: 5}
+        assert {answer.json().get("code", "too_many") for answer in answers} == {"too_many"}
+        assert await sql.fetchval("SELECT count(*) FROM job") == 5
+        problem(await alice.post("/exports", json={"format": "csv"}), 409, "too_many")
+        refused = next(job_id for job_id, answer in zip(cancelled, answers, strict=True) if answer.status_code == 409)
+        taken = next(job_id for job_id, answer in zip(cancelled, answers, strict=True) if answer.status_code == 200)
+        await alice.post(f"/jobs/{taken}/cancel")
+        assert (await alice.post(f"/jobs/{refused}/retry")).status_code == 200
+
+    async def test_repeated_request_with_a_key_is_answered_at_the_limit(self, alice: Client) -> None:
+        first = await alice.post("/exports", json={"format": "csv"}, headers=KEY)
+        for _ in range(4):
+            await requested(alice)
+
+        problem(
+            await alice.post("/exports", json={"format": "csv"}, headers={"Idempotency-Key": "new"}), 409, "too_many"
+        )
+        again = await alice.post("/exports", json={"format": "csv"}, headers=KEY)
+
+        assert (again.status_code, again.content) == (202, first.content)
 
 
 class TestStatus:

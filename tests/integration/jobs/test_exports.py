@@ -403,15 +403,9 @@ class TestExpiredExport:
 
 class TestExpiryJob:
     async def test_expiry_job_deletes_expired_exports_only(
-        self,
-        jobs: Jobs,
-        database: Database,
-        sql: asyncpg.Connection,
-        export: Export,
-        monkeypatch: pytest.MonkeyPatch,
+        self, jobs: Jobs, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
-        monkeypatch.setattr(exports, "MAX_UNFINISHED", 1000)
-        old = [await requested(database) for _ in range(2 * exports.BATCH_EXPORTS + 1)]
+        old = [await requested(database, f"owner {number}") for number in range(2 * exports.BATCH_EXPORTS + 1)]
         await sql.execute(
             "UPDATE job SET run_lease = 1 WHERE id = ANY ($1::uuid[])", [export["job_id"], old[0]["job_id"]]
         )

@@ -10,7 +10,18 @@ from sqlalchemy import event
 
 from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import JobContext, RetryPolicy, UnknownKindError, enqueue, enqueue_many, job
+from plinth.jobs import (
+    EnqueuedJob,
+    JobContext,
+    RetryPolicy,
+    State,
+    TooManyJobsError,
+    UnknownKindError,
+    enqueue,
+    enqueue_many,
+    job,
+)
+from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.kinds import JobKind
 from plinth.redis.keys import key_prefix
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
@@ -235,3 +246,73 @@ class TestDoorbell:
                 made = await enqueue(session, noop, Number())
             await jobs.end_of(made.id)
         await database.aclose()
+
+
+class TestOwnerLimit:
+    @pytest.fixture
+    def limited(self) -> JobKind[Number]:
+        @job("test.per-owner", max_per_owner=2)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        return limited
+
+    async def add(self, database: Database, kind: JobKind[Number], **options: Any) -> EnqueuedJob:
+        async with database.session() as session:
+            return await enqueue(session, kind, Number(), **options)
+
+    async def test_owner_has_no_more_jobs_of_a_kind_than_its_limit(
+        self, database: Database, limited: JobKind[Number], noop: JobKind[Number]
+    ) -> None:
+        for owner in ("alice", "bob", "alice", "bob"):
+            await self.add(database, limited, owner=owner)
+
+        with pytest.raises(TooManyJobsError) as error:
+            await self.add(database, limited, owner="alice")
+        assert (error.value.status, error.value.code) == (409, "too_many")
+        await self.add(database, noop, owner="alice")
+        await self.add(database, limited)  # of no owner
+
+    async def test_limit_holds_for_enqueues_at_the_same_time(
+        self, database: Database, limited: JobKind[Number], jobs: Jobs
+    ) -> None:
+        made = await asyncio.gather(
+            *(self.add(database, limited, owner="alice") for _ in range(8)), return_exceptions=True
+        )
+        assert sum(isinstance(one, TooManyJobsError) for one in made) == 6
+        assert len(await jobs.all("SELECT FROM job")) == 2
+
+    async def test_limit_counts_all_jobs_of_one_call(self, database: Database, limited: JobKind[Number]) -> None:
+        async with database.session() as session:
+            with pytest.raises(TooManyJobsError):
+                await enqueue_many(session, limited, [Number()] * 3, owner="alice")
+            assert len(await enqueue_many(session, limited, [Number()] * 2, owner="alice")) == 2
+
+    async def test_job_that_is_there_already_is_returned_at_the_limit(
+        self, database: Database, limited: JobKind[Number]
+    ) -> None:
+        first = await self.add(database, limited, owner="alice", unique_key="one")
+        await self.add(database, limited, owner="alice")
+
+        assert await self.add(database, limited, owner="alice", unique_key="one") == EnqueuedJob(first.id, False)
+        async with database.session() as session:
+            keys = ["one", "one", "two"]
+            with pytest.raises(TooManyJobsError):
+                await enqueue_many(session, limited, [Number()] * 3, owner="alice", unique_keys=keys)
+
+    async def test_limit_holds_for_retries_of_the_owner_alone(
+        self, database: Database, limited: JobKind[Number]
+    ) -> None:
+        ended = []
+        for _ in range(3):
+            ended.append((await self.add(database, limited, owner="alice")).id)
+            async with database.session() as session:
+                await request_cancel(session, ended[-1], owner="alice")
+
+        for job_id in ended[:2]:
+            async with database.session() as session:
+                await retry_job(session, job_id, owner="alice")
+        async with database.session() as session:
+            with pytest.raises(TooManyJobsError):
+                await retry_job(session, ended[2], owner="alice")
+            assert (await retry_job(session, ended[2])).state is State.AVAILABLE  # an operator's

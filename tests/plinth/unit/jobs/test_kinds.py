@@ -50,7 +50,9 @@ class TestJob:
         with pytest.raises(ValueError, match="is not a name"):
             job("a", queue=name)(handler)
 
-    @pytest.mark.parametrize("options", [{"time_limit": 0}, {"max_running": 0}, {"priority": 40_000}])
+    @pytest.mark.parametrize(
+        "options", [{"time_limit": 0}, {"max_running": 0}, {"max_per_owner": 0}, {"priority": 40_000}]
+    )
     def test_kind_with_limits_out_of_range_is_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="out of range"):
             job("a", **options)(handler)
