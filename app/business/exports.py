@@ -70,9 +70,13 @@ _TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at 
 # Not those of later runs: this run may have been replaced already.
 _DELETE_EARLIER_CHUNKS = "DELETE FROM export_chunk WHERE export_id = $1 AND run < $2"
 
-_OF_OWNER = "FROM item WHERE owner = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR $2 = ANY (tags))"
-_COUNT_ITEMS = f"SELECT count(*) {_OF_OWNER}"
-_ITEMS = f"SELECT {', '.join(COLUMNS)} {_OF_OWNER} ORDER BY created_at, id"
+_COLUMNS = ", ".join(f"item.{name}" for name in COLUMNS)
+# The owner's items, all and those with a tag; and the order of each, along an index.
+_ALL = ("FROM item WHERE owner = $1 AND deleted_at IS NULL", "created_at, id")
+_TAGGED = (
+    "FROM item_tag JOIN item USING (id) WHERE item_tag.owner = $1 AND tag = $2 AND deleted_at IS NULL",
+    "item_tag.created_at, item_tag.id",
+)
 
 # Fenced by the run's number: a run that was replaced writes nothing. The lock keeps the export from being deleted
 # meanwhile.
@@ -168,11 +172,13 @@ async def write_file(database: Database, export_id: UUID, *, run: int, report: R
             raise Discard(GONE)
         await connection.execute(_DELETE_EARLIER_CHUNKS, export_id, run)
     file = ExportFile(export["format"])
+    source, order = _ALL if export["tag"] is None else _TAGGED
+    arguments = [export["owner"]] if export["tag"] is None else [export["owner"], export["tag"]]
     async with _snapshot(database) as connection:
-        total = await connection.fetchval(_COUNT_ITEMS, export["owner"], export["tag"])
+        total = await connection.fetchval(f"SELECT count(*) {source}", *arguments)
         # Unnamed: behind a transaction pooler, names of statements collide.
-        statement = await connection.prepare(_ITEMS, name="")
-        cursor = await statement.cursor(export["owner"], export["tag"])
+        statement = await connection.prepare(f"SELECT {_COLUMNS} {source} ORDER BY {order}", name="")
+        cursor = await statement.cursor(*arguments)
         report(0, total)
         while items := await cursor.fetch(BATCH_ITEMS):
             for chunk in await asyncio.to_thread(file.add, items):

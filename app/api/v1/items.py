@@ -42,7 +42,7 @@ async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if
 @router.get("", response_model=Page[ItemRead], responses={200: with_headers("Link")})
 async def list_items(query: Annotated[ItemQuery, Query()], principal: PrincipalDep, request: Request) -> Any:
     """The caller's items, a page at a time."""
-    pager = Pager(request, principal, query, items.ORDERS[query.sort])
+    pager = Pager(request, principal, query, items.order_of(query.sort, tagged=query.tag is not None))
     async with state_of(request)["database"].connection() as connection:
         found = await items.list_items(connection, principal.owner, pager.slice, tag=query.tag)
     return pager.response(found)
