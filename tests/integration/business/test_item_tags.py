@@ -84,7 +84,9 @@ async def test_export_of_a_tag_reads_the_items_with_the_tag_alone(sql: asyncpg.C
         assert max(map(rows_read, plan)) <= 5, plan
 
 
-async def test_rows_of_tags_follow_every_change(alice: Client, bob: Client, sql: asyncpg.Connection) -> None:
+async def test_rows_of_tags_follow_every_change(client: Client, sql: asyncpg.Connection) -> None:
+    alice, bob = client.signed_in("alice"), client.signed_in("bob")
+
     async def in_step() -> int:
         kept = await sql.fetch(KEPT)
         assert kept == await sql.fetch(TAGS)
