@@ -90,7 +90,13 @@ class Watch(threading.Thread):
 def test_attack_costs_neither_memory_nor_clients(tmp_path: Path, database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
-    given = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": "5/minute"}
+    given = {
+        "ENVIRONMENT": "test",
+        "DATABASE_URL": database_url,
+        "RATE_LIMIT": "",
+        "MAX_REQUESTS_PER_CALLER": "1000",
+        "RATE_LIMIT_ANONYMOUS": "5/minute",
+    }
     with plinth(tmp_path, "api", "--port", str(port), **given) as running:
         running.heard("Uvicorn running on")
         probes = running.heard("liveness and metrics")["address"]

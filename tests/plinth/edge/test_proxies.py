@@ -131,8 +131,14 @@ def service(request: pytest.FixtureRequest, database_url: str) -> Iterator[Servi
     if shutil.which(proxy) is None:
         pytest.fail(f"{proxy} is missing: apt-get install nginx-light haproxy")
     api, port = free_port(), free_port()
-    given = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "RATE_LIMIT": "", "RATE_LIMIT_ANONYMOUS": ""}
-    given["SECRET_KEY"] = KEY  # with the known one it serves this machine's own names alone
+    given = {
+        "ENVIRONMENT": "test",
+        "DATABASE_URL": database_url,
+        "RATE_LIMIT": "",
+        "RATE_LIMIT_ANONYMOUS": "",
+        "MAX_REQUESTS_PER_CALLER": "1000",
+        "SECRET_KEY": KEY,  # with the known one it serves this machine's own names alone
+    }
     with ExitStack() as closing_all:
         folder = closing_all.enter_context(scratch_folder())
         process = closing_all.enter_context(plinth(folder, "api", "--port", str(api), **given))

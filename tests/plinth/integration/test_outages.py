@@ -37,6 +37,7 @@ def service(own_servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
         "DATABASE_URL": own_servers.postgres.url(),
         "REDIS_URL": own_servers.redis.url(),
         "RATE_LIMIT": "100000/minute",
+        "MAX_REQUESTS_PER_CALLER": "1000",
         "LOG_LEVEL": "CRITICAL",
     }
     command = [sys.executable, "-m", "plinth.cli", "api", "--port", str(port)]
