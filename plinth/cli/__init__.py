@@ -27,6 +27,7 @@ from plinth.cli.common import (
     register_jobs,
 )
 from plinth.cli.config import effective_configuration
+from plinth.cli.drain import drain
 from plinth.cli.jobs import jobs
 from plinth.cli.keys import keys
 from plinth.cli.log_level import log_level
@@ -67,7 +68,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-for _command in (audit, jobs, keys, log_level, schedules, workers):
+for _command in (audit, drain, jobs, keys, log_level, schedules, workers):
     main.add_command(_command)
 for _command in (pause, resume, stats):
     jobs.add_command(_command)

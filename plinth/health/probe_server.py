@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 from threading import Thread
 from time import monotonic
@@ -17,6 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 
 from plinth.accept_encoding import gzip_wish
+from plinth.health.local_request import is_local
 from plinth.telemetry.logging import log_level, set_log_level
 from plinth.telemetry.metrics import exposition
 
@@ -27,6 +27,15 @@ log = structlog.get_logger("plinth.probes")
 POLL_SECONDS = 0.1  # between checks whether to stop
 MAX_CONNECTIONS = 32
 MAX_SECONDS = 10.0
+
+_READ = ("GET", "HEAD")
+_METHODS = {
+    "/livez": _READ,
+    "/readyz": _READ,
+    "/metrics": _READ,
+    "/log-level": (*_READ, "PUT"),
+    "/drain": ("POST",),
+}
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -105,8 +114,8 @@ class ProbeServer:
     """Serves the second port of a process on `host`:`port`, in threads. 0: any free port.
 
     `/livez` and `/readyz` answer 200 or 503, by `alive` and `ready`; `/metrics` those of the process, in the form
-    that the client asks for; `/log-level` tells and sets the level of the log; `/drain`, where there is a `drain`,
-    answers when it has returned.
+    that the client asks for; `/log-level` tells the level of the log, and sets it by PUT; a POST to `/drain`, where
+    there is a `drain`, is answered when that has returned. What changes the process is done for this machine alone.
     """
 
     host: str
@@ -151,37 +160,43 @@ class ProbeServer:
 
     def _answer(self, environ: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
         """Status, headers and content of the answer."""
-        match environ["PATH_INFO"]:
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        headers = {"Content-Type": "text/plain"}
+        allowed = _METHODS.get(path, ())
+        if not allowed or (path == "/drain" and self.drain is None):
+            status, body = "404 Not Found", "/livez, /readyz and /metrics are here"
+        elif method not in allowed:
+            headers["Allow"] = ", ".join(allowed)
+            status, body = "405 Method Not Allowed", f"expected {headers['Allow']}"
+        elif method not in _READ and not is_local(environ):
+            status, body = "403 Forbidden", "asked for from outside this container"
+        elif path == "/metrics":
+            return "200 OK", *_metrics(environ)
+        else:
+            status, body = self._text(path, environ)
+        return status, headers, f"{body}\n".encode()
+
+    def _text(self, path: str, environ: dict[str, Any]) -> tuple[str, str]:
+        """Status and text of the answer to a request that may be made."""
+        match path:
             case "/livez":
-                alive = self.alive()
-                status, body = ("200 OK", "alive") if alive else ("503 Service Unavailable", "stuck")
-                if not alive:
-                    log.warning("the event loop is stuck")
+                if self.alive():
+                    return "200 OK", "alive"
+                log.warning("the event loop is stuck")
+                return "503 Service Unavailable", "stuck"
             case "/readyz":
-                status, body = ("200 OK", "ready") if self.ready() else ("503 Service Unavailable", "unavailable")
-            case "/metrics":
-                return "200 OK", *_metrics(environ)
+                return ("200 OK", "ready") if self.ready() else ("503 Service Unavailable", "unavailable")
             case "/log-level":
-                status, body = _log_level(environ)
-            case "/drain" if self.drain is not None:
+                return _set_log_level(environ) if environ["REQUEST_METHOD"] == "PUT" else ("200 OK", log_level())
+            case _:
+                assert self.drain is not None
                 self._server.let_be(environ["plinth.connection"])
                 self.drain()
-                status, body = "200 OK", "drained"
-            case _:
-                status, body = "404 Not Found", "/livez, /readyz and /metrics are here"
-        return status, {"Content-Type": "text/plain"}, f"{body}\n".encode()
+                return "200 OK", "drained"
 
 
-def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
-    """Return the log level; a PUT with a level as its body sets it and returns the old and the new one.
-
-    A PUT is accepted only from 127.0.0.1 or ::1, which in a pod means from an operator's shell in this pod, and not
-    from the rest of 127.0.0.0/8, from which sidecars forward requests of others.
-    """
-    if environ["REQUEST_METHOD"] != "PUT":
-        return "200 OK", log_level()
-    if not _is_local(environ["REMOTE_ADDR"]):
-        return "403 Forbidden", "the level is set from within the container alone"
+def _set_log_level(environ: dict[str, Any]) -> tuple[str, str]:
+    """Set the log level to that in the body, and return the old and the new one."""
     length = environ.get("CONTENT_LENGTH") or "0"
     level = environ["wsgi.input"].read(min(int(length), 32)).decode("latin-1") if length.isdecimal() else ""
     old = log_level()
@@ -191,11 +206,6 @@ def _log_level(environ: dict[str, Any]) -> tuple[str, str]:
         return "400 Bad Request", str(error)
     log.warning("log level", old=old, new=log_level())
     return "200 OK", f"{old} {log_level()}"
-
-
-def _is_local(address: str) -> bool:
-    remote = ip_address(address.partition("%")[0])
-    return str(getattr(remote, "ipv4_mapped", None) or remote) in ("127.0.0.1", "::1")
 
 
 def _metrics(environ: dict[str, Any]) -> tuple[dict[str, str], bytes]:

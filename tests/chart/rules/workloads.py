@@ -61,7 +61,8 @@ def probes_leave_time_to_start_and_do_not_kill_for_a_hiccup(release: Release) ->
 
 
 def the_api_drains_before_it_is_told_to_stop(release: Release) -> None:
-    assert _main(release, "api")["lifecycle"] == {"preStop": _get("/drain", "metrics")}
+    drain = ["plinth", "drain", "--port", str(_main(release, "api")["ports"][1]["containerPort"])]
+    assert _main(release, "api")["lifecycle"] == {"preStop": {"exec": {"command": drain}}}
     assert "lifecycle" not in _main(release, "worker"), "SIGTERM is what makes a worker claim no more"
 
 

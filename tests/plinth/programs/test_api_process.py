@@ -52,7 +52,7 @@ def drain(probes: str, answers: list[tuple[int, str, float]]) -> Thread:
 
     def ask() -> None:
         started = time.monotonic()
-        answer = httpx.get(f"{probes}/drain", timeout=PATIENCE)
+        answer = httpx.post(f"{probes}/drain", timeout=PATIENCE)
         answers.append((answer.status_code, answer.text, time.monotonic() - started))
 
     thread = Thread(target=ask)
@@ -198,7 +198,7 @@ class TestDrain:
             while not answer.endswith(b"}"):
                 answer += idle.recv(65_536)
             assert b"connection: close" not in answer
-            assert httpx.get(f"{probes}/drain").status_code == 200
+            assert httpx.post(f"{probes}/drain").status_code == 200
             idle.sendall(request)
             answer = b""
             while received := idle.recv(65_536):  # it ends: the server hangs up
@@ -216,7 +216,7 @@ class TestDrain:
                 lines = stream.iter_lines()
                 while not next(lines).startswith("data:"):
                     pass
-                assert httpx.get(f"{probes}/drain").status_code == 200
+                assert httpx.post(f"{probes}/drain").status_code == 200
                 assert not any(lines), "there is more than its end"
 
 

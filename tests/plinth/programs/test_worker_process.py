@@ -32,7 +32,7 @@ def test_worker_serves_its_port_until_a_signal(
         assert running.heard("worker started")["queues"] == ["mail", "default"]
         with httpx.Client(base_url=address) as client:
             assert client.get("/livez").text == "alive\n"
-            assert client.get("/drain").status_code == 404, "SIGTERM is all that a worker needs"
+            assert client.post("/drain").status_code == 404, "SIGTERM is all that a worker needs"
             assert "plinth_jobs_started_total" in client.get("/metrics").text
         running.process.send_signal(signum)
         code, _ = running.end()

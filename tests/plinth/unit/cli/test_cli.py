@@ -2,7 +2,8 @@
 
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jwt
@@ -12,12 +13,14 @@ import notes
 import plinth
 from notes.config import Settings
 from plinth.cli.common import refuse_known_keys
+from plinth.cli.drain import TIMEOUT_SECONDS
 from plinth.cli.jobs import STATES
 from plinth.embedded.secret_key import make_key
 from plinth.health.probe_server import ProbeServer
 from plinth.identity.local import signing_keys
 from plinth.jobs import State
 from plinth.settings import DEVELOPMENT_SECRET_KEY
+from plinth.settings.health import HealthSettings
 from plinth.telemetry.logging import log_level
 from plinth.testing import NO_DATABASE
 from tests.support.cli import Run, command_line
@@ -260,3 +263,47 @@ class TestLogLevel:
         result = run("log-level", METRICS_PORT="0")
         assert result.exit_code == 2
         assert "--port" in result.stderr
+
+
+class TestDrain:
+    """The command runs against the probe server of this process."""
+
+    def test_drain_comes_back_when_the_process_has_drained(self, run: Run) -> None:
+        drained: list[None] = []
+        with second_port(drain=lambda: drained.append(None)) as port:
+            result = run("drain", METRICS_PORT=port)
+            assert (result.exit_code, result.output, len(drained)) == (0, "", 1)
+            result = run("drain", "--port", port, METRICS_PORT="1")
+            assert (result.exit_code, result.output, len(drained)) == (0, "", 2)
+
+    def test_drain_with_a_port_needs_no_settings(self, run: Run) -> None:
+        """A preStop hook is to work whatever has become of the settings."""
+        with second_port(drain=lambda: None) as port:
+            assert run("drain", "--port", port, ENVIRONMENT="moon").exit_code == 0
+
+    def test_drain_of_a_worker_is_refused(self, run: Run) -> None:
+        with second_port() as port:
+            result = run("drain", METRICS_PORT=port)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"The process on port {port} refuses: /livez, /readyz and /metrics are here.\n"
+
+    def test_drain_without_a_process_is_an_error(self, run: Run) -> None:
+        result = run("drain", METRICS_PORT="1")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == "No process answers on port 1 of this machine: ConnectionRefusedError.\n"
+
+    def test_drain_without_a_known_port_is_an_error(self, run: Run) -> None:
+        result = run("drain", METRICS_PORT="0")
+        assert result.exit_code == 2
+        assert "--port" in result.stderr
+
+    def test_drain_waits_for_longer_than_any_drain_takes(self) -> None:
+        (longest,) = (part.le for part in HealthSettings.model_fields["DRAIN_SECONDS"].metadata if hasattr(part, "le"))
+        assert longest < TIMEOUT_SECONDS
+
+
+@contextmanager
+def second_port(drain: Callable[[], None] | None = None) -> Iterator[str]:
+    server = ProbeServer("127.0.0.1", 0, alive=lambda: True, ready=lambda: True, drain=drain)
+    yield str(server.start())
+    server.stop()

@@ -1,6 +1,5 @@
 """The probe server answers on its own port, even when the event loop does not."""
 
-import io
 import socket
 import struct
 import threading
@@ -15,7 +14,7 @@ import pytest
 
 import plinth.jobs.metrics  # noqa: F401 - so that there is something to show
 from plinth.health import probe_server
-from plinth.health.probe_server import ProbeServer, ProbeServerError, _log_level
+from plinth.health.probe_server import ProbeServer, ProbeServerError
 from plinth.telemetry.logging import log_level
 from tests.support.logs import logging_as
 
@@ -41,6 +40,24 @@ def probes(
             yield client
     finally:
         server.stop()
+
+
+def never_drained() -> None:
+    raise AssertionError("it was drained")
+
+
+@contextmanager
+def connected_from(address: str) -> Iterator[None]:
+    """Every connection seems to come from that address."""
+    with pytest.MonkeyPatch.context() as patch:
+        setup = probe_server._Quiet.setup
+
+        def set_up(handler: probe_server._Quiet) -> None:
+            setup(handler)
+            handler.client_address = (address, 40000)
+
+        patch.setattr(probe_server._Quiet, "setup", set_up)
+        yield
 
 
 def address_of(client: httpx.Client) -> tuple[str, int]:
@@ -85,7 +102,7 @@ class TestProbeServer:
             assert done.wait(PATIENCE)
 
         with probes(drain=drain) as client, ThreadPoolExecutor() as threads:
-            draining = threads.submit(client.get, "/drain", timeout=PATIENCE)
+            draining = threads.submit(client.post, "/drain", timeout=PATIENCE)
             assert begun.wait(PATIENCE)
             assert client.get("/livez").status_code == 200
             assert not draining.done()
@@ -94,7 +111,27 @@ class TestProbeServer:
 
     def test_drain_path_is_404_where_no_drain_is_given(self) -> None:
         with probes() as client:
-            assert client.get("/drain").status_code == 404
+            assert [client.request(method, "/drain").status_code for method in ("GET", "POST")] == [404, 404]
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+    def test_drain_needs_a_post(self, method: str) -> None:
+        with probes(drain=never_drained) as client:
+            answer = client.request(method, "/drain")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+    @pytest.mark.parametrize(
+        ("path", "method", "allowed"),
+        [
+            ("/livez", "POST", "GET, HEAD"),
+            ("/readyz", "DELETE", "GET, HEAD"),
+            ("/metrics", "PUT", "GET, HEAD"),
+            ("/log-level", "POST", "GET, HEAD, PUT"),  # which a web page could send
+        ],
+    )
+    def test_other_method_is_405_and_names_the_allowed_ones(self, path: str, method: str, allowed: str) -> None:
+        with probes() as client:
+            answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
     def test_probe_server_listens_on_an_ipv6_address(self) -> None:
         with probes(host="::1") as client:
@@ -151,7 +188,6 @@ class TestProbeServer:
                 client.put("/log-level", content="LOUD"),
                 client.put("/log-level"),
                 client.put("/log-level", content="E" * 1000),
-                client.post("/log-level", content="ERROR"),  # which a web page could send
                 client.get("/log-level"),
             ]
             (line,) = log.lines("log level")
@@ -162,7 +198,6 @@ class TestProbeServer:
             (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
             (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
             (400, "expected DEBUG, INFO, WARNING, ERROR, CRITICAL"),
-            (200, "DEBUG"),
             (200, "DEBUG"),
         ]
         assert (line["old"], line["new"]) == ("INFO", "DEBUG")
@@ -180,16 +215,44 @@ class TestProbeServer:
             ("2001:db8::1", False),
         ],
     )
-    def test_log_level_can_be_set_from_loopback_addresses_only(self, address: str, local: bool) -> None:
-        with logging_as(LOG_LEVEL="INFO"):
-            environ = {
-                "REQUEST_METHOD": "PUT",
-                "REMOTE_ADDR": address,
-                "CONTENT_LENGTH": "5",
-                "wsgi.input": io.BytesIO(b"ERROR"),
-            }
-            assert _log_level(environ)[0] == ("200 OK" if local else "403 Forbidden")
-            assert log_level() == ("ERROR" if local else "INFO")
+    def test_only_loopback_addresses_may_change_the_process(self, address: str, local: bool) -> None:
+        drained: list[None] = []
+        with (
+            logging_as(LOG_LEVEL="INFO"),
+            connected_from(address),
+            probes(drain=lambda: drained.append(None)) as client,
+        ):
+            answers = [client.post("/drain"), client.put("/log-level", content="ERROR")]
+            assert [answer.status_code for answer in answers] == ([200, 200] if local else [403, 403])
+            assert (len(drained), log_level()) == ((1, "ERROR") if local else (0, "INFO"))
+            assert client.get("/log-level").status_code == client.get("/livez").status_code == 200
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": ""},
+            {"Sec-Fetch-Site": "same-origin"},
+            {"Sec-Fetch-Site": "none"},
+            {"Host": "rebound.example:9090"},  # a name that its owner has pointed at 127.0.0.1
+            {"Host": "127.0.0.1.evil.example"},
+            {"X-Forwarded-For": "10.0.0.7"},
+            {"Forwarded": "for=10.0.0.7"},
+        ],
+        ids=str,
+    )
+    def test_browser_or_proxy_on_this_machine_may_not_change_the_process(self, headers: dict[str, str]) -> None:
+        with logging_as(LOG_LEVEL="INFO"), probes(drain=never_drained) as client:
+            for method, path in (("POST", "/drain"), ("PUT", "/log-level")):
+                answer = client.request(method, path, headers=headers, content="ERROR")
+                assert (answer.status_code, answer.text) == (403, "asked for from outside this container\n")
+            assert log_level() == "INFO"
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9090", "127.0.0.1", "[::1]:9090", "[::1]", ""])
+    def test_own_names_of_this_machine_may_be_asked_for(self, host: str) -> None:
+        with probes(drain=lambda: None) as client:
+            assert client.post("/drain", headers={"Host": host}).status_code == 200
 
     @pytest.mark.parametrize("path", ["/", "/livez/", "/metrics/x", "/docs"])
     def test_unknown_path_of_the_probe_server_is_404(self, path: str) -> None:
@@ -234,7 +297,7 @@ class TestProbeServer:
     def test_drain_may_take_longer_than_other_requests(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(probe_server, "MAX_SECONDS", 0.2)
         with probes(drain=lambda: sleep(1)) as client:
-            assert client.get("/drain").status_code == 200
+            assert client.post("/drain").status_code == 200
 
     def test_client_that_resets_its_connection_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
         with logging_as(LOG_LEVEL="DEBUG", LOG_FORMAT="json") as log, probes() as client:
