@@ -172,12 +172,12 @@ cluster-down: ## Delete it, with all that is in it
 .PHONY: deploy
 deploy: image ## Build the image and bring the release up in that cluster, on http://127.0.0.1:8080
 	$(call needs,docker kind kubectl helm)
-	@tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' $(SERVICE):$(VERSION)) && \
+	@key=$$(scripts/secret_key.sh) && tag=$(VERSION)-$$(docker image inspect --format '{{slice .Id 7 19}}' $(SERVICE):$(VERSION)) && \
 		docker tag $(SERVICE):$(VERSION) $(SERVICE):$$tag && \
 		kind load docker-image --name $(CLUSTER) $(SERVICE):$$tag $(SERVICE):$(VERSION) && \
 		helm upgrade $(SERVICE) charts/plinth --install --reset-then-reuse-values --kube-context kind-$(CLUSTER) \
-			--namespace $(SERVICE) --create-namespace --values k8s/values.yaml --set image.tag=$$tag \
-			--set api.service.type=NodePort --set api.service.nodePort=30080 --wait --timeout 5m
+			--namespace $(SERVICE) --create-namespace --values k8s/values.yaml --values k8s/values-kind.yaml \
+			--set image.tag=$$tag --set secretKey.value=$$key --wait --timeout 5m
 
 # Which Service takes the traces. jaeger: without a collector before it.
 COLLECTOR ?= otel-collector

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tests.chart.tools import Object, default_values, merged, objects_of, template
+from tests.chart.tools import Object, default_values, merged, objects_of, template, with_key
 
 PRODUCTION: Object = {
     "externalDatabase": {"existingSecret": "plinth-database"},
@@ -223,5 +223,5 @@ class Release:
 
 @cache
 def release(case: str) -> Release:
-    values = CASES[case]
+    values = with_key(CASES[case])
     return Release(case, merged(default_values(), values), objects_of(template(values)))

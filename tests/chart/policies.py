@@ -14,6 +14,8 @@ class Peer:
 
 
 OUTSIDE = Peer("", None)
+# On a kind cluster, whose pods have these addresses.
+ALL_BUT_PODS = {"cidr": "0.0.0.0/0", "except": ["10.244.0.0/16"]}
 
 
 def allowed(policies: list[Object], source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
@@ -50,6 +52,9 @@ def _port_matches(ports: list[Object] | None, port: int, protocol: str) -> bool:
 
 
 def _peer_matches(peer: Object, policy: Object, other: Peer) -> bool:
+    if "ipBlock" in peer:
+        assert peer["ipBlock"] == ALL_BUT_PODS, "this reader knows no other block"
+        return other.labels is None
     assert peer.keys() <= {"podSelector", "namespaceSelector"}, "this reader knows no other peers"
     assert peer, "a peer that says nothing is refused by Kubernetes"
     if other.labels is None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.chart.cases import CASES, release
-from tests.chart.tools import CHART, NEWEST, OLDEST, Object, merged, objects_of, run, template, tool
+from tests.chart.tools import CHART, KEY, NEWEST, OLDEST, Object, objects_of, run, template, tool
 
 SNAPSHOT = Path(__file__).with_name("default.yaml")
 
@@ -69,6 +69,18 @@ class TestRollOuts:
         assert before["plinth-api"] == after["plinth-api"]
         assert before["plinth-worker"] != after["plinth-worker"]
 
+    def test_another_key_rolls_out_all_that_have_read_it_and_the_servers(self) -> None:
+        first, second = (
+            {
+                (item["kind"], item["metadata"]["name"]): item["spec"]["template"]
+                for item in objects_of(template({"secretKey": {"value": key}}))
+                if item["kind"] in ("Deployment", "StatefulSet")
+            }
+            for key in (KEY, KEY.upper())
+        )
+        assert first.keys() == second.keys()
+        assert [name for name in first if first[name] == second[name]] == []
+
     def test_a_changed_number_of_replicas_rolls_nothing_out(self) -> None:
         assert self.pods({}) == self.pods({"api": {"replicas": 3}})
 
@@ -128,9 +140,17 @@ class TestNotes:
     def test_a_try_out_is_called_one_in_capitals(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, {})
         assert "THIS IS A TRY-OUT, NOT A DEPLOYMENT" in notes
-        assert "A WELL-KNOWN KEY" in notes
-        assert "A WELL-KNOWN PASSWORD" in notes
+        assert "TOKENS OF ANY USER CAN BE SIGNED WITH ITS KEY" in notes
+        assert "NO BACKUP" in notes
+        assert "WELL-KNOWN" not in notes
         assert "NO NETWORK POLICY" not in notes
+
+    def test_they_say_what_reaches_a_try_out_and_how_its_key_is_kept(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, {})
+        assert "Pods of shop reach its API, and no others" in notes
+        assert "networkPolicy.apiFrom" in notes
+        assert "--reset-then-reuse-values" in notes
+        assert KEY not in notes
 
     def test_they_tell_the_next_commands(self, tmp_path: Path) -> None:
         notes = self.notes(tmp_path, {"fullnameOverride": "store", "networkPolicy": {"enabled": False}})
@@ -162,11 +182,11 @@ class TestNotes:
         for word in ("TRY-OUT", "WELL-KNOWN", "delete pvc", "plinth token"):
             assert word not in notes
 
-    def test_with_an_own_key_only_the_rest_is_said(self, tmp_path: Path) -> None:
-        values = merged(CASES["full"], {"networkPolicy": {"enabled": True}})
-        notes = self.notes(tmp_path, values)
-        assert "WELL-KNOWN KEY" not in notes
-        assert "WELL-KNOWN PASSWORD" in notes
+    def test_with_a_key_in_a_secret_the_password_is_said_to_be_known(self, tmp_path: Path) -> None:
+        notes = self.notes(tmp_path, CASES["full"])
+        assert "ITS SERVERS HAVE A WELL-KNOWN PASSWORD" in notes
+        assert "reach its API, and no others" not in notes
+        assert "--reset-then-reuse-values" not in notes
         assert "https://api.example.com" in notes
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from app.core.config import Settings
 from plinth.cli import GRACE_SECONDS
+from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.chart.cases import FULL, PRODUCTION
-from tests.chart.tools import CHART, CUSTOM_RESOURCES, Object, RenderError, merged, template
+from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, template
 
 # Without a database of its own, and in production in all else.
 _PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
@@ -39,26 +40,86 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         merged(PRODUCTION, {"environment": "staging", "config": {"AUTH_PROVIDER": "local"}}),
         ['"staging"', "config.AUTH_PROVIDER", "supabase, clerk or custom"],
     ),
-    "development's key in production": (
+    "no key": (
+        {"secretKey": {"value": ""}},
+        [
+            "No key",
+            "--set secretKey.value=$(openssl rand -hex 32)",
+            "--reset-then-reuse-values",
+            "kubectl create secret generic plinth-secret-key --from-literal=SECRET_KEY=$(openssl rand -hex 32)",
+            "--set secretKey.existingSecret=plinth-secret-key",
+        ],
+    ),
+    "no key in production": (
         merged(PRODUCTION, {"secretKey": {"existingSecret": ""}}),
-        ["secretKey.existingSecret is empty", 'environment is "production"', "database is external", "openssl rand"],
+        ["secretKey.existingSecret is empty", 'The environment is "production"', "openssl rand"],
     ),
-    "development's key on an external database": (
+    "a key among the values in production": (
+        merged(PRODUCTION, {"secretKey": {"existingSecret": "", "value": KEY}}),
+        ["secretKey.value is for a try-out", "--set secretKey.existingSecret=plinth-secret-key"],
+    ),
+    "no key on an external database": (
         merged(PRODUCTION, {"environment": "local", "secretKey": {"existingSecret": ""}}),
-        ["secretKey.existingSecret is empty, and the database is external.", "openssl rand"],
+        ["No key", "openssl rand"],
     ),
-    "development's key behind an ingress": (
-        {"ingress": {"enabled": True, "hosts": ["a.example.com"]}},
-        ["secretKey.existingSecret is empty, and ingress.enabled is true.", "openssl rand"],
+    "two keys": (
+        {"secretKey": {"existingSecret": "keys", "value": KEY}},
+        ["Two keys", 'the Secret "keys"', "Leave one of them empty"],
     ),
-    "development's key behind a gateway": (
-        {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
-        ["secretKey.existingSecret is empty, and httpRoute.enabled is true."],
+    "a short key": (
+        {"secretKey": {"value": KEY[:31]}},
+        ["secretKey.value has 31 characters", "32 or more", "openssl rand"],
     ),
-    "development's key behind a load balancer": (
-        {"api": {"service": {"type": "LoadBalancer"}}},
-        ["secretKey.existingSecret is empty, and api.service.type is LoadBalancer."],
+    "development's key": (
+        {"secretKey": {"value": DEVELOPMENT_SECRET_KEY}},
+        ["secretKey.value is the key for development", "openssl rand"],
     ),
+    "a hook before the secret that it needs": (
+        merged(
+            PRODUCTION,
+            {
+                "environment": "local",
+                "migrate": {"mode": "hook"},
+                "secretKey": {"existingSecret": "", "value": KEY},
+            },
+        ),
+        ["migrate.mode is hook, and secretKey.value is set", "secretKey.existingSecret"],
+    ),
+    **{
+        f"a well-known password of {open_server} without a policy": (
+            {
+                "secretKey": {"existingSecret": "keys"},
+                "networkPolicy": {"enabled": False},
+                closed_server: {"enabled": False},
+            }
+            | without,
+            ["networkPolicy.enabled is false", "known to all", "--set secretKey.existingSecret=", "openssl rand"],
+        )
+        for open_server, closed_server, without in (
+            ("PostgreSQL", "redis", {}),
+            ("Redis", "postgresql", {"environment": "local", "externalDatabase": {"existingSecret": "db"}}),
+        )
+    },
+    **{
+        f"a try-out {where} that lets nothing through": (
+            values,
+            [f"networkPolicy.apiFrom is empty, and {said}", "--set-json 'networkPolicy.apiFrom="],
+        )
+        for where, values, said in (
+            ("behind an ingress", {"ingress": {"enabled": True, "hosts": ["a.example"]}}, "ingress.enabled is true"),
+            (
+                "behind a gateway",
+                {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}},
+                "httpRoute.enabled is true",
+            ),
+            (
+                "behind a load balancer",
+                {"api": {"service": {"type": "LoadBalancer"}}},
+                "api.service.type is LoadBalancer",
+            ),
+            ("on a node port", {"api": {"service": {"type": "NodePort"}}}, "api.service.type is NodePort"),
+        )
+    },
     "a setting that hides from the arithmetic": (
         {"worker": {"extraEnv": [{"name": "DB_POOL_SIZE", "value": "50"}]}},
         ["extraEnv sets DB_POOL_SIZE", "Set it in config"],
@@ -130,11 +191,11 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         ["extraEnv sets OTEL_TRACES_SAMPLER_ARG", "Use tracing.endpoint, tracing.ratio"],
     ),
     "an ingress without hosts": (
-        {"ingress": {"enabled": True}, "secretKey": {"existingSecret": "keys"}},
+        {"ingress": {"enabled": True}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}},
         ["ingress.hosts is empty", "--set 'ingress.hosts={api.example.com}'"],
     ),
     "a route without a gateway": (
-        {"httpRoute": {"enabled": True}, "secretKey": {"existingSecret": "keys"}},
+        {"httpRoute": {"enabled": True}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}},
         ["httpRoute.parentRefs is empty", "--set 'httpRoute.parentRefs[0].name=my-gateway'"],
     ),
 }
@@ -147,6 +208,7 @@ def test_refused_with_what_to_do(case: str) -> None:
         template(values)
     message = str(refused.value)
     assert "validations.yaml" in message
+    assert KEY not in message
     assert [part for part in parts if part not in message] == [], message
 
 
@@ -159,6 +221,13 @@ def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None
 
 def test_without_custom_resources_the_defaults_render() -> None:
     assert template({}, apis=()) == template({})
+
+
+def test_values_of_a_release_from_before_the_key_are_understood() -> None:
+    """`helm upgrade --reuse-values` brings the keys that the chart had then, and no new ones."""
+    template({"secretKey": {"existingSecret": "keys", "value": None}})
+    with pytest.raises(RenderError, match="No key"):
+        template({"secretKey": {"existingSecret": "", "value": None}})
 
 
 def test_just_enough_is_accepted() -> None:

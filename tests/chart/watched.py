@@ -1,5 +1,7 @@
 """What the pods of a release carry so that others can watch them: annotations and variables."""
 
+import hashlib
+
 from tests.chart.cases import Release
 from tests.chart.tools import Object
 
@@ -8,6 +10,12 @@ def scrape_annotations(release: Release, component: str) -> Object:
     wanted = release.values["metrics"]["scrapeAnnotations"] and component in ("api", "worker")
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/path": "/metrics"}
     return annotations if wanted else {}
+
+
+def key_annotation(release: Release) -> Object:
+    """Pods have read the key of the values, or a password that is made of it: another one rolls them out."""
+    key = release.values["secretKey"]["value"]
+    return {"checksum/secret-key": hashlib.sha256(key.encode()).hexdigest()[:16]} if key else {}
 
 
 def tracing_variables(release: Release, component: str) -> Object:

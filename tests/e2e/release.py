@@ -1,6 +1,7 @@
 """A release of the chart in a namespace of its own, and what a test does to it and asks of it."""
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from tests.e2e.cluster import ROOT, Cluster, CommandFailed, image
 NODE_PORT = 30080
 URL = "http://127.0.0.1:8080/api/v1/"
 CHART = str(ROOT / "charts/plinth")
+# They give the API that node port.
+KIND_VALUES = str(ROOT / "k8s/values-kind.yaml")
+# The same for every install and upgrade of the run, which passes it each time.
+KEY = secrets.token_hex(32)
 
 # What the namespace asks of a pod and of a container that a test puts into it.
 RESTRICTED_POD = {
@@ -67,8 +72,7 @@ class Release:
 
     @staticmethod
     def _values(version: str) -> list[str]:
-        sets = (f"image.tag=e2e-{version}", "api.service.type=NodePort", f"api.service.nodePort={NODE_PORT}")
-        return [word for value in sets for word in ("--set", value)]
+        return ["--values", KIND_VALUES, "--set", f"image.tag=e2e-{version}", "--set", f"secretKey.value={KEY}"]
 
     def revision(self) -> dict[str, Any]:
         """The newest of `helm history`: `status`, `revision`, `description` and so on."""
@@ -110,6 +114,11 @@ class Release:
     def kill(self, pod: Any) -> None:
         """Delete a pod as if its machine had died: no signal but SIGKILL, no preStop."""
         self.core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
+
+    def events(self, reason: str) -> list[str]:
+        """What Kubernetes has said in the namespace for that reason."""
+        said = self.core.list_namespaced_event(self.namespace, field_selector=f"reason={reason}").items
+        return [f"{event.involved_object.name}: {event.message}" for event in said]
 
     def what_is_there(self) -> str:
         """Describes a failure for the log: the pods, their newest events and the end of what unready ones have said."""

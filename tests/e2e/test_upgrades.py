@@ -25,6 +25,7 @@ class TestUpgrade:
         seen.nothing_failed()
         seen.kept(release)
         assert schema(release) == "e2e_2"
+        assert release.events("FailedPreStopHook") == []
 
     def test_a_failed_migration_leaves_the_old_version_serving_and_is_rolled_back(
         self, release: Release, tmp_path: Path

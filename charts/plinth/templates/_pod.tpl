@@ -18,7 +18,8 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with merge (deepCopy ($values.podAnnotations | default dict)) (include "plinth.scrapeAnnotations" (list .root .component) | fromYaml) }}
+  {{- $annotations := merge (include "plinth.scrapeAnnotations" (list .root .component) | fromYaml) (include "plinth.keyAnnotation" .root | fromYaml) }}
+  {{- with merge (deepCopy ($values.podAnnotations | default dict)) $annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -87,9 +87,10 @@ pods out and there is no checksum to forget. Takes (list root component).
   {{- include "plinth.fromSecret" (list $root.Values.externalRedis.existingSecret $root.Values.externalRedis.key) | nindent 2 }}
 {{- else if $root.Values.redis.enabled }}
 - name: REDIS_URL
-  value: redis://{{ include "plinth.fullname" $root }}-redis:6379/0
+  {{- include "plinth.fromSecret" (list (printf "%s-redis-auth" (include "plinth.fullname" $root)) "REDIS_URL") | nindent 2 }}
 {{- end }}
-{{- include "plinth.secretKeyEnv" $root }}
+- name: SECRET_KEY
+  {{- include "plinth.fromSecret" (list (include "plinth.keySecret" $root) $root.Values.secretKey.key) | nindent 2 }}
 {{- if and (eq $component "tests") $root.Values.tests.tokenSecret }}
 - name: TOKEN
   {{- include "plinth.fromSecret" (list $root.Values.tests.tokenSecret "TOKEN") | nindent 2 }}
@@ -150,10 +151,23 @@ which may only name variables that stand before them. Takes (list root component
 {{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- end -}}
 
-{{/* Without a Secret the service uses its development key, and refuses to where others can reach it. */}}
-{{- define "plinth.secretKeyEnv" -}}
-{{- with .Values.secretKey.existingSecret }}
-- name: SECRET_KEY
-  {{- include "plinth.fromSecret" (list . $.Values.secretKey.key) | nindent 2 }}
-{{- end }}
+{{/* The Secret of the key that signs: the values name it or hold what is in it. */}}
+{{- define "plinth.keySecret" -}}
+{{- .Values.secretKey.existingSecret | default (printf "%s-key" (include "plinth.fullname" .)) -}}
+{{- end -}}
+
+{{/* Rolls out the pods that have read the key of the values, or a password that is made of it. */}}
+{{- define "plinth.keyAnnotation" -}}
+{{- with .Values.secretKey.value -}}
+checksum/secret-key: {{ sha256sum . | trunc 16 | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The password of a try-out's server. It is made of the key, so no render makes another one. Of a key in a Secret the chart
+knows nothing: the password is well known then, and the network policy has to be on. Takes (list root server).
+*/}}
+{{- define "plinth.serverPassword" -}}
+{{- $key := (first .).Values.secretKey.value -}}
+{{- ternary (printf "%s %s" (last .) $key | sha256sum) "for-trying-out-only" (not (empty $key)) -}}
 {{- end -}}

@@ -4,7 +4,7 @@ from tests.chart.cases import Release
 from tests.chart.tools import CHART, Object
 
 _SELECTOR = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
-_COMPONENTS = {"api", "worker", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics"}
+_COMPONENTS = {"api", "worker", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics", "key"}
 
 _API_VERSIONS = {
     "ConfigMap": "v1",
@@ -82,6 +82,8 @@ def objects_are_there_when_their_values_say_so(release: Release) -> None:
         ("Secret", "postgresql"): values["postgresql"]["enabled"],
         ("Service", "postgresql"): values["postgresql"]["enabled"],
         ("StatefulSet", "redis"): values["redis"]["enabled"],
+        ("Secret", "redis-auth"): values["redis"]["enabled"],
+        ("Secret", "key"): bool(values["secretKey"]["value"]),
         ("Service", "redis"): values["redis"]["enabled"],
         ("PodDisruptionBudget", "api"): values["api"]["pdb"]["enabled"],
         ("PodDisruptionBudget", "worker"): values["worker"]["pdb"]["enabled"],

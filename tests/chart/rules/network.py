@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
+from tests.chart.tools import Object
 
 _PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22, 4318, 4443)
 
@@ -46,7 +47,9 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     # What is no pod of the release is none of our policies' business.
     wanted = set(product(free, free, _PORTS))
     wanted |= {("tests", "api", 8000)}
-    callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free
+    deployed = values["environment"] in ("staging", "production") or values["externalDatabase"]["existingSecret"]
+    namespace = {"neighbour", "other release", "other chart"}
+    callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free if deployed else namespace
     wanted |= {(caller, "api", 8000) for caller in callers}
     wanted |= {("monitoring", component, 9090) for component in ("api", "worker")}
     if values["postgresql"]["enabled"]:
@@ -110,6 +113,10 @@ def policies_name_what_they_mean(release: Release) -> None:
             )
 
 
+def _is_the_namespace_of_a_try_out(policy: Object, peer: Object) -> bool:
+    return peer == {"podSelector": {}} and policy["metadata"]["name"].endswith("-api")
+
+
 def policies_select_pods_of_this_release_alone(release: Release) -> None:
     own = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
     for policy in release.all("NetworkPolicy"):
@@ -118,7 +125,7 @@ def policies_select_pods_of_this_release_alone(release: Release) -> None:
             peer["podSelector"]
             for rule in spec.get("ingress", []) + spec.get("egress", [])
             for peer in rule.get("from", []) + rule.get("to", [])
-            if "podSelector" in peer
+            if "podSelector" in peer and not _is_the_namespace_of_a_try_out(policy, peer)
         ]
         if not policy["metadata"]["name"].endswith("default-deny"):
             selectors.append(spec["podSelector"])

@@ -5,8 +5,8 @@ from typing import Any
 
 from app.core.config import Settings
 from tests.chart.cases import Release
-from tests.chart.tools import Object
-from tests.chart.watched import scrape_annotations, tracing_variables
+from tests.chart.tools import KEY, Object
+from tests.chart.watched import key_annotation, scrape_annotations, tracing_variables
 
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -17,7 +17,7 @@ _UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECRETS = {
     "DATABASE_URL": "postgresql://plinth:much-to-guess@db.example.com:5432/plinth?sslmode=require",
     "REDIS_URL": "rediss://redis.example.com:6379/0",
-    "SECRET_KEY": "5b0f2d7c91e84a36f0c7b21d9e6a4f8338f4a6e9d12b7c0f63a48e19c7d2f0b5",
+    "SECRET_KEY": KEY,
 }
 
 
@@ -125,9 +125,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         assert config.keys() <= settings.model_fields_set
         expected = Settings.isolated(**(given | {key: _as_variable(value) for key, value in config.items()}))
         assert settings.model_dump() == expected.model_dump()
-        wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL"}
+        wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL", "SECRET_KEY"}
         wanted |= {"REDIS_URL"} if release.values["redis"]["enabled"] or _redis(release) else set()
-        wanted |= {"SECRET_KEY"} if release.values["secretKey"]["existingSecret"] else set()
         wanted |= {entry["name"] for entry in release.values["extraEnv"] + release.values[component]["extraEnv"]}
         wanted |= {"TOKEN"} if component == "tests" and release.values["tests"]["tokenSecret"] else set()
         wanted |= tracing_variables(release, component).keys()
@@ -138,15 +137,13 @@ def secrets_come_from_secrets(release: Release) -> None:
     values = release.values
     database = values["externalDatabase"]["existingSecret"] or f"{release.name}-postgresql"
     for component, container in _ours(release):
-        plain, secrets = _environment(container)
+        _, secrets = _environment(container)
         key = (release.direct or "DATABASE_URL") if component == "migrate" else "DATABASE_URL"
         assert secrets.pop("DATABASE_URL") == (database, key)
-        if values["secretKey"]["existingSecret"]:
-            assert secrets.pop("SECRET_KEY") == (values["secretKey"]["existingSecret"], values["secretKey"]["key"])
-        if _redis(release):
-            assert secrets.pop("REDIS_URL") == (_redis(release), "REDIS_URL")
-        elif values["redis"]["enabled"]:
-            assert plain["REDIS_URL"] == f"redis://{release.name}-redis:6379/0"
+        secret = values["secretKey"]["existingSecret"] or f"{release.name}-key"
+        assert secrets.pop("SECRET_KEY") == (secret, values["secretKey"]["key"])
+        if _redis(release) or values["redis"]["enabled"]:
+            assert secrets.pop("REDIS_URL") == (_redis(release) or f"{release.name}-redis-auth", "REDIS_URL")
         if component == "tests" and values["tests"]["tokenSecret"]:
             assert secrets.pop("TOKEN") == (values["tests"]["tokenSecret"], "TOKEN")
         assert not secrets
@@ -180,7 +177,8 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
             continue
         assert values["podLabels"].items() <= pod["metadata"]["labels"].items()
         assert (
-            pod["metadata"].get("annotations", {}) == scrape_annotations(release, component) | values["podAnnotations"]
+            pod["metadata"].get("annotations", {})
+            == scrape_annotations(release, component) | key_annotation(release) | values["podAnnotations"]
         )
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 

@@ -1,8 +1,20 @@
 """The PostgreSQL and Redis of a try-out."""
 
+import hashlib
+
 from plinth.settings.dsn import PostgresURL
 from tests.chart.cases import Release
 from tests.chart.tools import Object
+from tests.chart.watched import key_annotation
+
+_PREFIX = {"postgresql": "POSTGRES", "redis": "REDIS"}
+_SET_PASSWORD = [
+    "sh",
+    "-c",
+    """until echo "ALTER ROLE plinth PASSWORD :'password'" | psql --quiet --username plinth --dbname plinth \\
+    --set ON_ERROR_STOP=1 --set password="$POSTGRES_PASSWORD"; do sleep 0.5; done
+""",
+]
 
 
 def _container(release: Release, name: str) -> Object:
@@ -71,6 +83,34 @@ def postgresql_keeps_its_data_and_its_word(release: Release) -> None:
     }
 
 
+def passwords_are_made_of_the_key(release: Release) -> None:
+    """So they are known to the release alone, and no render makes another one."""
+    key = release.values["secretKey"]["value"]
+    for name, secret in (("postgresql", "postgresql"), ("redis", "redis-auth")):
+        if release.values[name]["enabled"]:
+            made = hashlib.sha256(f"{name} {key}".encode()).hexdigest() if key else "for-trying-out-only"
+            assert release.get("Secret", secret)["stringData"][f"{_PREFIX[name]}_PASSWORD"] == made
+
+
+def another_key_starts_them_again_with_its_passwords(release: Release) -> None:
+    for name in _present(release):
+        pod = release.get("StatefulSet", name)["spec"]["template"]
+        assert pod["metadata"].get("annotations", {}) == key_annotation(release)
+    if release.values["postgresql"]["enabled"]:
+        # Or a volume would keep the password of its first start.
+        assert _container(release, "postgresql")["lifecycle"] == {"postStart": {"exec": {"command": _SET_PASSWORD}}}
+
+
+def the_key_of_the_values_is_in_a_secret(release: Release) -> None:
+    if value := release.values["secretKey"]["value"]:
+        secret = release.get("Secret", "key")
+        assert secret["type"] == "Opaque"
+        assert secret["stringData"] == {release.values["secretKey"]["key"]: value}
+    for item in release.objects:
+        if item["kind"] != "Secret":
+            assert not value or value not in str(item)
+
+
 def postgresql_and_its_clients_mean_the_same_database(release: Release) -> None:
     if not release.values["postgresql"]["enabled"]:
         return
@@ -98,6 +138,20 @@ def postgresql_and_its_clients_mean_the_same_database(release: Release) -> None:
 def redis_saves_nothing_and_is_bounded(release: Release) -> None:
     if release.values["redis"]["enabled"]:
         assert _container(release, "redis")["args"] == [
-            "redis-server", "--save", "", "--appendonly", "no",
+            "redis-server", "--requirepass", "$(REDISCLI_AUTH)", "--save", "", "--appendonly", "no",
             "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru",
         ]  # fmt: skip
+
+
+def redis_and_its_clients_mean_the_same_server(release: Release) -> None:
+    if not release.values["redis"]["enabled"]:
+        return
+    name = f"{release.name}-redis-auth"
+    secret = release.get("Secret", "redis-auth")
+    assert secret["type"] == "Opaque"
+    data = secret["stringData"]
+    assert data.keys() == {"REDIS_PASSWORD", "REDIS_URL"}
+    assert data["REDIS_URL"] == f"redis://:{data['REDIS_PASSWORD']}@{release.name}-redis:6379/0"
+    assert _container(release, "redis")["env"] == [
+        {"name": "REDISCLI_AUTH", "valueFrom": {"secretKeyRef": {"name": name, "key": "REDIS_PASSWORD"}}},
+    ]

@@ -1,0 +1,58 @@
+"""What `make deploy` and skaffold give the chart on the kind cluster: k8s/values-kind.yaml and a key."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chart.policies import OUTSIDE, Peer, allowed
+from tests.chart.tools import ROOT, Object, objects_of, run, template
+
+VALUES: Object = yaml.safe_load((ROOT / "k8s/values-kind.yaml").read_text())
+
+
+def test_the_api_is_on_the_port_that_the_cluster_maps() -> None:
+    (service,) = [
+        item for item in objects_of(template(VALUES)) if item["kind"] == "Service" and "api" in item["metadata"]["name"]
+    ]
+    mapped = [
+        mapping
+        for node in yaml.safe_load((ROOT / "k8s/kind.yaml").read_text())["nodes"]
+        for mapping in node.get("extraPortMappings", [])
+    ]
+    assert service["spec"]["type"] == "NodePort"
+    assert [mapping["containerPort"] for mapping in mapped] == [service["spec"]["ports"][0]["nodePort"]]
+    assert [(mapping["listenAddress"], mapping["hostPort"]) for mapping in mapped] == [("127.0.0.1", 8080)]
+
+
+def test_pods_of_other_namespaces_are_left_out() -> None:
+    policies = [item for item in objects_of(template(VALUES)) if item["kind"] == "NetworkPolicy"]
+    labels = {"name": "plinth", "instance": "plinth", "component": "api"}
+    api = Peer("shop", {f"app.kubernetes.io/{key}": value for key, value in labels.items()})
+    assert allowed(policies, OUTSIDE, api, 8000)
+    assert allowed(policies, Peer("shop", {}), api, 8000)
+    assert not allowed(policies, Peer("elsewhere", {}), api, 8000)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A copy, with a folder of its own for the data."""
+    (tmp_path / "scripts").mkdir()
+    return Path(shutil.copy(ROOT / "scripts/secret_key.sh", tmp_path / "scripts"))
+
+
+def test_a_key_is_made_once_and_only_its_owner_can_read_it(script: Path) -> None:
+    first, second = (run(str(script), cwd=Path("/")) for _ in range(2))
+    assert (first.returncode, first.stderr) == (0, "")
+    assert re.fullmatch("[0-9a-f]{64}", first.stdout)
+    assert second.stdout == first.stdout
+    (file,) = (script.parents[1] / ".plinth").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_folder_has_another_key(script: Path, tmp_path: Path) -> None:
+    first = run(str(script)).stdout
+    shutil.rmtree(tmp_path / ".plinth")
+    assert run(str(script)).stdout != first
