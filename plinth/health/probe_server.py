@@ -163,8 +163,10 @@ class ProbeServer:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         headers = {"Content-Type": "text/plain"}
         allowed = _METHODS.get(path, ())
-        if not allowed or (path == "/drain" and self.drain is None):
+        if not allowed:
             status, body = "404 Not Found", "/livez, /readyz and /metrics are here"
+        elif path == "/drain" and self.drain is None:
+            status, body = "404 Not Found", "only an API drains: SIGTERM is all that a worker needs"
         elif method not in allowed:
             headers["Allow"] = ", ".join(allowed)
             status, body = "405 Method Not Allowed", f"expected {headers['Allow']}"

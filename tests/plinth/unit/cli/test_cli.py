@@ -285,7 +285,10 @@ class TestDrain:
         with second_port() as port:
             result = run("drain", METRICS_PORT=port)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == f"The process on port {port} refuses: /livez, /readyz and /metrics are here.\n"
+        assert (
+            result.stderr
+            == f"The process on port {port} refuses: only an API drains: SIGTERM is all that a worker needs.\n"
+        )
 
     def test_drain_without_a_process_is_an_error(self, run: Run) -> None:
         result = run("drain", METRICS_PORT="1")
