@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 from opentelemetry.context import get_current
 from pydantic import BaseModel
+from sqlalchemy.orm import SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
@@ -71,7 +72,7 @@ class JobContext:
     no attempt, so that rows written under its number cannot be mistaken for those of another run.
 
     `cancelled`: cancellation of this job was requested. A handler that goes on is cancelled as a task some seconds
-    later. `completing`: `complete` was called; `completed`: it has committed.
+    later. `completing`: `complete` was called; `completed`: it has committed. `lost`: another run has taken over.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class JobContext:
         self.cancelled = False
         self.completing = False
         self.completed = False
+        self._completion: SessionTransaction | None = None
+        self.lost = False
         self.database = database
         self.settings = settings
         self.follow_ups: list[Insertion] = []
@@ -144,7 +147,10 @@ class JobContext:
 
         Raises:
             UnknownKindError, TypeError, ValueError: as for `enqueue`.
+            RuntimeError: `complete` was called before.
         """
+        if self.completed or (self._completion is not None and self._completion.is_active):
+            raise RuntimeError("follow-up jobs are enqueued before the job completes")
         options.setdefault("owner", self.owner)
         keys = None if unique_key is None else [unique_key]
         prepared = prepare(kind, [payload], unique_keys=keys, **options)
@@ -154,16 +160,21 @@ class JobContext:
     async def complete(self, session: AsyncSession) -> None:
         """Complete this job in the session's transaction: its effect and its completion commit together.
 
-        Call it last in the transaction: it locks the job's row until the end.
+        Call it last in the transaction: it locks the job's row until the end. After a rollback it may be called again.
 
         Raises:
             LeaseLost: another run has taken over. Let it propagate, so that the transaction rolls back.
-            RuntimeError: called within a savepoint, which could roll back alone.
+            RuntimeError: called within a savepoint, which could roll back alone, or for the second time.
         """
         if session.in_nested_transaction():
             raise RuntimeError("a job completes with a transaction, not with a savepoint")
-        self.completing = True
+        await session.connection()  # begins the transaction
+        transaction = session.sync_session.get_transaction()
+        if self.completed or transaction is self._completion:
+            raise RuntimeError("a job completes once")
+        self.completing, self._completion = True, transaction
         if not await self._recorder.complete(self, session):
+            self.lost = True
             raise LeaseLost
         for follow_up in self.follow_ups:
             await follow_up.execute(session)

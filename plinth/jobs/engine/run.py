@@ -1,20 +1,17 @@
 """One run of one job: the handler, its limits, and what comes of it."""
 
 import asyncio
-from enum import Enum, auto
 
 import structlog
 from opentelemetry.trace import Span
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from plinth.jobs.context import ClaimedJob, JobContext
+from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import (
-    Discard,
     ErrorEntry,
     Finish,
-    JobCancelled,
-    LeaseLost,
     Outcome,
     Release,
     Retry,
@@ -25,7 +22,7 @@ from plinth.jobs.outcome import (
 from plinth.telemetry.log_records import attempt_var, job_id_var
 from plinth.telemetry.tracing import begin_job
 
-__all__ = ["Interruption", "Run"]
+__all__ = ["Run"]
 
 log = structlog.get_logger("plinth.jobs.engine.run")
 
@@ -33,19 +30,14 @@ log = structlog.get_logger("plinth.jobs.engine.run")
 CANCEL_GRACE = 5.0
 
 
-class Interruption(Enum):
-    """Why a handler is stopped from outside."""
-
-    TIMEOUT = auto()
-    CANCEL = auto()  # its cancellation was requested
-    SHUTDOWN = auto()  # the worker ends
-    LOST = auto()  # another run has taken the job over, or will
+class InvalidPayload(Exception):
+    """The payload of a job does not fit its kind."""
 
 
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task", "validated")
+    __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task")
 
     task: asyncio.Task[None]
     span: Span | None  # ended by the runner, with the outcome
@@ -55,7 +47,6 @@ class Run:
         self.kind = kind
         self.ctx = ctx
         self._interruption: Interruption | None = None
-        self.validated = False  # the payload is what the kind says
 
     def interrupt(self, why: Interruption) -> None:
         """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
@@ -91,49 +82,55 @@ class Run:
         )
         timer = asyncio.get_running_loop().call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
-            payload = self.kind.payload.model_validate_json(job.payload)
-            self.validated = True
-            await self.kind.function(self.ctx, payload)
-        except LeaseLost:
-            return None
-        except asyncio.CancelledError as error:
-            return self._interrupted(error)
+            await self.kind.function(self.ctx, self._payload())
+        except InvalidPayload as error:
+            return self._discard(self._entry("invalid_payload", str(error)))
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
-            return self._failed(error)
+            return self._outcome(error)
+        else:
+            return self._outcome(None)
         finally:
             timer.cancel()
-        if self.ctx.completed:
-            return None
-        return Finish(job.id, job.lease, State.SUCCEEDED)
 
-    def _interrupted(self, error: asyncio.CancelledError) -> Outcome | None:
-        job, why = self.job, self._interruption
-        if self.ctx.completed or why is Interruption.LOST:
-            return None
-        if why is Interruption.SHUTDOWN:
-            return Release(job.id, job.lease)
-        if why is Interruption.CANCEL:
-            return Finish(job.id, job.lease, State.CANCELLED)
-        if why is Interruption.TIMEOUT:
-            limit = f"{self.kind.time_limit:g} s"
-            return self._retry(self._entry("timeout", f"The attempt took longer than {limit}.", error))
-        return self._retry(self._entry("error", exception=error))  # the handler cancelled itself
-
-    def _failed(self, error: BaseException) -> Outcome | None:
-        if self.ctx.completed:
-            log.error("a job failed after it had completed", kind=self.job.kind, exc_info=error)
-            return None
-        if isinstance(error, JobCancelled) and self.ctx.cancelled:
-            return Finish(self.job.id, self.job.lease, State.CANCELLED)
-        if isinstance(error, Discard):
-            return self._discard(self._entry("discard", words_of(error), error))
-        if isinstance(error, ValidationError) and not self.validated:
+    def _payload(self) -> BaseModel:
+        try:
+            payload: BaseModel = self.kind.payload.model_validate_json(self.job.payload)
+        except ValidationError as error:
             # Its values may be secrets; where they are wrong is enough to know.
             where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
-            return self._discard(self._entry("invalid_payload", f"The payload is no longer valid: {where}"))
-        return self._retry(self._entry("error", exception=error))
+            raise InvalidPayload(f"The payload is no longer valid: {where}") from None
+        return payload
+
+    def _outcome(self, error: BaseException | None) -> Outcome | None:
+        job, ctx = self.job, self.ctx
+        ending = ending_of(error, cancel_requested=ctx.cancelled)
+        if ctx.completed:
+            if ending in (Ending.RAISED, Ending.DISCARDED):
+                log.error("a job failed after it had completed", kind=job.kind, exc_info=error)
+            return None
+        why = Interruption.LOST if ctx.lost else self._interruption
+        match VERDICTS[why][ending]:
+            case Verdict.LOST:
+                return None
+            case Verdict.SUCCEEDED:
+                return Finish(job.id, job.lease, State.SUCCEEDED)
+            case Verdict.CANCELLED:
+                entry = self._entry("error", exception=error) if ending is Ending.RAISED else None
+                return Finish(job.id, job.lease, State.CANCELLED, entry)
+            case Verdict.RELEASED:
+                if ending is Ending.RAISED:
+                    log.warning("a job failed as it was stopped", kind=job.kind, exc_info=error)
+                return Release(job.id, job.lease)
+            case Verdict.DISCARDED:
+                message = words_of(error) if error is not None else ""
+                return self._discard(self._entry("discard", message, error))
+            case Verdict.TIMED_OUT:
+                limit = f"The attempt took longer than {self.kind.time_limit:g} s."
+                return self._retry(self._entry("timeout", limit, error))
+            case Verdict.FAILED:
+                return self._retry(self._entry("error", exception=error))
 
     def _retry(self, entry: ErrorEntry) -> Outcome:
         job = self.job

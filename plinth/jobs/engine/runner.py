@@ -14,10 +14,11 @@ from plinth.database.engine import Database, DatabaseUnavailableError, Transacti
 from plinth.database.errors import database_reason
 from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
+from plinth.jobs.engine.endings import Interruption
 from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
-from plinth.jobs.engine.run import Interruption, Run, error_type
+from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -321,6 +322,70 @@ class TestCancel:
                 assert (await jobs.end_of(await put(database, pretends)))["state"] == "discarded"
 
 
+class TestStoppedHandlers:
+    """A handler that is stopped may let its cancellation through, swallow it and return, or raise what it likes."""
+
+    @pytest.fixture(params=["lets it through", "returns", "raises"])
+    def stopped(self, request: pytest.FixtureRequest) -> Callable[[], Any]:
+        async def sleep() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if request.param == "raises":
+                    raise ValueError from None
+                if request.param != "returns":
+                    raise
+
+        return sleep
+
+    async def test_at_its_time_limit_it_has_timed_out(
+        self, settings: Settings, database: Database, jobs: Jobs, stopped: Callable[[], Any]
+    ) -> None:
+        @job("test.slow", time_limit=0.05, retry=ONE_ATTEMPT)
+        async def slow(ctx: JobContext, payload: Number) -> None:
+            await stopped()
+
+        with capture_logs():
+            async with working(settings, slow):
+                row = await jobs.end_of(await put(database, slow))
+        assert (row["state"], row["errors"][0]["outcome"]) == ("discarded", "timeout")
+
+    async def test_after_a_cancel_request_it_is_cancelled(
+        self,
+        settings: Settings,
+        database: Database,
+        jobs: Jobs,
+        stopped: Callable[[], Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(run_module, "CANCEL_GRACE", 0.05)
+
+        @job("test.unwanted", retry=ONE_ATTEMPT)
+        async def unwanted(ctx: JobContext, payload: Number) -> None:
+            await stopped()
+
+        unwanted_id = await put(database, unwanted)
+        with capture_logs():
+            async with working(settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 2.0}), unwanted):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await request_cancel(jobs, unwanted_id)
+                assert (await jobs.end_of(unwanted_id))["state"] == "cancelled"
+
+    async def test_at_shutdown_it_is_released_and_spends_no_attempt(
+        self, settings: Settings, database: Database, jobs: Jobs, stopped: Callable[[], Any]
+    ) -> None:
+        @job("test.interrupted", retry=ONE_ATTEMPT)
+        async def interrupted(ctx: JobContext, payload: Number) -> None:
+            await stopped()
+
+        job_id = await put(database, interrupted)
+        with capture_logs():
+            async with working(settings, interrupted):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+        row = await jobs.live(job_id)
+        assert (row["state"], row["attempt"], row["errors"]) == ("available", 0, [])
+
+
 class TestProgress:
     async def test_progress_is_stored_while_the_job_runs_and_kept_at_its_end(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -525,6 +590,72 @@ class TestCompletion:
                 row = await jobs.end_of(await put(database, afterwards))
         assert (row["state"], row["errors"]) == ("succeeded", [])
         assert "a job failed after it had completed" in [entry["event"] for entry in entries]
+
+    async def test_follow_up_after_the_completion_is_an_error(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """It would vanish: what is enqueued with the completion has been written."""
+        refused: list[str] = []
+
+        @job("test.late", retry=ONE_ATTEMPT)
+        async def late(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+                for _ in range(2):
+                    try:
+                        ctx.enqueue("test.late", Number())
+                    except RuntimeError as error:
+                        refused.append(str(error))
+            ctx.enqueue("test.late", Number())
+
+        with capture_logs() as entries:
+            async with working(settings, late):
+                row = await jobs.end_of(await put(database, late))
+        assert (row["state"], len(refused)) == ("succeeded", 2)
+        assert "a job failed after it had completed" in [entry["event"] for entry in entries]
+
+    async def test_job_completes_once(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.twice", retry=ONE_ATTEMPT)
+        async def twice(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+                await ctx.complete(session)
+
+        with capture_logs():
+            async with working(settings, twice):
+                row = await jobs.end_of(await put(database, twice))
+        assert (row["state"], row["errors"][0]["detail"]) == ("discarded", "RuntimeError: a job completes once")
+
+    async def test_job_may_complete_after_a_rollback(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        @job("test.again", retry=ONE_ATTEMPT)
+        async def again(ctx: JobContext, payload: Number) -> None:
+            with suppress(ValueError):
+                async with ctx.session() as session:
+                    await ctx.complete(session)
+                    raise ValueError
+            ctx.enqueue("test.next", Number())
+            async with ctx.session() as session:
+                await ctx.complete(session)
+
+        @job("test.next")
+        async def following(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        async with working(settings, again, following):
+            assert (await jobs.end_of(await put(database, again)))["state"] == "succeeded"
+            await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.next'"))
+
+    async def test_lost_lease_that_a_handler_makes_up_is_a_failure(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.pretends", retry=ONE_ATTEMPT)
+        async def pretends(ctx: JobContext, payload: Number) -> None:
+            raise LeaseLost
+
+        with capture_logs():
+            async with working(settings, pretends):
+                row = await jobs.end_of(await put(database, pretends))
+        assert (row["state"], row["errors"][0]["error"]) == ("discarded", "LeaseLost")
 
 
 class TestShutdown:
