@@ -105,7 +105,7 @@ class RunError(ReadModel):
     at: datetime
     run: int = Field(description="Counts all runs.")
     attempt: int = Field(description="Counts the runs that used up an attempt; a run whose worker was lost does not.")
-    outcome: str = Field(description="error, timeout, invalid_payload, discard, crash or cancelled.")
+    outcome: str = Field(description="error, timeout, invalid_payload, discard, crash or interrupted.")
     error: str
 
 

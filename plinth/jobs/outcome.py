@@ -57,7 +57,7 @@ class ErrorEntry(TypedDict):
     at: NotRequired[str]  # set by the database when it is written
     run: int
     attempt: int
-    outcome: str  # error, timeout, invalid_payload, discard, crash, cancelled
+    outcome: str  # error, timeout, invalid_payload, discard, crash, interrupted
     error: str
     detail: str
     traceback: str

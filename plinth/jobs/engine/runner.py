@@ -74,6 +74,7 @@ class Runner:
         self._unsure = False  # the last claim broke off, and may have committed
         self._stopping = False
         self.lost = asyncio.Event()
+        self._unrecorded: list[RunKey] = []  # runs whose outcomes were not written when the session was lost
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -105,6 +106,7 @@ class Runner:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
         finally:
+            self._unrecorded = [*self._running, *self._recorder.pending()]
             for run in list(self._running.values()):
                 run.interrupt(Interruption.LOST)
             await cancel_all([claiming, recording, *tasks, *ends])
@@ -112,6 +114,10 @@ class Runner:
             if self.lost.is_set() and self._running:
                 # A handler that ignores cancellation goes on; its writes are fenced off.
                 await asyncio.wait([run.task for run in self._running.values()], timeout=CLEANUP_SECONDS)
+
+    async def survive(self) -> None:
+        """Give back the jobs of a lost session: this worker has not crashed."""
+        await self._store.survive(self._unrecorded)
 
     # --- claiming and running ---
 

@@ -160,11 +160,21 @@ SELECT id, run_lease FROM job WHERE state = 'running' AND session_id = $1
         WHERE run.id = job.id AND run.lease = job.run_lease)
 """
 
-# Runs of lost workers, and runs past their deadline; `margin` is a parameter.
-_LOST = """FROM job
-    LEFT JOIN worker_session ON worker_session.id = job.session_id AND worker_session.expires_at > now(),
-    LATERAL (SELECT worker_session.id IS NOT NULL AS yes) AS hung
-    WHERE job.state = 'running' AND (worker_session.id IS NULL OR job.deadline_at + {margin}::interval < now())"""
+# Runs without a live session, and runs past their deadline; `margin` is a parameter. A session that has expired is that
+# of a lost worker. One that is not there was closed by its worker, which lives or has ended in order.
+_RUNS = """FROM job
+    LEFT JOIN worker_session ON worker_session.id = job.session_id,
+    LATERAL (
+        SELECT COALESCE(worker_session.expires_at > now(), false) AS hung, worker_session.id IS NULL AS closed) AS run
+"""
+_LOST = "WHERE job.state = 'running' AND (NOT run.hung OR job.deadline_at + {margin}::interval < now())"
+_RECENT_CRASH = """COALESCE((
+    SELECT max((entry ->> 'at')::timestamptz) FROM jsonb_array_elements(job.errors) AS entry
+    WHERE entry ->> 'outcome' = 'crash') > now() - interval '1 day', false)"""
+_CRASHES = f"""LATERAL (
+        SELECT here, count, here AND count >= $1 AS poison FROM (
+            SELECT here, CASE WHEN NOT here THEN job.crash_count WHEN {_RECENT_CRASH} THEN job.crash_count + 1 ELSE 1
+                END AS count FROM (SELECT NOT (run.hung OR run.closed) AS here) AS crash) AS crash) AS crash"""
 
 # Makes due jobs available. Returns whether this worker may find a job to claim, and whether there are runs to reap.
 SWEEP = f"""
@@ -177,36 +187,37 @@ WITH due AS (
 SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))
     OR EXISTS (SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
         SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first) AS work,
-    EXISTS (SELECT {_LOST.format(margin="$3")}) AS lost
+    EXISTS (SELECT {_RUNS} {_LOST.format(margin="$3")}) AS lost
 """
 
 # A job whose run was lost is cancelled if that was requested, discarded as poison if it has crashed too many workers or
-# if its last attempt hung, and otherwise available at once. A hung attempt is counted as an attempt, a crash is not.
+# if its last attempt hung, and otherwise available at once. A hung attempt is counted as an attempt. A crash is not,
+# and is forgotten a day later: workers that are lost so long after each other are lost for other reasons.
 REAP = f"""
 WITH reaper AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({REAPER_LOCK}) AS alone),
 lost AS MATERIALIZED (
-    SELECT job.id, hung.yes AS hung, CASE
+    SELECT job.id, run.hung, crash.count AS crash_count, CASE
             WHEN job.cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN hung.yes AND job.attempt >= job.max_attempts THEN 'discarded'
-            WHEN NOT hung.yes AND job.crash_count + 1 >= $1 THEN 'discarded'
+            WHEN run.hung AND job.attempt >= job.max_attempts THEN 'discarded'
+            WHEN crash.poison THEN 'discarded'
             ELSE 'available' END AS fate,
-        CASE WHEN hung.yes THEN $2::jsonb WHEN job.crash_count + 1 >= $1 THEN $5::jsonb ELSE $3::jsonb END
+        CASE WHEN run.hung THEN $2::jsonb WHEN crash.poison THEN $5::jsonb WHEN crash.here THEN $3::jsonb END
             || jsonb_build_object('run', job.run_lease, 'attempt', job.attempt) AS entry
+    {_RUNS}, {_CRASHES}
     {_LOST.format(margin="$4")} AND (SELECT alone FROM reaper)
     LIMIT {REAP_ROWS} FOR UPDATE OF job SKIP LOCKED
 ), returned AS (
     UPDATE job SET state = lost.fate, session_id = NULL, deadline_at = NULL, run_lease = run_lease + 1,
-        attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END,
-        crash_count = CASE WHEN lost.hung THEN crash_count ELSE crash_count + 1 END,
+        attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END, crash_count = lost.crash_count,
         errors = {_errors("job", "lost.entry")}
     FROM lost WHERE job.id = lost.id AND lost.fate = 'available'
     RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung
 ), removed AS (
     DELETE FROM job USING lost WHERE job.id = lost.id AND lost.fate IN ('cancelled', 'discarded')
-    RETURNING job.*, lost.fate, lost.hung, lost.entry
+    RETURNING job.*, lost.fate, lost.hung, lost.entry, lost.crash_count AS crashes
 ), ended AS (
     INSERT INTO job_history ({HISTORY_COLUMNS})
-    SELECT {COMMON_COLUMNS.replace("crash_count", "crash_count + (NOT hung)::int")}, attempt - (NOT hung)::int,
+    SELECT {COMMON_COLUMNS.replace("crash_count", "crashes")}, attempt - (NOT hung)::int,
         {_errors("removed", "entry")}, fate, now()
     FROM removed RETURNING id
 ), forgotten AS (
@@ -232,6 +243,19 @@ SELECT EXISTS (SELECT FROM renewed) AS alive,
 """
 STOP_SESSION = "UPDATE worker_session SET stopping = true WHERE id = $1"
 CLOSE_SESSION = "DELETE FROM worker_session WHERE id = $1"
+# A worker that lost its session and lives has not crashed: undo what the reaper counted for its runs.
+UNCOUNT_CRASHES = """
+UPDATE job SET crash_count = crash_count - 1, errors = (
+    SELECT jsonb_agg(CASE WHEN entry @> run.crash THEN entry || $3::jsonb ELSE entry END ORDER BY place)
+    FROM jsonb_array_elements(job.errors) WITH ORDINALITY AS entries (entry, place))
+FROM (
+    SELECT known.id, jsonb_build_object('run', lease, 'outcome', 'crash') AS crash
+    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS known (id, lease)
+) AS run
+WHERE job.id = run.id AND job.id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND job.crash_count > 0
+    AND job.errors @> jsonb_build_array(run.crash)
+RETURNING job.id
+"""
 CANCELLED_AMONG = (
     "SELECT id FROM job WHERE id = ANY ($1::uuid[]) AND session_id = $2 AND cancel_requested_at IS NOT NULL"
 )

@@ -31,6 +31,7 @@ from plinth.jobs.engine.sql import (
     STOP_SESSION,
     SWEEP,
     TRY_LIMIT_LOCK,
+    UNCOUNT_CRASHES,
     UNKNOWN_RUNS,
     WAITING_KINDS,
 )
@@ -193,8 +194,14 @@ class Store:
         await self._fetch(STOP_SESSION, self.session_id)
 
     async def close_session(self) -> None:
-        """End this life of the worker. What still runs in its name is for the reaper."""
+        """End this life of the worker. The reaper gives back what still runs in its name, and counts no crash."""
         await self._fetch(CLOSE_SESSION, self.session_id)
+
+    async def survive(self, runs: Sequence[tuple[UUID, int]]) -> None:
+        """Tell that the worker lives though the session was lost: its runs (id, lease) have crashed no worker."""
+        await self.close_session()
+        ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
+        await self._fetch(UNCOUNT_CRASHES, ids, leases, json.dumps(_SURVIVED))
 
     async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
         async with self.database.connection() as connection:
@@ -210,6 +217,11 @@ _CRASH = error_entry("crash", run=0, attempt=0, error="The worker that ran it wa
 _POISON = error_entry(
     "crash", run=0, attempt=0, error="Discarded as poison: too many of the workers that ran it were lost."
 )
+
+
+_LOST_SESSION = "The worker that ran it lost its session, and gave it back."
+# Over what the reaper has written.
+_SURVIVED = {"outcome": "interrupted", "error": _LOST_SESSION, "detail": _LOST_SESSION}
 
 
 def _json(error: ErrorEntry | None) -> str | None:

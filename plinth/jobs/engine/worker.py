@@ -123,7 +123,7 @@ class Worker:
                 version=settings.service.version,
             )
             while not self._stop.is_set():
-                store = await self._open_session(engine)
+                store = await self._open_session(engine, self._session)
                 if store is None:
                     break
                 self._session = Runner(
@@ -136,12 +136,17 @@ class Worker:
                     concurrency=self._concurrency,
                 )
                 await self._session.serve(self._stop, self._hurry)
+            if self._session is not None and self._session.lost.is_set():
+                with suppress(DatabaseUnavailableError):
+                    await self._session.survive()
         log.info("worker stopped")
 
-    async def _open_session(self, engine: Database) -> Store | None:
+    async def _open_session(self, engine: Database, lost: Runner | None) -> Store | None:
         away = False
         while not self._stop.is_set():
             try:
+                if lost is not None:
+                    await lost.survive()
                 return await Store.open_session(
                     engine,
                     name=f"{socket.gethostname()}:{os.getpid()}",

@@ -34,7 +34,9 @@ async def frozen_and_thawed(fleet: Fleet, *, returns: bool, deaf: bool) -> None:
     (ended,) = await fleet.ended_jobs(accepted)
     # Lease 1: the first run. 2: it was taken away. 3: the second run.
     assert [row["run"] for row in booked] == [3], "the stale run took effect"
-    assert (ended["run_lease"], ended["crash_count"], ended["attempt"]) == (3, 1, 1)
+    assert (ended["run_lease"], ended["attempt"]) == (3, 1)
+    # A worker that hears of its lost session says that it has not crashed, if the job has not ended by then.
+    assert ended["crash_count"] in ((1,) if deaf else (0, 1))
     if deaf and returns:
         assert stale.lines("an outcome came too late; the job was taken away")
 

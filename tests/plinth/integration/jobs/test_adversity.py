@@ -352,7 +352,14 @@ class TestPoison:
 
         async with database.session() as session:
             made = await enqueue(session, poison, Number(), owner="mallory")
-        await jobs.all("UPDATE job SET crash_count = 4, state = 'running', attempt = 1")  # of no session at all
+        await jobs.all(
+            "INSERT INTO worker_session (name, version, queues, kinds, concurrency, expires_at) "
+            "VALUES ('lost', '', '{}', '{}', 1, now() - interval '1 second')"
+        )
+        await jobs.all(
+            "UPDATE job SET crash_count = 4, state = 'running', attempt = 1, session_id = worker_session.id, "
+            "errors = jsonb_build_array(jsonb_build_object('outcome', 'crash', 'at', now())) FROM worker_session"
+        )
         (reaped,) = await (await open_store(database)).reap(max_crashes=5)
         assert reaped.fate == "discarded"
         async with database.session() as session:

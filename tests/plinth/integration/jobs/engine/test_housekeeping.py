@@ -38,6 +38,12 @@ async def claim_one(database: Database, store: Store, kind: JobKind[Any]) -> Any
     return claimed
 
 
+async def crashed(jobs: Jobs, times: int, ago: str = "1 minute") -> None:
+    """Write into each job that workers were lost that ran it."""
+    entry = "jsonb_build_array(jsonb_build_object('outcome', 'crash', 'at', now() - $2::text::interval))"
+    await jobs.all(f"UPDATE job SET crash_count = $1, errors = {entry}", times, ago)
+
+
 async def expire(jobs: Jobs, store: Store) -> None:
     """What happens when the heart of a worker stops."""
     await jobs.all("UPDATE worker_session SET expires_at = now() - interval '1 second' WHERE id = $1", store.session_id)
@@ -66,13 +72,52 @@ class TestReaper:
         # The worker that was thought dead comes back, and is too late.
         assert await dead.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED)]) == set()
 
-    async def test_job_of_a_deleted_session_is_reaped(
+    async def test_job_of_a_closed_session_is_given_back_without_a_crash(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await dead.close_session()
+        assert [job.id for job in await reaper.reap(max_crashes=1)] == [claimed.id]
+        row = await jobs.live(claimed.id)
+        assert (row["state"], row["attempt"], row["crash_count"], row["errors"]) == ("available", 0, 0, [])
+
+    @pytest.mark.parametrize("first", ["the worker", "the reaper"])
+    async def test_worker_that_survives_its_session_has_crashed_no_job(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store, first: str
+    ) -> None:
+        """As after an outage of the database: whether it comes back before or after the reaper."""
+        claimed = await claim_one(database, dead, noop)
+        await crashed(jobs, 1)
+        await expire(jobs, dead)
+        if first == "the worker":
+            await dead.survive([(claimed.id, claimed.lease)])
+        await reaper.reap(max_crashes=5)
+        if first == "the reaper":
+            assert (await jobs.live(claimed.id))["crash_count"] == 2
+            for _ in range(2):  # the second time it says nothing new
+                await dead.survive([(claimed.id, claimed.lease)])
+        row = await jobs.live(claimed.id)
+        assert (row["state"], row["attempt"], row["crash_count"]) == ("available", 0, 1)
+        assert [error["outcome"] for error in row["errors"]] == ["crash", *["interrupted"] * (first == "the reaper")]
+
+    async def test_survivor_leaves_the_crashes_of_other_workers(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:
         claimed = await claim_one(database, dead, noop)
         await expire(jobs, dead)
-        await dead.close_session()
-        assert [job.id for job in await reaper.reap(max_crashes=5)] == [claimed.id]
+        await reaper.reap(max_crashes=5)
+        await (await open_store(database)).survive([(claimed.id, claimed.lease + 1)])
+        assert (await jobs.live(claimed.id))["crash_count"] == 1
+
+    @pytest.mark.parametrize(("ago", "count"), [("23 hours", 3), ("25 hours", 1)])
+    async def test_crashes_are_forgotten_a_day_later(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store, ago: str, count: int
+    ) -> None:
+        claimed = await claim_one(database, dead, noop)
+        await crashed(jobs, 2, ago)
+        await expire(jobs, dead)
+        await reaper.reap(max_crashes=5)
+        assert (await jobs.live(claimed.id))["crash_count"] == count
 
     async def test_job_of_a_live_worker_is_not_reaped(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], reaper: Store
@@ -100,7 +145,7 @@ class TestReaper:
     ) -> None:
         claimed = await claim_one(database, dead, noop)
         await expire(jobs, dead)
-        await jobs.all("UPDATE job SET crash_count = 2")
+        await crashed(jobs, 2)
         (reaped,) = await reaper.reap(max_crashes=3)
         assert reaped.fate == "discarded"
         row = await jobs.ended(claimed.id)
