@@ -41,7 +41,6 @@ SETTINGS = {
     "DB_POOL_SIZE": "4",
     "JOBS_SESSION_TIMEOUT": "2",
     "JOBS_SHUTDOWN_GRACE": "5.2",
-    "JOBS_MAX_CRASHES": "1000",
 }
 
 # Runs that have begun and have not ended, as far as the database knows.

@@ -149,3 +149,15 @@ async def test_accepted_jobs_survive_a_postgres_crash(breakable_fleet: Fleet, br
 @pytest.mark.slow
 async def test_accepted_jobs_survive_many_postgres_crashes(breakable_fleet: Fleet, breakable: Servers) -> None:
     await postgres_crashes(breakable_fleet, breakable, rounds=8)
+
+
+async def test_outages_that_outlast_the_sessions_are_no_crashes(breakable_fleet: Fleet, breakable: Servers) -> None:
+    """Every worker loses its session, gives back what it ran, and lives: no job is suspect, let alone poison."""
+    fleet = breakable_fleet
+    await fleet.start(2)
+    accepted = await fleet.enqueue(effect, *[Effect(seconds=3) for _ in range(20)])
+    for _ in range(2):
+        await fleet.running(10)
+        await stopped_and_started(breakable.postgres, away=4)
+    await fleet.audit("PostgreSQL away for longer than a session lasts, twice", accepted)
+    assert await fleet.value("SELECT max(crash_count) FROM job_history") == 0
