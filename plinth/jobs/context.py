@@ -16,7 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
-from plinth.jobs.enqueue import EnqueueOptions, Insertion, prepare
+from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.settings import PlatformSettings
@@ -176,8 +176,8 @@ class JobContext:
         if not await self._recorder.complete(self, session):
             self.lost = True
             raise LeaseLost
-        for follow_up in self.follow_ups:
-            await follow_up.execute(session)
+        for insertion in merged(self.follow_ups):
+            await insertion.execute(session)
         after_commit(session, self._complete)
 
     def _complete(self) -> None:

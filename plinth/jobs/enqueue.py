@@ -1,11 +1,11 @@
 """Enqueues jobs: rows in the caller's transaction, and a doorbell ring once it has committed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 from uuid import UUID
 
 from opentelemetry.context import Context
@@ -23,6 +23,7 @@ from plinth.telemetry.tracing import enqueue_span
 __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
 MAX_TEXT_LENGTH = 255
+MAX_ROWS = 1000  # in one statement
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
@@ -106,35 +107,70 @@ async def enqueue_many(
     return await insertion.execute(session)
 
 
-@dataclass(frozen=True, slots=True)
-class Insertion:
-    """Validated jobs, ready to be inserted."""
+class Terms(NamedTuple):
+    """What jobs that are inserted by one statement have in common."""
 
     kind: str
     queue: str
-    ids: list[UUID]
-    unique_keys: Sequence[str] | None
-    arguments: tuple[Any, ...]
+    priority: int
+    owner: str | None
+    max_attempts: int
+    run_at: datetime | None
+    delay: timedelta
+
+
+class Row(NamedTuple):
+    """A job to insert."""
+
+    id: UUID
+    payload: str
+    unique_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """Validated jobs, ready to be inserted: in the trace of `context`, or else in the current one."""
+
+    terms: Terms
+    rows: Sequence[Row]
     context: Context | None = None
 
     async def execute(self, session: AsyncSession) -> list[EnqueuedJob]:
-        """Insert the jobs in the session's transaction, in the trace of `context` or else the current one."""
-        if not self.ids:
+        """Insert the jobs in the session's transaction."""
+        if not self.rows:
             return []
+        terms = self.terms
+        # The first row of each key: ON CONFLICT DO UPDATE cannot affect a row twice in one statement. In the order of
+        # keys, so that concurrent calls lock live jobs in one order.
+        keyed = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
+        rows = [row for row in self.rows if row.unique_key is None]
+        rows += [keyed[key] for key in sorted(keyed)]
         connection = await session.connection()
-        with enqueue_span(self.kind, self.queue, len(self.ids), self.context) as trace_context:
-            result = await connection.exec_driver_sql(ENQUEUE, (*self.arguments, trace_context))
-        ring_after_commit(session, queues=[self.queue])
-        if self.unique_keys is None:
-            jobs = [EnqueuedJob(job_id, created=True) for job_id in self.ids]
-        else:
-            found: dict[str, UUID] = {row.unique_key: row.id for row in result}
-            jobs = [
-                EnqueuedJob(found[key], found[key] == job_id)
-                for job_id, key in zip(self.ids, self.unique_keys, strict=True)
-            ]
-        after_commit(session, partial(ENQUEUED.labels(self.kind).inc, sum(job.created for job in jobs)))
+        with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
+            ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
+            arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
+            result = await connection.exec_driver_sql(ENQUEUE, arguments)
+        ring_after_commit(session, queues=[terms.queue])
+        found: dict[str | None, UUID] = {row.unique_key: row.id for row in result} if keyed else {}
+        jobs = []
+        for row in self.rows:
+            job_id = row.id if row.unique_key is None else found[row.unique_key]
+            jobs.append(EnqueuedJob(job_id, created=job_id == row.id))
+        after_commit(session, partial(ENQUEUED.labels(terms.kind).inc, sum(job.created for job in jobs)))
         return jobs
+
+
+def merged(insertions: Iterable[Insertion]) -> list[Insertion]:
+    """Return the same jobs in as few statements as possible, each of `MAX_ROWS` jobs at most."""
+    alike: dict[tuple[Terms, int], list[Insertion]] = {}
+    for insertion in insertions:
+        alike.setdefault((insertion.terms, id(insertion.context)), []).append(insertion)
+    larger = []
+    for (terms, _), group in alike.items():
+        rows = [row for insertion in group for row in insertion.rows]
+        starts = range(0, len(rows), MAX_ROWS)
+        larger += [Insertion(terms, rows[start : start + MAX_ROWS], group[0].context) for start in starts]
+    return larger
 
 
 def prepare(
@@ -153,10 +189,8 @@ def prepare(
         kind = kind_named(kind)
     queue = queue or kind.queue
     priority = kind.priority if priority is None else priority
-    texts = [_dump(kind, payload) for payload in payloads]
-    ids = [python_uuid7() for _ in texts]
-    keys: Sequence[str | None] = unique_keys if unique_keys is not None else [None] * len(texts)
-    if len(keys) != len(texts):
+    keys: Sequence[str | None] = unique_keys if unique_keys is not None else [None] * len(payloads)
+    if len(keys) != len(payloads):
         raise ValueError("there is one unique key for each payload, or none")
     check_name(queue)
     for text in (owner, *keys):
@@ -166,23 +200,9 @@ def prepare(
         raise ValueError("run_at needs a time zone")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
-    # The first payload of each key: ON CONFLICT DO UPDATE cannot affect a row twice in one statement.
-    first = {key: index for index, key in reversed(list(enumerate(keys))) if key is not None}
-    rows = [index for index, key in enumerate(keys) if key is None or first[key] == index]
-    rows.sort(key=lambda index: keys[index] or "")  # concurrent calls lock live jobs in one order
-    arguments = (
-        [ids[index] for index in rows],
-        kind.name,
-        queue,
-        priority,
-        owner,
-        [texts[index] for index in rows],
-        [keys[index] for index in rows],
-        kind.retry.max_attempts,
-        run_at,
-        timedelta(seconds=delay),
-    )
-    return Insertion(kind.name, queue, ids, unique_keys, arguments)
+    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, run_at, timedelta(seconds=delay))
+    rows = [Row(python_uuid7(), _dump(kind, payload), key) for payload, key in zip(payloads, keys, strict=True)]
+    return Insertion(terms, rows)
 
 
 def _dump(kind: JobKind[Any], payload: BaseModel) -> str:

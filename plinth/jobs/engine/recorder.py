@@ -3,6 +3,9 @@
 While one batch is being written the next one collects: a single outcome is written at once, a thousand in a few
 statements, and no timer delays either. While the database is away outcomes are kept and tried again. They are dropped
 when the worker session is lost, since other workers have its jobs then.
+
+An outcome with follow-up jobs may have to wait for another transaction: for one that has enqueued the same unique key.
+So these outcomes have a lane of their own, and each waits for a moment only before it is put off.
 """
 
 import asyncio
@@ -15,9 +18,10 @@ from uuid import UUID
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.database.errors import DatabaseUnavailableError, is_conflict
+from plinth.aio import cancel_all
+from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
 from plinth.jobs.context import ClaimedJob, JobContext, Progress
-from plinth.jobs.engine.store import Store
+from plinth.jobs.engine.store import LOCK_TIMEOUT, Store
 from plinth.jobs.enqueue import Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
@@ -31,9 +35,15 @@ log = structlog.get_logger("plinth.jobs.engine.recorder")
 RunKey = tuple[UUID, int]
 
 BATCH = 1000
+FOLLOW_UP_BATCH = 100
+# Outcomes that are put off are tried again so many at a time, behind those that are new. One of them takes 50 ms at
+# most (`LOCK_TIMEOUT`), so that they delay a new one by half a second.
+PUT_OFF_BATCH = 10
+PUT_OFF_SECONDS = 0.25
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
-LOCKED_SECONDS = 0.25  # until a locked row is tried again
+# SQLSTATEs: another transaction is in the way, and this one has to try again.
+IN_THE_WAY = ("40P01", "40001", "55P03")
 
 Write = Callable[[Sequence[Any]], Awaitable[Collection[UUID]]]
 
@@ -49,6 +59,64 @@ class EndedRun:
     @property
     def key(self) -> RunKey:
         return self.job.id, self.job.lease
+
+
+class _Lane:
+    """Ended runs on their way into the database. `write` writes a batch and returns those that are put off."""
+
+    def __init__(self, size: int, write: Callable[[Sequence[EndedRun]], Awaitable[Collection[EndedRun]]]) -> None:
+        self._size = size
+        self._write = write
+        self._new: list[EndedRun] = []
+        self._batch: list[EndedRun] = []  # being written
+        self._put_off: list[EndedRun] = []
+        self._put_off_due = False
+        self._wanted = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._batch) + len(self._put_off)
+
+    @property
+    def unwritten(self) -> list[EndedRun]:
+        return [*self._new, *self._batch, *self._put_off]
+
+    def take(self) -> list[EndedRun]:
+        """Remove and return the runs whose outcomes are not being written."""
+        taken, self._new, self._put_off = self._new + self._put_off, [], []
+        return taken
+
+    def put(self, run: EndedRun) -> None:
+        self._new.append(run)
+        self.idle.clear()
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Write, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._new:
+                self._batch, self._new = self._new[: self._size], self._new[self._size :]
+                await self._write_batch()
+            if self._put_off_due:
+                self._put_off_due = False
+                self._batch, self._put_off = self._put_off[:PUT_OFF_BATCH], self._put_off[PUT_OFF_BATCH:]
+                await self._write_batch()
+            if not len(self):
+                self.idle.set()
+
+    async def _write_batch(self) -> None:
+        again = await self._write(self._batch)
+        self._batch = []
+        if again and not self._put_off:
+            asyncio.get_running_loop().call_later(PUT_OFF_SECONDS, self._try_again)
+        self._put_off += again
+
+    def _try_again(self) -> None:
+        self._put_off_due = True
+        self._wanted.set()
 
 
 class Recorder:
@@ -67,91 +135,83 @@ class Recorder:
         self._store = store
         self._on_written = on_written
         self._on_lost = on_lost
-        self._ended: list[EndedRun] = []
-        self._batch: list[EndedRun] = []  # being written
-        self._locked: list[EndedRun] = []  # their rows were locked; tried again
+        self._plain = _Lane(BATCH, self._write_plain)
+        self._with_follow_ups = _Lane(FOLLOW_UP_BATCH, self._write_with_follow_ups)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
-        self._progress_timer: asyncio.TimerHandle | None = None
+        self._progress_wanted = asyncio.Event()
+        self._progress_written = asyncio.Lock()
         self._away = False  # the database is away, and that is logged
-        self._wanted = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting: set[RunKey] = set()  # put off, and that is logged
 
-    @property
-    def backlog(self) -> int:
-        """Outcomes that are not committed yet."""
-        return len(self._ended) + len(self._batch) + len(self._locked)
-
-    def pending(self) -> list[RunKey]:
+    def pending(self) -> list[EndedRun]:
         """The runs whose outcomes are not committed yet."""
-        return [run.key for run in (*self._ended, *self._batch, *self._locked)]
+        return [*self._plain.unwritten, *self._with_follow_ups.unwritten]
 
     def put(self, job: ClaimedJob, outcome: Outcome, follow_ups: Sequence[Insertion] = ()) -> None:
-        """Queue the outcome of a run for writing, in one transaction with its follow-up jobs."""
-        self._ended.append(EndedRun(job, outcome, follow_ups))
-        self._idle.clear()
-        self._wanted.set()
+        """Queue the outcome of a run for writing; that of a success in one transaction with its follow-up jobs."""
+        lane = self._with_follow_ups if follow_ups else self._plain
+        lane.put(EndedRun(job, outcome, follow_ups))
 
     def progress(self, ctx: JobContext, progress: Progress) -> None:
         """Queue a run's progress; it is written within `PROGRESS_SECONDS`, and a later report replaces it."""
         self._progress[ctx.id, ctx.run] = (ctx, progress)
-        if self._progress_timer is None:
-            self._progress_timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._wanted.set)
+        self._progress_wanted.set()
 
     async def complete(self, ctx: JobContext, session: AsyncSession) -> bool:
         """Complete a run's job in the session's transaction; False if another run has taken over."""
         await self._write_progress()  # the last report goes into the history with the job
         return await self._store.finish_in(session, Finish(ctx.id, ctx.run, State.SUCCEEDED))
 
+    @property
+    def backlog(self) -> int:
+        """Outcomes that are not committed yet."""
+        return len(self._plain) + len(self._with_follow_ups)
+
     async def drained(self) -> None:
         """Wait until all outcomes are committed."""
-        await self._idle.wait()
+        while self.backlog:
+            await self._with_follow_ups.idle.wait()
+            await self._plain.idle.wait()
+
+    async def release_waiting(self) -> None:
+        """Give back the jobs whose outcomes wait for other transactions, and wait until that is committed."""
+        while len(self._with_follow_ups):
+            for run in self._with_follow_ups.take():
+                self.put(run.job, Release(run.job.id, run.job.lease))
+            await asyncio.sleep(LOCK_TIMEOUT)  # for the batch that is being written
+        await self.drained()
 
     async def run(self) -> None:
         """Write, for ever."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            if self._progress_timer is not None:
-                self._progress_timer.cancel()
-                self._progress_timer = None
-            # Progress first, so that a job's last report goes into the history with it.
-            await self._write_progress()
-            while self._ended:
-                self._batch, self._ended = self._ended[:BATCH], self._ended[BATCH:]
-                locked = await self._write_batch()
-                written = [run for run in self._batch if run not in locked]
-                self._batch = []
-                if locked:
-                    self._locked += locked
-                    asyncio.get_running_loop().call_later(LOCKED_SECONDS, self._try_locked)
-                self._on_written(written)
-            if not self._locked:
-                self._idle.set()
+        parts = (self._plain.run(), self._with_follow_ups.run(), self._report_progress())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await cancel_all(tasks)
 
-    def _try_locked(self) -> None:
-        self._ended += self._locked
-        self._locked = []
-        self._wanted.set()
-
-    async def _write_batch(self) -> set[EndedRun]:
-        """Write the batch; returns the runs that are to be tried again."""
-        plain = [run for run in self._batch if not run.follow_ups]
-        locked: set[EndedRun] = set()
+    async def _write_plain(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
+        await self._write_progress()  # first, so that a job's last report goes into the history with it
+        put_off: set[EndedRun] = set()
         for kind, write in (
             (Finish, self._store.finish),
             (Retry, self._store.retry),
             (Release, self._store.release),
         ):
-            if some := [run for run in plain if isinstance(run.outcome, kind)]:
-                locked |= await self._persist(some, write)
-        for run in self._batch:
-            if run.follow_ups:
-                locked |= await self._persist([run], partial(self._finish_with_follow_ups, run.follow_ups))
-        return locked
+            if some := [run for run in runs if isinstance(run.outcome, kind)]:
+                put_off |= await self._persist(some, write)
+        self._on_written([run for run in runs if run not in put_off])
+        return put_off
+
+    async def _write_with_follow_ups(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
+        await self._write_progress()
+        follow_ups = {run.job.id: run.follow_ups for run in runs}
+        put_off = await self._persist(runs, partial(self._store.finish_with_follow_ups, follow_ups))
+        self._on_written([run for run in runs if run not in put_off])
+        return put_off
 
     async def _persist(self, runs: Sequence[EndedRun], write: Write) -> set[EndedRun]:
-        """Write outcomes of one kind; returns the runs that are to be tried again."""
+        """Write outcomes of one kind; returns the runs that are put off."""
         tried = False
         while True:
             try:
@@ -159,23 +219,37 @@ class Recorder:
                 missed = [run for run in runs if run.job.id not in done]
                 held = await self._store.held([run.key for run in missed]) if missed else set()
                 break
-            except DatabaseUnavailableError:
+            except Exception as error:  # noqa: BLE001 - logged, or tried again
+                if sqlstate(error) in IN_THE_WAY or not isinstance(error, DatabaseUnavailableError):
+                    if len(runs) > 1:  # one outcome must not fail or delay the others
+                        return {again for run in runs for again in await self._persist([run], write)}
+                    if sqlstate(error) in IN_THE_WAY:
+                        return self._wait_for(runs[0], error)
+                    return await self._give_up(runs[0], error)
                 if not self._away:
-                    log.warning("the database is away; outcomes are kept", count=self.backlog)
+                    log.warning("outcomes cannot be written; they are kept", count=self.backlog, error=str(error))
                 self._away = tried = True
                 await asyncio.sleep(AWAY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - logged, or tried again
-                if len(runs) > 1:  # one bad outcome must not fail the others
-                    return {again for run in runs for again in await self._persist([run], write)}
-                if is_conflict(error):
-                    return set(runs)
-                return await self._give_up(runs[0], error)
         self._away = False
+        self._waiting.difference_update(run.key for run in runs)
         for run in missed:
             if run.key not in held and not tried:  # after a retry, the earlier attempt may have committed
                 LEASES_LOST.inc()
                 log.warning("an outcome came too late; the job was taken away", job_id=str(run.job.id))
         return {run for run in missed if run.key in held}
+
+    def _wait_for(self, run: EndedRun, error: Exception) -> set[EndedRun]:
+        if run.key not in self._waiting:
+            self._waiting.add(run.key)
+            kinds = sorted({follow_up.terms.kind for follow_up in run.follow_ups})
+            log.warning(
+                "an outcome waits for another transaction",
+                job_id=str(run.job.id),
+                kind=run.job.kind,
+                follow_ups=kinds,
+                error=database_reason(error),
+            )
+        return {run}
 
     async def _give_up(self, run: EndedRun, error: Exception) -> set[EndedRun]:
         """Discard a job whose outcome the database refuses: an operator sees why in the dead letter."""
@@ -190,21 +264,22 @@ class Recorder:
         discarded = EndedRun(job, Finish(job.id, job.lease, State.DISCARDED, entry))
         return await self._persist([discarded], self._store.finish)
 
-    async def _finish_with_follow_ups(
-        self, follow_ups: Sequence[Insertion], outcomes: Sequence[Finish]
-    ) -> Collection[UUID]:
-        (outcome,) = outcomes
-        async with self._store.database.session() as session:
-            if not await self._store.finish_in(session, outcome):
-                return ()
-            for follow_up in follow_ups:
-                await follow_up.execute(session)
-        return (outcome.id,)
+    # --- progress ---
+
+    async def _report_progress(self) -> None:
+        while True:
+            await self._progress_wanted.wait()
+            await asyncio.sleep(PROGRESS_SECONDS)
+            await self._write_progress()
 
     async def _write_progress(self) -> None:
-        words, self._progress = self._progress, {}
-        if not words:
-            return
+        async with self._progress_written:  # by this call, or by the one that took the reports
+            self._progress_wanted.clear()
+            words, self._progress = self._progress, {}
+            if words:
+                await self._write_reports(words)
+
+    async def _write_reports(self, words: dict[RunKey, tuple[JobContext, Progress]]) -> None:
         rows = [(ctx.id, ctx.run, word.done, word.total, word.message) for ctx, word in words.values()]
         try:
             missed = words.keys() - await self._store.write_progress(rows)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -40,6 +41,7 @@ SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot 
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
 CLEANUP_SECONDS = 2.0  # for a cancelled handler to end before its job is released
+RECORD_SECONDS = 1.0  # for outcomes to be written
 
 
 class Runner:
@@ -106,7 +108,7 @@ class Runner:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
         finally:
-            self._unrecorded = [*self._running, *self._recorder.pending()]
+            self._unrecorded = self._known()
             for run in list(self._running.values()):
                 run.interrupt(Interruption.LOST)
             await cancel_all([claiming, recording, *tasks, *ends])
@@ -151,8 +153,11 @@ class Runner:
                 if not self._more:
                     break
 
+    def _known(self) -> list[RunKey]:
+        return [*self._running, *(run.key for run in self._recorder.pending())]
+
     async def _release_unknown(self) -> None:
-        released = await self._store.release_unknown([*self._running, *self._recorder.pending()])
+        released = await self._store.release_unknown(self._known())
         if released:
             log.info("released jobs of an interrupted claim", count=released)
 
@@ -306,7 +311,13 @@ class Runner:
                 self._give_back(run.job)
         try:
             async with asyncio.timeout(SHUTDOWN_MARGIN - CLEANUP_SECONDS):
-                await self._recorder.drained()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RECORD_SECONDS):
+                        await self._recorder.drained()
+                # What still waits, for transactions of others, is given back with the session.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RECORD_SECONDS):
+                        await self._recorder.release_waiting()
                 await heartbeat.stop()
                 await self._store.close_session()
                 await self._doorbell.aclose()

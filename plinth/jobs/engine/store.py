@@ -35,6 +35,7 @@ from plinth.jobs.engine.sql import (
     UNKNOWN_RUNS,
     WAITING_KINDS,
 )
+from plinth.jobs.enqueue import Insertion, merged
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, error_entry
 
@@ -42,6 +43,8 @@ __all__ = ["Reaped", "Store"]
 
 # A worker cancels a run at its time limit. The job is taken away only if that has not ended it.
 DEADLINE_MARGIN = timedelta(seconds=15)
+# Seconds that an outcome with follow-up jobs waits for another transaction before it is put off.
+LOCK_TIMEOUT = 0.05
 # For how long lost workers are shown to operators.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
 
@@ -121,6 +124,23 @@ class Store:
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""
         return {row[0] for row in await self._fetch(FINISH, *self._finish_arguments(outcomes))}
+
+    async def finish_with_follow_ups(
+        self, follow_ups: Mapping[UUID, Sequence[Insertion]], outcomes: Sequence[Finish]
+    ) -> set[UUID]:
+        """End jobs and enqueue the follow-ups of each in one transaction; returns those that were ended.
+
+        Raises:
+            DatabaseUnavailableError: also if it had to wait for another transaction.
+        """
+        async with self.database.session() as session:
+            connection = await session.connection()
+            await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT:g}s'")
+            ended = await connection.exec_driver_sql(FINISH, self._finish_arguments(outcomes))
+            done = {row.id for row in ended}
+            for insertion in merged([insertion for job_id in done for insertion in follow_ups[job_id]]):
+                await insertion.execute(session)
+        return done
 
     async def finish_in(self, session: AsyncSession, outcome: Finish) -> bool:
         """End a job in the session's transaction; whether it was this session's to end."""

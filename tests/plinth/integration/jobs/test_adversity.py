@@ -168,6 +168,76 @@ class TestLockedRows:
                 assert await jobs.state(first.id) == "running"
             assert (await jobs.end_of(first.id))["state"] == "succeeded"
 
+    async def test_follow_up_that_waits_for_a_transaction_delays_no_other_outcome(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """An open transaction has enqueued the same unique key."""
+
+        @job("test.sink")
+        async def sink(ctx: JobContext, payload: Number) -> None: ...
+
+        @job("test.blocked")
+        async def blocked(ctx: JobContext, payload: Number) -> None:
+            runs.append(payload.n)
+            ctx.enqueue(sink, Number(), queue="elsewhere", unique_key="u" if payload.n < 10 else str(payload.n))
+
+        runs: list[int] = []
+        async with database.session() as open_transaction:
+            await enqueue(open_transaction, sink, Number(), queue="elsewhere", unique_key="u")
+            async with database.session() as session:
+                await enqueue_many(session, blocked, [Number(n=n) for n in range(20)])
+            with capture_logs() as entries:
+                async with working(settings, blocked, sink, concurrency=20):
+                    await until(lambda: jobs.all("SELECT FROM job_history OFFSET 9"))
+                    for _ in range(3):  # put off again and again, and others get through
+                        async with database.session() as session:
+                            extra = await enqueue(session, sink, Number())
+                            late = await enqueue(session, blocked, Number(n=100 + len(runs)))
+                        await jobs.end_of(extra.id)
+                        await jobs.end_of(late.id)
+                    assert len(await jobs.all("SELECT FROM job WHERE state = 'running'")) == 10
+                    await open_transaction.commit()
+                    await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.blocked' OFFSET 22"))
+        assert len(runs) == len(set(runs)) == 23
+        assert len(await jobs.all("SELECT FROM job WHERE unique_key = 'u'")) == 1
+        waits = [entry for entry in entries if entry["event"] == "an outcome waits for another transaction"]
+        assert len(waits) == 10, "once for each run"
+        assert "lock timeout" in waits[0]["error"]
+        assert not [entry for entry in entries if "cannot be written" in entry["event"]]
+
+    @pytest.mark.parametrize("locked", ["the follow-up's key", "the job's row"])
+    async def test_stopped_worker_gives_back_what_waits_for_a_transaction(
+        self, settings: Settings, database: Database, jobs: Jobs, locked: str
+    ) -> None:
+        go_on, ended = asyncio.Event(), asyncio.Event()
+
+        @job("test.sink")
+        async def sink(ctx: JobContext, payload: Number) -> None: ...
+
+        @job("test.blocked")
+        async def blocked(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue(sink, Number(), queue="elsewhere", unique_key="u")
+            await go_on.wait()
+            ended.set()
+
+        async with database.session() as session:
+            made = await enqueue(session, blocked, Number())
+        with capture_logs():
+            async with database.session() as open_transaction:
+                async with working(settings, blocked):
+                    await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                    if locked == "the job's row":
+                        await (await open_transaction.connection()).exec_driver_sql("SELECT FROM job FOR UPDATE")
+                    else:
+                        await enqueue(open_transaction, sink, Number(), queue="elsewhere", unique_key="u")
+                    go_on.set()
+                    await ended.wait()
+                await open_transaction.rollback()
+        assert await jobs.all("SELECT FROM worker_session") == []
+        await (await open_store(database)).reap(max_crashes=1)
+        row = await jobs.live(made.id)
+        assert (row["state"], row["attempt"], row["crash_count"], row["errors"]) == ("available", 0, 0, [])
+
     async def test_deadlocked_follow_ups_are_tried_again(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
