@@ -74,7 +74,10 @@ class Job(_JobColumns, table=True):
         Index(
             "ix_job_claim", "queue", "kind", "priority", "run_at", "id", postgresql_where=text("state = 'available'")
         ),
-        Index("ix_job_waiting", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")),
+        # For the sweep: the due ones of each queue and priority.
+        Index(
+            "ix_job_due", "queue", "priority", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")
+        ),
         Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
         Index(
             "uq_job_kind_unique_key",

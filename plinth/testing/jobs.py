@@ -139,7 +139,8 @@ class Jobs:
         recording = asyncio.create_task(recorder.run())
 
         async def run_first(queues: Sequence[str]) -> UUID | None:
-            await store.sweep(queues, list(known))
+            while (await store.sweep(queues, list(known))).more:
+                pass
             claimed = await store.claim(queues, known, 1)
             if not claimed:
                 return None

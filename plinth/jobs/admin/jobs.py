@@ -181,7 +181,7 @@ async def retry_job(
 async def enqueue_by_hand(session: AsyncSession, insertion: Insertion, *, by: Actor) -> EnqueuedJob:
     """Enqueue the one job of `insertion`, as an operator does."""
     (job,) = await insertion.execute(session)
-    await record(session, by, "job.enqueue", f"job:{job.id}", kind=insertion.kind, created=job.created)
+    await record(session, by, "job.enqueue", f"job:{job.id}", kind=insertion.terms.kind, created=job.created)
     return job
 
 

@@ -115,9 +115,8 @@ async def retry_dead_letters(
 async def count_queues(session: AsyncSession) -> list[QueueRead]:
     """List every queue that holds a job or is paused.
 
-    Counting stops at 10,000 available and 10,000 running jobs of a queue, and at the next 20,000 scheduled and
-    retryable jobs of all queues. Beyond that a count means "at least", so that a backlog of millions does not make it
-    slow.
+    Counting stops at 10,000 available and 10,000 running jobs of a queue, and at 10,000 scheduled and retryable jobs of
+    a queue and priority. Beyond that a count means "at least", so that a backlog of millions does not make it slow.
     """
     result = await (await session.connection()).exec_driver_sql(QUEUE_COUNTS)
     return [QueueRead.model_validate(row) for row in result]

@@ -43,7 +43,7 @@ COUNT_DEAD_LETTERS = f"""
 SELECT count(DISTINCT (kind, unique_key, CASE WHEN unique_key IS NULL THEN id END)) FROM ({_DEAD_LETTERS}) AS dead
 """
 
-QUEUE_COUNTS = queue_counts(max_count=10_000, max_waiting=20_000)
+QUEUE_COUNTS = queue_counts(max_count=10_000)
 PAUSE_QUEUE = "INSERT INTO job_queue (name) VALUES ($1) ON CONFLICT DO NOTHING"
 RESUME_QUEUE = "DELETE FROM job_queue WHERE name = $1"
 

@@ -4,9 +4,9 @@ MAX_LINES = 5000  # combinations of queue, kind and priority
 
 
 # Bounded, whatever the backlog. `hops` walks the claim's index from one (queue, kind, priority) to the next: the first
-# row of each has waited longest. No index orders waiting jobs by queue, so only the next in time are read. The counted
-# rows are ordered, though that changes no count: otherwise the planner may scan the whole table to find them.
-def queue_counts(*, max_count: int, max_waiting: int) -> str:
+# row of each has waited longest. `waiting` walks that of jobs whose time has not come, by queue and priority. The
+# counted rows are ordered, though that changes no count: otherwise the planner may scan the whole table to find them.
+def queue_counts(*, max_count: int) -> str:
     return f"""
 WITH RECURSIVE hops AS (
     (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
@@ -16,6 +16,14 @@ WITH RECURSIVE hops AS (
         SELECT queue, kind, priority, run_at FROM job
         WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
         ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
+), waiting AS (
+    (SELECT queue, priority FROM job WHERE state IN ('scheduled', 'retryable')
+        ORDER BY queue, priority, run_at LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM waiting, LATERAL (
+        SELECT queue, priority FROM job
+        WHERE state IN ('scheduled', 'retryable') AND (queue, priority) > (waiting.queue, waiting.priority)
+        ORDER BY queue, priority, run_at LIMIT 1) AS next
 ), line AS (
     SELECT queue, min(run_at) AS oldest FROM (SELECT * FROM hops LIMIT {MAX_LINES}) AS counted GROUP BY queue
 ), counts (name, state, jobs, oldest) AS (
@@ -25,8 +33,10 @@ WITH RECURSIVE hops AS (
     FROM line
     UNION ALL
     SELECT queue, state, count(*), min(run_at) FILTER (WHERE run_at <= now())
-    FROM (SELECT queue, state, run_at FROM job WHERE state IN ('scheduled', 'retryable')
-        ORDER BY run_at LIMIT {max_waiting}) AS counted
+    FROM (SELECT * FROM waiting LIMIT {MAX_LINES}) AS level, LATERAL (
+        SELECT state, run_at FROM job WHERE state IN ('scheduled', 'retryable')
+            AND job.queue = level.queue AND job.priority = level.priority
+        ORDER BY run_at LIMIT {max_count}) AS counted
     GROUP BY queue, state
     UNION ALL
     SELECT queue, 'running', count(*), NULL
@@ -57,7 +67,7 @@ RETURNING name
 LEAVE_DUTY = "DELETE FROM duty WHERE name = $1 AND holder = $2"
 
 MAX_COUNT = 100_000
-FLEET_QUEUES = queue_counts(max_count=MAX_COUNT, max_waiting=MAX_COUNT)
+FLEET_QUEUES = queue_counts(max_count=MAX_COUNT)
 MIGRATION_LOCK = 0x706C696E7468  # `plinth.database.migrator.LOCK_KEY`, whose module brings Alembic along
 # `migrating`: for how many seconds the migrating process has been connected. Null if there is none, -1 if it has
 # another role and pg_stat_activity hides it.

@@ -245,11 +245,13 @@ class Runner:
     # --- housekeeping ---
 
     async def _sweep(self) -> None:
-        work, lost = await self._store.sweep(self._queues, list(self._kinds))
+        more = True
+        while more:
+            work, more, lost = await self._store.sweep(self._queues, list(self._kinds))
+            if work:
+                self._wake.set()
         if lost:
             await self._reap()
-        if work:
-            self._wake.set()
 
     async def _reap(self) -> None:
         with HOUSEKEEPING.labels("reap").time():

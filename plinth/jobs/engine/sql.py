@@ -17,7 +17,7 @@ PRUNE_LOCK = 0x706C696E6A02
 LIMIT_LOCK = 0x706C696E  # the class of the locks that guard `max_running`, one for each kind
 
 MAX_ERRORS = 50  # kept for a job; the oldest go first
-PROMOTE_ROWS = 1000
+PROMOTE_ROWS, MIN_PROMOTE_ROWS = 1000, 10
 REAP_ROWS = 500
 PRUNE_ROWS = 5000
 
@@ -176,17 +176,31 @@ _CRASHES = f"""LATERAL (
             SELECT here, CASE WHEN NOT here THEN job.crash_count WHEN {_RECENT_CRASH} THEN job.crash_count + 1 ELSE 1
                 END AS count FROM (SELECT NOT (run.hung OR run.closed) AS here) AS crash) AS crash) AS crash"""
 
-# Makes due jobs available. Returns whether this worker may find a job to claim, and whether there are runs to reap.
+# Makes due jobs available, so many of each queue and priority: the due jobs of one do not wait for those of another.
+# `level` walks the index from one (queue, priority) to the next. Returns whether this worker may find a job to claim,
+# whether more jobs may be due, and whether there are runs to reap.
+_WAITS = "state IN ('scheduled', 'retryable')"
 SWEEP = f"""
-WITH due AS (
+WITH RECURSIVE level AS (
+    (SELECT queue, priority FROM job WHERE {_WAITS} ORDER BY queue, priority, run_at LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM level, LATERAL (
+        SELECT queue, priority FROM job WHERE {_WAITS} AND (queue, priority) > (level.queue, level.priority)
+        ORDER BY queue, priority, run_at LIMIT 1) AS next
+), share AS MATERIALIZED (
+    SELECT GREATEST({MIN_PROMOTE_ROWS}, {PROMOTE_ROWS} / GREATEST(1, count(*))) AS size FROM level
+), due AS (
     UPDATE job SET state = 'available' WHERE id = ANY (ARRAY(
-        SELECT id FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
-        ORDER BY run_at LIMIT {PROMOTE_ROWS} FOR UPDATE SKIP LOCKED))
+        SELECT first.id FROM level, LATERAL (
+            SELECT id FROM job
+            WHERE {_WAITS} AND job.queue = level.queue AND job.priority = level.priority AND run_at <= now()
+            ORDER BY run_at LIMIT (SELECT size FROM share) FOR UPDATE SKIP LOCKED) AS first))
     RETURNING queue, kind
 )
 SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))
     OR EXISTS (SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
         SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first) AS work,
+    (SELECT count(*) FROM due) >= (SELECT size FROM share) AS more,
     EXISTS (SELECT {_RUNS} {_LOST.format(margin="$3")}) AS lost
 """
 

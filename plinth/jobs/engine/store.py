@@ -59,6 +59,14 @@ class Reaped(NamedTuple):
     hung: bool
 
 
+class Swept(NamedTuple):
+    """Whether there may be jobs to claim, more that are due, and runs to reap."""
+
+    work: bool
+    more: bool
+    lost: bool
+
+
 class Store:
     """Claims jobs and writes their outcomes, for one worker session."""
 
@@ -116,10 +124,10 @@ class Store:
                 rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
         return rooms
 
-    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> tuple[bool, bool]:
-        """Make what is due available. Returns whether there may be jobs to claim, and whether runs to reap."""
-        ((work, lost),) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
-        return work, lost
+    async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Swept:
+        """Make due jobs available, a thousand or so at a time."""
+        (row,) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
+        return Swept(*row)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""

@@ -211,7 +211,7 @@ class TestQueues:
         )
         found = await counts_of_queues(database)
         assert found["default"].available == 10_000
-        assert found["later"].scheduled == 20_000
+        assert found["later"].scheduled == 10_000
 
     async def test_paused_queue_runs_no_job_until_it_is_resumed(
         self, settings: Settings, database: Database, jobs: Jobs, task: JobKind[Number]

@@ -16,7 +16,7 @@ from plinth.jobs.engine import runner as runner_module
 from plinth.jobs.engine import store as store_module
 from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, RELEASE, RETRY
-from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
+from plinth.jobs.engine.store import DEADLINE_MARGIN, Store, Swept
 from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Finish, Retry, State, error_entry
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
@@ -494,11 +494,41 @@ class TestSweep:
             tomorrow = datetime.now(UTC) + timedelta(days=1)
             await enqueue(session, noop, Number(n=1), run_at=tomorrow)
             await enqueue(session, noop, Number(n=2), run_at=tomorrow)
-        assert await store.sweep(["default"], ["test.noop"]) == (False, False)
+        nothing = Swept(work=False, more=False, lost=False)
+        assert await store.sweep(["default"], ["test.noop"]) == nothing
         await jobs.all("""UPDATE job SET run_at = now() WHERE payload = '{"n": 1}'""")
-        assert await store.sweep(["other"], ["test.noop"]) == (False, False)
-        assert await store.sweep(["default"], ["test.noop"]) == (True, False)
+        assert await store.sweep(["other"], ["test.noop"]) == nothing
+        assert await store.sweep(["default"], ["test.noop"]) == nothing._replace(work=True)
         assert {row["state"] for row in await jobs.all("SELECT state FROM job")} == {"available", "scheduled"}
+
+    async def test_burst_delays_no_due_job_of_another_queue_or_priority(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        """60,000 jobs that were due before it delayed a job of another queue by a minute."""
+        store = await open_store(database)
+        fill = (
+            "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state) SELECT 'test.noop', $1, $2, "
+            "'{}', 1, now() - interval '1 minute', $3 FROM generate_series(1, $4)"
+        )
+        await jobs.all(fill, "busy", 0, "scheduled", 3000)
+        await jobs.all(fill, "failing", 0, "retryable", 3000)
+        for queue, priority in (("busy", -1), ("busy", 1), ("quiet", 0)):
+            await jobs.all(fill, queue, priority, "scheduled", 1)
+        await jobs.all("UPDATE job SET run_at = run_at - interval '1 hour' WHERE priority = 0 AND queue <> 'quiet'")
+        swept = await store.sweep(["quiet"], ["test.noop"])
+        assert swept == Swept(work=True, more=True, lost=False)
+        due = await jobs.all("SELECT queue, priority, count(*) FROM job WHERE state = 'available' GROUP BY 1, 2")
+        assert {(row["queue"], row["priority"]): row["count"] for row in due} == {
+            ("busy", -1): 1,
+            ("busy", 0): 200,
+            ("busy", 1): 1,
+            ("failing", 0): 200,
+            ("quiet", 0): 1,
+        }
+        # The worker goes on at once while there are more.
+        while (await store.sweep(["quiet"], ["test.noop"])).more:
+            pass
+        assert await jobs.all("SELECT FROM job WHERE state <> 'available'") == []
 
     async def test_unreachable_database_is_logged_once(self, settings: Settings, noop: JobKind[Number]) -> None:
         away = settings.model_copy(update={"DATABASE_URL": type(settings.DATABASE_URL)("postgresql://p@127.0.0.1:1/p")})
