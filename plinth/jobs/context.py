@@ -1,11 +1,14 @@
 """The context of a running job: what its handler is given."""
 
+import asyncio
+import threading
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 from uuid import UUID
 
 import structlog
@@ -22,6 +25,8 @@ from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.settings import PlatformSettings
 
 __all__ = ["ClaimedJob", "JobContext", "Progress", "RunRecorder"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,9 @@ class JobContext:
     `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` counts all runs, also those that counted as
     no attempt, so that rows written under its number cannot be mistaken for those of another run.
 
-    `cancelled`: cancellation of this job was requested. A handler that goes on is cancelled as a task some seconds
-    later. `completing`: `complete` was called; `completed`: it has committed. `lost`: another run has taken over.
+    `cancelled`: cancellation of this job was requested. A handler that goes on is stopped some seconds later.
+    `stopping`: the handler is to end, whatever the reason. A coroutine is cancelled as a task; a plain function has to
+    look. `completing`: `complete` was called; `completed`: it has committed. `lost`: another run has taken over.
     """
 
     def __init__(
@@ -89,6 +95,8 @@ class JobContext:
         self.run = job.lease
         self._recorder = recorder
         self.cancelled = False
+        self.stopping = False
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self.completing = False
         self.completed = False
         self._completion: SessionTransaction | None = None
@@ -117,7 +125,15 @@ class JobContext:
                 raise ValueError("progress takes whole numbers from 0 to 2⁶³ - 1")
         if message is not None:
             message = storable(message)[:MAX_MESSAGE]
-        self._recorder.progress(self, Progress(done, total, message))
+        report = Progress(done, total, message)
+        if threading.get_ident() == self._thread:
+            self._recorder.progress(self, report)
+        else:
+            self._loop.call_soon_threadsafe(self._recorder.progress, self, report)
+
+    def from_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the worker's event loop and return its result. For plain functions, in their thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def raise_if_cancelled(self) -> None:
         """Raise JobCancelled if cancellation of this job was requested. Let it propagate."""

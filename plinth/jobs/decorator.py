@@ -1,8 +1,11 @@
-"""`@job`: makes an async function a kind of job."""
+"""`@job`: makes a function a kind of job."""
 
+import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import wraps
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -30,8 +33,11 @@ def job(
     retry: RetryPolicy = DEFAULT_RETRY,
     max_running: int | None = None,
     max_per_owner: int | None = None,
-) -> Callable[[Callable[[JobContext, P], Awaitable[None]]], JobKind[P]]:
-    """Make an async function `(ctx: JobContext, payload: Model)` a kind of job.
+) -> Callable[[Callable[[JobContext, P], Awaitable[None] | None]], JobKind[P]]:
+    """Make a function `(ctx: JobContext, payload: Model)` a kind of job.
+
+    A coroutine function runs in the worker's event loop, a plain one in a thread. A thread cannot be stopped: a plain
+    function that takes long looks at `ctx.stopping`, and holds its slot until it ends.
 
     Args:
         name: stands in the database: a job outlives the code that made it, so keep it when you rename the function.
@@ -47,7 +53,7 @@ def job(
         TypeError: the function does not have that form.
     """
 
-    def decorate(function: Callable[[JobContext, P], Awaitable[None]]) -> JobKind[P]:
+    def decorate(function: Callable[[JobContext, P], Awaitable[None] | None]) -> JobKind[P]:
         check_name(name)
         check_name(queue)
         counts = all(limit is None or limit >= 1 for limit in (max_running, max_per_owner))
@@ -55,7 +61,7 @@ def job(
             raise ValueError(f"{name!r}: a limit is out of range")
         kind = JobKind(
             name=name,
-            function=function,
+            function=function if inspect.iscoroutinefunction(function) else _in_thread(function),
             payload=_payload_model(function),
             queue=queue,
             priority=priority,
@@ -70,10 +76,26 @@ def job(
     return decorate
 
 
+def _in_thread(function: Callable[[JobContext, P], object]) -> Callable[[JobContext, P], Awaitable[None]]:
+    @wraps(function)
+    async def run(ctx: JobContext, payload: P) -> None:
+        work = asyncio.ensure_future(asyncio.to_thread(function, ctx, payload))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():  # the thread goes on, so the run does
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
+            work.result()
+            raise
+
+    return run
+
+
 def _payload_model(function: Callable[..., Any]) -> type[Any]:
     parameters = list(inspect.signature(function).parameters)
-    if not inspect.iscoroutinefunction(function) or len(parameters) != 2:
-        raise TypeError(f"{function!r} is not an async function of a context and a payload")
+    if len(parameters) != 2 or inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"{function!r} is not a function of a context and a payload")
     model = typing.get_type_hints(function).get(parameters[1])
     if not (inspect.isclass(model) and issubclass(model, BaseModel)):
         raise TypeError(f"{function!r}: the payload's annotation is not a Pydantic model")

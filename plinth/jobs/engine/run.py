@@ -1,6 +1,7 @@
 """One run of one job: the handler, its limits, and what comes of it."""
 
 import asyncio
+from time import monotonic
 
 import structlog
 from opentelemetry.trace import Span
@@ -37,7 +38,7 @@ class InvalidPayload(Exception):
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "ctx", "job", "kind", "span", "task")
+    __slots__ = ("_interruption", "began", "ctx", "job", "kind", "span", "task")
 
     task: asyncio.Task[None]
     span: Span | None  # ended by the runner, with the outcome
@@ -46,12 +47,14 @@ class Run:
         self.job = job
         self.kind = kind
         self.ctx = ctx
+        self.began = monotonic()
         self._interruption: Interruption | None = None
 
     def interrupt(self, why: Interruption) -> None:
         """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
         if self._interruption is None or why is Interruption.LOST:
             self._interruption = why
+        self.ctx.stopping = True
         self.task.cancel()
 
     def request_cancel(self) -> None:

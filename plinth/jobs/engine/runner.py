@@ -21,7 +21,7 @@ from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.sql import PRUNE_ROWS
-from plinth.jobs.engine.store import Store
+from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import Finish, Release, State
@@ -83,6 +83,12 @@ class Runner:
     def in_touch(self) -> bool:
         """Whether the last renewal of the session was answered."""
         return self._heartbeat is not None and self._heartbeat.answered and not self.lost.is_set()
+
+    @property
+    def overdue(self) -> int:
+        """Runs that go on though their jobs were taken away: they hold a slot each."""
+        now = monotonic() - DEADLINE_MARGIN.total_seconds()
+        return sum(run.began + run.kind.time_limit < now for run in list(self._running.values()))
 
     async def serve(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         """Run jobs until `stop` is set or the session is lost. `hurry` ends the wait for running jobs."""
@@ -178,13 +184,13 @@ class Runner:
         self._recorder.put(job, Release(job.id, job.lease))
 
     async def _attend(self, run: Run) -> None:
-        began, job = monotonic(), run.job
+        job = run.job
         try:
             outcome = await run.execute()
         finally:
             # Nothing is awaited from here on, so that the run and its outcome change hands in one step.
             del self._running[job.id, job.lease]
-        seconds = monotonic() - began
+        seconds = monotonic() - run.began
         result = run.result(outcome)
         metrics = of_kind(job.kind)
         metrics.run.observe(seconds, exemplar())

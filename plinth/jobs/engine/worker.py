@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any
@@ -19,7 +18,8 @@ from plinth.health.probe_server import ProbeServer
 from plinth.jobs.doorbell import DOORBELL, Doorbell
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.engine.runner import Runner
-from plinth.jobs.engine.store import Store
+from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
+from plinth.jobs.engine.threads import NAME, HandlerThreads
 from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
 from plinth.settings import PlatformSettings
@@ -32,7 +32,6 @@ log = structlog.get_logger("plinth.jobs.engine.worker")
 
 AWAY_SECONDS = 1.0
 LEAVE_SECONDS, LEAVE_LOOKS = 1.0, 20
-THREADS = "handlers"  # the names of the threads that `asyncio.to_thread` runs things in
 
 # Handlers may take longer over a statement, and wait longer for a connection, than a request may.
 HANDLER_LIMITS = {"DB_STATEMENT_TIMEOUT": 60.0, "DB_POOL_TIMEOUT": 30.0, "DB_CONNECT_TIMEOUT": 5.0}
@@ -77,6 +76,7 @@ class Worker:
         self._queues = list(dict.fromkeys(queues or settings.JOBS_QUEUES))
         self._concurrency = concurrency or settings.JOBS_CONCURRENCY
         self._kinds = dict(kinds() if registered is None else registered)
+        self.threads = HandlerThreads(self._concurrency)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._session: Runner | None = None
@@ -86,6 +86,13 @@ class Worker:
         """Whether it has a worker session and so can claim jobs; it has none while the database is away."""
         session = self._session
         return session is not None and not session.lost.is_set()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether no slot or no thread becomes free: a run has held each beyond its time limit."""
+        longest = max((kind.time_limit for kind in self._kinds.values()), default=0.0)
+        threads = self.threads.waiting > longest + DEADLINE_MARGIN.total_seconds()
+        return threads or (self._session is not None and self._session.overdue == self._concurrency)
 
     def _dependencies(self, doorbell: Doorbell | None) -> list[tuple[Labels, float]]:
         session = self._session
@@ -107,6 +114,7 @@ class Worker:
             resources = await closing.enter_async_context(opened)
             doorbell, database = resources.doorbell, resources.database
             closing.enter_context(bind_default_database(database))
+            closing.enter_context(self.threads.running())
             engine = engine_database(settings, {DOORBELL: doorbell})
             closing.push_async_callback(engine.aclose)
             fleet_metrics = FleetMetrics(engine, settings)
@@ -178,22 +186,23 @@ async def run_worker(
     tell_build(settings)
     worker = Worker(settings, queues=queues, concurrency=concurrency)
     loop = asyncio.get_running_loop()
-    threads = ThreadPoolExecutor(thread_name_prefix=THREADS)
-    loop.set_default_executor(threads)
+    loop.set_default_executor(worker.threads)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     watch = LoopWatch()
-    probes = ProbeServer(host, settings.METRICS_PORT, alive=lambda: watch.alive, ready=lambda: worker.ready)
+    probes = ProbeServer(
+        host, settings.METRICS_PORT, alive=lambda: watch.alive and not worker.stuck, ready=lambda: worker.ready
+    )
     probes.start()
     try:
         with watch.running():
             await worker.run()
     finally:
         probes.stop()
-    await _leave(threads)
+    await _leave(worker.threads)
 
 
-async def _leave(threads: ThreadPoolExecutor) -> None:
+async def _leave(threads: HandlerThreads) -> None:
     """End the process at once if a handler does not end, in the loop or in a thread.
 
     Its job is released and its writes are fenced off, but the event loop and the interpreter would wait for it, and
@@ -205,7 +214,7 @@ async def _leave(threads: ThreadPoolExecutor) -> None:
         task.cancel()
     for _ in range(LEAVE_LOOKS):
         stuck = sum(not task.done() for task in tasks)
-        stuck += sum(thread.name.startswith(THREADS) for thread in threading.enumerate())
+        stuck += sum(thread.name.startswith(NAME) for thread in threading.enumerate())
         if not stuck:
             return
         await asyncio.sleep(LEAVE_SECONDS / LEAVE_LOOKS)

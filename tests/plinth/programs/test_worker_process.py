@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -112,3 +113,25 @@ def test_worker_with_reload_restarts_on_new_code(database_url: str, monkeypatch:
             assert running.end()[0] == 0
             assert running.said("worker stopped", nth=2)
             assert not psutil.wait_procs(family, timeout=PATIENCE)[1]
+
+
+async def test_plain_functions_have_a_thread_for_each_slot(tmp_path: Path, fresh_database_url: str) -> None:
+    """The interpreter's own pool has six threads on two cores."""
+    copy_packages(tmp_path)
+    with (tmp_path / "notes" / "jobs.py").open("a") as module:
+        module.write(
+            "import threading\n"
+            "meeting = threading.Barrier(20)\n"
+            '@job("notes.meet")\n'
+            "def meet(ctx: JobContext, payload: Purge) -> None:\n"
+            "    meeting.wait(60)\n"
+        )
+    connection = await asyncpg.connect(fresh_database_url)
+    await connection.execute(
+        "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state) "
+        "SELECT 'notes.meet', 'default', 0, '{}', 1, now(), 'available' FROM generate_series(1, 20)"
+    )
+    await connection.close()
+    with worker(tmp_path, DATABASE_URL=fresh_database_url, JOBS_CONCURRENCY="20") as running:
+        for number in range(1, 21):
+            assert running.heard("job", nth=number)["outcome"] == "succeeded"

@@ -1,6 +1,6 @@
 """Kinds of jobs: their registration and their retry policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -58,12 +58,14 @@ class TestJob:
             job("a", **options)(handler)
 
     def test_job_function_with_a_wrong_signature_is_refused(self) -> None:
-        def plain(ctx: JobContext, payload: Payload) -> None: ...
+        def generator(ctx: JobContext, payload: Payload) -> Iterator[None]:
+            yield
+
         async def one(ctx: JobContext) -> None: ...
         async def bare(ctx, payload) -> None: ...  # type: ignore[no-untyped-def]
         async def untyped(ctx: JobContext, payload: dict[str, int]) -> None: ...
 
-        functions: list[Callable[..., Any]] = [plain, one, bare, untyped]
+        functions: list[Callable[..., Any]] = [generator, one, bare, untyped]
         for function in functions:
             with pytest.raises(TypeError, match=function.__name__):
                 job("a")(function)

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +21,8 @@ from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, R
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine import recorder as recorder_module
 from plinth.jobs.engine import run as run_module
+from plinth.jobs.engine import runner as runner_module
+from plinth.jobs.engine.worker import Worker
 from plinth.jobs.outcome import Finish, State
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
@@ -384,6 +389,87 @@ class TestStoppedHandlers:
                 await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
         row = await jobs.live(job_id)
         assert (row["state"], row["attempt"], row["errors"]) == ("available", 0, [])
+
+
+class TestPlainFunctions:
+    async def test_plain_function_runs_in_a_thread_with_its_context(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        threads: list[str] = []
+
+        async def effect(ctx: JobContext) -> int:
+            async with ctx.session() as session:
+                await ctx.complete(session)
+            return 7
+
+        @job("test.plain")
+        def plain(ctx: JobContext, payload: Number) -> None:
+            threads.append(threading.current_thread().name)
+            ctx.progress(3, 4)
+            ctx.enqueue("test.next", Number())
+            assert ctx.from_thread(effect(ctx)) == 7
+
+        @job("test.next")
+        def following(ctx: JobContext, payload: Number) -> None: ...
+
+        async with working(settings, plain, following):
+            row = await jobs.end_of(await put(database, plain))
+            await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.next'"))
+        assert (row["state"], row["progress_done"], row["progress_total"]) == ("succeeded", 3, 4)
+        assert threads != [threading.current_thread().name]
+
+    async def test_failure_of_a_plain_function_is_recorded_with_its_traceback(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.plain", retry=ONE_ATTEMPT)
+        def plain(ctx: JobContext, payload: Number) -> None:
+            raise ValueError("no")
+
+        with capture_logs():
+            async with working(settings, plain):
+                row = await jobs.end_of(await put(database, plain))
+        assert row["errors"][0]["detail"] == "ValueError: no"
+        assert 'raise ValueError("no")' in row["errors"][0]["traceback"]
+
+    @pytest.mark.parametrize("raises", [False, True])
+    async def test_plain_function_that_looks_ends_at_its_time_limit(
+        self, settings: Settings, database: Database, jobs: Jobs, raises: bool
+    ) -> None:
+        @job("test.plain", time_limit=0.05, retry=ONE_ATTEMPT)
+        def plain(ctx: JobContext, payload: Number) -> None:
+            while not ctx.stopping:
+                time.sleep(0.01)
+            if raises:
+                raise ValueError
+
+        with capture_logs():
+            async with working(settings, plain):
+                row = await jobs.end_of(await put(database, plain))
+        assert (row["state"], row["errors"][0]["outcome"]) == ("discarded", "timeout")
+
+    async def test_worker_whose_slots_are_all_stuck_is_not_alive(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner_module, "DEADLINE_MARGIN", timedelta(seconds=0.1))
+        go_on = threading.Event()
+
+        @job("test.stuck", time_limit=0.05)
+        def stuck(ctx: JobContext, payload: Number) -> None:
+            go_on.wait(20)
+
+        async def says(worker: Worker, is_stuck: bool) -> bool:
+            return worker.stuck is is_stuck
+
+        await put(database, stuck)
+        with capture_logs():
+            async with working(settings, stuck, concurrency=2) as worker:
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await asyncio.sleep(0.3)
+                assert not worker.stuck, "there is another slot"
+                await put(database, stuck)
+                await until(lambda: says(worker, True))
+                go_on.set()
+                await until(lambda: says(worker, False))
 
 
 class TestProgress:
