@@ -258,7 +258,7 @@ def enqueue(
     except UnknownKindError as error:
         raise click.BadParameter(str(error), param_hint="KIND") from None
     try:
-        model = known.payload.model_validate_json(payload)
+        model = known.read(payload)
     except ValidationError as error:
         # Not from it: it holds the values, and any could be a secret.
         raise click.BadParameter(_issues(kind, error), param_hint="JSON") from None

@@ -41,7 +41,7 @@ class ClaimedJob:
     """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
     `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
-    `suspect`: two workers were lost that ran it.
+    `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload.
     """
 
     id: UUID
@@ -58,6 +58,7 @@ class ClaimedJob:
     trace_context: dict[str, str] | None = None
     untried: bool = True
     suspect: bool = False
+    unreadable: int = 0
 
 
 class RunRecorder(Protocol):

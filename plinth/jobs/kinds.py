@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -41,6 +41,18 @@ class JobKind(Generic[P]):
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
         return self.function(ctx, payload)
+
+    def read(self, text: str) -> P:
+        """Read a payload from JSON.
+
+        Unknown fields are refused unless the model's own configuration says something of `extra`: an older worker that
+        left out a newer version's `dry_run` would do the wrong thing.
+
+        Raises:
+            ValidationError: the text is no payload of this kind.
+        """
+        extra: Literal["forbid"] | None = None if "extra" in self.payload.model_config else "forbid"
+        return self.payload.model_validate_json(text, extra=extra)
 
 
 _kinds: dict[str, JobKind[Any]] = {}

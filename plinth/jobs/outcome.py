@@ -105,12 +105,13 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The run failed, and the job is tried again after `delay` seconds."""
+    """The run failed, and the job is tried again after `delay` seconds. `counts`: as an attempt."""
 
     id: UUID
     lease: int
     delay: float
     error: ErrorEntry
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from plinth.jobs.outcome import (
     error_entry,
     words_of,
 )
+from plinth.jobs.retry import RetryPolicy
 from plinth.telemetry.log_records import attempt_var, job_id_var
 from plinth.telemetry.tracing import begin_job
 
@@ -29,6 +30,10 @@ log = structlog.get_logger("plinth.jobs.engine.run")
 
 # A handler that watches `ctx.cancelled` has so many seconds to end in its own way.
 CANCEL_GRACE = 5.0
+# While a new version is rolled out, workers of the old one meet payloads that only the new one can read. They give such
+# a job back for ten minutes, about.
+UNREADABLE_TRIES = 20
+UNREADABLE_RETRY = RetryPolicy(base=2, ceiling=60)
 
 
 class InvalidPayload(Exception):
@@ -87,7 +92,7 @@ class Run:
         try:
             await self.kind.function(self.ctx, self._payload())
         except InvalidPayload as error:
-            return self._discard(self._entry("invalid_payload", str(error)))
+            return self._unreadable(self._entry("invalid_payload", str(error)))
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
@@ -99,12 +104,20 @@ class Run:
 
     def _payload(self) -> BaseModel:
         try:
-            payload: BaseModel = self.kind.payload.model_validate_json(self.job.payload)
+            payload: BaseModel = self.kind.read(self.job.payload)
         except ValidationError as error:
             # Its values may be secrets; where they are wrong is enough to know.
             where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
-            raise InvalidPayload(f"The payload is no longer valid: {where}") from None
+            raise InvalidPayload(f"This version cannot read the payload: {where}") from None
         return payload
+
+    def _unreadable(self, entry: ErrorEntry) -> Outcome:
+        job = self.job
+        if job.unreadable >= UNREADABLE_TRIES:
+            return self._discard(entry)
+        delay = UNREADABLE_RETRY.delay(job.unreadable + 1)
+        log.warning("a job is left to a newer version", kind=job.kind, retry_in=round(delay, 1), error=entry["detail"])
+        return Retry(job.id, job.lease, delay, entry, counts=False)
 
     def _outcome(self, error: BaseException | None) -> Outcome | None:
         job, ctx = self.job, self.ctx
@@ -160,6 +173,8 @@ class Run:
             case Finish():
                 return outcome.state.value
             case Release():
+                return "released"
+            case Retry(counts=False):
                 return "released"
             case None:
                 return "succeeded" if self.ctx.completed else "lost"

@@ -67,7 +67,9 @@ UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt +
 WHERE id = ANY (ARRAY(
     SELECT id FROM mine WHERE NOT suspect UNION ALL (SELECT id FROM mine WHERE suspect LIMIT 1)))
 RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at,
-    trace_context, errors = '[]' AS untried, crash_count >= 2 AS suspect
+    trace_context, errors = '[]' AS untried, crash_count >= 2 AS suspect,
+    CASE WHEN errors = '[]' THEN 0 ELSE jsonb_array_length(
+        jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable
 """
 # The kinds with a limit that have an available job.
 WAITING_KINDS = """
@@ -122,10 +124,12 @@ RETURNING id
 FINISH = _finish(wait=False)
 FINISH_HERE = _finish(wait=True)  # in a handler's own transaction
 
+_FAILURES = ("$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]", "$6::boolean[]")
 RETRY = f"""
-WITH {_ours("id, lease, delay, error", "$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]")}
-UPDATE job SET state = 'retryable', run_at = now() + run.delay * interval '1 second', session_id = NULL,
-    deadline_at = NULL, errors = {_errors("job", "run.error")}
+WITH {_ours("id, lease, delay, error, counts", *_FAILURES)}
+UPDATE job SET state = 'retryable', attempt = attempt - (NOT run.counts)::int,
+    run_at = now() + run.delay * interval '1 second', session_id = NULL, deadline_at = NULL,
+    errors = {_errors("job", "run.error")}
 FROM run WHERE {_THESE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """

@@ -163,7 +163,8 @@ class Store:
     async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
         """Schedule failed jobs for another attempt; those with a cancellation request end as cancelled."""
         delays, errors = [outcome.delay for outcome in outcomes], [_json(outcome.error) for outcome in outcomes]
-        done = {row[0] for row in await self._fetch(RETRY, *self._fence(outcomes), delays, errors)}
+        counts = [outcome.counts for outcome in outcomes]
+        done = {row[0] for row in await self._fetch(RETRY, *self._fence(outcomes), delays, errors, counts)}
         rest = [Finish(o.id, o.lease, State.CANCELLED, o.error) for o in outcomes if o.id not in done]
         return done | await self.finish(rest) if rest else done
 

@@ -360,7 +360,7 @@ class TestPlans:
         ("statement", "words", "reads"),
         [
             pytest.param(FINISH, (["succeeded"] * 200, [None] * 200), 2, id="finish"),
-            pytest.param(RETRY, ([1.0] * 200, ["{}"] * 200), 2, id="retry"),
+            pytest.param(RETRY, ([1.0] * 200, ["{}"] * 200, [True] * 200), 2, id="retry"),
             pytest.param(RELEASE, (), 2, id="release"),
             pytest.param(PROGRESS, ([1] * 200, [2] * 200, ["half"] * 200), 2, id="progress"),
             pytest.param(HELD, (), 1, id="held"),

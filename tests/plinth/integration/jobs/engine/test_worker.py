@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
@@ -222,10 +222,13 @@ class TestFailures:
         assert (row["state"], row["attempt"]) == ("discarded", 1)
         assert row["errors"][0]["error"] == "There is no such account."
 
-    async def test_invalid_stored_payload_is_discarded_without_its_values(
-        self, settings: Settings, database: Database, jobs: Jobs
+    async def test_payload_that_no_version_can_read_is_discarded_without_its_values(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        @job("test.strict")
+        monkeypatch.setattr(run_module, "UNREADABLE_TRIES", 2)
+        monkeypatch.setattr(run_module, "UNREADABLE_RETRY", AT_ONCE)
+
+        @job("test.strict", retry=ONE_ATTEMPT)
         async def strict(ctx: JobContext, payload: Number) -> None:
             raise AssertionError
 
@@ -235,8 +238,58 @@ class TestFailures:
             async with working(settings, strict):
                 row = await jobs.end_of(strict_id)
         assert row["state"] == "discarded"
-        assert row["errors"][0]["error"] == "The payload is no longer valid: n"
+        assert [error["outcome"] for error in row["errors"]] == ["invalid_payload"] * 3
+        assert row["errors"][0]["error"] == "This version cannot read the payload: n"
         assert "hunter2" not in f"{row['errors']} {entries}"
+
+    @pytest.mark.parametrize(
+        "payload", ['{"n": 1, "dry_run": true}', '{"n": 1, "extra": {"deep": 1}}', '{"n": "1e3", "dry_run": true}']
+    )
+    async def test_payload_of_a_newer_version_waits_for_a_newer_worker(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, payload: str
+    ) -> None:
+        """An old worker neither runs it without its new field nor discards it, even at its last attempt."""
+        monkeypatch.setattr(run_module, "UNREADABLE_RETRY", RetryPolicy(base=0.2, ceiling=0.2))
+        ran: list[str] = []
+
+        class Newer(BaseModel):
+            n: int | str
+            dry_run: bool = False
+            extra: dict[str, int] = {}
+
+        @job("test.changing", retry=ONE_ATTEMPT)
+        async def old(ctx: JobContext, payload: Number) -> None:
+            ran.append("old")
+
+        async def newer_function(ctx: JobContext, payload: Newer) -> None:
+            ran.append("new")
+
+        newer = JobKind("test.changing", newer_function, Newer, old.queue, 0, 60.0, ONE_ATTEMPT, None)
+        changed = await put(database, old)
+        await jobs.all("UPDATE job SET payload = $1", payload)
+        with capture_logs() as entries:
+            async with working(settings, old):
+                await until(lambda: jobs.all("SELECT FROM job WHERE jsonb_array_length(errors) >= 2"))
+                row = await jobs.live(changed)
+                assert row["attempt"] - (row["state"] == "running") == 0
+                async with working(settings, newer):
+                    row = await jobs.end_of(changed)
+        assert (row["state"], row["attempt"], ran) == ("succeeded", 1, ["new"])
+        assert "a job is left to a newer version" in [entry["event"] for entry in entries]
+
+    async def test_model_may_say_that_it_takes_unknown_fields(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        class Lenient(BaseModel):
+            model_config = ConfigDict(extra="ignore")
+
+        @job("test.lenient")
+        async def lenient(ctx: JobContext, payload: Lenient) -> None: ...
+
+        lenient_id = await put(database, lenient, Lenient())
+        await jobs.all("""UPDATE job SET payload = '{"more": 1}'""")
+        async with working(settings, lenient):
+            assert (await jobs.end_of(lenient_id))["state"] == "succeeded"
 
     async def test_timeout_is_a_failed_attempt(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         @job("test.slow", time_limit=0.05, retry=AT_ONCE)
