@@ -20,12 +20,12 @@ from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Run, error_type
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.engine.sql import PRUNE_ROWS
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import Finish, Release, State
-from plinth.jobs.schedules import Scheduler
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import exemplar
 from plinth.telemetry.tracing import end_job

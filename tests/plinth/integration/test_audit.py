@@ -35,9 +35,9 @@ from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.admin.queues import pause_queue
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
-from plinth.jobs.schedules import Scheduler
 from plinth.testing import problem
 from tests.plinth.integration.jobs.conftest import OLGA, Number, open_store
 from tests.support.cli import Run, command_line

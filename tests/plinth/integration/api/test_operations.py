@@ -13,7 +13,7 @@ from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, enqueue, job, schedule
 from plinth.jobs import schedules as schedules_module
 from plinth.jobs.admin.queues import QueueRead, ScheduleRead, WorkerRead
-from plinth.jobs.schedules import Scheduler
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.testing import problem
 from tests.plinth.integration.jobs.conftest import Number, open_store
 from tests.support.notes import settings_with

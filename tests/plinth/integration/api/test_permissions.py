@@ -20,7 +20,7 @@ from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import JobContext, enqueue, job, schedule
 from plinth.jobs import schedules as schedules_module
-from plinth.jobs.schedules import Scheduler
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.testing import problem
 from tests.plinth.integration.jobs.conftest import Number
 from tests.support.api import client_of

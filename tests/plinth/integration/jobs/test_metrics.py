@@ -12,9 +12,10 @@ from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, enqueue, job
 from plinth.jobs.engine.heartbeat import Heartbeat
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.schedules import Schedule, Scheduler
+from plinth.jobs.schedules import Schedule
 from plinth.testing import NO_DATABASE
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 from tests.support.metrics import metric, series

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, Schedule, job, schedule
-from plinth.jobs.schedules import Scheduler
+from plinth.jobs.engine.scheduler import Scheduler
 from tests.plinth.integration.jobs.conftest import Jobs, Number
 
 

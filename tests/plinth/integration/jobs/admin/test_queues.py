@@ -26,8 +26,8 @@ from plinth.jobs.admin.queues import (
     run_schedule,
 )
 from plinth.jobs.admin.sql import QUEUE_COUNTS
+from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.schedules import Scheduler
 from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 
