@@ -41,7 +41,8 @@ class ClaimedJob:
     """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
     `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
-    `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload.
+    `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload;
+    `slot_at`: the slot of its schedule, if it has one.
     """
 
     id: UUID
@@ -59,6 +60,7 @@ class ClaimedJob:
     untried: bool = True
     suspect: bool = False
     unreadable: int = 0
+    slot_at: datetime | None = None
 
 
 class RunRecorder(Protocol):
@@ -75,7 +77,8 @@ class JobContext:
     """One run of one job.
 
     `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` counts all runs, also those that counted as
-    no attempt, so that rows written under its number cannot be mistaken for those of another run.
+    no attempt, so that rows written under its number cannot be mistaken for those of another run. `slot`: the time of
+    the schedule's slot that it was made for, if any.
 
     `cancelled`: cancellation of this job was requested. A handler that goes on is stopped some seconds later.
     `stopping`: the handler is to end, whatever the reason. A coroutine is cancelled as a task; a plain function has to
@@ -94,6 +97,7 @@ class JobContext:
         self.owner = job.owner
         self.attempt = job.attempt
         self.run = job.lease
+        self.slot = job.slot_at
         self._recorder = recorder
         self.cancelled = False
         self.stopping = False

@@ -63,6 +63,8 @@ class _JobColumns(PlatformTable):
     errors: list[Any] = Field(default_factory=list, sa_type=_Json, sa_column_kwargs={"server_default": "[]"})
     # The trace it was enqueued in, as W3C headers: `traceparent` and, if there was one, `tracestate`.
     trace_context: dict[str, str] | None = Field(default=None, nullable=True, sa_type=_Json)
+    # The slot of the schedule that it was made for, if any.
+    slot_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
 
 
 class Job(_JobColumns, table=True):
@@ -167,6 +169,8 @@ class JobSchedule(PlatformTable, table=True):
     last_slot: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
     paused_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
     declared_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    # When a worker came that does not declare it any more.
+    retired_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
 
 
 class Duty(PlatformTable, table=True):

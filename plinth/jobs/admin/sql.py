@@ -1,22 +1,14 @@
 """The SQL of owners and operators. It locks the job first, or takes only rows that are not locked."""
 
 from plinth.jobs.engine.fleet_sql import queue_counts
-from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
-
-CANCEL_WAITING = f"""
-WITH ended AS (DELETE FROM job WHERE id = $1 RETURNING *)
-INSERT INTO job_history ({HISTORY_COLUMNS})
-SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
-"""
-CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
 
 # Inserted into `job` before it leaves the history: if a live job has the unique key, nothing changes. A job that has
 # crashed two workers stays suspect.
 _BACK = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease,
-    created_at, run_at, errors, trace_context, state)
+    created_at, run_at, errors, trace_context, slot_at, state)
 SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, LEAST(crash_count, 2), run_lease + 1,
-    created_at, now(), errors, trace_context, 'available' FROM {source}
+    created_at, now(), errors, trace_context, slot_at, 'available' FROM {source}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id
 """

@@ -23,7 +23,7 @@ PRUNE_ROWS = 5000
 
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
-    "started_at, progress_done, progress_total, progress_message, trace_context"
+    "started_at, progress_done, progress_total, progress_message, trace_context, slot_at"
 )
 HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 
@@ -69,7 +69,7 @@ WHERE id = ANY (ARRAY(
 RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at,
     trace_context, errors = '[]' AS untried, crash_count >= 2 AS suspect,
     CASE WHEN errors = '[]' THEN 0 ELSE jsonb_array_length(
-        jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable
+        jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable, slot_at
 """
 # The kinds with a limit that have an available job.
 WAITING_KINDS = """
@@ -277,6 +277,14 @@ RETURNING job.id
 CANCELLED_AMONG = (
     "SELECT id FROM job WHERE id = ANY ($1::uuid[]) AND session_id = $2 AND cancel_requested_at IS NOT NULL"
 )
+
+# Of a job whose row is locked.
+CANCEL_WAITING = f"""
+WITH ended AS (DELETE FROM job WHERE id = $1 RETURNING *)
+INSERT INTO job_history ({HISTORY_COLUMNS})
+SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
+"""
+CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
 
 PRUNE = f"""
 DELETE FROM job_history WHERE id = ANY (ARRAY(

@@ -1,15 +1,18 @@
 """Slots of schedules become jobs: each once, by the database's clock, whatever the workers do."""
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
+from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import JobContext, Schedule, job, schedule
+from plinth.jobs import JobContext, RetryPolicy, Schedule, job, schedule
 from plinth.jobs.engine.scheduler import Scheduler
-from tests.plinth.integration.jobs.conftest import Jobs, Number
+from plinth.jobs.schedules import Overlap
+from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 
 @pytest.fixture
@@ -81,9 +84,91 @@ class TestSlots:
         self, jobs: Jobs, scheduler: Scheduler
     ) -> None:
         await rewind(jobs, minutes=7)
-        await jobs.all("UPDATE job_schedule SET paused_at = now(), cron = 'old'")
+        await jobs.all("UPDATE job_schedule SET paused_at = now()")
         before = await jobs.one("SELECT last_slot, paused_at FROM job_schedule")
         await scheduler.declare()
-        after = await jobs.one("SELECT last_slot, paused_at, cron FROM job_schedule")
-        assert (after["last_slot"], after["paused_at"]) == (before["last_slot"], before["paused_at"])
-        assert after["cron"] == "* * * * *"
+        after = await jobs.one("SELECT last_slot, paused_at FROM job_schedule")
+        assert after[:] == before[:]
+
+    @pytest.mark.parametrize("change", ["cron = '0 5 * * *'", "timezone = 'Asia/Tokyo'", "retired_at = now()"])
+    async def test_changed_or_returning_schedule_takes_no_slot_of_the_past(
+        self, jobs: Jobs, scheduler: Scheduler, change: str
+    ) -> None:
+        """It fired at once when the version was deployed."""
+        await rewind(jobs, days=2)
+        await jobs.all(f"UPDATE job_schedule SET paused_at = now(), {change}")
+        await scheduler.declare()
+        row = await jobs.one("SELECT now() - last_slot AS age, cron, paused_at, retired_at FROM job_schedule")
+        assert row["age"] < timedelta(minutes=1)
+        assert (row["cron"], row["paused_at"] is None, row["retired_at"]) == ("* * * * *", False, None)
+
+    async def test_schedule_that_is_not_declared_any_more_is_retired(
+        self, database: Database, jobs: Jobs, scheduler: Scheduler, minutely: Schedule
+    ) -> None:
+        other = replace(minutely, name="other")
+        await Scheduler(database, {"other": other}).declare()
+        retired = await jobs.all("SELECT name FROM job_schedule WHERE retired_at IS NOT NULL")
+        assert [row["name"] for row in retired] == ["test.tick"]
+
+
+class TestFailures:
+    async def test_schedule_that_cannot_be_taken_stops_no_other(
+        self, database: Database, jobs: Jobs, minutely: Schedule, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken = replace(minutely, name="a", payload=minutely.payload.model_copy(update={"n": float("inf")}))
+        both = Scheduler(database, {"a": broken, "test.tick": minutely})
+        await both.declare()
+        await rewind(jobs, minutes=1)
+        with capture_logs() as entries:
+            assert await both.take_due() <= 1
+        assert {row["unique_key"].split(":")[1] for row in await jobs.all("SELECT unique_key FROM job")} == {
+            "test.tick"
+        }
+        assert [entry["schedule"] for entry in entries if entry["event"] == "a slot cannot be taken"] == ["a"]
+
+
+class TestOverlap:
+    async def slot_comes(self, jobs: Jobs, scheduler: Scheduler) -> None:
+        await rewind(jobs, minutes=1)
+        with capture_logs():
+            await scheduler.take_due()
+
+    @pytest.mark.parametrize("state", ["available", "running"])
+    @pytest.mark.parametrize("overlap", ["queue", "skip", "cancel"])
+    async def test_slot_while_an_earlier_job_is_still_to_be_done(
+        self, database: Database, jobs: Jobs, minutely: Schedule, overlap: Overlap, state: str
+    ) -> None:
+        scheduler = Scheduler(database, {"test.tick": replace(minutely, overlap=overlap, catch_up=1)})
+        await scheduler.declare()
+        await self.slot_comes(jobs, scheduler)
+        # As if it were the job of an earlier slot.
+        key = "regexp_replace(unique_key, '2[0-9]{3}-', '1999-')"
+        await jobs.all(f"UPDATE job SET state = $1, unique_key = {key}", state)
+        (first,) = await jobs.all("SELECT id FROM job")
+        await self.slot_comes(jobs, scheduler)
+        live = await jobs.all("SELECT id, slot_at, cancel_requested_at FROM job ORDER BY id")
+        found = {row["id"]: row for row in live}
+        assert len(found) == {"queue": 2, "skip": 1, "cancel": 1 + (state == "running")}[overlap]
+        if overlap == "cancel" and state == "available":
+            assert await jobs.state(first["id"]) == "cancelled"
+        else:
+            cancelled = found[first["id"]]["cancel_requested_at"] is not None
+            assert cancelled is (overlap == "cancel")
+
+    async def test_handler_knows_the_slot_of_its_job(self, settings: Settings, database: Database, jobs: Jobs) -> None:
+        slots: list[datetime | None] = []
+
+        @job("test.told", retry=RetryPolicy(max_attempts=2, base=0.01, ceiling=0.01))
+        async def told(ctx: JobContext, payload: Number) -> None:
+            slots.append(ctx.slot)
+            if len(slots) == 1:
+                raise ValueError
+
+        scheduler = Scheduler(database, {"told": schedule(told, Number(), cron="* * * * *", name="told", catch_up=1)})
+        await scheduler.declare()
+        await self.slot_comes(jobs, scheduler)
+        last = (await jobs.one("SELECT last_slot FROM job_schedule WHERE name = 'told'"))["last_slot"]
+        with capture_logs():
+            async with working(settings, told):
+                await until(lambda: jobs.all("SELECT FROM job_history WHERE slot_at IS NOT NULL"))
+        assert slots[:2] == [last, last]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from plinth.jobs import JobContext, Schedule, job, schedule
 from plinth.jobs import kinds as kinds_module
@@ -87,8 +87,23 @@ class TestSlots:
         assert made.due_slots(before, slot) == [slot]
         assert made.due_slots(slot, slot + timedelta(seconds=59)) == []
 
+    def test_without_catching_up_a_slot_is_due_for_a_minute(self, kind: JobKind[Payload]) -> None:
+        made = schedule(kind, Payload(), cron="0 * * * *", catch_up=0)
+        slot = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+        last = slot - timedelta(hours=7)
+        assert made.due_slots(last, slot + timedelta(seconds=59)) == [slot]
+        assert made.due_slots(last, slot + timedelta(seconds=61)) == []
+        assert made.due_slots(slot, slot + timedelta(seconds=1)) == []
+
 
 class TestDeclaration:
+    def test_payload_that_does_not_survive_json_is_refused(self, kind: JobKind[Payload]) -> None:
+        class Secret(Payload):
+            password: SecretStr = SecretStr("x")
+
+        with pytest.raises(ValueError, match="does not come back from JSON"):
+            schedule(kind, Secret(), cron="* * * * *")
+
     def test_schedule_has_the_name_of_its_kind_unless_it_has_its_own(self, kind: JobKind[Payload]) -> None:
         assert schedule(kind, Payload(), cron="* * * * *").name == "test.tick"
         assert schedule(kind, Payload(), cron="* * * * *", name="another").name == "another"
@@ -103,7 +118,8 @@ class TestDeclaration:
             ({"cron": "0 0 30 2 *"}, "not a cron expression"),
             ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "no time zone"),
             ({"cron": "* * * * *", "timezone": "../etc"}, "no time zone"),
-            ({"cron": "* * * * *", "catch_up": 0}, "catch_up is 1 to 1000"),
+            ({"cron": "* * * * *", "catch_up": -1}, "catch_up is 0 to 1000"),
+            ({"cron": "* * * * *", "overlap": "replace"}, "overlap is one of queue, skip, cancel"),
             ({"cron": "* * * * *", "name": "a b"}, "is not a name"),
         ],
     )
