@@ -27,17 +27,22 @@ MAX_ROWS = 1000  # in one statement
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
-# order of rows. A live job with the same key is returned instead of a new one: the update changes nothing, but locks
-# the row, so that the job cannot end in between, and makes RETURNING include it.
+# order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
 ENQUEUE = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
     CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb
 FROM unnest($1::uuid[], $6::text[], $7::text[]) AS new (id, payload, unique_key),
-    (SELECT COALESCE($9::timestamptz, now() + $10::interval) AS at) AS due
-ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET kind = excluded.kind
+    (SELECT COALESCE($9::timestamptz, CASE WHEN $10 > interval '0' THEN clock_timestamp() + $10 ELSE now() END) AS at
+    ) AS due
+ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id, unique_key
 """
+# The live jobs that have the keys, locked so that none of them ends before the transaction. Others may lock them so at
+# the same time: enqueues of one key do not wait for each other.
+LIVE = (
+    "SELECT id, unique_key FROM job WHERE kind = $1 AND unique_key = ANY ($2::text[]) ORDER BY unique_key FOR KEY SHARE"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +145,24 @@ class Insertion:
         if not self.rows:
             return []
         terms = self.terms
-        # The first row of each key: ON CONFLICT DO UPDATE cannot affect a row twice in one statement. In the order of
-        # keys, so that concurrent calls lock live jobs in one order.
+        # The first row of each key, in the order of keys: concurrent calls lock in one order.
         keyed = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
         rows = [row for row in self.rows if row.unique_key is None]
         rows += [keyed[key] for key in sorted(keyed)]
+        found: dict[str | None, UUID] = {}
         connection = await session.connection()
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
-            ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
-            arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
-            result = await connection.exec_driver_sql(ENQUEUE, arguments)
+            while rows:
+                ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
+                arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
+                made = await connection.exec_driver_sql(ENQUEUE, arguments)
+                found |= {row.unique_key: row.id for row in made if row.unique_key is not None}
+                if taken := [key for key in keys if key is not None and key not in found]:
+                    live = await connection.exec_driver_sql(LIVE, (terms.kind, taken))
+                    found |= {row.unique_key: row.id for row in live}
+                # A job that had the key may have ended in between.
+                rows = [row for key, row in keyed.items() if key not in found]
         ring_after_commit(session, queues=[terms.queue])
-        found: dict[str | None, UUID] = {row.unique_key: row.id for row in result} if keyed else {}
         jobs = []
         for row in self.rows:
             job_id = row.id if row.unique_key is None else found[row.unique_key]

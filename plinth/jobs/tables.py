@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DDL, JSON, BigInteger, Index, SmallInteger, String, Text, event, func, text
+from sqlalchemy import DDL, JSON, BigInteger, CheckConstraint, Index, SmallInteger, String, Text, event, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field
 
@@ -21,6 +21,16 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
+
+# For rows from elsewhere, such as triggers: what no worker could read.
+CHECKS = {
+    "run_at": "run_at >= '1900-01-01 UTC' AND run_at < '10000-01-01 UTC'",
+    "errors": "jsonb_typeof(errors) = 'array'",
+    "max_attempts": "max_attempts >= 1",
+    "trace_context": (
+        "trace_context IS NULL OR COALESCE(jsonb_typeof(trace_context -> 'traceparent') = 'string', false)"
+    ),
+}
 
 # Every row of the hot table is written two or three times and then deleted. Free room in each page keeps new versions
 # near (HOT updates), and autovacuum runs by number of dead rows: a share of the table would let too many pile up.
@@ -89,6 +99,7 @@ class Job(_JobColumns, table=True):
             postgresql_where=text("unique_key IS NOT NULL"),
         ),
         Index("ix_job_owner_id", "owner", "id", postgresql_where=_OWNED),
+        *(CheckConstraint(check, name).ddl_if("postgresql") for name, check in CHECKS.items()),
         {"postgresql_with": HOT_TABLE},
     )
 

@@ -58,7 +58,7 @@ WITH ahead AS MATERIALIZED (
     SELECT locked.* FROM shares, LATERAL (
         SELECT id, crash_count >= 2 AS suspect FROM job
         WHERE state = 'available' AND (crash_count < 2 OR $7) AND job.queue = shares.queue AND job.kind = shares.kind
-        ORDER BY priority, run_at, id LIMIT shares.share FOR UPDATE SKIP LOCKED
+        ORDER BY priority, run_at, id LIMIT shares.share FOR NO KEY UPDATE SKIP LOCKED
     ) AS locked
 )
 UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt + 1, session_id = $5,
@@ -66,8 +66,11 @@ UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt +
     progress_done = NULL, progress_total = NULL, progress_message = NULL
 WHERE id = ANY (ARRAY(
     SELECT id FROM mine WHERE NOT suspect UNION ALL (SELECT id FROM mine WHERE suspect LIMIT 1)))
-RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts, run_at, started_at,
-    trace_context, errors = '[]' AS untried, crash_count >= 2 AS suspect,
+RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts,
+    LEAST(GREATEST(run_at, '0001-01-02 UTC'), '9999-12-31 UTC') AS run_at, started_at,
+    CASE WHEN jsonb_typeof(trace_context -> 'traceparent') = 'string'
+        AND COALESCE(jsonb_typeof(trace_context -> 'tracestate'), 'string') = 'string' THEN trace_context END,
+    errors = '[]' AS untried, crash_count >= 2 AS suspect,
     CASE WHEN errors = '[]' THEN 0 ELSE jsonb_array_length(
         jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable, slot_at
 """
@@ -94,21 +97,22 @@ def _errors(table: str, entry: str) -> str:
     )
 
 
-def _ours(columns: str, *parameters: str, wait: bool = False) -> str:
+def _ours(columns: str, *parameters: str, lock: str = "NO KEY UPDATE SKIP LOCKED") -> str:
     """A CTE of the runs among the parameters that still hold their job, with the job's row locked.
 
-    A row that another transaction has locked is left out unless `wait` is true: one transaction must not delay the
-    outcomes of all the runs of a worker. `HELD` tells whether a run that is missing is locked or was replaced.
+    A row that another transaction has locked is left out, unless `lock` waits: one transaction must not delay the
+    outcomes of all the runs of a worker. An enqueue of the job's unique key locks the key alone. `HELD` tells whether a
+    run that is missing is locked or was replaced.
     """
     arrays = ", ".join(f"(SELECT {parameter})" for parameter in parameters)
     return f"""run AS MATERIALIZED (
     SELECT run.* FROM unnest({arrays}) AS run ({columns}),
-        LATERAL (SELECT FROM job WHERE {_FENCE} FOR UPDATE{"" if wait else " SKIP LOCKED"}) AS held
+        LATERAL (SELECT FROM job WHERE {_FENCE} FOR {lock}) AS held
 )"""
 
 
-def _finish(*, wait: bool) -> str:
-    ours = _ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", wait=wait)
+def _finish(lock: str) -> str:
+    ours = _ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", lock=lock)
     return f"""
 WITH {ours}, ended AS (
     DELETE FROM job USING run
@@ -121,8 +125,8 @@ RETURNING id
 """
 
 
-FINISH = _finish(wait=False)
-FINISH_HERE = _finish(wait=True)  # in a handler's own transaction
+FINISH = _finish("UPDATE SKIP LOCKED")
+FINISH_HERE = _finish("UPDATE")  # in a handler's own transaction
 
 _FAILURES = ("$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]", "$6::boolean[]")
 RETRY = f"""
@@ -198,7 +202,7 @@ WITH RECURSIVE level AS (
         SELECT first.id FROM level, LATERAL (
             SELECT id FROM job
             WHERE {_WAITS} AND job.queue = level.queue AND job.priority = level.priority AND run_at <= now()
-            ORDER BY run_at LIMIT (SELECT size FROM share) FOR UPDATE SKIP LOCKED) AS first))
+            ORDER BY run_at LIMIT (SELECT size FROM share) FOR NO KEY UPDATE SKIP LOCKED) AS first))
     RETURNING queue, kind
 )
 SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2::text[]))

@@ -130,6 +130,9 @@ class Worker:
                 kinds=sorted(self._kinds),
                 version=settings.service.version,
             )
+            connections = settings.DB_POOL_SIZE + settings.DB_MAX_OVERFLOW
+            if self._concurrency > connections and not settings.DB_USE_NULL_POOL:
+                log.info("handlers share connections", slots=self._concurrency, connections=connections)
             while not self._stop.is_set():
                 store = await self._open_session(engine, self._session)
                 if store is None:

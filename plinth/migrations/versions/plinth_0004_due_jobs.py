@@ -1,4 +1,4 @@
-"""jobs that are due, by queue and priority; slots of schedules
+"""jobs that are due, by queue and priority; slots of schedules; checks
 
 Revision: plinth_0004
 After: plinth_0002
@@ -14,27 +14,39 @@ branch_labels = None
 depends_on = None
 
 WAITING = sa.text("state IN ('scheduled', 'retryable')")
-
-
 SLOTS = (("job", "slot_at"), ("job_history", "slot_at"), ("job_schedule", "retired_at"))
+# As in plinth.jobs.tables, and frozen here.
+CHECKS = {
+    "run_at": "run_at >= '1900-01-01 UTC' AND run_at < '10000-01-01 UTC'",
+    "errors": "jsonb_typeof(errors) = 'array'",
+    "max_attempts": "max_attempts >= 1",
+    "trace_context": (
+        "trace_context IS NULL OR COALESCE(jsonb_typeof(trace_context -> 'traceparent') = 'string', false)"
+    ),
+}
 
 
 def upgrade() -> None:
-    for table, column in SLOTS:
-        op.add_column(table, sa.Column(column, sa.DateTime(timezone=True)))
+    # First, and so that it may be begun again: it commits step by step.
     with op.get_context().autocommit_block():
+        op.drop_index("ix_job_due", "job", postgresql_concurrently=True, if_exists=True)
         op.create_index(
             "ix_job_due",
             "job",
             ["queue", "priority", "run_at"],
             postgresql_where=WAITING,
             postgresql_concurrently=True,
-            if_not_exists=True,
         )
         op.drop_index("ix_job_waiting", "job", postgresql_concurrently=True, if_exists=True)
+    for name, check in CHECKS.items():
+        op.create_check_constraint(name, "job", check)
+    for table, column in SLOTS:
+        op.add_column(table, sa.Column(column, sa.DateTime(timezone=True)))
 
 
 def downgrade() -> None:
+    for name in CHECKS:
+        op.drop_constraint(op.f(f"ck_job_{name}"), "job")
     op.create_index("ix_job_waiting", "job", ["run_at"], postgresql_where=WAITING)
     op.drop_index("ix_job_due", "job")
     for table, column in SLOTS:

@@ -1,9 +1,11 @@
 """Enqueueing: in the caller's transaction, in one round trip, once for a unique key."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import event
@@ -23,8 +25,10 @@ from plinth.jobs import (
 )
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.kinds import JobKind
+from plinth.jobs.outcome import Finish, State
+from plinth.jobs.tables import CHECKS
 from plinth.redis.keys import key_prefix
-from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
 @pytest.fixture
@@ -63,7 +67,18 @@ class TestEnqueue:
         async with database.session() as session:
             made = await enqueue(session, noop, Number(), delay=3600)
         row = await jobs.one("SELECT run_at - created_at AS delay, state FROM job WHERE id = $1", made.id)
-        assert (row["delay"], row["state"]) == (timedelta(hours=1), "scheduled")
+        assert timedelta(hours=1) <= row["delay"] < timedelta(hours=1, minutes=1)
+        assert row["state"] == "scheduled"
+
+    async def test_delay_counts_from_the_call_and_not_from_the_transaction(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        async with database.session() as session:
+            await (await session.connection()).exec_driver_sql("SELECT")
+            await asyncio.sleep(0.3)
+            made = await enqueue(session, noop, Number(), delay=60)
+        row = await jobs.one("SELECT run_at - created_at AS delay FROM job WHERE id = $1", made.id)
+        assert row["delay"] >= timedelta(seconds=60.3)
 
     async def test_rolled_back_transaction_enqueues_no_job(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
@@ -164,6 +179,22 @@ class TestUniqueKeys:
         assert len({answer.id for answer in made}) == 1
         assert len(await jobs.all("SELECT FROM job")) == 1
 
+    async def test_enqueues_of_a_live_key_do_not_wait_for_each_other(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        """28 of 50 failed at the statement's time limit. None of the transactions has ended yet."""
+        async with database.session() as session:
+            first = await enqueue(session, noop, Number(), unique_key="hot")
+        async with AsyncExitStack() as open_transactions, asyncio.timeout(20):
+            for _ in range(8):
+                session = await open_transactions.enter_async_context(database.session())
+                assert await enqueue(session, noop, Number(), unique_key="hot") == EnqueuedJob(first.id, created=False)
+            # What they were told of is there until they end.
+            store = await open_store(database)
+            (claimed,) = await store.claim(["side"], {noop.name: noop}, 1)
+            assert await store.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED)]) == set()
+        assert await store.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED)]) == {first.id}
+
     async def test_batch_keeps_the_first_job_of_each_unique_key(
         self, database: Database, jobs: Jobs, noop: JobKind[Number]
     ) -> None:
@@ -195,6 +226,47 @@ class TestUniqueKeys:
         async with database.session() as session:
             await enqueue(session, noop, Number(), unique_key="k")
             assert (await enqueue(session, other, Number(), unique_key="k")).created
+
+
+class TestRowsFromElsewhere:
+    INSERT = (
+        "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state, trace_context, errors) VALUES "
+        "('test.noop', 'side', 0, '{}', 1, $1::text::timestamptz, 'available', $2::text::jsonb, $3::text::jsonb)"
+    )
+    BAD = (
+        ("-infinity", None, "[]"),
+        ("infinity", None, "[]"),
+        ("0044-03-15 BC", None, "[]"),
+        ("now", "[]", "[]"),
+        ("now", '"00-1-1-1"', "[]"),
+        ("now", "{}", "[]"),
+        ("now", '{"traceparent": 7}', "[]"),
+        ("now", None, "{}"),
+    )
+
+    @pytest.mark.parametrize("values", BAD)
+    async def test_row_that_no_worker_could_read_is_refused(self, jobs: Jobs, values: tuple[str | None, ...]) -> None:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await jobs.all(self.INSERT, *values)
+
+    async def test_bad_row_from_before_the_checks_stops_no_other_job(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        for name in CHECKS:
+            await jobs.all(f"ALTER TABLE job DROP CONSTRAINT ck_job_{name}")
+        try:
+            for values in self.BAD:
+                await jobs.all(self.INSERT, *values)
+            async with database.session() as session:
+                good = await enqueue(session, noop, Number())
+            async with working(settings, noop, queues=["side"]):
+                assert (await jobs.end_of(good.id))["state"] == "succeeded"
+                ended = await until(lambda: jobs.all("SELECT state FROM job_history OFFSET 7"))
+            assert {row["state"] for row in ended} == {"succeeded"}
+        finally:
+            await jobs.all("TRUNCATE job, job_history")
+            for name, check in CHECKS.items():
+                await jobs.all(f"ALTER TABLE job ADD CONSTRAINT ck_job_{name} CHECK ({check})")
 
 
 class TestDoorbell:
