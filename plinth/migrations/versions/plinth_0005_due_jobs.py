@@ -1,15 +1,15 @@
 """jobs that are due, by queue and priority; slots of schedules; checks
 
-Revision: plinth_0004
-After: plinth_0002
+Revision: plinth_0005
+After: plinth_0004
 Made: 2026-11-30 00:00:00+00:00
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "plinth_0004"
-down_revision = "plinth_0002"
+revision = "plinth_0005"
+down_revision = "plinth_0004"
 branch_labels = None
 depends_on = None
 
