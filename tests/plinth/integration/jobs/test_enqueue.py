@@ -25,7 +25,7 @@ from plinth.jobs import (
 )
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import Finish, State
+from plinth.jobs.outcome import Finish
 from plinth.jobs.tables import CHECKS
 from plinth.redis.keys import key_prefix
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
