@@ -28,6 +28,9 @@ ISSUER = "plinth:keys"
 
 log = structlog.get_logger("plinth.identity")
 
+# Connections that look keys up at once: a flood of wrong ones takes no more of the pool.
+MAX_LOOK_UPS = 2
+
 _BY_ID: Any = col(ApiKey.id) == bindparam("id")
 _FIND = Statement(
     select(
@@ -61,6 +64,7 @@ class ApiKeyVerifier:
         self._database = database
         self._monotonic = monotonic
         self._cache: dict[bytes, tuple[float, Principal]] = {}
+        self._looking_up = asyncio.Semaphore(MAX_LOOK_UPS)
         self._writing: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -88,7 +92,7 @@ class ApiKeyVerifier:
         if (parts := read_key(key)) is None:
             raise TokenError(Reason.MALFORMED)
         asked_at = self._monotonic()
-        async with self._database.connection() as connection:
+        async with self._looking_up, self._database.connection() as connection:
             row = await _FIND.fetchrow(connection, id=parts.id)
         if row is None or not hmac.compare_digest(row["digest"], parts.digest):
             raise TokenError(Reason.UNKNOWN_API_KEY)

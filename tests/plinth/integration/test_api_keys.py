@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -300,6 +301,22 @@ class TestVerifier:
         made = await make(database)
         await verifier.verify(made.key)
         assert made.key.rpartition("_")[2] not in repr(vars(verifier))
+
+    async def test_flood_of_wrong_keys_leaves_the_pool_to_others(
+        self, settings: Settings, database: Database, verifier: ApiKeyVerifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[int] = []
+        fetch = api_key_verifier._FIND.fetchrow
+
+        async def counted(connection: Any, **values: Any) -> Any:
+            taken.append(database.engine.pool.checkedout())  # type: ignore[attr-defined]
+            return await fetch(connection, **values)
+
+        monkeypatch.setattr(api_key_verifier, "_FIND", SimpleNamespace(fetchrow=counted))
+        wrong = [f"plk_{uuid4().hex}_{'0' * 48}" for _ in range(50)]
+        found = await asyncio.gather(*map(verifier.verify, wrong), return_exceptions=True)
+        assert {type(error) for error in found} == {TokenError}
+        assert max(taken) <= 2
 
     async def test_refusals_are_not_cached(self, database: Database, verifier: ApiKeyVerifier) -> None:
         made = await make(database)
