@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from functools import partial
 from importlib import import_module
@@ -33,17 +32,12 @@ from plinth.cli.keys import keys
 from plinth.cli.log_level import log_level
 from plinth.cli.queues import pause, resume, stats
 from plinth.cli.schedules import schedules
-from plinth.cli.service import ServiceError, declared_settings, load
+from plinth.cli.server import listen, serve
+from plinth.cli.service import ServiceError, declared_settings
 from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings
 from plinth.telemetry.logging import configure_logging
 
-# uvicorn waits this long for requests to end before it stops, in seconds.
-GRACE_SECONDS = 20
-# Longer than the 60 s for which proxies keep idle connections: the proxy must be the one that closes them.
-KEEP_ALIVE_SECONDS = 75
-# uvicorn's own exit code for an application that does not start.
-STARTUP_FAILURE = 3
 # With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
 # for jobs that the old one began.
 RELOAD_GRACE = 6.0
@@ -117,25 +111,15 @@ def api(host: str, port: int, reload: bool, root_path: str | None) -> None:
     refuse_known_keys(settings, host)
     if not reload:
         # The event loop would listen on IPv6 alone.
-        sockets = [_listen(host, port)] if host == "::" else None
-        _serve(settings, host=host, port=port, root_path=root_path, sockets=sockets)
+        sockets = [listen(host, port)] if host == "::" else None
+        serve(settings, host=host, port=port, root_path=root_path, sockets=sockets)
         return
 
     from plinth.cli.reload import run_reloaded
 
-    listening = _listen(host, port)
-    serve = partial(_serve_reloaded, sockets=[listening], host=host, port=port, root_path=root_path)
-    run_reloaded(serve, places=_code_of(settings), listening=listening)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens from now on, on `::` for IPv4 too; requests wait until the code has started."""
-    import uvicorn
-
-    config = uvicorn.Config("", host=host, port=port, log_config=None)
-    listening = config.bind_socket()
-    listening.listen(config.backlog)
-    return listening
+    listening = listen(host, port)
+    restarted = partial(_serve_reloaded, sockets=[listening], host=host, port=port, root_path=root_path)
+    run_reloaded(restarted, places=_code_of(settings), listening=listening)
 
 
 def _code_of(settings: PlatformSettings) -> list[Path]:
@@ -149,65 +133,9 @@ def _code_of(settings: PlatformSettings) -> list[Path]:
     return places
 
 
-def _serve(
-    settings: PlatformSettings, *, host: str, port: int, root_path: str | None, sockets: list[Any] | None = None
-) -> None:
-    """The API in this process, on `sockets` if they are given."""
-    import uvicorn
-
-    from plinth.api.process import make_application
-    from plinth.health.probe_server import ProbeServer, ProbeServerError
-    from plinth.http.limits import ConnectionLimits
-    from plinth.http.protocol import BoundedHttpToolsProtocol
-
-    try:
-        create_app = load(settings.service.application)
-    except ServiceError as error:
-        fail(str(error), code=2)
-    application = make_application(create_app, lambda: settings)
-    lifecycle = application.state.lifecycle
-    probes = ProbeServer(
-        host,
-        settings.METRICS_PORT,
-        alive=lambda: lifecycle.alive,
-        ready=lambda: lifecycle.ready,
-        drain=lifecycle.drain,
-    )
-    try:
-        probes.start()
-    except ProbeServerError as error:
-        fail(str(error), code=1)
-    config = uvicorn.Config(
-        application,
-        host=host,
-        port=port,
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=partial(BoundedHttpToolsProtocol, limits=ConnectionLimits.of(settings)),  # type: ignore[arg-type]
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        root_path=root_path if root_path is not None else settings.ROOT_PATH or "",
-        forwarded_allow_ips=",".join(settings.FORWARDED_ALLOW_IPS),
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = uvicorn.Server(config)
-    # When it has shut down, uvicorn raises the signal again that told it to.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        server.run(sockets)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        probes.stop()
-    if not server.started:
-        sys.exit(STARTUP_FAILURE)
-
-
 def _serve_reloaded(**options: Any) -> None:
     """The API in a process of the reloader, which reports what this raises."""
-    _serve(_new_settings(), **options)
+    serve(_new_settings(), **options)
 
 
 def _new_settings() -> PlatformSettings:

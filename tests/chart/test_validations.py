@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.config import Settings
-from plinth.cli import GRACE_SECONDS
+from plinth.cli.server import GRACE_SECONDS
 from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.chart.cases import FULL, PRODUCTION
 from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, template

@@ -2,7 +2,7 @@
 
 import re
 
-from plinth.cli import GRACE_SECONDS
+from plinth.cli.server import GRACE_SECONDS
 from tests.chart.cases import Release
 from tests.chart.tools import Object
 
