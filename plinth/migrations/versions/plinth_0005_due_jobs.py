@@ -39,7 +39,7 @@ def upgrade() -> None:
         )
         op.drop_index("ix_job_waiting", "job", postgresql_concurrently=True, if_exists=True)
     for name, check in CHECKS.items():
-        op.create_check_constraint(name, "job", check)
+        op.create_check_constraint(op.f(f"ck_job_{name}"), "job", check)
     for table, column in SLOTS:
         op.add_column(table, sa.Column(column, sa.DateTime(timezone=True)))
 

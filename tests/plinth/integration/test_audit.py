@@ -141,7 +141,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
 OTHERS = {
     *("audit", "jobs list", "jobs show", "jobs stats", "keys list", "schedules list", "workers"),
     *("config check", "version", "wait"),
-    *("run", "with-servers", "api", "worker", "migrate", "token", "log-level"),
+    *("run", "with-servers", "api", "worker", "migrate", "token", "log-level", "drain"),
 }
 
 

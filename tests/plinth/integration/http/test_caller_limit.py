@@ -134,7 +134,8 @@ async def test_refused_and_broken_requests_keep_no_place(settings: Settings, rou
             with pytest.raises(RuntimeError):
                 await client.get("/cut-off", headers=alice)
             assert (await client.get("/jobs", params={"limit": 0}, headers=alice)).status_code == 422
-            assert (await client.post("/notes", content=b"{", headers=alice)).status_code == 422
+            json = alice | {"Content-Type": "application/json"}
+            assert (await client.post("/notes", content=b"{", headers=json)).status_code == 422
             request = asyncio.create_task(client.get("/held", headers=alice))
             await until(lambda: held.running)
             request.cancel()

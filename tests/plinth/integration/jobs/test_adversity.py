@@ -202,7 +202,7 @@ class TestLockedRows:
         assert len(await jobs.all("SELECT FROM job WHERE unique_key = 'u'")) == 1
         waits = [entry for entry in entries if entry["event"] == "an outcome waits for another transaction"]
         assert len(waits) == 10, "once for each run"
-        assert "lock timeout" in waits[0]["error"]
+        assert waits[0]["error"] == "A lock was not to be had in time"
         assert not [entry for entry in entries if "cannot be written" in entry["event"]]
 
     @pytest.mark.parametrize("locked", ["the follow-up's key", "the job's row"])

@@ -15,6 +15,7 @@ VALUES = {
     "DATABASE_URL": "postgresql://app:from-a-file@db/app",
     "REDIS_URL": "redis://:from-a-file@cache:6379/0",
     "UPSTASH_REDIS_TOKEN": "a-token-in-a-file",
+    "UPSTASH_REDIS_REST_TOKEN": "a-token-in-a-file",
     "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=a-key-in-a-file",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-api-key=a-key-in-a-file",
     "SUPABASE_JWT_SECRET": "a-secret-in-a-file-which-is-long-enough",
@@ -39,8 +40,8 @@ def test_secret_of_a_service_has_one_too_unless_that_is_a_setting() -> None:
 def test_secret_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, end: str) -> None:
     (tmp_path / "secret").write_bytes((VALUES[name] + end).encode())
     monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "secret"))
-    if name == "UPSTASH_REDIS_TOKEN":
-        monkeypatch.setenv("UPSTASH_REDIS_URL", "https://x.upstash.io")
+    if name.endswith("_TOKEN"):
+        monkeypatch.setenv(name.replace("TOKEN", "URL"), "https://x.upstash.io")
     found = PlatformSettings()
     assert getattr(found, name).get_secret_value() == VALUES[name]
     assert name in found.model_fields_set
