@@ -59,7 +59,9 @@ def list_command(
 
     wanted = [State(state) for state in states]
     # One more than asked for tells whether there is a next page.
-    search = partial(list_jobs, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1)
+    search = partial(
+        list_jobs, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1, payloads=as_json
+    )
     found = transact(search)
     page = found[:limit]
     columns = ("ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST ERROR")
@@ -170,6 +172,7 @@ def retry(
     if ids and (narrowed or dry_run):
         raise click.UsageError("Name jobs, or say which dead letters: not both.")
     if ids:
+        register_jobs()
         _change(ids, partial(retry_job, by=system_user()), as_json=as_json)
         return
     if not narrowed:
@@ -204,6 +207,8 @@ def _change(
     """Change jobs one by one, each in a transaction of its own; exit 1 if one of them could not be."""
     from plinth.database.engine import DatabaseUnavailableError
     from plinth.errors import AppException
+    from plinth.jobs import State
+    from plinth.jobs.kinds import kinds
 
     async def work(database: "Database") -> bool:
         complete = True
@@ -220,6 +225,11 @@ def _change(
             asked = job.cancel_requested_at is not None
             state = "running, its worker is told to cancel it" if asked else job.state
             print_one(job, f"{job_id}  {state}", as_json=as_json)
+            if job.state is State.AVAILABLE and job.kind not in kinds():
+                kind = printable(job.kind)
+                click.echo(
+                    f"{job_id}: this version knows no kind {kind}; the job waits for a worker that does", err=True
+                )
         return complete
 
     if not on_database(work):

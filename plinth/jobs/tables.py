@@ -119,6 +119,7 @@ class JobHistory(_JobColumns, table=True):
         Index("ix_job_history_state_finished_at", "state", "finished_at"),
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
         Index("ix_job_history_kind_id", "kind", "id"),
+        Index("ix_job_history_queue_id", "queue", "id"),
         # Rows are inserted at the end and pruned at the beginning: vacuum early.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05}},
     )

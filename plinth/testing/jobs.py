@@ -56,7 +56,7 @@ class Jobs:
     async def waiting(self) -> list[JobView]:
         """Return the jobs that are still to be done, the oldest first."""
         async with self._database.session() as session:
-            return (await list_jobs(session, states=LIVE, limit=MAX_RUNS))[::-1]
+            return (await list_jobs(session, states=LIVE, limit=MAX_RUNS, payloads=True))[::-1]
 
     async def enqueued(self, kind: str | JobKind[Any], **payload: Any) -> JobView:
         """Return the one job of this kind that is still to be done and whose payload has these values.

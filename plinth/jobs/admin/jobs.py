@@ -108,17 +108,19 @@ async def list_jobs(
     queue: str | None = None,
     before: UUID | None = None,
     limit: int = 50,
+    payloads: bool = False,
 ) -> list[JobView]:
     """List jobs, live or ended, the newest (by id) first, older than `before`, with their last error only.
 
-    States, kind and queue filter the list.
+    States, kind and queue filter the list. Without `payloads`, which may be large, each has an empty one.
     """
+    payload = {} if payloads else {"payload": _NO_PAYLOAD}
     branches = []
     for table in _TABLES:
         wanted = [state.value for state in states or State if state.terminal == (table is JobHistory)]
         if not wanted:
             continue
-        statement = _select(table, errors=_last_error(table))
+        statement = _select(table, errors=_last_error(table), **payload)
         conditions = _owned(table, owner)
         if states:
             conditions.append(table.state.in_(wanted))

@@ -38,6 +38,8 @@ def upgrade() -> None:
             postgresql_concurrently=True,
         )
         op.drop_index("ix_job_waiting", "job", postgresql_concurrently=True, if_exists=True)
+        op.drop_index("ix_job_history_queue_id", "job_history", postgresql_concurrently=True, if_exists=True)
+        op.create_index("ix_job_history_queue_id", "job_history", ["queue", "id"], postgresql_concurrently=True)
     for name, check in CHECKS.items():
         op.create_check_constraint(op.f(f"ck_job_{name}"), "job", check)
     for table, column in SLOTS:
@@ -47,6 +49,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in CHECKS:
         op.drop_constraint(op.f(f"ck_job_{name}"), "job")
+    op.drop_index("ix_job_history_queue_id", "job_history")
     op.create_index("ix_job_waiting", "job", ["run_at"], postgresql_where=WAITING)
     op.drop_index("ix_job_due", "job")
     for table, column in SLOTS:

@@ -405,6 +405,17 @@ class TestRetry:
         (retried,) = lines(run("jobs", "retry", job_id, "--json"))
         assert (retried["id"], retried["state"]) == (job_id, "available")
 
+    def test_retry_of_a_kind_that_this_version_does_not_know_says_so(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
+    ) -> None:
+        job_id = greet()
+        end(job_id)
+        sql("UPDATE job_history SET kind = 'greet.old'")
+        result = run("jobs", "retry", job_id)
+        assert (result.exit_code, result.stdout) == (0, f"{job_id}  available\n")
+        said = f"{job_id}: this version knows no kind greet.old; the job waits for a worker that does\n"
+        assert result.stderr == said
+
     def test_retry_reports_each_job_that_cannot_be_retried(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None]
     ) -> None:

@@ -209,14 +209,28 @@ class TestList:
     ) -> None:
         await jobs.all(
             "INSERT INTO job_history (kind, queue, priority, owner, payload, max_attempts, run_at, state, finished_at) "
-            "SELECT 'test.task', 'default', 0, 'alice', '{}', 1, now(), 'succeeded', now() "
-            "FROM generate_series(1, 20000)"
+            "SELECT 'test.task', CASE WHEN n <= 10 THEN 'rare' ELSE 'default' END, 0, 'alice', '{}', 1, now(), "
+            "'succeeded', now() FROM generate_series(1, 20000) AS n"
         )
         await jobs.all("ANALYZE job_history")
-        for owner in (None, "alice"):
+        filters: list[dict[str, Any]] = [{}, {"owner": "alice"}, {"queue": "rare"}, {"kind": "test.task"}]
+        for options in filters:
             before = await _rows_read(jobs)
-            assert len(await listed(database, owner=owner, limit=10)) == 10
+            assert len(await listed(database, **options, limit=10)) == 10
             assert await _rows_read(jobs) - before < 1000
+
+    @pytest.mark.parametrize("state", [State.AVAILABLE, State.DISCARDED])
+    async def test_list_of_jobs_reads_no_payloads(
+        self, database: Database, store: Store, task: JobKind[Number], state: State
+    ) -> None:
+        """They may have megabytes each."""
+        job_id = await add(database, task)
+        if state.terminal:
+            await end(store, await claim(store, task), state)
+        async with database.session() as session:
+            assert [view.payload for view in await list_jobs(session)] == [{}]
+            assert [view.payload for view in await list_jobs(session, payloads=True)] == [{"n": 1}]
+        assert (await get(database, job_id)).payload == {"n": 1}
 
 
 async def _rows_read(jobs: Jobs) -> int:
