@@ -34,6 +34,7 @@ from plinth.cli.queues import pause, resume, stats
 from plinth.cli.schedules import schedules
 from plinth.cli.server import listen, serve
 from plinth.cli.service import ServiceError, declared_settings
+from plinth.cli.sql import sql
 from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings
 from plinth.telemetry.logging import configure_logging
@@ -64,7 +65,7 @@ def main() -> None:
 
 for _command in (audit, drain, jobs, keys, log_level, schedules, workers):
     main.add_command(_command)
-for _command in (pause, resume, stats):
+for _command in (pause, resume, sql, stats):
     jobs.add_command(_command)
 
 

@@ -139,7 +139,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
 }
 # Commands that change nothing in the database, or are no operator's: processes, migrations, tokens for development.
 OTHERS = {
-    *("audit", "jobs list", "jobs show", "jobs stats", "keys list", "schedules list", "workers"),
+    *("audit", "jobs list", "jobs show", "jobs sql", "jobs stats", "keys list", "schedules list", "workers"),
     *("config check", "version", "wait"),
     *("run", "with-servers", "api", "worker", "migrate", "token", "log-level", "drain"),
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -384,6 +385,19 @@ class TestCancel:
         assert result.exit_code == 1
         assert result.stdout == f"{waiting}  cancelled\n"
         assert result.stderr == (f"{over}: The job has ended: it is discarded.\n{unknown}: There is no such job.\n")
+
+
+class TestSql:
+    def test_each_statement_can_be_explained(self, run: Run, sql: Sql) -> None:
+        printed = run("jobs", "sql").stdout
+        statements = re.findall(r"-- (\w+)\n(.*?);\n\n", printed + "\n", flags=re.DOTALL)
+        assert {name for name, _ in statements} >= {"claim", "finish", "sweep", "enqueue"}
+        for number, (_, statement) in enumerate(statements):
+            sql(f"PREPARE explained_{number} AS {statement}")
+
+    def test_one_statement_is_printed_by_its_name(self, run: Run) -> None:
+        assert run("jobs", "sql", "claim").stdout.startswith("-- claim\nWITH ahead AS")
+        assert run("jobs", "sql", "drop").exit_code == 2
 
 
 class TestRetry:

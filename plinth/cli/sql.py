@@ -1,0 +1,20 @@
+"""`plinth jobs sql`: the statements of the job engine, for EXPLAIN."""
+
+import click
+
+__all__ = ["sql"]
+
+_NAMES = ("CLAIM", "FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "PRUNE", "RENEW_SESSION")
+
+
+@click.command()
+@click.argument("name", type=click.Choice([name.lower() for name in _NAMES] + ["enqueue"]), required=False)
+def sql(name: str | None) -> None:
+    """Print the statements of the job engine, or one of them; $1, $2 … are their parameters."""
+    from plinth.jobs.engine import sql as engine
+    from plinth.jobs.enqueue import ENQUEUE
+
+    statements = {known.lower(): getattr(engine, known) for known in _NAMES} | {"enqueue": ENQUEUE}
+    for known, statement in statements.items():
+        if name in (None, known):
+            click.echo(f"-- {known}\n{statement.strip()};\n")
