@@ -50,13 +50,13 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     found += isolated_problems(
         ENVIRONMENT="production", UPSTASH_REDIS_URL="http://localhost", UPSTASH_REDIS_TOKEN="the-token"
     )
-    examples = {name: "x-api-key=the-key" for name in PlatformSettings.model_fields if name.endswith("_HEADERS")}
-    del examples["MAX_HEADERS"]
+    headers = [name for name in PlatformSettings.model_fields if name.startswith("OTEL_") and name.endswith("_HEADERS")]
+    examples = dict.fromkeys(headers, "x-api-key=the-key")
     found += isolated_problems(
         ENVIRONMENT="production", FORWARDED_ALLOW_IPS="*", SUPABASE_JWT_SECRET="a" * 32, **examples
     )
     found += isolated_problems(
-        ENVIRONMENT="production", UPSTASH_REDIS_REST_URL="http://localhost", UPSTASH_REDIS_REST_TOKEN="token"
+        ENVIRONMENT="production", UPSTASH_REDIS_REST_URL="http://localhost", UPSTASH_REDIS_REST_TOKEN="the-token"
     )
     rows = re.findall(r"^\| (`.*?) \|", section("What a deployment refuses"), re.MULTILINE)
     assert {name for row in rows for name in names(row)} == {problem.partition(" ")[0] for problem in found}
