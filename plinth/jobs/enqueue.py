@@ -10,6 +10,7 @@ from uuid import UUID
 
 from opentelemetry.context import Context
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.uuid7 import python_uuid7
@@ -145,23 +146,8 @@ class Insertion:
         if not self.rows:
             return []
         terms = self.terms
-        # The first row of each key, in the order of keys: concurrent calls lock in one order.
-        keyed = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
-        rows = [row for row in self.rows if row.unique_key is None]
-        rows += [keyed[key] for key in sorted(keyed)]
-        found: dict[str | None, UUID] = {}
-        connection = await session.connection()
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
-            while rows:
-                ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
-                arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
-                made = await connection.exec_driver_sql(ENQUEUE, arguments)
-                found |= {row.unique_key: row.id for row in made if row.unique_key is not None}
-                if taken := [key for key in keys if key is not None and key not in found]:
-                    live = await connection.exec_driver_sql(LIVE, (terms.kind, taken))
-                    found |= {row.unique_key: row.id for row in live}
-                # A job that had the key may have ended in between.
-                rows = [row for key, row in keyed.items() if key not in found]
+            found = await self._insert(await session.connection(), trace_context)
         ring_after_commit(session, queues=[terms.queue])
         jobs = []
         for row in self.rows:
@@ -169,6 +155,31 @@ class Insertion:
             jobs.append(EnqueuedJob(job_id, created=job_id == row.id))
         after_commit(session, partial(ENQUEUED.labels(terms.kind).inc, sum(job.created for job in jobs)))
         return jobs
+
+    async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str | None, UUID]:
+        """Insert the jobs; return the live job of each unique key."""
+        terms = self.terms
+        # The first row of each key, in the order of keys: concurrent calls wait for each other in one order.
+        keyed = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
+        rows = [row for row in self.rows if row.unique_key is None]
+        rows += [keyed[key] for key in sorted(keyed)]
+        ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
+        arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
+        while True:
+            # A second try must not hold keys of the first: it would ask for an earlier one, and deadlock.
+            savepoint = await connection.begin_nested() if keyed and len(rows) > 1 else None
+            made = await connection.exec_driver_sql(ENQUEUE, arguments)
+            found: dict[str | None, UUID] = {row.unique_key: row.id for row in made} if keyed else {}
+            if taken := [key for key in keyed if key not in found]:
+                live = await connection.exec_driver_sql(LIVE, (terms.kind, taken))
+                found |= {row.unique_key: row.id for row in live}
+            if keyed.keys() <= found.keys():
+                if savepoint is not None:
+                    await savepoint.commit()
+                return found
+            # A job that had one of the keys has ended in between.
+            if savepoint is not None:
+                await savepoint.rollback()
 
 
 def merged(insertions: Iterable[Insertion]) -> list[Insertion]:
