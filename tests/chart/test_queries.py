@@ -115,6 +115,7 @@ class TestOldestDueAge:
     async def test_a_long_line_is_not_walked_along(self, connection: asyncpg.Connection) -> None:
         await add(connection, "available", after=-50, count=20_000)
         await add(connection, "available", after=-50, count=20_000, kind="b")
+        await add(connection, "scheduled", after=-50, count=20_000)
         await connection.execute("ANALYZE job")
         assert await rows_read(connection, QUERIES["oldest-due-age"]) < 100
 

@@ -112,7 +112,8 @@ class TestSecondPort:
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 class TestIPv6:
     def test_all_addresses_are_those_of_both_families(self, tmp_path: Path, port: int, database_url: str) -> None:
-        with api(tmp_path, port, "--host", "::", DATABASE_URL=database_url) as (process, _, probes):
+        given = {"DATABASE_URL": database_url, "SECRET_KEY": secrets.token_hex(32)}
+        with api(tmp_path, port, "--host", "::", **given) as (process, _, probes):
             assert process.said(f"Uvicorn running on http://[::]:{port} ", timeout=0)
             assert probes.startswith("http://[::]:")
             second = probes.rpartition(":")[2]
@@ -134,7 +135,8 @@ class TestIPv6:
     def test_taken_port_is_reported(self, tmp_path: Path) -> None:
         with socket.create_server(("0.0.0.0", 0)) as busy:
             taken = str(busy.getsockname()[1])
-            with plinth(tmp_path, "api", "--host", "::", "--port", taken, DATABASE_URL=NO_DATABASE) as refused:
+            given = {"DATABASE_URL": NO_DATABASE, "SECRET_KEY": secrets.token_hex(32)}
+            with plinth(tmp_path, "api", "--host", "::", "--port", taken, **given) as refused:
                 assert refused.end()[0] == 3
                 assert refused.said("[Errno", timeout=0), "".join(refused.lines)
 

@@ -10,14 +10,30 @@ WHERE name NOT IN (SELECT job_queue.name FROM job_queue)
 {{- end -}}
 
 {{/*
+Jobs whose time may not have come. `waiting` goes through their index from one queue and priority to the next, of which
+the first is due before the others.
+*/}}
+{{- define "plinth.waiting" -}}
+waiting AS (
+  (SELECT queue, priority, run_at FROM job WHERE state IN ('scheduled', 'retryable')
+    ORDER BY queue, priority, run_at LIMIT 1)
+  UNION ALL
+  SELECT next.* FROM waiting, LATERAL (
+    SELECT queue, priority, run_at FROM job
+    WHERE state IN ('scheduled', 'retryable') AND (queue, priority) > (waiting.queue, waiting.priority)
+    ORDER BY queue, priority, run_at LIMIT 1) AS next
+)
+{{- end -}}
+
+{{/*
 Jobs that are due or running. No count goes on past what already asks for every worker there may be, so the query takes
 the same time over a backlog of a million.
 */}}
 {{- define "plinth.dueAndRunning" -}}
 {{- $enough := mul .Values.worker.keda.maxReplicas .Values.worker.keda.jobsPerReplica -}}
-WITH served AS MATERIALIZED (
+WITH RECURSIVE served AS MATERIALIZED (
 {{ include "plinth.servedQueues" . | indent 2 }}
-)
+), {{ include "plinth.waiting" . }}
 SELECT COALESCE(sum(figure), 0) FROM (
   SELECT count(*) AS figure FROM (
     SELECT FROM served, LATERAL (
@@ -26,9 +42,13 @@ SELECT COALESCE(sum(figure), 0) FROM (
     LIMIT {{ $enough }}) AS available
   UNION ALL
   SELECT count(*) FROM (
-    SELECT queue FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
-    ORDER BY run_at LIMIT {{ $enough }}) AS waiting
-  WHERE queue IN (SELECT name FROM served)
+    SELECT FROM (SELECT * FROM waiting LIMIT 1000) AS level, LATERAL (
+      SELECT FROM job
+      WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
+        AND job.queue = level.queue AND job.priority = level.priority
+      ORDER BY run_at LIMIT {{ $enough }}) AS line
+    WHERE level.queue IN (SELECT name FROM served) AND level.run_at <= now()
+    LIMIT {{ $enough }}) AS due
   UNION ALL
   SELECT count(*) FROM (SELECT queue FROM job WHERE state = 'running' LIMIT {{ $enough }}) AS running
   WHERE queue IN (SELECT name FROM served)
@@ -50,12 +70,10 @@ WITH RECURSIVE served AS MATERIALIZED (
     SELECT queue, kind, priority, run_at FROM job
     WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
     ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
-), due AS (
+), {{ include "plinth.waiting" . }}, due AS (
   SELECT queue, run_at FROM (SELECT queue, run_at FROM hops LIMIT 1000) AS available
   UNION ALL
-  SELECT queue, run_at FROM (
-    SELECT queue, run_at FROM job WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
-    ORDER BY run_at LIMIT 1000) AS waiting
+  SELECT queue, run_at FROM (SELECT queue, run_at FROM waiting LIMIT 1000) AS level WHERE run_at <= now()
 )
 SELECT COALESCE(EXTRACT(epoch FROM now() - min(run_at)), 0)::float8 FROM due WHERE queue IN (SELECT name FROM served)
 {{- end -}}
