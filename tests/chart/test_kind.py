@@ -52,6 +52,12 @@ def test_a_key_is_made_once_and_only_its_owner_can_read_it(script: Path) -> None
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_values_have_the_key(script: Path) -> None:
+    found = script.parents[1] / run(str(script), "--values").stdout.strip()
+    assert yaml.safe_load(found.read_text()) == {"secretKey": {"value": run(str(script)).stdout}}
+    assert found.stat().st_mode & 0o777 == 0o600
+
+
 def test_another_folder_has_another_key(script: Path, tmp_path: Path) -> None:
     first = run(str(script)).stdout
     shutil.rmtree(tmp_path / ".plinth")

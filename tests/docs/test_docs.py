@@ -18,23 +18,13 @@ from plinth.http.request_context import principal_hash
 from plinth.settings.keys import derive_key
 from plinth.testing import serving
 from plinth.testing.servers import Servers
-from tests.support.pages import copy_of_the_project, files_of
+from tests.support.pages import ROOT, blocks, copy_of_the_project, files_of
 from tests.support.processes import declare
 
-ROOT = Path(__file__).parents[2]
 KEY = secrets.token_hex(32)
 
 # In a copy of the project. The plugin of schemathesis takes a second to import: most of these tests do without.
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")
-
-
-def blocks(page: str, heading: str, language: str) -> list[str]:
-    """The code blocks under a heading, down to the next one of its level."""
-    text = (ROOT / page).read_text()
-    level = heading.split(" ", maxsplit=1)[0]
-    section = text.split(f"\n{heading}\n", 1)[1]
-    section = re.split(rf"\n{level} ", section, maxsplit=1)[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
 class TestTours:

@@ -15,7 +15,7 @@ from string import Template
 import httpx
 import pytest
 
-from tests.docs.test_docs import ROOT, blocks
+from tests.support.pages import ROOT, blocks
 from tests.support.processes import PATIENCE, declare
 
 OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from plinth.settings import DEVELOPMENT_SECRET_KEY
-from tests.docs.test_docs import blocks
 from tests.e2e.cluster import HELM, Cluster, image
 from tests.e2e.release import (
     NODE_PORT,
@@ -26,6 +25,7 @@ from tests.e2e.release import (
     until,
 )
 from tests.e2e.shell import Shell
+from tests.support.pages import blocks
 
 PAGE = "docs/kubernetes.md"
 # What the page's lines say, and what is so here. A redis:8 of one's own need not speak TLS.

@@ -27,6 +27,15 @@ def files_of(page: Path) -> dict[str, str]:
     return files | {path: content for content, path in _JSON.findall(text)}
 
 
+def blocks(page: str, heading: str, language: str) -> list[str]:
+    """The code blocks under a heading, down to the next one of its level."""
+    text = (ROOT / page).read_text()
+    level = heading.split(" ", maxsplit=1)[0]
+    section = text.split(f"\n{heading}\n", 1)[1]
+    section = re.split(rf"\n{level} ", section, maxsplit=1)[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Copy:
     """A copy of the project."""
