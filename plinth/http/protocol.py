@@ -231,6 +231,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         if len(self.headers) >= self.limits.headers:
             raise Refused(431, "too_many_headers", f"A request may have {self.limits.headers} headers.")
         name = name.lower()
+        value = value.rstrip(b" \t")  # no part of the value (RFC 9110, 5.5); the parser leaves those at its end
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))

@@ -154,6 +154,27 @@ class TestHeaders:
 
             assert wire.answer()[0] == 400
 
+    @pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t "])
+    def test_blanks_around_a_value_are_no_part_of_it(self, url: str, alice: dict[str, str], blanks: bytes) -> None:
+        headers = (
+            *(f"Authorization:{alice['Authorization']}".encode(), b"Content-Type:application/json"),
+            *(b"Idempotency-Key:%d" % len(blanks), b"X-Request-ID:a-good-id"),
+        )
+        with closing(Wire(url, {})) as wire:
+            lines = b"".join(header.replace(b":", b":" + blanks, 1) + blanks + b"\r\n" for header in headers)
+            wire.send(b"POST /api/v1/notes", lines + b"Content-Length: 14\r\n", b'{"text": "hi"}')
+
+            status, head, _ = wire.answer()
+
+        assert status == 201
+        assert b"\r\nx-request-id: a-good-id" in head
+
+    def test_blank_behind_chunked_is_no_other_coding(self, wire: Wire) -> None:
+        body = b'e\r\n{"text": "hi"}\r\n0\r\n\r\n'
+        wire.send(b"POST /api/v1/notes", b"Content-Type: application/json\r\nTransfer-Encoding: chunked \r\n", body)
+
+        assert wire.answer()[0] == 201
+
 
 class TestPaths:
     @pytest.mark.parametrize(
