@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from errno import EINVAL
 from pathlib import Path
+from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import Any, get_args
 
 from pydantic import SecretStr
@@ -46,9 +48,12 @@ def read_all(files: Mapping[str, str], places: Mapping[str, Mapping[str, Any]]) 
 def _read(path: str) -> str:
     """The secret in a file, without the line break at its end."""
     try:
+        kind = S_IFMT(Path(path).stat().st_mode)
+        if kind not in (S_IFREG, S_IFDIR):  # a pipe that nothing writes to would hang the start
+            raise OSError(EINVAL, "not a regular file")
         with Path(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
-        text = content.decode().removesuffix("\n").removesuffix("\r")
+        text = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ValueError(f"expected a file that can be read ({str(error.strerror).lower()})") from None
     except ValueError:  # no UTF-8, or a path with a null byte

@@ -108,7 +108,7 @@ def _check_headers(value: str) -> None:
 def _split_permissions(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
     try:
         return tuple((name, tuple(permissions)) for name, permissions in _permissions(value).items())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise ValueError(
             "expected role=permission permission, with commas between roles, or a JSON object of lists; "
             "a permission has letters, digits and . _ : / ~ + -"
@@ -117,7 +117,7 @@ def _split_permissions(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]
 
 def _permissions(value: object) -> dict[str, Sequence[str]]:
     if isinstance(value, str) and value.startswith("{"):
-        value = json.loads(value)
+        value = json.loads(value, object_pairs_hook=_unique)
     elif isinstance(value, str):
         granted: dict[str, list[str]] = {}
         for part in filter(str.strip, value.split(",")):
@@ -133,6 +133,14 @@ def _permissions(value: object) -> dict[str, Sequence[str]]:
         if not named or not all(is_permission(permission) for permission in permissions):
             raise ValueError
     return value
+
+
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a JSON object, in which no name comes twice: the last one would take what the others grant."""
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError
+    return found
 
 
 def is_permission(value: object) -> bool:

@@ -58,6 +58,8 @@ def test_mapping_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -
         '["admin"]',
         '{"admin": "orders:write orders:read"}',
         '{"admin": []}',
+        '{"admin": ["orders:write"], "admin": ["orders:read"]}',  # the first would be lost
+        '{"admin": ' * 100_000,
         '{"": ["orders:write"]}',
         '{"admin": ["orders write"]}',
         '{"admin": [["orders:write"]]}',

@@ -1,5 +1,6 @@
 """`NAME_FILE` gives the value of each setting that is a secret."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_folder_is_not_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert problems(PlatformSettings) == [
         "REDIS_URL_FILE (environment): expected a file that can be read (is a directory)"
     ]
+
+
+def test_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        monkeypatch.setenv("REDIS_URL_FILE", path)
+        assert problems(PlatformSettings) == [
+            "REDIS_URL_FILE (environment): expected a file that can be read (not a regular file)"
+        ]
+
+
+def test_byte_order_mark_of_an_editor_is_no_part_of_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfa-key-in-a-file\r\n")
+    monkeypatch.setenv("SECRET_KEY_FILE", str(tmp_path / "secret"))
+    assert PlatformSettings().SECRET_KEY.get_secret_value() == "a-key-in-a-file"
 
 
 @pytest.mark.parametrize("place", ["environment", ".env"])
