@@ -14,7 +14,7 @@ from sqlalchemy import Float, bindparam, extract, func, or_, select, update
 from sqlmodel import col
 
 from plinth.aio import cancel_all
-from plinth.database.engine import Database
+from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.statement import Statement
 from plinth.identity.api_keys import ApiKey, read_key
 from plinth.identity.errors import Reason, TokenError
@@ -65,6 +65,7 @@ class ApiKeyVerifier:
         self._monotonic = monotonic
         self._cache: dict[bytes, tuple[float, Principal]] = {}
         self._looking_up = asyncio.Semaphore(MAX_LOOK_UPS)
+        self._failed_at = float("-inf")
         self._writing: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -91,9 +92,12 @@ class ApiKeyVerifier:
         """
         if (parts := read_key(key)) is None:
             raise TokenError(Reason.MALFORMED)
+        waits = self._looking_up.locked()
         asked_at = self._monotonic()
-        async with self._looking_up, self._database.connection() as connection:
-            row = await _FIND.fetchrow(connection, id=parts.id)
+        async with self._looking_up:
+            if waits and (principal := self.cached(key)) is not None:  # a request before has looked it up
+                return principal
+            row = await self._look_up(parts.id, asked_at)
         if row is None or not hmac.compare_digest(row["digest"], parts.digest):
             raise TokenError(Reason.UNKNOWN_API_KEY)
         if row["revoked"]:
@@ -109,6 +113,17 @@ class ApiKeyVerifier:
         self._cache[digest] = (asked_at + min(row["seconds_left"], CACHE_SECONDS), principal)
         self._note_use(parts.id)
         return principal
+
+    async def _look_up(self, key_id: UUID, asked_at: float) -> Any:
+        # Those that wait share the failure of the one before: else each would wait for the time limit of all before it.
+        if self._failed_at >= asked_at:
+            raise DatabaseUnavailableError(reason="The look-up of another API key has just failed")
+        try:
+            async with self._database.connection() as connection:
+                return await _FIND.fetchrow(connection, id=key_id)
+        except DatabaseUnavailableError:
+            self._failed_at = self._monotonic()
+            raise
 
     def _note_use(self, key_id: UUID) -> None:
         """Write when the key was used, beside the request: it neither waits for that nor fails with it."""

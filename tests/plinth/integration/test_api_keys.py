@@ -318,6 +318,44 @@ class TestVerifier:
         assert {type(error) for error in found} == {TokenError}
         assert max(taken) <= 2
 
+    async def test_many_requests_of_one_key_look_it_up_and_note_its_use_once(
+        self, database: Database, verifier: ApiKeyVerifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        look_ups = 0
+        fetch = api_key_verifier._FIND.fetchrow
+
+        async def counted(connection: Any, **values: Any) -> Any:
+            nonlocal look_ups
+            look_ups += 1
+            return await fetch(connection, **values)
+
+        monkeypatch.setattr(api_key_verifier, "_FIND", SimpleNamespace(fetchrow=counted))
+        made = await make(database)
+        found = await asyncio.gather(*(verifier.verify(made.key) for _ in range(50)))
+        assert {principal.subject for principal in found} == {str(made.id)}
+        assert look_ups <= api_key_verifier.MAX_LOOK_UPS
+        assert len(verifier._writing) <= api_key_verifier.MAX_LOOK_UPS
+
+    async def test_look_ups_that_wait_share_a_failure_of_the_database(
+        self, database: Database, verifier: ApiKeyVerifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Behind a database that hangs, of 60 requests the last was answered after 25 s.
+        look_ups = 0
+
+        async def hanging(connection: Any, **values: Any) -> Any:
+            nonlocal look_ups
+            look_ups += 1
+            await asyncio.sleep(0.05)
+            raise DatabaseUnavailableError
+
+        made = await make(database)
+        with monkeypatch.context() as hung:
+            hung.setattr(api_key_verifier, "_FIND", SimpleNamespace(fetchrow=hanging))
+            found = await asyncio.gather(*(verifier.verify(made.key) for _ in range(50)), return_exceptions=True)
+        assert {type(error) for error in found} == {DatabaseUnavailableError}
+        assert look_ups <= api_key_verifier.MAX_LOOK_UPS
+        assert await verifier.verify(made.key)
+
     async def test_refusals_are_not_cached(self, database: Database, verifier: ApiKeyVerifier) -> None:
         made = await make(database)
         for _ in range(2):
