@@ -7,13 +7,17 @@ from urllib.parse import urlsplit
 
 __all__ = ["is_local"]
 
-# A browser sends the first three, each with every request that could change something; a proxy the others.
+# A browser sends the first three, each with every request that could change something; a proxy one of the others.
 _SENT_BY_OTHERS = (
     "HTTP_ORIGIN",
     "HTTP_SEC_FETCH_SITE",
     "HTTP_SEC_FETCH_MODE",
     "HTTP_FORWARDED",
     "HTTP_X_FORWARDED_FOR",
+    "HTTP_X_FORWARDED_HOST",
+    "HTTP_X_FORWARDED_PROTO",
+    "HTTP_X_REAL_IP",
+    "HTTP_VIA",
 )
 
 

@@ -238,7 +238,11 @@ class TestProbeServer:
             {"Host": "rebound.example:9090"},  # a name that its owner has pointed at 127.0.0.1
             {"Host": "127.0.0.1.evil.example"},
             {"X-Forwarded-For": "10.0.0.7"},
+            {"X-Forwarded-Host": "rebound.example"},
+            {"X-Forwarded-Proto": "https"},
+            {"X-Real-IP": "10.0.0.7"},
             {"Forwarded": "for=10.0.0.7"},
+            {"Via": "1.1 proxy"},
         ],
         ids=str,
     )
