@@ -105,7 +105,10 @@ def _encode_csv(item: ItemRow) -> bytes:
 
 def _cell(value: Any) -> Any:
     """A text that begins like a formula gets an apostrophe before it; a number stays a number."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_SIGNS) else value
+    # Some leave out the blanks before a sign.
+    if isinstance(value, str) and any(text.startswith(_FORMULA_SIGNS) for text in (value, value.lstrip())):
+        return f"'{value}"
+    return value
 
 
 # For each format: the head of the file, and the function that encodes an item.

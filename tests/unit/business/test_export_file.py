@@ -104,6 +104,11 @@ class TestCsv:
             "\uff0d1",
             "\uff20a",
             "=1,2",
+            " =1",
+            "  -1",
+            "\u3000=1",
+            "\xa0@a",
+            "\v+1",
         ],
     )
     def test_text_that_begins_like_a_formula_is_a_text_to_spreadsheets(self, text: str) -> None:
