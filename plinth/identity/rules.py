@@ -4,6 +4,7 @@
 `TokenRules`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,16 +21,16 @@ MAX_TIME = 253_402_300_799  # the last second of the year 9999
 # Claims of OpenID Connect that only tokens not meant for an API have: ID tokens and logout tokens.
 NOT_FOR_AN_API = ("nonce", "at_hash", "c_hash", "events")
 
+# Half of a character, such as JSON may spell: no UTF-8, so no response could name such a role.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 Claims: TypeAlias = Mapping[str, Any]
 
 
 def strings(value: object) -> frozenset[str]:
     """Read a claim that holds a string or a list of strings; anything else counts as absent."""
-    if isinstance(value, str):
-        return frozenset({value})
-    if isinstance(value, list):
-        return frozenset(item for item in value if isinstance(item, str))
-    return frozenset()
+    items = value if isinstance(value, list) else [value]
+    return frozenset(item for item in items if isinstance(item, str) and not _SURROGATE.search(item))
 
 
 def is_subject(value: object) -> bool:

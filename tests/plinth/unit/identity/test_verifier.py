@@ -125,6 +125,10 @@ class TestGoodTokens:
     async def test_scopes_are_read_from_scope_and_scp(self, verifier: TokenVerifier, written: dict[str, Any]) -> None:
         assert (await verifier.verify(token(**written))).scopes == {"a", "b"}
 
+    async def test_scopes_and_roles_that_are_no_utf_8_are_ignored(self, verifier: TokenVerifier) -> None:
+        principal = await verifier.verify(token(scope="a \ud800", scp=["b", "\udfff"], roles=["c", "d\udbff"]))
+        assert (principal.scopes, principal.roles) == ({"b"}, {"c"})
+
     async def test_scopes_and_roles_that_are_not_strings_are_ignored(self, verifier: TokenVerifier) -> None:
         principal = await verifier.verify(token(scope=[1, None, "a"], roles={"admin": True}, role=7))
         assert principal.scopes == {"a"}
