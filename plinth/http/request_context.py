@@ -20,6 +20,7 @@ from plinth.http.caller_limit import give_up_place
 from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
+from plinth.telemetry.redaction import redact_text
 from plinth.telemetry.route_template import route_template, watch_route
 from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
 
@@ -215,7 +216,10 @@ def _headers(scope: Scope) -> dict[bytes, str]:
 
 def _inbound_id(given: dict[bytes, str]) -> str | None:
     theirs = given.get(b"x-request-id")
-    return theirs if theirs is not None and _ACCEPTABLE_REQUEST_ID.fullmatch(theirs) else None
+    if theirs is None or not _ACCEPTABLE_REQUEST_ID.fullmatch(theirs):
+        return None
+    # Nor may it be an API key or a token, which have such characters: an id is on log lines and in the audit log.
+    return theirs if redact_text(theirs) == theirs else None
 
 
 def _announced_length(given: dict[bytes, str]) -> int | None:

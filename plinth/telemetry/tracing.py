@@ -33,6 +33,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter
 from starlette.types import Scope
 
+from plinth.telemetry.redaction import redact_text
 from plinth.telemetry.route_template import UNMATCHED
 
 __all__ = [
@@ -132,7 +133,7 @@ def begin_request(
             span.set_attributes(
                 {
                     "http.request.method": method or OTHER_METHOD,
-                    "url.path": scope["path"][:MAX_PATH],
+                    "url.path": redact_text(scope["path"][:MAX_PATH]),
                     "url.scheme": scope.get("scheme", "http"),
                 }
             )

@@ -75,6 +75,8 @@ class TestRequestId:
             b"<script>alert(1)</script>",
             b'"},{"level":"x',
             b"%0d%0aabcdef",
+            b"plk_" + b"0" * 32 + b"_" + b"1" * 48,  # an API key: log lines and the audit log have the id
+            b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl",
         ],
     )
     async def test_malformed_request_id_of_the_client_is_replaced(self, theirs: bytes) -> None:

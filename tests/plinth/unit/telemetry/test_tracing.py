@@ -292,6 +292,10 @@ class TestRequest:
         assert attributes["url.path"] == "/" + (tracing.MAX_PATH - 1) * "a"
         assert max(len(str(value)) for value in attributes.values()) == tracing.MAX_PATH
 
+    async def test_secret_in_a_path_is_masked_in_its_span(self, app: ASGIApp, collector: Collector) -> None:
+        await ask(app, f"/keys/plk_{32 * 'a'}_{48 * 'b'}")
+        assert collector.one("GET").attributes["url.path"] == f"/keys/plk_{32 * 'a'}_********"
+
     async def test_recorded_request_is_logged_whatever_the_sample(self, log: Stderr, app: ASGIApp) -> None:
         async def hello(scope: Scope, receive: Receive, send: Send) -> None:
             await Response("hello")(scope, receive, send)
