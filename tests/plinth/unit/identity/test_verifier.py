@@ -127,7 +127,7 @@ class TestGoodTokens:
 
     async def test_scopes_and_roles_that_are_no_utf_8_are_ignored(self, verifier: TokenVerifier) -> None:
         principal = await verifier.verify(token(scope="a \ud800", scp=["b", "\udfff"], roles=["c", "d\udbff"]))
-        assert (principal.scopes, principal.roles) == ({"b"}, {"c"})
+        assert (principal.scopes, principal.roles) == (frozenset({"b"}), frozenset({"c"}))
 
     async def test_scopes_and_roles_that_are_not_strings_are_ignored(self, verifier: TokenVerifier) -> None:
         principal = await verifier.verify(token(scope=[1, None, "a"], roles={"admin": True}, role=7))
