@@ -125,7 +125,7 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
     import asyncpg
     from sqlalchemy.exc import DBAPIError
 
-    from plinth.database.errors import DatabaseUnavailableError, database_reason, known_reason, sqlstate
+    from plinth.database.errors import DatabaseUnavailableError, database_reason, driver_error, known_reason, sqlstate
     from plinth.errors import AppException
 
     settings = load_job_settings()
@@ -141,6 +141,8 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
     except (DBAPIError, asyncpg.PostgresError) as error:
         if sqlstate(error) in _NOT_MIGRATED:
             not_migrated()
+        if isinstance(getattr(driver_error(error), "__cause__", None), UnicodeEncodeError):
+            fail("An argument is not in UTF-8.", code=2)
         if (reason := known_reason(error)) is None:
             raise
         fail(f"{reason}.", code=1)

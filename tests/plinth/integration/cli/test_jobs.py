@@ -269,6 +269,11 @@ class TestList:
         result = run("jobs", "list", "--json")
         assert (result.exit_code, result.output) == (0, "")
 
+    @pytest.mark.parametrize("command", [("jobs", "list", "--owner"), ("audit", "--actor")])
+    def test_argument_that_is_not_utf_8_is_refused_in_a_sentence(self, run: Run, command: tuple[str, ...]) -> None:
+        result = run(*command, "a\udcff")  # as Python has it
+        assert (result.exit_code, result.stderr) == (2, "An argument is not in UTF-8.\n")
+
     def test_list_filters_by_state_queue_owner_kind_and_id(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None]
     ) -> None:
