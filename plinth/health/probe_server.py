@@ -200,7 +200,8 @@ class ProbeServer:
 def _set_log_level(environ: dict[str, Any]) -> tuple[str, str]:
     """Set the log level to that in the body, and return the old and the new one."""
     length = environ.get("CONTENT_LENGTH") or "0"
-    level = environ["wsgi.input"].read(min(int(length), 32)).decode("latin-1") if length.isdecimal() else ""
+    size = min(int(length), 32) if length.isdecimal() and len(length) < 20 else 0
+    level = environ["wsgi.input"].read(size).decode("latin-1")
     old = log_level()
     try:
         set_log_level(level.strip().upper())

@@ -5,7 +5,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 
@@ -201,6 +202,11 @@ class TestProbeServer:
             (200, "DEBUG"),
         ]
         assert (line["old"], line["new"]) == ("INFO", "DEBUG")
+
+    def test_length_that_python_does_not_read_is_no_length(self) -> None:
+        with probes() as client, closing(HTTPConnection(client.base_url.host, client.base_url.port)) as plain:
+            plain.request("PUT", "/log-level", headers={"Content-Length": "1" * 5000})
+            assert plain.getresponse().status == 400
 
     @pytest.mark.parametrize(
         ("address", "local"),
