@@ -8,7 +8,7 @@ _NAMES = ("CLAIM", "FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "P
 
 
 @click.command()
-@click.argument("name", type=click.Choice([name.lower() for name in _NAMES] + ["enqueue"]), required=False)
+@click.argument("name", type=click.Choice([*map(str.lower, _NAMES), "enqueue"]), required=False, metavar="[NAME]")
 def sql(name: str | None) -> None:
     """Print the statements of the job engine, or one of them; $1, $2 … are their parameters."""
     from plinth.jobs.engine import sql as engine

@@ -123,13 +123,10 @@ async def revoke_key(session: AsyncSession, key_id: UUID, *, by: Actor) -> None:
     Raises:
         NotFoundError: there is no such key.
     """
-    revoked = (
-        update(ApiKey)
-        .where(col(ApiKey.id) == key_id)
-        .values(revoked_at=func.coalesce(col(ApiKey.revoked_at), func.now()))
-        .returning(col(ApiKey.name))
-    )
-    name = (await session.exec(revoked)).scalar_one_or_none()
-    if name is None:
+    found = await session.get(ApiKey, key_id, with_for_update=True)
+    if found is None:
         raise NotFoundError("There is no such key.")
-    await record(session, by, "key.revoke", f"key:{key_id}", name=name)
+    if found.revoked_at is not None:
+        return
+    await session.exec(update(ApiKey).where(col(ApiKey.id) == key_id).values(revoked_at=func.now()))
+    await record(session, by, "key.revoke", f"key:{key_id}", name=found.name)

@@ -58,7 +58,9 @@ def _read(path: str) -> str:
         raise ValueError(f"expected a file that can be read ({str(error.strerror).lower()})") from None
     except ValueError:  # no UTF-8, or a path with a null byte
         raise ValueError("expected a file of text in UTF-8") from None
-    if not text.strip() or "\0" in text or len(content) > _MOST_BYTES:
+    if not text.strip():
+        raise ValueError("expected a file with the secret, and it is empty")
+    if "\0" in text or len(content) > _MOST_BYTES:
         raise ValueError(f"expected a file that holds the secret alone, of at most {_MOST_BYTES} bytes")
     return text
 

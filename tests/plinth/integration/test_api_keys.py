@@ -172,6 +172,7 @@ class TestCommands:
             revoked.append(await sql.fetchval("SELECT revoked_at FROM api_key"))
         assert revoked[0] is not None
         assert revoked[0] == revoked[1]
+        assert await sql.fetchval("SELECT count(*) FROM audit_record WHERE action = 'key.revoke'") == 1
 
     async def test_unknown_key_cannot_be_revoked(self, run: Callable[..., Any]) -> None:
         result = await run("keys", "revoke", str(uuid4()))

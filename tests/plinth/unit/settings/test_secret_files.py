@@ -65,8 +65,8 @@ def test_env_file_names_files_too_and_the_environment_comes_first(
     ("content", "expected"),
     [
         (None, "expected a file that can be read (no such file or directory)"),
-        (b"", "expected a file that holds the secret alone, of at most 65536 bytes"),
-        (b"\n", "expected a file that holds the secret alone, of at most 65536 bytes"),
+        (b"", "expected a file with the secret, and it is empty"),
+        (b"\n", "expected a file with the secret, and it is empty"),
         (b"a\0b", "expected a file that holds the secret alone, of at most 65536 bytes"),
         (b"x" * 70_000, "expected a file that holds the secret alone, of at most 65536 bytes"),
         (b"\xff\xfe", "expected a file of text in UTF-8"),
