@@ -36,9 +36,9 @@ RunKey = tuple[UUID, int]
 
 BATCH = 1000
 FOLLOW_UP_BATCH = 100
-# Outcomes that are put off are tried again so many at a time, behind those that are new. One of them takes 50 ms at
-# most (`LOCK_TIMEOUT`), so that they delay a new one by half a second.
-PUT_OFF_BATCH = 10
+# Those with follow-ups that are put off are tried again so many at a time, behind those that are new. One of them takes
+# 50 ms at most (`LOCK_TIMEOUT`), so that they delay a new one by half a second.
+FOLLOW_UP_AGAIN = 10
 PUT_OFF_SECONDS = 0.25
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
@@ -62,15 +62,22 @@ class EndedRun:
 
 
 class _Lane:
-    """Ended runs on their way into the database. `write` writes a batch and returns those that are put off."""
+    """Ended runs on their way into the database, in batches of `size`.
 
-    def __init__(self, size: int, write: Callable[[Sequence[EndedRun]], Awaitable[Collection[EndedRun]]]) -> None:
-        self._size = size
+    `write` writes a batch and returns those that are put off; they are tried again, `again` at a time.
+    """
+
+    def __init__(
+        self, write: Callable[[Sequence[EndedRun]], Awaitable[Collection[EndedRun]]], *, size: int, again: int
+    ) -> None:
         self._write = write
+        self._size = size
+        self._again = again
         self._new: list[EndedRun] = []
         self._batch: list[EndedRun] = []  # being written
         self._put_off: list[EndedRun] = []
         self._put_off_due = False
+        self._timer: asyncio.TimerHandle | None = None  # until those are due
         self._wanted = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -102,20 +109,19 @@ class _Lane:
                 await self._write_batch()
             if self._put_off_due:
                 self._put_off_due = False
-                self._batch, self._put_off = self._put_off[:PUT_OFF_BATCH], self._put_off[PUT_OFF_BATCH:]
+                self._batch, self._put_off = self._put_off[: self._again], self._put_off[self._again :]
                 await self._write_batch()
+            if self._put_off and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(PUT_OFF_SECONDS, self._try_again)
             if not len(self):
                 self.idle.set()
 
     async def _write_batch(self) -> None:
-        again = await self._write(self._batch)
+        self._put_off += await self._write(self._batch)
         self._batch = []
-        if again and not self._put_off:
-            asyncio.get_running_loop().call_later(PUT_OFF_SECONDS, self._try_again)
-        self._put_off += again
 
     def _try_again(self) -> None:
-        self._put_off_due = True
+        self._timer, self._put_off_due = None, True
         self._wanted.set()
 
 
@@ -135,8 +141,8 @@ class Recorder:
         self._store = store
         self._on_written = on_written
         self._on_lost = on_lost
-        self._plain = _Lane(BATCH, self._write_plain)
-        self._with_follow_ups = _Lane(FOLLOW_UP_BATCH, self._write_with_follow_ups)
+        self._plain = _Lane(self._write_plain, size=BATCH, again=BATCH)
+        self._with_follow_ups = _Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
         self._progress_written = asyncio.Lock()

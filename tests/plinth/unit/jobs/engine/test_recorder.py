@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 from uuid import UUID, uuid4
 
+import pytest
 from structlog.testing import capture_logs
 
 from plinth.jobs.context import ClaimedJob
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.store import Store
+from plinth.jobs.enqueue import Insertion, Terms
 from plinth.jobs.outcome import Finish, Outcome, Release, State
 
 
@@ -44,9 +46,13 @@ class SlowStore:
         return {key for key in keys if key[0] == self.locked and self.attempts == 1}
 
 
-def put(recorder: Recorder, outcome: Outcome) -> None:
+TERMS = Terms("test", "test", 0, None, 1, None, timedelta(0))
+
+
+def put(recorder: Recorder, outcome: Outcome, follow_ups: Sequence[Insertion] = ()) -> None:
     now = datetime.now(UTC)
-    recorder.put(ClaimedJob(outcome.id, outcome.lease, "test", "test", 0, None, "{}", 1, 1, now, now), outcome)
+    job = ClaimedJob(outcome.id, outcome.lease, "test", "test", 0, None, "{}", 1, 1, now, now)
+    recorder.put(job, outcome, follow_ups)
 
 
 async def test_outcome_of_a_locked_row_is_written_once_when_the_row_is_free() -> None:
@@ -91,3 +97,44 @@ async def test_second_outcome_of_a_run_is_refused_while_the_first_is_written() -
         finally:
             running.cancel()
     assert later in {outcome.id for outcome in store.written}
+
+
+class LockedStore:
+    """A store all of whose rows are locked when they are written for the first time."""
+
+    retry = release = None
+
+    def __init__(self) -> None:
+        self.locked: set[UUID] = set()
+        self.written: list[UUID] = []
+
+    async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+        free = [outcome.id for outcome in outcomes if outcome.id in self.locked]
+        self.locked |= {outcome.id for outcome in outcomes}
+        self.written += free
+        return set(free)
+
+    async def finish_with_follow_ups(self, follow_ups: object, outcomes: Sequence[Finish]) -> set[UUID]:
+        return await self.finish(outcomes)
+
+    async def held(self, keys: Collection[RunKey]) -> set[RunKey]:
+        return set(keys)
+
+
+@pytest.mark.parametrize("follow_ups", [False, True])
+async def test_every_outcome_that_was_put_off_is_written(follow_ups: bool) -> None:
+    """However many there are; some were forgotten."""
+    store, ids = LockedStore(), [uuid4() for _ in range(35)]
+    recorder = Recorder(cast(Store, store), on_written=lambda runs: None, on_lost=lambda key: None)
+    running = asyncio.create_task(recorder.run())
+    try:
+        for number, run_id in enumerate(ids):
+            outcome = Finish(run_id, 1, State.SUCCEEDED)
+            put(recorder, outcome, [Insertion(TERMS, [])] if follow_ups else [])
+            if number % 3 == 0:
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            await recorder.drained()
+    finally:
+        running.cancel()
+    assert sorted(store.written) == sorted(ids)
