@@ -22,7 +22,9 @@ from tests.support.api import signed_in
 from tests.support.notes import FOLDER, PACKAGES, note
 
 READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
-ANSWER_WITHIN = 2.0  # seconds for any request while the database is away
+# Seconds for any request while the database is away: 2 by the time limits (1.6 on an idle machine), and one for a
+# machine that runs other tests beside.
+ANSWER_WITHIN = 3.0
 
 
 @pytest.fixture(scope="module")
