@@ -29,7 +29,7 @@ class EndOfHead:
         return end + len(END_OF_HEAD)
 
 
-def check_protocol(head: bytearray) -> None:
+def check_protocol(head: bytes) -> None:
     """Check that the request line of a head that is complete names HTTP/1.1 or HTTP/1.0.
 
     llhttp takes `GET / RTSP/1.1` and `SOURCE / ICE/1.0` for requests as well, and does not tell the difference.
@@ -42,7 +42,7 @@ def check_protocol(head: bytearray) -> None:
         raise Refused(505, "not_implemented", "This server speaks HTTP/1.1.")
 
 
-def asks_for_head(head: bytearray) -> bool:
+def asks_for_head(head: bytes) -> bool:
     """Whether a request, of which this has come, has the method HEAD."""
     return head.lstrip(b"\r\n").startswith(b"HEAD ")
 

@@ -49,7 +49,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self.since = next(_moments)
         """When the connection began, or its last response ended: a later moment has a larger number."""
         self._in_head = True  # what comes next is a request's head, or the rest of it
-        self._head = bytearray()  # what has come of it
+        self._head = b""  # what has come of it
         self._ignored_upgrade = False
         self._body_left: int | None = None  # None: it comes in chunks
         self._body_bytes = self._framing_bytes = 0
@@ -113,7 +113,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Called for each connection, so each function is called more than once."""
         if self._waits_for_head:
-            self._head.clear()  # nothing is owed to half a head
+            self._head = b""  # nothing is owed to half a head
         self._receiving.most = self._sending.most = SHUTDOWN_PATIENCE
         if self.transport.lingering and not self.transport.get_write_buffer_size():
             self.transport.abort()
@@ -135,14 +135,16 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         """Give the parser the requests in `data` one by one, until one has to wait for its turn."""
-        view, start = memoryview(data), 0
-        while start < len(data) and not (self._upgraded or self.transport.is_closing()):
+        start = 0
+        while True:
             if self._in_head and self.busy:
                 self._hold(data[start:])
                 return
             end = self._end_of_part(data, start)
-            self._feed_part(data if end - start == len(data) else view[start:end])
+            self._feed_part(data if end - start == len(data) else memoryview(data)[start:end])
             start = end
+            if start == len(data) or self._upgraded or self.transport.is_closing():
+                return
 
     def _end_of_part(self, data: bytes, start: int) -> int:
         """Where a request ends at the earliest, so that no part has the heads of two."""
@@ -153,7 +155,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _feed_part(self, part: bytes | memoryview) -> None:
         try:
             if self._in_head:
-                self._head += part
+                self._head = self._head + part if self._head else bytes(part)
                 if len(self._head) > self.limits.head_bytes:
                     limit = f"A request's line and headers may have {self.limits.head_bytes} bytes."
                     raise Refused(431, "head_too_large", limit)
@@ -253,9 +255,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             # A client that is answered instead may send the body or not, and what comes next could be either.
             self.cycle.keep_alive = False
         self._in_head = False
-        self._head.clear()
+        self._head = b""
         self._late = self._drained = 0.0
-        self._receiving.reset()
+        if self._body_left != 0:
+            self._receiving.reset()
 
     def on_body(self, body: bytes) -> None:
         size = len(body)
