@@ -1,4 +1,4 @@
-"""The places of a caller: never more than the limit, none lost, the one who waits longest first."""
+"""The places of a caller: never more than the limit, none lost, the longest wait first."""
 
 import asyncio
 from random import Random
