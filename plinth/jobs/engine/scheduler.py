@@ -106,11 +106,11 @@ class Scheduler:
             taken = await connection.exec_driver_sql(TAKE, (schedule.name, last, slots[-1]))
             if taken.first() is None:
                 return  # another worker took the slot, or the schedule was paused
-            prefix = f"schedule:{schedule.name}"
+            prefix = f"schedule {schedule.name}"  # a name has no space, so no other begins like this
             if schedule.overlap == "cancel":
                 slots = slots[-1:]
-                await self._cancel_earlier(session, schedule.kind.name, f"{prefix}:")
-            keys = [prefix if schedule.overlap == "skip" else f"{prefix}:{slot.isoformat()}" for slot in slots]
+                await self._cancel_earlier(session, schedule.kind.name, f"{prefix} ")
+            keys = [prefix if schedule.overlap == "skip" else f"{prefix} {slot.isoformat()}" for slot in slots]
             jobs = await enqueue_many(session, schedule.kind, [schedule.payload] * len(slots), unique_keys=keys)
             made = [(job.id, slot) for job, slot in zip(jobs, slots, strict=True) if job.created]
             ids, times = [job_id for job_id, _ in made], [slot for _, slot in made]
