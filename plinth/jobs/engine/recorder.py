@@ -21,7 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.aio import cancel_all
 from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
 from plinth.jobs.context import ClaimedJob, JobContext, Progress
-from plinth.jobs.engine.store import LOCK_TIMEOUT, Store
+from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
@@ -88,11 +88,6 @@ class _Lane:
     @property
     def unwritten(self) -> list[EndedRun]:
         return [*self._new, *self._batch, *self._put_off]
-
-    def take(self) -> list[EndedRun]:
-        """Remove and return the runs whose outcomes are not being written."""
-        taken, self._new, self._put_off = self._new + self._put_off, [], []
-        return taken
 
     def put(self, run: EndedRun) -> None:
         self._new.append(run)
@@ -178,14 +173,6 @@ class Recorder:
         while self.backlog:
             await self._with_follow_ups.idle.wait()
             await self._plain.idle.wait()
-
-    async def release_waiting(self) -> None:
-        """Give back the jobs whose outcomes wait for other transactions, and wait until that is committed."""
-        while len(self._with_follow_ups):
-            for run in self._with_follow_ups.take():
-                self.put(run.job, Release(run.job.id, run.job.lease))
-            await asyncio.sleep(LOCK_TIMEOUT)  # for the batch that is being written
-        await self.drained()
 
     async def run(self) -> None:
         """Write, for ever."""

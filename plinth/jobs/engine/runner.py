@@ -41,7 +41,7 @@ SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot 
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
 CLEANUP_SECONDS = 2.0  # for a cancelled handler to end before its job is released
-RECORD_SECONDS = 1.0  # for outcomes to be written
+RECORD_SECONDS = 2.0  # for outcomes to be written
 
 
 class Runner:
@@ -322,10 +322,7 @@ class Runner:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(RECORD_SECONDS):
                         await self._recorder.drained()
-                # What still waits, for transactions of others, is given back with the session.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(RECORD_SECONDS):
-                        await self._recorder.release_waiting()
+                # What still waits, for transactions of others, is given back with the session: see `CLOSE_SESSION`.
                 await heartbeat.stop()
                 await self._store.close_session()
                 await self._doorbell.aclose()

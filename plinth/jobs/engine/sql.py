@@ -264,6 +264,7 @@ SELECT EXISTS (SELECT FROM renewed) AS alive,
     ) AS cancelled
 """
 STOP_SESSION = "UPDATE worker_session SET stopping = true WHERE id = $1"
+# The reaper gives back what still runs in its name, and counts no crash.
 CLOSE_SESSION = "DELETE FROM worker_session WHERE id = $1"
 # A worker that lost its session and lives has not crashed: undo what the reaper counted for its runs.
 UNCOUNT_CRASHES = """
