@@ -20,8 +20,8 @@ import structlog
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.revisions import PLATFORM, SERVICE, read_revisions
-from plinth.jobs.engine.every import every
 from plinth.jobs.engine.fleet_sql import FLEET, FLEET_QUEUES, LEAVE_DUTY, MAX_COUNT, TAKE_DUTY
+from plinth.jobs.engine.housekeeping import every
 from plinth.jobs.engine.scheduler import LOOK
 from plinth.jobs.schedules import Schedule, schedules
 from plinth.settings import PlatformSettings

@@ -16,15 +16,14 @@ from plinth.database.errors import database_reason
 from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.endings import Interruption
-from plinth.jobs.engine.every import every
 from plinth.jobs.engine.heartbeat import Heartbeat
+from plinth.jobs.engine.housekeeping import PRUNE_SECONDS, Housekeeping, every
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.scheduler import Scheduler
-from plinth.jobs.engine.sql import PRUNE_ROWS
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
+from plinth.jobs.metrics import of_kind
 from plinth.jobs.outcome import Finish, Release, State
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import exemplar
@@ -36,7 +35,6 @@ log = structlog.get_logger("plinth.jobs.engine.worker")
 
 MAX_CLAIM = 500
 MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
-PRUNE_SECONDS = 60.0
 SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot is due
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
@@ -96,13 +94,16 @@ class Runner:
         heartbeat.start()
         self._heartbeat = heartbeat
         interval = self._settings.JOBS_POLL_INTERVAL
+        housekeeping = Housekeeping(
+            self._store, self._settings, self._queues, list(self._kinds), on_work=self._wake.set, on_freed=self._freed
+        )
         scheduler = Scheduler(self._store.database)
         claiming = asyncio.create_task(self._claim_loop())
         recording = asyncio.create_task(self._recorder.run())
         tasks = [
             asyncio.create_task(self._listen()),
-            asyncio.create_task(every(interval, "sweep", self._sweep)),
-            asyncio.create_task(every(PRUNE_SECONDS, "prune", self._prune)),
+            asyncio.create_task(every(interval, "sweep", housekeeping.sweep)),
+            asyncio.create_task(every(PRUNE_SECONDS, "prune", housekeeping.prune)),
             asyncio.create_task(every(SCHEDULES_SECONDS, "schedules", scheduler.step)),
         ]
         ends = [asyncio.create_task(event.wait()) for event in (stop, self.lost)]
@@ -247,45 +248,6 @@ class Runner:
         if (run := self._running.get(key)) and not run.ctx.completing:
             log.warning("the lease is lost; the run is cancelled", job_id=str(run.job.id), kind=run.job.kind)
             run.interrupt(Interruption.LOST)
-
-    # --- housekeeping ---
-
-    async def _sweep(self) -> None:
-        more = True
-        while more:
-            work, more, lost = await self._store.sweep(self._queues, list(self._kinds))
-            if work:
-                self._wake.set()
-        if lost:
-            await self._reap()
-
-    async def _reap(self) -> None:
-        with HOUSEKEEPING.labels("reap").time():
-            reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
-        for job in reaped:
-            of_kind(job.kind if job.kind in self._kinds else UNKNOWN_KIND).reaped[job.fate].inc()
-            log.warning(
-                "a job was taken away from its run",
-                job_id=str(job.id),
-                kind=job.kind,
-                why="hung" if job.hung else "worker lost",
-                fate=job.fate,
-            )
-        if reaped:
-            self._freed({job.queue for job in reaped})
-
-    async def _prune(self) -> None:
-        await self._reap()  # also deletes sessions that expired long ago
-        day = 86_400
-        for state, days in (
-            (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
-            (State.CANCELLED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
-            (State.DISCARDED, self._settings.JOBS_KEEP_DISCARDED_DAYS),
-        ):
-            while await self._store.prune(state, days * day) == PRUNE_ROWS:
-                log.debug("deleted records of ended jobs", state=state)
-        while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
-            log.debug("deleted audit records")
 
     # --- shutdown ---
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
-from plinth.jobs.engine import runner as runner_module
+from plinth.jobs.engine import housekeeping as housekeeping_module
 from plinth.jobs.engine import store as store_module
 from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, RELEASE, RETRY
@@ -264,7 +264,7 @@ class TestRetention:
             """
         )
         # A batch at a time, and still all of them.
-        monkeypatch.setattr(runner_module, "PRUNE_ROWS", 1)
+        monkeypatch.setattr(housekeeping_module, "PRUNE_ROWS", 1)
         monkeypatch.setattr(store_module, "PRUNE", PRUNE.replace("LIMIT 5000", "LIMIT 1"))
 
         async def pruned() -> bool:
@@ -292,7 +292,7 @@ class TestRetention:
             FROM unnest(ARRAY[1, 364, 366, 367]) AS days
             """
         )
-        monkeypatch.setattr(runner_module, "PRUNE_ROWS", 1)
+        monkeypatch.setattr(housekeeping_module, "PRUNE_ROWS", 1)
         monkeypatch.setattr(store_module, "PRUNE_AUDIT", PRUNE_AUDIT.replace("LIMIT 5000", "LIMIT 1"))
 
         async def pruned() -> bool:
