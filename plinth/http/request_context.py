@@ -21,7 +21,7 @@ from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.redaction import redact_text
-from plinth.telemetry.route_template import route_template, watch_route
+from plinth.telemetry.route_template import UNMATCHED, route_template, watch_route
 from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
 
 __all__ = [
@@ -161,7 +161,7 @@ class RequestContextMiddleware:
                 trace_id = None if recorded is None else format_trace_id(recorded.get_span_context().trace_id)
                 self.metrics.end(method, route, status or CUT_OFF, seconds, received, sent, trace_id, broken)
             if recorded is not None:
-                end_request(recorded, scope, route=route, status=status, error=error)
+                end_request(recorded, scope, route=None if route == UNMATCHED else route, status=status, error=error)
             remarkable = broken or not 0 < status < 400 or seconds >= self.slow_seconds
             sampled = not quiet and (recorded is not None or self.access_sample == 1 or random() < self.access_sample)  # noqa: S311
             if remarkable or sampled:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 from uuid import UUID
 
 import structlog
@@ -36,8 +36,7 @@ class Progress:
     message: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
     `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
@@ -91,6 +90,7 @@ class JobContext:
         recorder: RunRecorder,
         database: Database,
         settings: PlatformSettings,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.id = job.id
         self.kind = job.kind
@@ -101,7 +101,7 @@ class JobContext:
         self._recorder = recorder
         self.cancelled = False
         self.stopping = False
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._loop, self._thread = loop, threading.get_ident()
         self.completing = False
         self.completed = False
         self._completion: SessionTransaction | None = None

@@ -1,9 +1,8 @@
 """States of a job, outcomes of a run, and the error entry of a failed run."""
 
 import traceback
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 from uuid import UUID
 
 __all__ = [
@@ -93,8 +92,7 @@ def storable(text: str) -> str:
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The run ends the job."""
 
     id: UUID
@@ -103,8 +101,7 @@ class Finish:
     error: ErrorEntry | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(NamedTuple):
     """The run failed, and the job is tried again after `delay` seconds. `counts`: as an attempt."""
 
     id: UUID
@@ -114,8 +111,7 @@ class Retry:
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """The run is undone and counts as no attempt."""
 
     id: UUID

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from time import time
 
 from opentelemetry.trace import format_trace_id, get_current_span
 from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
@@ -89,10 +90,10 @@ class Observed:
         return [family]
 
 
-def exemplar() -> dict[str, str] | None:
-    """The exemplar of an observation: the current trace, if it is recorded."""
+def exemplar() -> tuple[str, float] | None:
+    """The exemplar of an observation: id and time of the current trace, if it is recorded."""
     span = get_current_span()
-    return {"trace_id": format_trace_id(span.get_span_context().trace_id)} if span.is_recording() else None
+    return (format_trace_id(span.get_span_context().trace_id), time()) if span.is_recording() else None
 
 
 # --- the process ---

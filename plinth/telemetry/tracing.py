@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time_ns
 from typing import NamedTuple
+from uuid import UUID
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -34,7 +35,6 @@ from prometheus_client import Counter
 from starlette.types import Scope
 
 from plinth.telemetry.redaction import redact_text
-from plinth.telemetry.route_template import UNMATCHED
 
 __all__ = [
     "MAX_PATH",
@@ -144,10 +144,14 @@ def begin_request(
     return RequestTrace(span, trace.set_span_in_context(span, _EMPTY), response)
 
 
-def end_request(span: Span, scope: Scope, *, route: str, status: int, error: BaseException | None) -> None:
-    """End a recorded request's span. `status` is 0 and `error` what ended it where there was no response."""
+def end_request(span: Span, scope: Scope, *, route: str | None, status: int, error: BaseException | None) -> None:
+    """End a recorded request's span.
+
+    `route` is the template, if a route took the request. `status` is 0 and `error` what ended it where there was no
+    response.
+    """
     attributes: dict[str, str | int] = {}
-    if route != UNMATCHED:
+    if route is not None:
         span.update_name(f"{scope['method'] if scope['method'] in METHODS else 'HTTP'} {route}")
         attributes["http.route"] = route
     if client := scope.get("client"):
@@ -192,13 +196,15 @@ def enqueue_span(kind: str, queue: str, count: int, within: Context | None = Non
 
 
 def begin_job(
-    kind: str, carrier: Mapping[str, str] | None, *, first: bool, attributes: Mapping[str, str | int]
+    kind: str, carrier: Mapping[str, str] | None, *, first: bool, queue: str, job_id: UUID, attempt: int, run: int
 ) -> Span | None:
     """Begin the span of a run and make it current until this task ends. None: the run belongs to no trace.
 
     `carrier` was stored when the job was enqueued. The `first` attempt continues that trace; later attempts, which may
     run days after it, begin traces of their own with a link to it.
     """
+    if carrier is None and _tracer is None:
+        return None
     parent = None
     if carrier is not None and "traceparent" in carrier:
         parent = _parse(carrier["traceparent"], carrier.get("tracestate"))
@@ -211,12 +217,15 @@ def begin_job(
             context = trace.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
         elif parent is not None:
             links = (Link(parent),)  # type: ignore[assignment]
-        described = {
+        described: dict[str, str | int] = {
             "messaging.system": "plinth",
             "messaging.operation.name": "run",
             "messaging.operation.type": "process",
+            "messaging.destination.name": queue,
+            "messaging.message.id": str(job_id),
             "plinth.job.kind": kind,
-            **attributes,
+            "plinth.job.attempt": attempt,
+            "plinth.job.run": run,
         }
         span = _tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
     if span is not None:

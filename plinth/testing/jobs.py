@@ -166,8 +166,9 @@ class Jobs:
                 failures.append(error)
                 raise
 
-        ctx = JobContext(job, recorder, self._database, self._settings)
-        run = Run(job, replace(kind, function=watched), ctx)
+        loop = asyncio.get_running_loop()
+        ctx = JobContext(job, recorder, self._database, self._settings, loop)
+        run = Run(job, replace(kind, function=watched), ctx, loop)
         running = asyncio.create_task(run.execute())
         run.task = running  # type: ignore[assignment]
         outcome = await running

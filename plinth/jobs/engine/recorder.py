@@ -48,7 +48,7 @@ IN_THE_WAY = ("40P01", "40001", "55P03")
 Write = Callable[[Sequence[Any]], Awaitable[Collection[UUID]]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class EndedRun:
     """A run that has ended: its job, its outcome, and the jobs that are enqueued with it."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from time import monotonic
+from typing import Any
 
 import structlog
 from opentelemetry.trace import Span
@@ -43,15 +44,16 @@ class InvalidPayload(Exception):
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "began", "ctx", "job", "kind", "span", "task")
+    __slots__ = ("_interruption", "_loop", "began", "ctx", "job", "kind", "span", "task")
 
     task: asyncio.Task[None]
     span: Span | None  # ended by the runner, with the outcome
 
-    def __init__(self, job: ClaimedJob, kind: JobKind, ctx: JobContext) -> None:  # type: ignore[type-arg]
+    def __init__(self, job: ClaimedJob, kind: JobKind[Any], ctx: JobContext, loop: asyncio.AbstractEventLoop) -> None:
         self.job = job
         self.kind = kind
         self.ctx = ctx
+        self._loop = loop
         self.began = monotonic()
         self._interruption: Interruption | None = None
 
@@ -66,7 +68,7 @@ class Run:
         """Tell the handler that its job is to be cancelled; some seconds later, cancel the handler."""
         if not self.ctx.cancelled:
             self.ctx.cancelled = True
-            asyncio.get_running_loop().call_later(CANCEL_GRACE, self._cancel)
+            self._loop.call_later(CANCEL_GRACE, self._cancel)
 
     def _cancel(self) -> None:
         if not self.task.done():
@@ -81,14 +83,12 @@ class Run:
             job.kind,
             job.trace_context,
             first=job.attempt == 1 and job.untried,
-            attributes={
-                "messaging.destination.name": job.queue,
-                "messaging.message.id": str(job.id),
-                "plinth.job.attempt": job.attempt,
-                "plinth.job.run": job.lease,
-            },
+            queue=job.queue,
+            job_id=job.id,
+            attempt=job.attempt,
+            run=job.lease,
         )
-        timer = asyncio.get_running_loop().call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
+        timer = self._loop.call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
             await self.kind.function(self.ctx, self._payload())
         except InvalidPayload as error:

@@ -67,7 +67,11 @@ class Runner:
         self._concurrency = concurrency
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
         self._running: dict[RunKey, Run] = {}
+        self._held: list[ClaimedJob] = []  # claimed, to be started with the next claim
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
+        # Kept for each run: `asyncio.get_running_loop` is a system call in Python 3.11.
+        self._loop = asyncio.get_running_loop()
+        self._log = log.bind()  # 0.8 µs a line
         self._wake = asyncio.Event()
         self._wake.set()
         self._more = False  # the last claim was full, so more jobs may wait
@@ -133,35 +137,58 @@ class Runner:
     def _room(self) -> int:
         if self._recorder.backlog > MAX_BACKLOG:
             return 0
-        return min(self._concurrency - len(self._running), MAX_CLAIM)
+        return min(self._concurrency - len(self._running) - len(self._held), MAX_CLAIM)
 
     async def _claim_loop(self) -> None:
         while not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             while (room := self._room()) > 0 and not self._stopping:
-                try:
-                    if self._unsure:
-                        await self._release_unknown()
-                    suspect = not any(run.job.suspect for run in self._running.values())
-                    jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
-                    self._unsure = False
-                except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
-                    if not self._unsure:  # once for an outage
-                        log.warning("nothing could be claimed", error=repr(error), reason=database_reason(error))
-                    self._unsure = True
-                    self._wake.set()
-                    await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
+                claim = asyncio.create_task(self._claim(room))
+                self._start_held()  # and they run while the claim is on its way
+                if not await claim:
                     break
-                # A claim that takes a suspect leaves out those behind it, and so may not be full.
-                self._more = len(jobs) == room or any(job.suspect for job in jobs)
-                for job in jobs:
-                    self._start(job)
-                if not self._more:
-                    break
+                await asyncio.sleep(0)  # short jobs end here, and make room
+            self._start_held()
+
+    async def _claim(self, room: int) -> bool:
+        """Claim up to so many jobs. Whether there may be more of them.
+
+        If there may be, half of the jobs are held until the next claim has been sent, so that the database is at work
+        while they run.
+        """
+        try:
+            if self._unsure:
+                await self._release_unknown()
+            suspect = not any(run.job.suspect for run in self._running.values())
+            jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
+            self._unsure = False
+        except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
+            if not self._unsure:  # once for an outage
+                log.warning("nothing could be claimed", error=repr(error), reason=database_reason(error))
+            self._unsure = True
+            self._wake.set()
+            await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
+            return False
+        # A claim that takes a suspect leaves out those behind it, and so may not be full.
+        self._more = len(jobs) == room or any(job.suspect for job in jobs)
+        now = len(jobs) - len(jobs) // 2 if self._more else len(jobs)
+        self._held = jobs[now:]
+        for job in jobs[:now]:
+            self._start(job)
+        return self._more
+
+    def _start_held(self) -> None:
+        held, self._held = self._held, []
+        for job in held:
+            self._start(job)
 
     def _known(self) -> list[RunKey]:
-        return [*self._running, *(run.key for run in self._recorder.pending())]
+        return [
+            *self._running,
+            *((job.id, job.lease) for job in self._held),
+            *(run.key for run in self._recorder.pending()),
+        ]
 
     async def _release_unknown(self) -> None:
         released = await self._store.release_unknown(self._known())
@@ -173,13 +200,13 @@ class Runner:
             self._give_back(job)
             return
         kind = self._kinds[job.kind]
-        ctx = JobContext(job, self._recorder, self._database, self._settings)
-        run = Run(job, kind, ctx)
+        ctx = JobContext(job, self._recorder, self._database, self._settings, self._loop)
+        run = Run(job, kind, ctx, self._loop)
         metrics = of_kind(job.kind)
         metrics.started.inc()
         metrics.wait.observe(max(0.0, (job.started_at - job.run_at).total_seconds()))
         self._running[job.id, job.lease] = run
-        run.task = asyncio.create_task(self._attend(run))
+        run.task = self._loop.create_task(self._attend(run))
 
     def _give_back(self, job: ClaimedJob) -> None:
         self._recorder.put(job, Release(job.id, job.lease))
@@ -196,7 +223,7 @@ class Runner:
         metrics = of_kind(job.kind)
         metrics.run.observe(seconds, exemplar())
         metrics.finished[result].inc()
-        log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
+        self._log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
         end_job(run.span, outcome=result, error=error_type(outcome))
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED

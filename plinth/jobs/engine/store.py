@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -45,6 +46,7 @@ __all__ = ["Reaped", "Store"]
 DEADLINE_MARGIN = timedelta(seconds=15)
 # Seconds that an outcome with follow-up jobs waits for another transaction before it is put off.
 LOCK_TIMEOUT = 0.05
+_ORDER = attrgetter("priority", "run_at", "id")
 # For how long lost workers are shown to operators.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
 
@@ -111,8 +113,8 @@ class Store:
             rows = await connection.fetch(
                 CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits, suspect
             )
-        jobs = [ClaimedJob(*row) for row in rows]
-        jobs.sort(key=lambda job: (job.priority, job.run_at, job.id))  # RETURNING has an order of its own
+        jobs = [ClaimedJob._make(row) for row in rows]
+        jobs.sort(key=_ORDER)  # RETURNING has an order of its own
         return jobs
 
     async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:

@@ -45,7 +45,8 @@ ENGINE_LIMITS = {
 }
 # A connection caches plans until the next VACUUM or ANALYZE. A plan made while the queue was empty scans the whole
 # table for each run of a batch once a burst arrives. Every statement of the engine on a large table has an index.
-ENGINE_PLANNING = {"enable_seqscan": "off"}
+# One plan fits all arguments, and planning a claim anew takes 0.4 ms.
+ENGINE_PLANNING = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
 
 
 def engine_database(settings: PlatformSettings, session_info: Mapping[str, Any] | None = None) -> Database:

@@ -39,7 +39,8 @@ class TestJson:
         assert theirs == {"message": "hello world", "level": "info", "size": 1, "logger": "uvicorn.error"}
 
     def test_json_timestamp_always_has_microseconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(log_records, "time", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp)
+        second = int(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp())
+        monkeypatch.setattr(log_records, "time_ns", lambda: second * 10**9)
         line = json.loads(render_json(None, "info", {"event": "x"}))
         assert line["timestamp"] == "2026-01-02T03:04:05.000000Z"
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -189,7 +190,7 @@ class TestTracingOff:
         with tracing.client_span("a", {}) as span, tracing.enqueue_span("kind", "queue", 1) as carrier:
             assert not span.is_recording()
         assert carrier is None
-        assert tracing.begin_job("kind", None, first=True, attributes={}) is None
+        assert tracing.begin_job("kind", None, first=True, queue="default", job_id=uuid4(), attempt=1, run=1) is None
 
 
 class TestRequest:
@@ -669,7 +670,10 @@ class TestJobs:
     @staticmethod
     async def run(carrier: dict[str, str] | None, *, first: bool) -> str | None:
         async def work() -> str | None:
-            span = tracing.begin_job("mail", carrier, first=first, attributes={"plinth.job.attempt": 1 if first else 2})
+            attempt = 1 if first else 2
+            span = tracing.begin_job(
+                "mail", carrier, first=first, queue="default", job_id=uuid4(), attempt=attempt, run=attempt
+            )
             inside = tracing.current_trace_id()
             tracing.end_job(span, outcome="succeeded" if first else "discarded", error=None if first else "ValueError")
             return inside

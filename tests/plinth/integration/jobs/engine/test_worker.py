@@ -18,10 +18,12 @@ from structlog.testing import capture_logs
 from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue, enqueue_many, job
+from plinth.jobs.context import ClaimedJob
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine import recorder as recorder_module
 from plinth.jobs.engine import run as run_module
 from plinth.jobs.engine import runner as runner_module
+from plinth.jobs.engine.store import Store
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.outcome import Finish, State
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
@@ -130,6 +132,42 @@ class TestOrder:
         async with working(settings, slots, concurrency=4):
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 39"))
         assert most == 4
+
+    async def test_next_claim_is_sent_before_the_second_half_of_a_claim_runs(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        events: list[str] = []
+        claim = Store.claim
+
+        async def observed(self: Store, *arguments: Any, **options: Any) -> list[ClaimedJob]:
+            events.append("claim")
+            return await claim(self, *arguments, **options)
+
+        @job("test.short")
+        async def short(ctx: JobContext, payload: Number) -> None:
+            events.append("run")
+
+        monkeypatch.setattr(Store, "claim", observed)
+        async with database.session() as session:
+            await enqueue_many(session, short, [Number(n=n) for n in range(8)])
+        async with working(settings, short, concurrency=4):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 7"))
+        assert events[:8] == ["claim", "run", "run", "claim", "run", "run", "run", "claim"]
+        assert events.count("run") == 8
+
+    async def test_long_job_does_not_keep_the_second_half_of_its_claim_from_running(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        everyone = asyncio.Barrier(4)
+
+        @job("test.together")
+        async def together(ctx: JobContext, payload: Number) -> None:
+            await everyone.wait()
+
+        async with database.session() as session:
+            await enqueue_many(session, together, [Number(n=n) for n in range(8)])
+        async with working(settings, together, concurrency=4):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 7"))
 
     async def test_max_running_holds_for_all_workers_together(
         self, settings: Settings, database: Database, jobs: Jobs
