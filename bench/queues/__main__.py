@@ -15,6 +15,8 @@ from bench.queues.harness import Queue, client, worker
 
 def main(name: str, role: str, *arguments: str) -> None:
     logging.basicConfig(level=logging.WARNING)
+    # Installed for development alone, where structlog loads it: 5 MB that no worker has in production.
+    sys.modules["rich"] = None  # type: ignore[assignment]
     make = importlib.import_module(f"bench.queues.{name}").Contender
     queue: Queue = make(os.environ["DATABASE_URL"], os.environ["REDIS_URL"])
     if role == "client":

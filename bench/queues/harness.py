@@ -8,6 +8,7 @@ imported here, because three of the four run where this service is not installed
 """
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -70,6 +71,8 @@ def say(**words: Any) -> None:
 async def client(queue: Queue) -> None:
     """Do what standard input says, until it ends."""
     await queue.open()
+    gc.collect()
+    gc.freeze()  # as servers do, so that no engine pays for the size of its imports at a moment of chance
     while line := await asyncio.to_thread(sys.stdin.readline):
         match json.loads(line):
             case ["one_by_one", jobs]:

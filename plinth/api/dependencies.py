@@ -14,6 +14,7 @@ from fastapi.security.base import SecurityBase
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.api.state import AppState
+from plinth.database.engine import Database
 from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.caller_limit import take_place
 from plinth.http.rate_limit import count_address, count_hit
@@ -25,6 +26,7 @@ from plinth.settings.types import is_permission
 
 __all__ = [
     "Bearer",
+    "DatabaseDep",
     "OperatorDep",
     "PrincipalDep",
     "ReaderDep",
@@ -98,6 +100,13 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 # "function": commits before the response is sent. With FastAPI's default scope a client could read its 201 before the
 # commit.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
+
+
+def _database(request: Request) -> Database:
+    return state_of(request)["database"]
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
 _bearer = Bearer()
 PrincipalDep = Annotated[Principal, Depends(_bearer)]
 

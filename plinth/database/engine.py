@@ -102,8 +102,9 @@ class Database:
         if server_settings and not self._pooler:
             connect_args["server_settings"] |= server_settings
         self.engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, **options)
+        self.session_info = dict(session_info or {})
         self._sessions = async_sessionmaker(
-            self.engine, class_=AsyncSession, expire_on_commit=False, info=dict(session_info or {})
+            self.engine, class_=AsyncSession, expire_on_commit=False, info=self.session_info
         )
         service = getattr(settings, "service", None)
         self._models: str | None = None if service is None else service.models

@@ -16,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.engine import Database
 from plinth.errors import ServiceUnavailableError
 from plinth.jobs.after_commit import after_commit
 from plinth.redis.errors import is_wrong_server, redis_reason
@@ -23,7 +24,7 @@ from plinth.redis.keys import key_prefix
 from plinth.redis.window import WriteCheck
 from plinth.settings import PlatformSettings
 
-__all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit"]
+__all__ = ["DOORBELL", "Doorbell", "doorbell_for", "ring_after_commit", "ring_now"]
 
 log = structlog.get_logger("plinth.jobs.doorbell")
 
@@ -31,6 +32,8 @@ DOORBELL = "jobs.doorbell"
 """The key in a session's `info` under which its database puts the doorbell."""
 
 _READ_SECONDS = 10.0
+# The first ring is published at once; those of so many seconds after it, with one more.
+_MERGE_SECONDS = 0.005
 _RETRY_SECONDS = 2.0
 
 
@@ -66,10 +69,12 @@ class Doorbell:
 
     async def _publish(self, redis: Redis) -> None:
         await self._publish_once(redis)
-        # Rings that arrive during a publish go out with the next one. In its own context, because it is not part of the
+        await asyncio.sleep(_MERGE_SECONDS)
+        # Rings that arrived meanwhile go out with the next one. In its own context, because it is not part of the
         # request that rang first.
         while self._queues or self._cancelled:
             await asyncio.get_running_loop().create_task(self._publish_once(redis), context=Context())
+            await asyncio.sleep(_MERGE_SECONDS)
 
     async def _publish_once(self, redis: Redis) -> None:
         message = json.dumps({"queues": sorted(self._queues), "cancelled": sorted(self._cancelled)})
@@ -138,6 +143,13 @@ def _parse(data: bytes) -> tuple[set[str], set[UUID]] | None:
         message = json.loads(data)
         return {str(name) for name in message["queues"]}, {UUID(job_id) for job_id in message["cancelled"]}
     return None
+
+
+def ring_now(database: Database, *, queues: Iterable[str]) -> None:
+    """Ring for jobs that were enqueued through the database itself."""
+    doorbell: Doorbell | None = database.session_info.get(DOORBELL)
+    if doorbell is not None:
+        doorbell.ring(queues)
 
 
 def ring_after_commit(session: AsyncSession, *, queues: Iterable[str] = (), cancelled: Iterable[UUID] = ()) -> None:

@@ -1,21 +1,23 @@
-"""Enqueues jobs: rows in the caller's transaction, and a doorbell ring once it has committed."""
+"""Enqueues jobs: rows in a transaction of the caller or of their own, and a doorbell ring after the commit."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypedDict, Unpack
 from uuid import UUID
 
+import asyncpg
 from opentelemetry.context import Context
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.engine import Database
 from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.after_commit import after_commit
-from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.doorbell import ring_after_commit, ring_now
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.owner_limit import make_room
@@ -29,16 +31,18 @@ _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an e
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
 # order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
-ENQUEUE = """
+INSERT = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
     CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb
 FROM unnest($1::uuid[], $6::text[], $7::text[]) AS new (id, payload, unique_key),
     (SELECT COALESCE($9::timestamptz, CASE WHEN $10 > interval '0' THEN clock_timestamp() + $10 ELSE now() END) AS at
     ) AS due
-ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-RETURNING id, unique_key
 """
+# Leaves out the jobs whose key a live one has.
+INSERT_KEYED = (
+    f"{INSERT} ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING RETURNING id, unique_key"
+)
 # The live jobs that have the keys, locked so that none of them ends before the transaction. Others may lock them so at
 # the same time: enqueues of one key do not wait for each other.
 LIVE = (
@@ -46,8 +50,7 @@ LIVE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EnqueuedJob:
+class EnqueuedJob(NamedTuple):
     """An enqueued job. `created` is False if a live job had the same unique key; `id` is then that job's."""
 
     id: UUID
@@ -65,16 +68,18 @@ class EnqueueOptions(TypedDict, total=False):
 
 
 async def enqueue(
-    session: AsyncSession,
+    to: AsyncSession | Database,
     kind: str | JobKind[Any],
     payload: BaseModel,
     *,
     unique_key: str | None = None,
     **options: Unpack[EnqueueOptions],
 ) -> EnqueuedJob:
-    """Enqueue a job as part of the session's transaction: it exists if and only if that commits.
+    """Enqueue a job: as part of a session's transaction, or at once.
 
     Args:
+        to: a session: the job exists if and only if its transaction commits. A database: the job exists when this
+            returns; one statement, half the time.
         unique_key: only one live job of a kind has it.
         owner: the `owner` of the principal that may see and cancel it.
         queue: instead of the kind's.
@@ -89,12 +94,12 @@ async def enqueue(
         ValueError: `run_at` has no time zone, a text is too long or holds a NUL, or the payload does not survive JSON.
     """
     keys = None if unique_key is None else [unique_key]
-    (job,) = await enqueue_many(session, kind, [payload], unique_keys=keys, **options)
+    (job,) = await enqueue_many(to, kind, [payload], unique_keys=keys, **options)
     return job
 
 
 async def enqueue_many(
-    session: AsyncSession,
+    to: AsyncSession | Database,
     kind: str | JobKind[Any],
     payloads: Sequence[BaseModel],
     *,
@@ -107,10 +112,16 @@ async def enqueue_many(
     """
     kind = kind if isinstance(kind, JobKind) else kind_named(kind)
     insertion = prepare(kind, payloads, unique_keys=unique_keys, **options)
-    if (owner := options.get("owner")) is not None:
+    owner = options.get("owner") if kind.max_per_owner is not None else None
+    if isinstance(to, Database):
+        if owner is None:
+            return await insertion.commit(to)
+        async with to.session() as session:  # the count of the owner's jobs holds for a transaction
+            return await enqueue_many(session, kind, payloads, unique_keys=unique_keys, **options)
+    if owner is not None:
         number = len(payloads if unique_keys is None else set(unique_keys))
-        await make_room(session, kind, owner, number, unique_keys=unique_keys or ())
-    return await insertion.execute(session)
+        await make_room(to, kind, owner, number, unique_keys=unique_keys or ())
+    return await insertion.execute(to)
 
 
 class Terms(NamedTuple):
@@ -149,29 +160,59 @@ class Insertion:
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
             found = await self._insert(await session.connection(), trace_context)
         ring_after_commit(session, queues=[terms.queue])
-        jobs = []
-        for row in self.rows:
-            job_id = row.id if row.unique_key is None else found[row.unique_key]
-            jobs.append(EnqueuedJob(job_id, created=job_id == row.id))
-        after_commit(session, partial(ENQUEUED.labels(terms.kind).inc, sum(job.created for job in jobs)))
+        jobs = self._answers(found)
+        after_commit(session, partial(self._count, jobs))
         return jobs
 
-    async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str | None, UUID]:
-        """Insert the jobs; return the live job of each unique key."""
+    async def commit(self, database: Database) -> list[EnqueuedJob]:
+        """Insert the jobs at once, in a statement that commits by itself."""
+        if not self.rows:
+            return []
         terms = self.terms
-        # The first row of each key, in the order of keys: concurrent calls wait for each other in one order.
-        keyed = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
-        rows = [row for row in self.rows if row.unique_key is None]
-        rows += [keyed[key] for key in sorted(keyed)]
+        with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
+            async with database.connection() as connection:
+                found = await self._insert_alone(connection, trace_context)
+        ring_now(database, queues=[terms.queue])
+        jobs = self._answers(found)
+        self._count(jobs)
+        return jobs
+
+    def _answers(self, found: Mapping[str, UUID]) -> list[EnqueuedJob]:
+        if not found:
+            return [EnqueuedJob(row.id, created=True) for row in self.rows]
+        ids = [row.id if row.unique_key is None else found[row.unique_key] for row in self.rows]
+        return [EnqueuedJob(job_id, job_id == row.id) for job_id, row in zip(ids, self.rows, strict=True)]
+
+    def _count(self, jobs: Sequence[EnqueuedJob]) -> None:
+        ENQUEUED.labels(self.terms.kind).inc(sum(job.created for job in jobs))
+
+    def _arguments(self, rows: Sequence[Row], trace_context: str | None) -> tuple[Any, ...]:
         ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
-        arguments = (ids, *terms[:4], payloads, keys, *terms[4:], trace_context)
+        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:], trace_context)
+
+    def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
+        """The rows without those of a repeated key, and the keyed ones by key.
+
+        Keys are in order: concurrent calls wait for each other in one order.
+        """
+        first = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
+        keyed = {key: first[key] for key in sorted(first)}
+        return [*(row for row in self.rows if row.unique_key is None), *keyed.values()], keyed
+
+    async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str, UUID]:
+        """Insert the jobs; return the live job of each unique key."""
+        rows, keyed = self._distinct()
+        arguments = self._arguments(rows, trace_context)
+        if not keyed:
+            await connection.exec_driver_sql(INSERT, arguments)
+            return {}
         while True:
             # A second try must not hold keys of the first: it would ask for an earlier one, and deadlock.
-            savepoint = await connection.begin_nested() if keyed and len(rows) > 1 else None
-            made = await connection.exec_driver_sql(ENQUEUE, arguments)
-            found: dict[str | None, UUID] = {row.unique_key: row.id for row in made} if keyed else {}
+            savepoint = await connection.begin_nested() if len(rows) > 1 else None
+            made = await connection.exec_driver_sql(INSERT_KEYED, arguments)
+            found: dict[str, UUID] = {row.unique_key: row.id for row in made if row.unique_key is not None}
             if taken := [key for key in keyed if key not in found]:
-                live = await connection.exec_driver_sql(LIVE, (terms.kind, taken))
+                live = await connection.exec_driver_sql(LIVE, (self.terms.kind, taken))
                 found |= {row.unique_key: row.id for row in live}
             if keyed.keys() <= found.keys():
                 if savepoint is not None:
@@ -180,6 +221,22 @@ class Insertion:
             # A job that had one of the keys has ended in between.
             if savepoint is not None:
                 await savepoint.rollback()
+
+    async def _insert_alone(self, connection: asyncpg.Connection, trace_context: str | None) -> dict[str, UUID]:
+        """Insert the jobs, each statement in a transaction of its own; return the live job of each unique key."""
+        rows, keyed = self._distinct()
+        if not keyed:
+            await connection.execute(INSERT, *self._arguments(rows, trace_context))
+        found: dict[str, UUID] = {}
+        while len(found) < len(keyed):
+            made = await connection.fetch(INSERT_KEYED, *self._arguments(rows, trace_context))
+            found |= {row["unique_key"]: row["id"] for row in made if row["unique_key"] is not None}
+            if taken := [key for key in keyed if key not in found]:
+                live = await connection.fetch(LIVE, self.terms.kind, taken)
+                found |= {row["unique_key"]: row["id"] for row in live}
+            # A job that had one of the keys has ended in between: its key is free now.
+            rows = [row for key, row in keyed.items() if key not in found]
+        return found
 
 
 def merged(insertions: Iterable[Insertion]) -> list[Insertion]:

@@ -1,6 +1,7 @@
 """The worker process: opens its connections, keeps a worker session, runs jobs until it is told to stop."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -193,6 +194,9 @@ async def run_worker(
     loop.set_default_executor(worker.threads)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
+    # As in the API: a full collection that scans what stays loaded stops the event loop for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     watch = LoopWatch()
     probes = ProbeServer(
         host, settings.METRICS_PORT, alive=lambda: watch.alive and not worker.stuck, ready=lambda: worker.ready

@@ -1,6 +1,7 @@
 """Enqueueing: in the caller's transaction, in one round trip, once for a unique key."""
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from plinth.jobs import (
     job,
 )
 from plinth.jobs.admin.jobs import request_cancel, retry_job
+from plinth.jobs.enqueue import INSERT, LIVE
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import Finish
 from plinth.jobs.tables import CHECKS
@@ -226,6 +228,97 @@ class TestUniqueKeys:
         async with database.session() as session:
             await enqueue(session, noop, Number(), unique_key="k")
             assert (await enqueue(session, other, Number(), unique_key="k")).created
+
+
+class TestAtOnce:
+    """`enqueue` with the database instead of a session."""
+
+    async def test_job_is_there_when_the_call_returns(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        made = await enqueue(database, noop, Number(n=7), owner="alice", priority=2, delay=60)
+        row = await jobs.one("SELECT id, payload, owner, priority, state FROM job")
+        assert (made, row["payload"]) == (EnqueuedJob(row["id"], created=True), {"n": 7})
+        assert (row["owner"], row["priority"], row["state"]) == ("alice", 2, "scheduled")
+
+    async def test_many_jobs_are_one_transaction(self, database: Database, jobs: Jobs, noop: JobKind[Number]) -> None:
+        made = await enqueue_many(database, noop, [Number(n=n) for n in range(1000)])
+        rows = await jobs.all("SELECT id, xmin::text, payload FROM job")
+        assert len({row["xmin"] for row in rows}) == 1
+        assert [answer.id for answer in made] == [
+            row["id"] for row in sorted(rows, key=lambda row: int(row["payload"]["n"]))
+        ]
+        assert await enqueue_many(database, noop, []) == []
+
+    async def test_concurrent_enqueues_of_a_unique_key_make_one_job(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        made = await asyncio.gather(*(enqueue(database, noop, Number(), unique_key="k") for _ in range(50)))
+        assert sum(answer.created for answer in made) == 1
+        assert len({answer.id for answer in made}) == 1
+        assert len(await jobs.all("SELECT FROM job")) == 1
+
+    async def test_concurrent_batches_of_the_same_keys_have_an_answer_for_each(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        keys = [f"k{n % 20}" for n in range(40)]
+
+        async def batch(shift: int) -> list[EnqueuedJob]:
+            turned = keys[shift:] + keys[:shift]
+            return await enqueue_many(database, noop, [Number()] * 40, unique_keys=turned)
+
+        answers = await asyncio.gather(*map(batch, range(10)))
+        assert sum(answer.created for batch in answers for answer in batch) == 20
+        rows = {row["unique_key"]: row["id"] for row in await jobs.all("SELECT id, unique_key FROM job")}
+        for shift, found in enumerate(answers):
+            assert [answer.id for answer in found] == [rows[key] for key in keys[shift:] + keys[:shift]]
+
+    async def test_key_that_becomes_free_meanwhile_makes_a_job_and_no_other_twice(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = await enqueue(database, noop, Number(), unique_key="ends")
+        ends = f"WITH gone AS (DELETE FROM job WHERE id = '{old.id}') {LIVE}"
+        # A statement still sees what it deletes.
+        ends = ends.replace("WHERE kind", f"WHERE id <> '{old.id}' AND kind")
+        monkeypatch.setattr(sys.modules["plinth.jobs.enqueue"], "LIVE", ends)
+        made = await enqueue_many(database, noop, [Number(n=n) for n in range(2)], unique_keys=["ends", "new"])
+        assert [answer.created for answer in made] == [True, True]
+        assert {row["id"] for row in await jobs.all("SELECT id FROM job")} == {answer.id for answer in made}
+
+    async def test_worker_hears_of_it(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        deaf = settings.model_copy(update={"JOBS_POLL_INTERVAL": 3600.0})
+        async with working(deaf, noop, queues=["side"]):
+            await until(lambda: jobs.all("SELECT FROM worker_session"))
+            warm = await enqueue(database, noop, Number())
+            await jobs.end_of(warm.id)
+            for _ in range(3):
+                await jobs.end_of((await enqueue(database, noop, Number())).id)
+
+    async def test_limit_of_an_owner_holds(self, database: Database, jobs: Jobs) -> None:
+        @job("test.per-owner-at-once", max_per_owner=2)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            pass
+
+        calls = (enqueue(database, limited, Number(), owner="alice") for _ in range(8))
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(one, TooManyJobsError) for one in made) == 6
+        assert len(await jobs.all("SELECT FROM job")) == 2
+
+    async def test_it_takes_no_transaction_of_its_own(self, database: Database, noop: JobKind[Number]) -> None:
+        statements: list[str] = []
+
+        def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            statements.append(statement)
+
+        event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+        async with database.connection() as connection:
+            connection.add_query_logger(lambda record: statements.append(record.query))
+        await enqueue(database, noop, Number())
+        statements.clear()  # of the first, for which asyncpg asks about the types of the parameters
+        await enqueue(database, noop, Number())
+        assert statements == [INSERT]
 
 
 class TestRowsFromElsewhere:
