@@ -21,6 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.aio import cancel_all
 from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
 from plinth.jobs.context import ClaimedJob, JobContext, Progress
+from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
@@ -39,7 +40,6 @@ FOLLOW_UP_BATCH = 100
 # Those with follow-ups that are put off are tried again so many at a time, behind those that are new. One of them takes
 # 50 ms at most (`LOCK_TIMEOUT`), so that they delay a new one by half a second.
 FOLLOW_UP_AGAIN = 10
-PUT_OFF_SECONDS = 0.25
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
 # SQLSTATEs: another transaction is in the way, and this one has to try again.
@@ -61,65 +61,6 @@ class EndedRun:
         return self.job.id, self.job.lease
 
 
-class _Lane:
-    """Ended runs on their way into the database, in batches of `size`.
-
-    `write` writes a batch and returns those that are put off; they are tried again, `again` at a time.
-    """
-
-    def __init__(
-        self, write: Callable[[Sequence[EndedRun]], Awaitable[Collection[EndedRun]]], *, size: int, again: int
-    ) -> None:
-        self._write = write
-        self._size = size
-        self._again = again
-        self._new: list[EndedRun] = []
-        self._batch: list[EndedRun] = []  # being written
-        self._put_off: list[EndedRun] = []
-        self._put_off_due = False
-        self._timer: asyncio.TimerHandle | None = None  # until those are due
-        self._wanted = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.idle.set()
-
-    def __len__(self) -> int:
-        return len(self._new) + len(self._batch) + len(self._put_off)
-
-    @property
-    def unwritten(self) -> list[EndedRun]:
-        return [*self._new, *self._batch, *self._put_off]
-
-    def put(self, run: EndedRun) -> None:
-        self._new.append(run)
-        self.idle.clear()
-        self._wanted.set()
-
-    async def run(self) -> None:
-        """Write, for ever."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while self._new:
-                self._batch, self._new = self._new[: self._size], self._new[self._size :]
-                await self._write_batch()
-            if self._put_off_due:
-                self._put_off_due = False
-                self._batch, self._put_off = self._put_off[: self._again], self._put_off[self._again :]
-                await self._write_batch()
-            if self._put_off and self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(PUT_OFF_SECONDS, self._try_again)
-            if not len(self):
-                self.idle.set()
-
-    async def _write_batch(self) -> None:
-        self._put_off += await self._write(self._batch)
-        self._batch = []
-
-    def _try_again(self) -> None:
-        self._timer, self._put_off_due = None, True
-        self._wanted.set()
-
-
 class Recorder:
     """Writes outcomes and progress in batches.
 
@@ -136,8 +77,8 @@ class Recorder:
         self._store = store
         self._on_written = on_written
         self._on_lost = on_lost
-        self._plain = _Lane(self._write_plain, size=BATCH, again=BATCH)
-        self._with_follow_ups = _Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
+        self._plain = Lane(self._write_plain, size=BATCH, again=BATCH)
+        self._with_follow_ups = Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
         self._progress_written = asyncio.Lock()
