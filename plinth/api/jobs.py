@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.api.dependencies import PrincipalDep, SessionDep, check_permission, has_permission, state_of
 from plinth.api.job_events import JobEvents, event_id
-from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead
+from plinth.api.schemas import JobQuery, JobRead, JobSummary, OperatorJobRead, OperatorStepRead, StepRead
 from plinth.http.headers import path_in_api, with_headers
 from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
@@ -20,6 +20,7 @@ from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import State
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
+from plinth.jobs.admin.steps import list_steps
 from plinth.jobs.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=problems(401, 422, 429, 503))
@@ -61,6 +62,18 @@ async def read_job(
     """A job, with its progress and the errors of its failed runs."""
     job = await get_job(session, job_id, owner=_owner(request, principal))
     return _read(request, principal, job)
+
+
+@router.get("/{job_id}/steps", responses=problems(404))
+async def read_steps(
+    job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
+) -> list[OperatorStepRead] | list[StepRead]:
+    """A job's steps, in the order in which they began."""
+    await get_job(session, job_id, owner=_owner(request, principal))
+    steps = await list_steps(session, job_id)
+    if has_permission(request, principal, READ_JOBS):
+        return [OperatorStepRead.model_validate(step) for step in steps]
+    return [StepRead.model_validate(step) for step in steps]
 
 
 @router.post("/{job_id}/cancel", responses={202: {"model": OperatorJobRead | JobRead}, **problems(403, 404, 409)})

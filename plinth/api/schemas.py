@@ -22,8 +22,10 @@ __all__ = [
     "Me",
     "OperatorJobRead",
     "OperatorRunError",
+    "OperatorStepRead",
     "RunError",
     "ScheduleRun",
+    "StepRead",
 ]
 
 # The name of a kind, a queue or a schedule.
@@ -129,6 +131,25 @@ class OperatorJobRead(JobSummary):
     unique_key: str | None
     crash_count: int = Field(description="How many workers were lost while they ran it.")
     run_lease: int = Field(description="Counts all runs.")
+
+
+class StepRead(ReadModel):
+    """A step of a job as its owner sees it."""
+
+    name: str
+    kind: str = Field(description="step, sleep or event.")
+    state: str = Field(description="waiting, done, failed or timed_out.")
+    started_at: datetime
+    due_at: datetime | None = Field(description="When a sleep or a wait ends.")
+    finished_at: datetime | None
+
+
+class OperatorStepRead(StepRead):
+    """A step as operators see it."""
+
+    event: str | None = Field(description="The event that it waits for.")
+    result: Any = Field(description="What the step gave, or the event's payload.")
+    error: str | None
 
 
 class ScheduleRun(ReadModel):

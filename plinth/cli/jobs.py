@@ -1,8 +1,10 @@
 """`plinth jobs`: lists, shows, cancels, retries and enqueues jobs."""
 
+import json
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from plinth.database.engine import Database
     from plinth.jobs.admin.jobs import JobView
+    from plinth.jobs.admin.steps import StepView
 
 # The values of plinth.jobs.State, repeated because importing it would slow every other command.
 STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
@@ -86,10 +89,14 @@ def _row(job: "JobView") -> tuple[object, ...]:
 def show(job_id: UUID, as_json: bool) -> None:
     """Show all that is known of a job, with each failed run's error and traceback."""
     from plinth.jobs.admin.jobs import get_job
+    from plinth.jobs.admin.steps import list_steps
 
-    job = transact(lambda session: get_job(session, job_id))
+    async def read(session: "AsyncSession") -> "tuple[JobView, list[StepView]]":
+        return await get_job(session, job_id), await list_steps(session, job_id)
+
+    job, steps = transact(read)
     if as_json:
-        print_json(job)
+        print_json(asdict(job) | {"steps": steps})
         return
     fields = {
         "Job": job.id,
@@ -114,6 +121,11 @@ def show(job_id: UUID, as_json: bool) -> None:
     for name, value in fields.items():
         if value is not None:
             click.echo(f"{name:<14}{shown(value)}")
+    for step in steps:
+        waits = step.state == "waiting"
+        until = f", until {shown(step.due_at)}" if waits and step.due_at is not None else ""
+        gave = step.error or ("" if step.result is None else json.dumps(step.result, ensure_ascii=False))
+        click.echo(printable(f"Step {step.name} ({step.kind}): {step.state}{until}{gave and f': {gave}'}"))
     for entry in job.errors:
         at = shown(datetime.fromisoformat(entry["at"]))
         click.echo(f"\nRun {entry['run']}, attempt {entry['attempt']}, {at}: {entry['outcome']}")

@@ -16,15 +16,18 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
+from plinth.jobs.events import emit
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, State
 from plinth.jobs.owner_limit import TooManyJobsError
 from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.schedules import Schedule, schedule
+from plinth.jobs.steps import EventTimeout, StepChanged, StepFailed
 
 __all__ = [
     "Discard",
     "EnqueuedJob",
+    "EventTimeout",
     "JobCancelled",
     "JobContext",
     "JobKind",
@@ -32,8 +35,11 @@ __all__ = [
     "RetryPolicy",
     "Schedule",
     "State",
+    "StepChanged",
+    "StepFailed",
     "TooManyJobsError",
     "UnknownKindError",
+    "emit",
     "enqueue",
     "enqueue_many",
     "job",

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
 import structlog
@@ -22,11 +23,18 @@ from plinth.jobs.after_commit import after_commit
 from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
+from plinth.jobs.retry import RetryPolicy
+from plinth.jobs.steps import MAX_NAME, StepRecorder, Steps
 from plinth.settings import PlatformSettings
 
 __all__ = ["ClaimedJob", "JobContext", "Progress", "RunRecorder"]
 
 T = TypeVar("T")
+
+MAX_WAIT = 10 * 366 * 86_400.0  # seconds
+
+# The session of the `ctx.session()` that this task is in.
+_session: ContextVar[AsyncSession | None] = ContextVar("job_session", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,10 @@ class RunRecorder(Protocol):
     async def complete(self, ctx: "JobContext", session: AsyncSession) -> bool:
         """Move the job to the history in the session's transaction; False if another run has taken over."""
 
+    @property
+    def steps(self) -> StepRecorder:
+        """Reads and writes the steps."""
+
 
 class JobContext:
     """One run of one job.
@@ -109,15 +121,119 @@ class JobContext:
         self.database = database
         self.settings = settings
         self.follow_ups: list[Insertion] = []
+        self._earlier = job.lease > 1
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return Steps(self.id, self.run, self._recorder.steps, earlier=self._earlier)
 
     @cached_property
     def log(self) -> Any:
         """A logger whose lines carry the job's id, kind and attempt."""
         return structlog.get_logger("plinth.jobs").bind(job_id=str(self.id), kind=self.kind, attempt=self.attempt)
 
-    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """A session on the worker's database that commits at the end of the block. Do not hold it while waiting."""
-        return self.database.session()
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A session on the worker's database that commits at the end of the block. Do not hold it while waiting.
+
+        A step within the block is kept in the same transaction.
+        """
+        outer = _session.get()
+        async with self.database.session() as session:
+            _session.set(session)
+            try:
+                yield session
+            finally:
+                _session.set(outer)
+
+    # --- steps ---
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[..., Awaitable[T]], *arguments: Any, retry: RetryPolicy | None = None
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[..., T], *arguments: Any, retry: RetryPolicy | None = None
+    ) -> T: ...
+
+    async def step(
+        self, name: str, function: Callable[..., Any], *arguments: Any, retry: RetryPolicy | None = None
+    ) -> Any:
+        """Run `function(*arguments)` once, keep its result with the job, and return it.
+
+        In a later run of the same job it does not run again: it gives what it gave before. Within `ctx.session()` the
+        effect and the result commit together; else the function runs again if the worker dies before the result is
+        kept, and `effect_key(name)` is for the other side. A plain function runs in a thread.
+
+        Args:
+            name: of 1 to 200 characters, known in this job. The second step of a name is `name#2`, and so on.
+            retry: attempts within the step. When they are spent, the step has failed in every run of this job.
+
+        Raises:
+            Exception: what the function raised; the next attempt of the job runs it again.
+            StepFailed: its attempts are spent, in this run or in an earlier one.
+            StepChanged: what an earlier run kept does not fit the function's return type, or was no step.
+            TypeError, ValueError: the result is no JSON of the function's return type, or more than 64 KiB of it.
+            JobCancelled: cancellation of the job was requested.
+            LeaseLost: another run has taken over.
+        """
+        self._check_steps()
+        return await self._steps.run(name, function, arguments, retry=retry, session=_session.get())
+
+    async def sleep(self, seconds: float | None = None, *, until: datetime | None = None, name: str = "sleep") -> None:
+        """Give the slot back for so many seconds, or `until` a time, and go on then, whatever is restarted meanwhile.
+
+        The handler runs from the top again; steps that are done give their results. No attempt is spent.
+
+        Raises:
+            ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone.
+            RuntimeError: within `ctx.session()`, or after `complete`.
+        """
+        self._check_steps(suspends=True)
+        if (seconds is None) == (until is None):
+            raise ValueError("a sleep has seconds or a time until which it lasts")
+        _check_wait(seconds)
+        if until is not None and until.tzinfo is None:
+            raise ValueError("a time until which a job sleeps needs a time zone")
+        await self._steps.sleep(name, seconds=seconds, until=until)
+
+    async def wait_for(
+        self,
+        event: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - it outlives this call, and the process
+        name: str | None = None,
+        returns: Any = Any,
+    ) -> Any:
+        """Give the slot back until `event` has been emitted (`plinth.jobs.emit`), and return its payload.
+
+        It may have been emitted before. The handler runs from the top again, as after `sleep`.
+
+        Args:
+            timeout: seconds after which EventTimeout is raised; None waits for ever.
+            name: the step's; the event's if there is none.
+            returns: the type of the payload.
+
+        Raises:
+            EventTimeout: it did not come in time.
+            StepChanged: the payload is not of that type.
+            ValueError: the event's name is empty or too long, or the time is not 0 to 10 years.
+            RuntimeError: within `ctx.session()`, or after `complete`.
+        """
+        self._check_steps(suspends=True)
+        if not 0 < len(event) <= MAX_NAME or "\0" in event:
+            raise ValueError(f"an event's name has 1 to {MAX_NAME} characters, and no NUL")
+        _check_wait(timeout)
+        return await self._steps.wait_for(name or event, event, seconds=timeout, returns=returns)
+
+    def _check_steps(self, *, suspends: bool = False) -> None:
+        self.raise_if_cancelled()
+        if suspends and _session.get() is not None:
+            raise RuntimeError("a job does not wait within `ctx.session()`, whose transaction would stay open")
+        if self.completing:
+            raise RuntimeError("steps come before the job completes")
 
     def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
         """Report progress. Cheap: the last report is written every half second, for all jobs together.
@@ -203,3 +319,8 @@ class JobContext:
 
     def _complete(self) -> None:
         self.completed = True
+
+
+def _check_wait(seconds: float | None) -> None:
+    if seconds is not None and not 0 <= seconds <= MAX_WAIT:
+        raise ValueError("a job waits for 0 seconds to 10 years")

@@ -23,7 +23,7 @@ from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.owner_limit import make_room
 from plinth.telemetry.tracing import enqueue_span
 
-__all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
+__all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "holds_nul", "prepare"]
 
 MAX_TEXT_LENGTH = 255
 MAX_ROWS = 1000  # in one statement
@@ -50,7 +50,8 @@ LIVE = (
 )
 
 
-class EnqueuedJob(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EnqueuedJob:
     """An enqueued job. `created` is False if a live job had the same unique key; `id` is then that job's."""
 
     id: UUID
@@ -284,11 +285,16 @@ def prepare(
     return Insertion(terms, rows)
 
 
+def holds_nul(text: str) -> bool:
+    """Whether a JSON text holds a NUL, which PostgreSQL cannot store."""
+    return r"\u0000" in text and _NUL.search(text) is not None
+
+
 def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
     if not isinstance(payload, kind.payload):
         raise TypeError(f"{kind.name} takes a {kind.payload.__name__}, not a {type(payload).__name__}")
     text: str = payload.model_dump_json(by_alias=True)
-    if r"\u0000" in text and _NUL.search(text):
+    if holds_nul(text):
         raise ValueError(f"the payload of {kind.name} holds a NUL, which PostgreSQL cannot store")
     try:
         survives = kind.read(text) == payload

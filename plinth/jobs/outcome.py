@@ -1,6 +1,7 @@
 """States of a job, outcomes of a run, and the error entry of a failed run."""
 
 import traceback
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, NotRequired, TypedDict
 from uuid import UUID
@@ -15,6 +16,9 @@ __all__ = [
     "Release",
     "Retry",
     "State",
+    "Suspend",
+    "Suspended",
+    "Wait",
     "error_entry",
     "storable",
     "words_of",
@@ -48,6 +52,24 @@ class JobCancelled(Exception):
 
 class LeaseLost(Exception):
     """This run no longer holds its job: another run has taken over, or the job was ended."""
+
+
+class Wait(NamedTuple):
+    """The step that a run is suspended for: `seconds` from then, or `until` a time, or for an `event`."""
+
+    name: str
+    kind: str
+    event: str | None
+    seconds: float | None
+    until: datetime | None
+
+
+class Suspended(BaseException):
+    """Ends a run until a step's wait is over. Let it propagate."""
+
+    def __init__(self, wait: Wait) -> None:
+        super().__init__(wait)
+        self.wait = wait
 
 
 class ErrorEntry(TypedDict):
@@ -118,4 +140,12 @@ class Release(NamedTuple):
     lease: int
 
 
-Outcome = Finish | Retry | Release
+class Suspend(NamedTuple):
+    """The run is over until a step's wait is; it counts as no attempt."""
+
+    id: UUID
+    lease: int
+    wait: Wait
+
+
+Outcome = Finish | Retry | Release | Suspend

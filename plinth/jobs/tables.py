@@ -128,6 +128,38 @@ class JobHistory(_JobColumns, table=True):
     finished_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class JobStep(PlatformTable, table=True):
+    """A step of a job: what it has done, or what it waits for. It is deleted with the job."""
+
+    __tablename__ = "job_step"
+    __table_args__ = (Index("ix_job_step_event", "event", postgresql_where=text("state = 'waiting'")),)
+
+    # No foreign key: the job moves to the history.
+    job_id: UUID = Field(primary_key=True)
+    name: str = Field(primary_key=True, sa_type=String(255))
+    kind: str = Field(sa_type=String(20))  # step, sleep, event
+    state: str = Field(sa_type=String(20))  # waiting, done, failed, timed_out
+    result: Any = Field(default=None, nullable=True, sa_type=_Json)
+    error: str | None = Field(default=None, nullable=True, sa_type=Text)
+    # The event that it waits for.
+    event: str | None = Field(default=None, nullable=True, sa_type=String(255))
+    # When the sleep or the wait ends.
+    due_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    started_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    finished_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+
+
+class JobEvent(PlatformTable, table=True):
+    """An event that was emitted. The first of a name is kept."""
+
+    __tablename__ = "job_event"
+    __table_args__ = (Index("ix_job_event_emitted_at", "emitted_at"),)
+
+    name: str = Field(primary_key=True, sa_type=String(255))
+    payload: Any = Field(default=None, nullable=True, sa_type=_Json)
+    emitted_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+
+
 # What a service may ask of jobs in its own SQL. A join on `id` is two look-ups, and one with `live`; docs/jobs.md.
 CREATE_JOB_STATUS = """
 CREATE OR REPLACE VIEW job_status AS

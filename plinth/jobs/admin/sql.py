@@ -12,9 +12,14 @@ SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, LEAS
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id
 """
+# Steps that have failed or timed out are tried again; those that are done stay done.
+_AGAIN = "DELETE FROM job_step USING back WHERE job_step.job_id = back.id AND job_step.state IN ('failed', 'timed_out')"
 _LEAVE_HISTORY = "DELETE FROM job_history USING back WHERE job_history.id = back.id RETURNING job_history.queue"
 
-RETRY_ENDED = f"WITH back AS ({_BACK.format(source='job_history WHERE id = $1')}) {_LEAVE_HISTORY}"
+RETRY_ENDED = f"""
+WITH back AS ({_BACK.format(source="job_history WHERE id = $1")}), again AS ({_AGAIN})
+{_LEAVE_HISTORY}
+"""
 
 # Dead letters whose unique key is taken do not count towards the limit: a thousand of them would block all others.
 _DEAD_LETTERS = """
@@ -27,7 +32,8 @@ ORDER BY finished_at LIMIT $4
 """
 RETRY_DEAD_LETTERS = f"""
 WITH dead AS MATERIALIZED ({_DEAD_LETTERS} FOR UPDATE SKIP LOCKED),
-back AS ({_BACK.format(source="dead")})
+back AS ({_BACK.format(source="dead")}),
+again AS ({_AGAIN})
 {_LEAVE_HISTORY}
 """
 # Of dead letters that share a unique key, one would come back.

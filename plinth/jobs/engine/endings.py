@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from plinth.jobs.outcome import Discard, JobCancelled
+from plinth.jobs.outcome import Discard, JobCancelled, Suspended, Wait
 
-__all__ = ["VERDICTS", "Ending", "Interruption", "Verdict", "ending_of"]
+__all__ = ["VERDICTS", "Ending", "Interruption", "Verdict", "ending_of", "wait_of"]
 
 
 class Interruption(Enum):
@@ -26,6 +26,7 @@ class Ending(Enum):
     STOPPED = auto()  # it let the cancellation of its task through
     GAVE_UP = auto()  # it raised JobCancelled after a request
     DISCARDED = auto()  # it raised Discard
+    SUSPENDED = auto()  # it sleeps, or waits for an event
 
 
 class Verdict(Enum):
@@ -37,6 +38,7 @@ class Verdict(Enum):
     CANCELLED = auto()
     RELEASED = auto()  # no attempt is spent
     DISCARDED = auto()
+    SUSPENDED = auto()  # no attempt is spent
     LOST = auto()  # it is another run's
 
 
@@ -50,6 +52,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.STOPPED: Verdict.FAILED,  # by itself
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
+        Ending.SUSPENDED: Verdict.SUSPENDED,
     },
     Interruption.TIMEOUT: {
         Ending.RETURNED: Verdict.TIMED_OUT,
@@ -57,6 +60,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.STOPPED: Verdict.TIMED_OUT,
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
+        Ending.SUSPENDED: Verdict.SUSPENDED,
     },
     Interruption.SHUTDOWN: {
         Ending.RETURNED: Verdict.RELEASED,
@@ -64,6 +68,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.STOPPED: Verdict.RELEASED,
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
+        Ending.SUSPENDED: Verdict.SUSPENDED,
     },
     Interruption.CANCEL: dict.fromkeys(Ending, Verdict.CANCELLED),
     Interruption.LOST: dict.fromkeys(Ending, Verdict.LOST),
@@ -79,7 +84,20 @@ def ending_of(error: BaseException | None, *, cancel_requested: bool) -> Ending:
             return Ending.STOPPED
         case Discard():
             return Ending.DISCARDED
+        case BaseException() if wait_of(error) is not None:
+            return Ending.SUSPENDED
         case JobCancelled() if cancel_requested:
             return Ending.GAVE_UP
         case _:
             return Ending.RAISED
+
+
+def wait_of(error: BaseException | None) -> Wait | None:
+    """What a handler waits for that raised `error`; None: it does not wait."""
+    if isinstance(error, Suspended):
+        return error.wait
+    if isinstance(error, BaseExceptionGroup):  # of a task group, and of nothing else
+        found, others = error.split(Suspended)
+        if found is not None and others is None:
+            return wait_of(found.exceptions[0])
+    return None

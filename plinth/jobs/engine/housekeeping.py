@@ -103,5 +103,8 @@ class Housekeeping:
         ):
             while await self._store.prune(state, days * day) == PRUNE_ROWS:
                 log.debug("deleted records of ended jobs", state=state)
+        # A job may wait for an event that was emitted long ago.
+        while await self._store.prune_events(self._settings.JOBS_KEEP_DISCARDED_DAYS * day) == PRUNE_ROWS:
+            log.debug("deleted events")
         while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
             log.debug("deleted audit records")

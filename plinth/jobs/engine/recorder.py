@@ -22,10 +22,12 @@ from plinth.aio import cancel_all
 from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
 from plinth.jobs.context import ClaimedJob, JobContext, Progress
 from plinth.jobs.engine.lane import Lane
+from plinth.jobs.engine.step_recorder import StepRecorder
+from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
-from plinth.jobs.outcome import Finish, Outcome, Release, Retry, State, error_entry
+from plinth.jobs.outcome import Finish, Outcome, Release, Retry, State, Suspend, error_entry
 
 __all__ = ["EndedRun", "Recorder", "RunKey"]
 
@@ -79,19 +81,26 @@ class Recorder:
         self._on_lost = on_lost
         self._plain = Lane(self._write_plain, size=BATCH, again=BATCH)
         self._with_follow_ups = Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
+        self._suspended = Lane(self._write_suspended, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
+        self._lanes = (self._plain, self._with_follow_ups, self._suspended)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
-        self._progress_written = asyncio.Lock()
+        self._rows = (
+            asyncio.Lock()
+        )  # held while rows of running jobs are locked: two statements would skip each other's
+        self.steps = StepRecorder(StepStore(store.database, store.session_id), held=store.held, rows=self._rows)
         self._away = False  # the database is away, and that is logged
         self._waiting: set[RunKey] = set()  # put off, and that is logged
 
     def pending(self) -> list[EndedRun]:
         """The runs whose outcomes are not committed yet."""
-        return [*self._plain.unwritten, *self._with_follow_ups.unwritten]
+        return [run for lane in self._lanes for run in lane.unwritten]
 
     def put(self, job: ClaimedJob, outcome: Outcome, follow_ups: Sequence[Insertion] = ()) -> None:
         """Queue the outcome of a run for writing; that of a success in one transaction with its follow-up jobs."""
         lane = self._with_follow_ups if follow_ups else self._plain
+        if isinstance(outcome, Suspend):
+            lane = self._suspended
         lane.put(EndedRun(job, outcome, follow_ups))
 
     def progress(self, ctx: JobContext, progress: Progress) -> None:
@@ -107,17 +116,17 @@ class Recorder:
     @property
     def backlog(self) -> int:
         """Outcomes that are not committed yet."""
-        return len(self._plain) + len(self._with_follow_ups)
+        return sum(map(len, self._lanes))
 
     async def drained(self) -> None:
         """Wait until all outcomes are committed."""
         while self.backlog:
-            await self._with_follow_ups.idle.wait()
-            await self._plain.idle.wait()
+            for lane in self._lanes:
+                await lane.idle.wait()
 
     async def run(self) -> None:
         """Write, for ever."""
-        parts = (self._plain.run(), self._with_follow_ups.run(), self._report_progress())
+        parts = (*(lane.run() for lane in self._lanes), self.steps.run(), self._report_progress())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
@@ -134,6 +143,12 @@ class Recorder:
         ):
             if some := [run for run in runs if isinstance(run.outcome, kind)]:
                 put_off |= await self._persist(some, write)
+        self._on_written([run for run in runs if run not in put_off])
+        return put_off
+
+    async def _write_suspended(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
+        await self._write_progress()
+        put_off = await self._persist(runs, self._store.suspend)
         self._on_written([run for run in runs if run not in put_off])
         return put_off
 
@@ -207,7 +222,7 @@ class Recorder:
             await self._write_progress()
 
     async def _write_progress(self) -> None:
-        async with self._progress_written:  # by this call, or by the one that took the reports
+        async with self._rows:  # by this call, or by the one that took the reports
             self._progress_wanted.clear()
             words, self._progress = self._progress, {}
             if words:

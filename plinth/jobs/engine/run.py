@@ -9,7 +9,7 @@ from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
 from plinth.jobs.context import ClaimedJob, JobContext
-from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of
+from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import (
     ErrorEntry,
@@ -18,6 +18,7 @@ from plinth.jobs.outcome import (
     Release,
     Retry,
     State,
+    Suspend,
     error_entry,
     words_of,
 )
@@ -139,6 +140,10 @@ class Run:
                 if ending is Ending.RAISED:
                     log.warning("a job failed as it was stopped", kind=job.kind, exc_info=error)
                 return Release(job.id, job.lease)
+            case Verdict.SUSPENDED:
+                wait = wait_of(error)
+                assert wait is not None  # it is what made it this verdict
+                return Suspend(job.id, job.lease, wait)
             case Verdict.DISCARDED:
                 message = words_of(error) if error is not None else ""
                 return self._discard(self._entry("discard", message, error))
@@ -176,6 +181,8 @@ class Run:
                 return "released"
             case Retry(counts=False):
                 return "released"
+            case Suspend():
+                return "suspended"
             case None:
                 return "succeeded" if self.ctx.completed else "lost"
             case _:
@@ -184,7 +191,7 @@ class Run:
 
 def error_type(outcome: Outcome | None) -> str | None:
     """The type of a failed run's error, for its span. Messages stay out of traces: they may quote secrets."""
-    entry = None if outcome is None or isinstance(outcome, Release) else outcome.error
+    entry = None if outcome is None or isinstance(outcome, Release | Suspend) else outcome.error
     if entry is None:
         return None
     return entry["outcome"] if entry["outcome"] != "error" else entry["detail"].partition(":")[0]

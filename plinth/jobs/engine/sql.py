@@ -84,7 +84,7 @@ RUNNING_OF_KIND = "SELECT count(*) FROM job WHERE state = 'running' AND kind = $
 TRY_LIMIT_LOCK = "SELECT pg_try_advisory_xact_lock($1, hashtext($2))"
 
 # Stated twice: a planner that takes the table for empty, as the last ANALYZE found it, would otherwise scan it.
-_THESE = "job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))"
+THESE = "job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))"
 _FENCE = "job.id = run.id AND job.run_lease = run.lease AND COALESCE(job.session_id = $3, false)"
 
 
@@ -97,7 +97,7 @@ def _errors(table: str, entry: str) -> str:
     )
 
 
-def _ours(columns: str, *parameters: str, lock: str = "NO KEY UPDATE SKIP LOCKED") -> str:
+def ours(columns: str, *parameters: str, lock: str = "NO KEY UPDATE SKIP LOCKED") -> str:
     """A CTE of the runs among the parameters that still hold their job, with the job's row locked.
 
     A row that another transaction has locked is left out, unless `lock` waits: one transaction must not delay the
@@ -112,11 +112,11 @@ def _ours(columns: str, *parameters: str, lock: str = "NO KEY UPDATE SKIP LOCKED
 
 
 def _finish(lock: str) -> str:
-    ours = _ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", lock=lock)
+    held = ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", lock=lock)
     return f"""
-WITH {ours}, ended AS (
+WITH {held}, ended AS (
     DELETE FROM job USING run
-    WHERE {_THESE} AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
+    WHERE {THESE} AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
     RETURNING job.*, run.state AS end_state, run.error
 )
 INSERT INTO job_history ({HISTORY_COLUMNS})
@@ -130,28 +130,28 @@ FINISH_HERE = _finish("UPDATE")  # in a handler's own transaction
 
 _FAILURES = ("$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]", "$6::boolean[]")
 RETRY = f"""
-WITH {_ours("id, lease, delay, error, counts", *_FAILURES)}
+WITH {ours("id, lease, delay, error, counts", *_FAILURES)}
 UPDATE job SET state = 'retryable', attempt = attempt - (NOT run.counts)::int,
     run_at = now() + run.delay * interval '1 second', session_id = NULL, deadline_at = NULL,
     errors = {_errors("job", "run.error")}
-FROM run WHERE {_THESE} AND job.cancel_requested_at IS NULL
+FROM run WHERE {THESE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
 # Undoes the claim: the attempt is not counted.
 RELEASE = f"""
-WITH {_ours("id, lease", "$1::uuid[]", "$2::bigint[]")}
+WITH {ours("id, lease", "$1::uuid[]", "$2::bigint[]")}
 UPDATE job SET state = 'available', attempt = attempt - 1, run_lease = run_lease + 1, session_id = NULL,
     deadline_at = NULL
-FROM run WHERE {_THESE} AND job.cancel_requested_at IS NULL
+FROM run WHERE {THESE} AND job.cancel_requested_at IS NULL
 RETURNING job.id
 """
 
 _WORDS = ("$1::uuid[]", "$2::bigint[]", "$4::bigint[]", "$5::bigint[]", "$6::text[]")
 PROGRESS = f"""
-WITH {_ours("id, lease, done, total, message", *_WORDS)}
+WITH {ours("id, lease, done, total, message", *_WORDS)}
 UPDATE job SET progress_done = run.done, progress_total = run.total, progress_message = run.message
-FROM run WHERE {_THESE}
+FROM run WHERE {THESE}
 RETURNING job.id, job.run_lease
 """
 
@@ -292,14 +292,24 @@ SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
 CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
 
 PRUNE = f"""
-DELETE FROM job_history WHERE id = ANY (ARRAY(
-    SELECT id FROM job_history
-    WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
-    ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+WITH old AS (
+    DELETE FROM job_history WHERE id = ANY (ARRAY(
+        SELECT id FROM job_history
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
+        ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+    RETURNING id
+), steps AS (
+    DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM old))
+)
+SELECT count(*) FROM old
 """
 PRUNE_AUDIT = f"""
-DELETE FROM audit_record WHERE id = ANY (ARRAY(
-    SELECT id FROM audit_record
-    WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
-    ORDER BY at LIMIT {PRUNE_ROWS}))
+WITH old AS (
+    DELETE FROM audit_record WHERE id = ANY (ARRAY(
+        SELECT id FROM audit_record
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
+        ORDER BY at LIMIT {PRUNE_ROWS}))
+    RETURNING id
+)
+SELECT count(*) FROM old
 """

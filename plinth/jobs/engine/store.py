@@ -36,9 +36,11 @@ from plinth.jobs.engine.sql import (
     UNKNOWN_RUNS,
     WAITING_KINDS,
 )
+from plinth.jobs.engine.step_sql import PRUNE_EVENTS, SHARE_EVENT, SUSPEND
 from plinth.jobs.enqueue import Insertion, merged
+from plinth.jobs.events import event_lock
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, error_entry
+from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, Suspend, Wait, error_entry
 
 __all__ = ["Reaped", "Store"]
 
@@ -176,6 +178,24 @@ class Store:
         rest = [Finish(run.id, run.lease, State.CANCELLED) for run in runs if run.id not in done]
         return done | await self.finish(rest) if rest else done
 
+    async def suspend(self, outcomes: Sequence[Suspend]) -> set[UUID]:
+        """Give runs' slots back until their waits are over; those with a cancellation request end as cancelled.
+
+        Raises:
+            DatabaseUnavailableError: also if it had to wait for a transaction that emits an event.
+        """
+        waits = [outcome.wait for outcome in outcomes]
+        events = sorted({event_lock(wait.event) for wait in waits if wait.event is not None})
+        columns = [[wait[column] for wait in waits] for column in range(len(Wait._fields))]
+        async with self.database.connection() as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT:g}s'")
+            for event in events:
+                await connection.execute(SHARE_EVENT, event)
+            rows = await connection.fetch(SUSPEND, *self._fence(outcomes), *columns)
+        done: set[UUID] = {row[0] for row in rows}
+        rest = [Finish(outcome.id, outcome.lease, State.CANCELLED) for outcome in outcomes if outcome.id not in done]
+        return done | await self.finish(rest) if rest else done
+
     async def release_unknown(self, known: Sequence[tuple[UUID, int]]) -> int:
         """Give back what runs in this session's name without being known to it; how many there were.
 
@@ -215,10 +235,14 @@ class Store:
         """Delete audit records that are older than so many seconds, some at a time; how many."""
         return await self._delete(PRUNE_AUDIT, timedelta(seconds=older_than))
 
+    async def prune_events(self, older_than: float) -> int:
+        """Delete events that were emitted more than so many seconds ago, some at a time; how many."""
+        return await self._delete(PRUNE_EVENTS, timedelta(seconds=older_than))
+
     async def _delete(self, statement: str, *arguments: Any) -> int:
         async with self.database.connection() as connection:
-            status = await connection.execute(statement, *arguments)
-        return int(status.rpartition(" ")[2])
+            number: int = await connection.fetchval(statement, *arguments)
+        return number
 
     async def mark_stopping(self) -> None:
         """Tell operators that this worker claims nothing more."""

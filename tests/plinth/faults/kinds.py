@@ -42,7 +42,8 @@ CREATE TABLE run_log (job_id uuid NOT NULL, run bigint NOT NULL, worker int NOT 
 CREATE TABLE slot_log (from_slot timestamptz, to_slot timestamptz, at timestamptz);
 CREATE FUNCTION log_slot() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN INSERT INTO slot_log VALUES (OLD.last_slot, NEW.last_slot, now()); RETURN NULL; END $$;
-CREATE TRIGGER log_slot AFTER UPDATE OF last_slot ON job_schedule FOR EACH ROW EXECUTE FUNCTION log_slot();
+CREATE TRIGGER log_slot AFTER UPDATE OF last_slot ON job_schedule
+    FOR EACH ROW WHEN (OLD.last_slot <> NEW.last_slot) EXECUTE FUNCTION log_slot();
 """
 _BOOK = "INSERT INTO ledger VALUES ($1, $2, $3, clock_timestamp())"
 _LOG = "INSERT INTO run_log VALUES ($1, $2, $3, clock_timestamp())"

@@ -61,7 +61,10 @@ def without_release() -> None:
     async def release(self: Store, runs: Sequence[Release]) -> set[UUID]:
         return {run.id for run in runs}
 
-    Store.release = release  # type: ignore[method-assign]
+    async def close_session(self: Store) -> None:
+        pass
+
+    Store.release, Store.close_session = release, close_session  # type: ignore[method-assign]
 
 
 def without_hearing() -> None:

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from plinth.database.pool import _Counts
+from plinth.jobs.metrics import of_kind
 from plinth.telemetry import metrics
 from plinth.telemetry.http_metrics import HTTP
 from plinth.telemetry.metrics import db_operation
@@ -52,6 +53,7 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     # Metrics that the platform renders itself have labels once they have counted something.
     db_operation("postgresql", "SELECT 1").observe(0.001)
     _Counts("main").wait_time.observe(0)
+    of_kind("any")
     HTTP.end(HTTP.begin("GET"), "/", 200, 0.001, 0, 0, None)
     for family in text_string_to_metric_families("".join(render(False) for render in metrics._renderers)):
         labels = tuple(label for label in family.samples[0].labels if label != "le")

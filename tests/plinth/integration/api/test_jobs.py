@@ -256,6 +256,34 @@ class TestRead:
             problem(await service.get(path), 401)
 
 
+class TestSteps:
+    async def test_owner_sees_the_steps_and_operators_what_they_gave(
+        self, api: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        job_id = await add(engine)
+        async with engine.connection() as connection:
+            await connection.execute(
+                """
+                INSERT INTO job_step (job_id, name, kind, state, result, event, due_at, started_at) VALUES
+                ($1, 'paid', 'event', 'waiting', NULL, 'paid', '2030-02-01 UTC', '2030-01-02 UTC'),
+                ($1, 'charge', 'step', 'done', '{"id": 7}', NULL, NULL, '2030-01-01 UTC')
+                """,
+                job_id,
+            )
+        own = (await api.get(f"/jobs/{job_id}/steps")).json()
+        assert [(step["name"], step["kind"], step["state"]) for step in own] == [
+            ("charge", "step", "done"),
+            ("paid", "event", "waiting"),
+        ]
+        assert own[1]["due_at"] == "2030-02-01T00:00:00Z"
+        assert not {"result", "error", "event"} & set(own[0])
+        seen = (await api.get(f"/jobs/{job_id}/steps", headers=operator)).json()
+        assert (seen[0]["result"], seen[1]["event"]) == ({"id": 7}, "paid")
+
+    async def test_steps_of_another_owner_s_job_are_not_found(self, api: httpx.AsyncClient, engine: Database) -> None:
+        assert (await api.get(f"/jobs/{await add(engine, 'bob')}/steps")).status_code == 404
+
+
 class TestCancel:
     async def test_cancelling_a_waiting_job_is_200_and_cancelled(
         self, api: httpx.AsyncClient, engine: Database

@@ -348,9 +348,30 @@ class TestShow:
         job_id = greet()
         end(job_id)
         (shown,) = lines(run("jobs", "show", job_id, "--json"))
-        assert set(shown) == fields(JobView)
+        assert set(shown) == fields(JobView) | {"steps"}
         assert shown["id"] == job_id
         assert shown["errors"][0]["traceback"].startswith("Traceback")
+
+    def test_show_prints_the_steps_of_a_job(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
+        job_id = greet()
+        sql(
+            f"""
+            INSERT INTO job_step (job_id, name, kind, state, result, error, event, due_at, started_at) VALUES
+            ('{job_id}', 'charge', 'step', 'done', '{{"id": 7}}', NULL, NULL, NULL, '2030-01-01 UTC'),
+            ('{job_id}', 'mail\x1b', 'step', 'failed', NULL, 'ValueError: no', NULL, NULL, '2030-01-02 UTC'),
+            ('{job_id}', 'sleep', 'sleep', 'waiting', NULL, NULL, NULL, '2030-02-01 UTC', '2030-01-03 UTC'),
+            ('{job_id}', 'paid', 'event', 'waiting', NULL, NULL, 'paid', NULL, '2030-01-04 UTC')
+            """
+        )
+        steps = [line for line in run("jobs", "show", job_id).stdout.splitlines() if line.startswith("Step ")]
+        assert steps == [
+            'Step charge (step): done: {"id": 7}',
+            r"Step mail\x1b (step): failed: ValueError: no",
+            "Step sleep (sleep): waiting, until 2030-02-01T00:00:00Z",
+            "Step paid (event): waiting",
+        ]
+        (shown,) = lines(run("jobs", "show", job_id, "--json"))
+        assert (shown["steps"][0]["name"], shown["steps"][0]["result"]) == ("charge", {"id": 7})
 
     def test_show_names_the_worker_of_a_running_job(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
         job_id = greet()

@@ -23,6 +23,7 @@ class SlowStore:
 
     def __init__(self, locked: UUID) -> None:
         self.locked = locked
+        self.database = self.session_id = None  # steps are written elsewhere
         self.attempts = 0
         self.written: list[Outcome] = []
 
@@ -102,7 +103,7 @@ async def test_second_outcome_of_a_run_is_refused_while_the_first_is_written() -
 class LockedStore:
     """A store all of whose rows are locked when they are written for the first time."""
 
-    retry = release = None
+    retry = release = database = session_id = None
 
     def __init__(self) -> None:
         self.locked: set[UUID] = set()
