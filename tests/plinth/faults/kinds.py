@@ -21,6 +21,7 @@ __all__ = [
     "Effect",
     "Killer",
     "Nothing",
+    "Stepped",
     "Trouble",
     "Work",
     "blocking",
@@ -32,6 +33,7 @@ __all__ = [
     "limited",
     "plain",
     "slot",
+    "stepped",
     "stubborn",
     "times_out",
 ]
@@ -40,6 +42,8 @@ TABLES = """
 CREATE TABLE ledger (job_id uuid NOT NULL, run bigint NOT NULL, worker int NOT NULL, at timestamptz NOT NULL);
 CREATE TABLE run_log (job_id uuid NOT NULL, run bigint NOT NULL, worker int NOT NULL, at timestamptz NOT NULL);
 CREATE TABLE slot_log (from_slot timestamptz, to_slot timestamptz, at timestamptz);
+CREATE TABLE step_ledger (job_id uuid NOT NULL, step text NOT NULL);
+CREATE TABLE step_log (job_id uuid NOT NULL, step text NOT NULL, kept boolean NOT NULL);
 CREATE FUNCTION log_slot() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN INSERT INTO slot_log VALUES (OLD.last_slot, NEW.last_slot, now()); RETURN NULL; END $$;
 CREATE TRIGGER log_slot AFTER UPDATE OF last_slot ON job_schedule
@@ -47,6 +51,12 @@ CREATE TRIGGER log_slot AFTER UPDATE OF last_slot ON job_schedule
 """
 _BOOK = "INSERT INTO ledger VALUES ($1, $2, $3, clock_timestamp())"
 _LOG = "INSERT INTO run_log VALUES ($1, $2, $3, clock_timestamp())"
+
+_BOOK_STEP = "INSERT INTO step_ledger VALUES ($1, $2)"
+# `kept`: the step's result was there already, so it must not run.
+_LOG_STEP = """
+INSERT INTO step_log VALUES ($1, $2, EXISTS (SELECT FROM job_step WHERE job_id = $1 AND name = $2))
+"""
 
 # While the database is away every attempt fails: such jobs come back soon, and do not run out of attempts.
 SOON = RetryPolicy(max_attempts=1000, base=0.1, ceiling=0.3)
@@ -74,6 +84,26 @@ class Killer(BaseModel):
 
     runs: int = 1
     moment: Literal["start", "before commit", "after commit"] = "start"
+
+
+Moment = Literal[
+    "never",
+    "before the step",
+    "in the step",
+    "after the step",
+    "in the transaction",
+    "before the commit",
+    "after the commit",
+    "after the sleep",
+    "after the event",
+]
+
+
+class Stepped(BaseModel):
+    """Its first run that comes to a certain moment kills its worker."""
+
+    dies: Moment = "never"
+    seconds: float = 0.0
 
 
 class Trouble(BaseModel):
@@ -217,4 +247,52 @@ async def limited(ctx: JobContext, payload: Work) -> None:
 async def slot(ctx: JobContext, payload: Nothing) -> None:
     """What a schedule enqueues."""
     await log_run(ctx)
+    await book_and_complete(ctx)
+
+
+@job("faults.stepped", retry=SOON)
+async def stepped(ctx: JobContext, payload: Stepped) -> None:
+    """A step, one in a transaction, a sleep, the event `go` and the job's id, and the transaction that completes it."""
+    await log_run(ctx)
+
+    async def reach(moment: Moment) -> None:
+        if payload.dies != moment:
+            return
+        async with ctx.database.connection() as connection:
+            died = f"died {moment}"
+            before = await connection.fetchval(
+                "SELECT true FROM step_ledger WHERE step = $1 AND job_id = $2", died, ctx.id
+            )
+            if not before:
+                await connection.execute(_BOOK_STEP, ctx.id, died)
+                _die()
+
+    async def log_step(step: str) -> None:
+        async with ctx.database.connection() as connection:
+            await connection.execute(_LOG_STEP, ctx.id, step)
+
+    async def outside() -> int:
+        await log_step("outside")
+        await asyncio.sleep(payload.seconds)
+        await reach("in the step")
+        return ctx.run
+
+    async def inside(session: AsyncSession) -> int:
+        await log_step("inside")
+        await (await session.connection()).exec_driver_sql(_BOOK_STEP, (ctx.id, "inside"))
+        await reach("in the transaction")
+        return ctx.run
+
+    await reach("before the step")
+    given = await ctx.step("outside", outside)
+    await reach("after the step")
+    async with ctx.session() as session:
+        given += await ctx.step("inside", inside, session)
+        await reach("before the commit")
+    await reach("after the commit")
+    await ctx.sleep(0.2)
+    await reach("after the sleep")
+    assert await ctx.wait_for(f"go {ctx.id}") == {"to": str(ctx.id)}
+    await reach("after the event")
+    assert given <= 2 * ctx.run
     await book_and_complete(ctx)
