@@ -34,6 +34,10 @@ LIVE = tuple(state for state in State if not state.terminal)
 _ENDINGS = (Discard, JobCancelled, LeaseLost)
 
 _BRING_FORWARD = """
+WITH waits AS (
+    UPDATE job_step SET due_at = now()
+    WHERE state = 'waiting' AND due_at > now() AND due_at <= now() + $1::interval
+)
 UPDATE job SET run_at = now() WHERE state IN ('scheduled', 'retryable') AND run_at <= now() + $1::interval
 """
 
@@ -84,8 +88,8 @@ class Jobs:
     async def run_due(self, *, within: timedelta = timedelta(0)) -> list[JobView]:
         """Run the jobs that are due and those that they enqueue, one after the other; return them as they are then.
 
-        Jobs that become due `within` this time are due now: delayed ones, and failed ones that wait for their next
-        attempt.
+        Jobs that become due `within` this time are due now: delayed ones, failed ones that wait for their next attempt,
+        and those that sleep, or that wait for an event until then.
 
         Raises:
             Exception: what a handler has raised, once that is written down as a worker does it. The jobs behind it

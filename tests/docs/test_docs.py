@@ -6,7 +6,10 @@ import re
 import secrets
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
@@ -14,9 +17,15 @@ from click.testing import CliRunner
 from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
+from plinth.database.engine import Database
 from plinth.http.request_context import principal_hash
+from plinth.jobs import State
+from plinth.jobs.context import MAX_WAIT
+from plinth.jobs.enqueue import MAX_TEXT_LENGTH
+from plinth.jobs.events import MAX_PAYLOAD
+from plinth.jobs.steps import MAX_NAME, MAX_RESULT, MAX_STEPS
 from plinth.settings.keys import derive_key
-from plinth.testing import serving
+from plinth.testing import Jobs, serving
 from plinth.testing.servers import Servers
 from tests.support.pages import ROOT, blocks, copy_of_the_project, files_of
 from tests.support.processes import declare
@@ -143,6 +152,45 @@ class TestJobs:
         for name, default in rows:
             value = getattr(Settings.isolated(), name)
             assert default == (",".join(value) if isinstance(value, tuple) else f"{value:g}"), name
+
+
+class TestSteps:
+    """docs/jobs/steps.md"""
+
+    async def test_job_of_the_steps_page_runs_to_its_end(
+        self, jobs: Jobs, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.jobs.kinds._kinds", {})
+        (code,) = blocks("docs/jobs/steps.md", "## Write a job with steps", "python")
+        (emitting,) = blocks("docs/jobs/steps.md", "## Wait for an event", "python")
+        page: dict[str, Any] = {"__name__": "orders"}
+        exec(code, page)
+        mails: list[str] = []
+        page["mail"] = lambda order, text: mails.append(text)
+        order = page["Order"](order_id=uuid4(), total=3)
+        jobs = type(jobs)(database, Settings.isolated())
+
+        assert (await jobs.perform(page["fulfil"], order)).state is State.SCHEDULED
+        async with database.session() as session:
+            exec(
+                f"async def tell(session, order_id):\n    {emitting.splitlines()[0]}\n    {emitting.splitlines()[2]}",
+                page,
+            )
+            await page["tell"](session, order.order_id)
+        (asleep,) = await jobs.run_due()
+        assert (asleep.state, mails) == (State.SCHEDULED, ["Your parcel parcel-7 is on its way."])
+        assert await jobs.run_due(within=timedelta(days=6)) == []
+        (done,) = await jobs.run_due(within=timedelta(days=7))
+        assert (done.state, done.attempt, mails[1:]) == (State.SUCCEEDED, 1, ["Are you content?"])
+
+    def test_limits_of_the_steps_page_are_those_of_the_code(self) -> None:
+        page = (ROOT / "docs/jobs/steps.md").read_text()
+        assert f"| steps of a job | {MAX_STEPS:,} |" in page
+        assert f"{MAX_RESULT // 1024} KiB of JSON" in page
+        assert MAX_RESULT == MAX_PAYLOAD
+        assert f"| the name of a step | {MAX_NAME} characters |" in page
+        assert f"| the name of an event | {MAX_TEXT_LENGTH} characters |" in page
+        assert MAX_WAIT // (366 * 86_400) == 10
 
 
 class TestExtend:
