@@ -2,18 +2,21 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, model_validator
 
-from plinth.http.schemas import PageQuery, ReadModel, Text
+from plinth.http.schemas import PageQuery, ReadModel, Text, WriteModel
 from plinth.jobs import State
+from plinth.jobs.admin.bulk import MAX_JOBS, Action
 from plinth.jobs.kinds import NAME
 
 __all__ = [
     "AuditQuery",
     "AuditRead",
+    "BulkAction",
+    "BulkResult",
     "EngineName",
     "JobProgress",
     "JobQuery",
@@ -150,6 +153,36 @@ class OperatorStepRead(StepRead):
     event: str | None = Field(description="The event that it waits for.")
     result: Any = Field(description="What the step gave, or the event's payload.")
     error: str | None
+
+
+class BulkAction(WriteModel):
+    """What to do with which jobs. At least one of `ids`, `kind`, `queue`, `owner` and `states` is there."""
+
+    action: Action = Field(
+        description="cancel: waiting jobs end, running ones are told to. delete: waiting and ended jobs. run_now: jobs "
+        "that wait for their time. prioritise: jobs that wait, to `priority`."
+    )
+    ids: list[UUID] = Field(default_factory=list, max_length=MAX_JOBS)
+    kind: EngineName | None = None
+    queue: EngineName | None = None
+    owner: Annotated[Text, Field(min_length=1, max_length=255)] | None = None
+    states: list[State] = Field(default_factory=list, max_length=len(State))
+    priority: int | None = Field(default=None, ge=-32768, le=32767, description="For prioritise alone.")
+    limit: int = Field(default=1000, ge=1, le=MAX_JOBS, description="At most so many jobs, the oldest first.")
+    dry_run: bool = Field(default=False, description="Only say how many jobs it would be.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.ids or self.kind or self.queue or self.owner or self.states):
+            raise ValueError("say which jobs: by ids, kind, queue, owner or states")
+        if (self.action == "prioritise") != (self.priority is not None):
+            raise ValueError("to prioritise takes a priority, and nothing else does")
+        return self
+
+
+class BulkResult(ReadModel):
+    count: int
+    dry_run: bool
 
 
 class ScheduleRun(ReadModel):

@@ -18,7 +18,7 @@ from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.events import emit
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
-from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, State
+from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.jobs.owner_limit import TooManyJobsError
 from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.schedules import Schedule, schedule
@@ -32,8 +32,10 @@ __all__ = [
     "JobContext",
     "JobKind",
     "LeaseLost",
+    "Retry",
     "RetryPolicy",
     "Schedule",
+    "Snooze",
     "State",
     "StepChanged",
     "StepFailed",

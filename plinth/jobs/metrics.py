@@ -49,7 +49,7 @@ def of_kind(kind: str) -> KindMetrics:
     """
     if (found := _known.get(kind)) is not None:
         return found
-    outcomes = ("succeeded", "retryable", "discarded", "cancelled", "released", "suspended", "lost")
+    outcomes = ("succeeded", "retryable", "discarded", "cancelled", "released", "suspended", "snoozed", "lost")
     found = _known[kind] = KindMetrics(
         _STARTED.labels(kind),
         Histogram(_WAIT, f'kind="{kind}"'),

@@ -15,9 +15,11 @@ __all__ = [
     "Outcome",
     "Release",
     "Retry",
+    "Snooze",
     "State",
     "Suspend",
     "Suspended",
+    "TryAgain",
     "Wait",
     "error_entry",
     "storable",
@@ -26,6 +28,7 @@ __all__ = [
 
 MAX_MESSAGE = 1000  # characters
 MAX_TRACEBACK = 4000  # characters, the last ones
+MAX_DELAY = 366 * 86_400.0  # seconds
 
 
 class State(StrEnum):
@@ -44,6 +47,25 @@ class State(StrEnum):
 
 class Discard(Exception):
     """Raised by a handler to discard its job without another attempt. The job's owner sees the message."""
+
+
+class Retry(Exception):
+    """Raised by a handler to fail its attempt and be tried again in `after` seconds, instead of as its policy says.
+
+    Chain it to what went wrong (`raise Retry(after=30) from error`): that is the error of the attempt.
+    """
+
+    def __init__(self, *, after: float) -> None:
+        self.after = checked_delay(after)
+        super().__init__(f"after {after:g} s")
+
+
+class Snooze(Exception):
+    """Raised by a handler to run again in so many seconds. It is no failure and spends no attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = checked_delay(seconds)
+        super().__init__(f"for {seconds:g} s")
 
 
 class JobCancelled(Exception):
@@ -109,6 +131,13 @@ def words_of(exception: BaseException) -> str:
         return "(it cannot be put into words)"
 
 
+def checked_delay(seconds: float) -> float:
+    """Return the seconds. Raises ValueError if they are not 0 to a year."""
+    if not 0 <= seconds <= MAX_DELAY:
+        raise ValueError("a delay is 0 seconds to a year")
+    return seconds
+
+
 def storable(text: str) -> str:
     """Replace what PostgreSQL cannot store: NUL in text, lone surrogates in JSON."""
     return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
@@ -123,13 +152,13 @@ class Finish(NamedTuple):
     error: ErrorEntry | None = None
 
 
-class Retry(NamedTuple):
-    """The run failed, and the job is tried again after `delay` seconds. `counts`: as an attempt."""
+class TryAgain(NamedTuple):
+    """The job is run again after `delay` seconds. `counts`: as an attempt; `error`: how this one failed."""
 
     id: UUID
     lease: int
     delay: float
-    error: ErrorEntry
+    error: ErrorEntry | None
     counts: bool = True
 
 
@@ -148,4 +177,4 @@ class Suspend(NamedTuple):
     wait: Wait
 
 
-Outcome = Finish | Retry | Release | Suspend
+Outcome = Finish | TryAgain | Release | Suspend

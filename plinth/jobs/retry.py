@@ -13,12 +13,14 @@ class RetryPolicy:
     """Exponential backoff with full jitter: up to `base` seconds after the first failure, then up to twice as long
     after each further one, never longer than `ceiling`.
 
+    By default the last of 25 attempts comes about five days after the first.
+
     Full jitter spreads jobs that failed together over the whole delay, so they do not come back together.
     """
 
-    max_attempts: int = 10
+    max_attempts: int = 25
     base: float = 2.0
-    ceiling: float = 3600.0
+    ceiling: float = 86_400.0
 
     def __post_init__(self) -> None:
         if not (1 <= self.max_attempts <= 1000 and 0 < self.base <= self.ceiling <= MAX_CEILING):

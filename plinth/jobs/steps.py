@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.enqueue import holds_nul
-from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Suspended, Wait, storable, words_of
+from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
@@ -216,7 +216,7 @@ async def _attempts(
                 found = await asyncio.to_thread(function, *arguments)
                 return await found if inspect.isawaitable(found) else found
             return await function(*arguments)
-        except (Discard, JobCancelled, LeaseLost):
+        except (Discard, JobCancelled, LeaseLost, Retry, Snooze):
             raise
         except Exception as error:
             if retry is None:

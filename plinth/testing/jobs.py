@@ -20,7 +20,7 @@ from plinth.jobs.engine.run import Run
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import enqueue
 from plinth.jobs.kinds import JobKind, kind_named, kinds
-from plinth.jobs.outcome import Discard, Finish, JobCancelled, LeaseLost, State
+from plinth.jobs.outcome import Discard, Finish, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.settings import PlatformSettings
 from plinth.testing.tracebacks import own_frames
 
@@ -31,7 +31,7 @@ SESSION_SECONDS = 3600.0
 MAX_RUNS = 1000
 LIVE = tuple(state for state in State if not state.terminal)
 # These end a run as its author meant it to; every other exception is a failure.
-_ENDINGS = (Discard, JobCancelled, LeaseLost)
+_ENDINGS = (Discard, JobCancelled, LeaseLost, Retry, Snooze)
 
 _BRING_FORWARD = """
 WITH waits AS (
@@ -93,7 +93,7 @@ class Jobs:
 
         Raises:
             Exception: what a handler has raised, once that is written down as a worker does it. The jobs behind it
-                are not run. `Discard`, `JobCancelled` and `LeaseLost` are not raised.
+                are not run. `Discard`, `Retry`, `Snooze`, `JobCancelled` and `LeaseLost` are not raised.
             RuntimeError: there is no end of jobs.
         """
         async with self._database.connection() as connection:

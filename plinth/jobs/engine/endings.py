@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from plinth.jobs.outcome import Discard, JobCancelled, Suspended, Wait
+from plinth.jobs.outcome import Discard, JobCancelled, Snooze, Suspended, Wait
 
 __all__ = ["VERDICTS", "Ending", "Interruption", "Verdict", "ending_of", "wait_of"]
 
@@ -27,6 +27,7 @@ class Ending(Enum):
     GAVE_UP = auto()  # it raised JobCancelled after a request
     DISCARDED = auto()  # it raised Discard
     SUSPENDED = auto()  # it sleeps, or waits for an event
+    SNOOZED = auto()  # it raised Snooze
 
 
 class Verdict(Enum):
@@ -38,7 +39,8 @@ class Verdict(Enum):
     CANCELLED = auto()
     RELEASED = auto()  # no attempt is spent
     DISCARDED = auto()
-    SUSPENDED = auto()  # no attempt is spent
+    SUSPENDED = auto()  # no attempt is spent, nor by SNOOZED
+    SNOOZED = auto()
     LOST = auto()  # it is another run's
 
 
@@ -53,6 +55,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
         Ending.SUSPENDED: Verdict.SUSPENDED,
+        Ending.SNOOZED: Verdict.SNOOZED,
     },
     Interruption.TIMEOUT: {
         Ending.RETURNED: Verdict.TIMED_OUT,
@@ -61,6 +64,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
         Ending.SUSPENDED: Verdict.SUSPENDED,
+        Ending.SNOOZED: Verdict.TIMED_OUT,
     },
     Interruption.SHUTDOWN: {
         Ending.RETURNED: Verdict.RELEASED,
@@ -69,6 +73,7 @@ VERDICTS: Mapping[Interruption | None, Mapping[Ending, Verdict]] = {
         Ending.GAVE_UP: Verdict.CANCELLED,
         Ending.DISCARDED: Verdict.DISCARDED,
         Ending.SUSPENDED: Verdict.SUSPENDED,
+        Ending.SNOOZED: Verdict.RELEASED,
     },
     Interruption.CANCEL: dict.fromkeys(Ending, Verdict.CANCELLED),
     Interruption.LOST: dict.fromkeys(Ending, Verdict.LOST),
@@ -84,6 +89,8 @@ def ending_of(error: BaseException | None, *, cancel_requested: bool) -> Ending:
             return Ending.STOPPED
         case Discard():
             return Ending.DISCARDED
+        case Snooze():
+            return Ending.SNOOZED
         case BaseException() if wait_of(error) is not None:
             return Ending.SUSPENDED
         case JobCancelled() if cancel_requested:

@@ -27,7 +27,7 @@ from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
-from plinth.jobs.outcome import Finish, Outcome, Release, Retry, State, Suspend, error_entry
+from plinth.jobs.outcome import Finish, Outcome, Release, State, Suspend, TryAgain, error_entry
 
 __all__ = ["EndedRun", "Recorder", "RunKey"]
 
@@ -138,7 +138,7 @@ class Recorder:
         put_off: set[EndedRun] = set()
         for kind, write in (
             (Finish, self._store.finish),
-            (Retry, self._store.retry),
+            (TryAgain, self._store.retry),
             (Release, self._store.release),
         ):
             if some := [run for run in runs if isinstance(run.outcome, kind)]:

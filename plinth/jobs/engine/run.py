@@ -17,8 +17,10 @@ from plinth.jobs.outcome import (
     Outcome,
     Release,
     Retry,
+    Snooze,
     State,
     Suspend,
+    TryAgain,
     error_entry,
     words_of,
 )
@@ -118,7 +120,7 @@ class Run:
             return self._discard(entry)
         delay = UNREADABLE_RETRY.delay(job.unreadable + 1)
         log.warning("a job is left to a newer version", kind=job.kind, retry_in=round(delay, 1), error=entry["detail"])
-        return Retry(job.id, job.lease, delay, entry, counts=False)
+        return TryAgain(job.id, job.lease, delay, entry, counts=False)
 
     def _outcome(self, error: BaseException | None) -> Outcome | None:
         job, ctx = self.job, self.ctx
@@ -144,6 +146,9 @@ class Run:
                 wait = wait_of(error)
                 assert wait is not None  # it is what made it this verdict
                 return Suspend(job.id, job.lease, wait)
+            case Verdict.SNOOZED:
+                assert isinstance(error, Snooze)
+                return TryAgain(job.id, job.lease, error.seconds, None, counts=False)
             case Verdict.DISCARDED:
                 message = words_of(error) if error is not None else ""
                 return self._discard(self._entry("discard", message, error))
@@ -151,17 +156,19 @@ class Run:
                 limit = f"The attempt took longer than {self.kind.time_limit:g} s."
                 return self._retry(self._entry("timeout", limit, error))
             case Verdict.FAILED:
+                if isinstance(error, Retry):
+                    return self._retry(self._entry("error", exception=error.__cause__ or error), error.after)
                 return self._retry(self._entry("error", exception=error))
 
-    def _retry(self, entry: ErrorEntry) -> Outcome:
+    def _retry(self, entry: ErrorEntry, after: float | None = None) -> Outcome:
         job = self.job
         if self.ctx.cancelled:
             return Finish(job.id, job.lease, State.CANCELLED, entry)
         if job.attempt >= job.max_attempts:
             return self._discard(entry)
-        delay = self.kind.retry.delay(job.attempt)
+        delay = self.kind.retry.delay(job.attempt) if after is None else after
         log.warning("a job failed", kind=job.kind, attempt=job.attempt, retry_in=round(delay, 1), error=entry["detail"])
-        return Retry(job.id, job.lease, delay, entry)
+        return TryAgain(job.id, job.lease, delay, entry)
 
     def _discard(self, entry: ErrorEntry) -> Outcome:
         job = self.job
@@ -179,7 +186,9 @@ class Run:
                 return outcome.state.value
             case Release():
                 return "released"
-            case Retry(counts=False):
+            case TryAgain(error=None):
+                return "snoozed"
+            case TryAgain(counts=False):
                 return "released"
             case Suspend():
                 return "suspended"

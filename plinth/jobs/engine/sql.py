@@ -131,7 +131,8 @@ FINISH_HERE = _finish("UPDATE")  # in a handler's own transaction
 _FAILURES = ("$1::uuid[]", "$2::bigint[]", "$4::float8[]", "$5::jsonb[]", "$6::boolean[]")
 RETRY = f"""
 WITH {ours("id, lease, delay, error, counts", *_FAILURES)}
-UPDATE job SET state = 'retryable', attempt = attempt - (NOT run.counts)::int,
+UPDATE job SET state = CASE WHEN run.error IS NULL THEN 'scheduled' ELSE 'retryable' END,
+    attempt = attempt - (NOT run.counts)::int,
     run_at = now() + run.delay * interval '1 second', session_id = NULL, deadline_at = NULL,
     errors = {_errors("job", "run.error")}
 FROM run WHERE {THESE} AND job.cancel_requested_at IS NULL

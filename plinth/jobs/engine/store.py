@@ -40,7 +40,7 @@ from plinth.jobs.engine.step_sql import PRUNE_EVENTS, SHARE_EVENT, SUSPEND
 from plinth.jobs.enqueue import Insertion, merged
 from plinth.jobs.events import event_lock
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, Retry, State, Suspend, Wait, error_entry
+from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, State, Suspend, TryAgain, Wait, error_entry
 
 __all__ = ["Reaped", "Store"]
 
@@ -164,7 +164,7 @@ class Store:
         states = [outcome.state.value for outcome in outcomes]
         return (*self._fence(outcomes), states, [_json(outcome.error) for outcome in outcomes])
 
-    async def retry(self, outcomes: Sequence[Retry]) -> set[UUID]:
+    async def retry(self, outcomes: Sequence[TryAgain]) -> set[UUID]:
         """Schedule failed jobs for another attempt; those with a cancellation request end as cancelled."""
         delays, errors = [outcome.delay for outcome in outcomes], [_json(outcome.error) for outcome in outcomes]
         counts = [outcome.counts for outcome in outcomes]

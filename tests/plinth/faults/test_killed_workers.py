@@ -39,7 +39,7 @@ async def test_jobs_of_killed_workers_run_again(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 async def test_jobs_of_fifty_killed_workers_run_again(fleet: Fleet) -> None:
-    await killed_in_mid_job(fleet, rounds=50, batch=100)
+    await killed_in_mid_job(fleet, rounds=50, batch=250)
 
 
 @pytest.mark.slow

@@ -121,7 +121,9 @@ ROUTES: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/schedules/{name}/run"): ("schedule.run", "schedule:nightly"),
     ("POST", "/jobs/{job_id}/cancel"): ("job.cancel", "job:{job}"),
     ("POST", "/jobs/{job_id}/retry"): ("job.retry", "job:{job}"),
+    ("POST", "/jobs/bulk"): ("jobs.delete", "jobs"),
 }
+BODIES = {"/jobs/bulk": {"action": "delete", "kind": "greet"}}
 
 # The same of commands. {job} waits where it is to be cancelled, and is a dead letter otherwise.
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
@@ -130,6 +132,10 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("jobs", "cancel", "{job}"): ("job.cancel", "job:{job}"),
     ("jobs", "retry", "{job}"): ("job.retry", "job:{job}"),
     ("jobs", "retry", "--kind", "greet"): ("dead_letters.retry", "dead_letters"),
+    ("jobs", "cancel-many", "--kind", "greet"): ("jobs.cancel", "jobs"),
+    ("jobs", "delete", "{job}"): ("jobs.delete", "jobs"),
+    ("jobs", "run-now", "--queue", "default"): ("jobs.run_now", "jobs"),
+    ("jobs", "prioritise", "--priority", "-3", "--owner", "alice"): ("jobs.prioritise", "jobs"),
     ("jobs", "enqueue", "greet", '{"n": 7}'): ("job.enqueue", "job:{made}"),
     ("schedules", "pause", "nightly"): ("schedule.pause", "schedule:nightly"),
     ("schedules", "resume", "nightly"): ("schedule.resume", "schedule:nightly"),
@@ -182,7 +188,9 @@ class TestRecords:
         job_id = await (waiting(engine) if path.endswith("cancel") else discarded(engine))
         name = "nightly" if "schedules" in path else "mail"
         headers = {**operator, "X-Request-ID": "request-of-olga"}
-        response = await service.request(method, path.format(name=name, job_id=job_id), headers=headers)
+        response = await service.request(
+            method, path.format(name=name, job_id=job_id), headers=headers, json=BODIES.get(path)
+        )
 
         assert response.is_success, response.text
         (row,) = await sql.fetch("SELECT * FROM audit_record")

@@ -251,7 +251,7 @@ class TestList:
         head, *rows = table(run("jobs", "list"))
         assert head == ["ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST", "ERROR"]
         assert [row[0] for row in rows] == [second, first]
-        assert rows[0][1:5] == ["greet", "mail", "discarded", "1/10"]
+        assert rows[0][1:5] == ["greet", "mail", "discarded", "1/25"]
         assert rows[0][6:] == ["-", "ConnectionError"]
         assert rows[1][3] == "available"
         assert rows[1][6] == r"alice\x1b", "a terminal would obey it"
@@ -313,6 +313,24 @@ class TestList:
         assert run("jobs", "list", "--limit", "2").stderr == f"More: plinth jobs list --before {made[1]} --limit 2\n"
 
 
+class TestBulk:
+    def test_dry_run_says_how_many_and_changes_nothing(self, run: Run, greet: Callable[..., str]) -> None:
+        made = [greet("Ann", "--delay", "1h"), greet("Bob", "--delay", "1h")]
+        assert run("jobs", "run-now", "--kind", "greet", "--dry-run").stdout == "2 jobs would be due now.\n"
+        assert run("jobs", "delete", made[0], "--json").stdout == '{"count":1,"dry_run":false}\n'
+        assert run("jobs", "run-now", "--kind", "greet").stdout == "1 job is due now.\n"
+        assert run("jobs", "prioritise", "--priority", "-3", made[1]).stdout == "1 job is of priority -3.\n"
+        limited = run("jobs", "cancel-many", "--queue", "mail", "--limit", "1")
+        assert limited.stdout == "1 job will be cancelled.\n"
+        assert limited.stderr == "That is the limit of 1: there may be more.\n"
+
+    @pytest.mark.parametrize("command", ["cancel-many", "delete", "run-now"])
+    def test_act_on_all_jobs_is_refused(self, run: Run, command: str) -> None:
+        refused = run("jobs", command)
+        assert refused.exit_code == 2
+        assert "Say which jobs: by id, --kind, --queue, --owner or --state." in refused.stderr
+
+
 class TestShow:
     def test_show_prints_fields_progress_and_errors_of_a_job(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
@@ -328,7 +346,7 @@ class TestShow:
         assert shown["State"] == "discarded"
         assert shown["Owner"] == "alice"
         assert shown["Unique"] == "key    k"
-        assert shown["Attempts"] == "1 of 10"
+        assert shown["Attempts"] == "1 of 25"
         assert shown["Runs"] == "4"
         assert shown["Progress"] == "3 of 9: going"
         assert json.loads(shown["Payload"]) == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}

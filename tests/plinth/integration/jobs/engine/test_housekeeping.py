@@ -18,7 +18,7 @@ from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store, Swept
 from plinth.jobs.engine.worker import engine_database
-from plinth.jobs.outcome import Finish, Retry, State, error_entry
+from plinth.jobs.outcome import Finish, State, TryAgain, error_entry
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
@@ -408,7 +408,7 @@ class TestPlans:
             runs = await store.claim(["default"], {noop.name: noop}, count)
             assert len(await store.held([(run.id, run.lease) for run in runs])) == count
             half = count // 2
-            assert len(await store.retry([Retry(run.id, run.lease, 1000, entry) for run in runs[:half]])) == half
+            assert len(await store.retry([TryAgain(run.id, run.lease, 1000, entry) for run in runs[:half]])) == half
             ended = await store.finish([Finish(run.id, run.lease, State.SUCCEEDED) for run in runs[half:]])
             assert len(ended) == count - half
 

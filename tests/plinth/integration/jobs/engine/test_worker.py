@@ -17,7 +17,19 @@ from structlog.testing import capture_logs
 
 from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import Discard, JobCancelled, JobContext, JobKind, LeaseLost, RetryPolicy, enqueue, enqueue_many, job
+from plinth.jobs import (
+    Discard,
+    JobCancelled,
+    JobContext,
+    JobKind,
+    LeaseLost,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    enqueue,
+    enqueue_many,
+    job,
+)
 from plinth.jobs.context import ClaimedJob
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine import recorder as recorder_module
@@ -214,6 +226,56 @@ class TestFailures:
         assert 'raise ValueError(f"secret' in first["traceback"]
         assert second["attempt"] == 2
         assert first["at"] < second["at"]  # the database's time
+
+    async def test_snoozed_job_runs_again_without_spending_an_attempt(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        runs: list[int] = []
+
+        @job("test.snoozes", retry=ONE_ATTEMPT)
+        async def snoozes(ctx: JobContext, payload: Number) -> None:
+            runs.append(ctx.attempt)
+            if len(runs) == 1:
+                raise Snooze(0)
+            if len(runs) == 2:
+                raise Snooze(3600)
+
+        made = await put(database, snoozes)
+        with capture_logs() as lines:
+            async with working(settings, snoozes):
+                await until(lambda: jobs.all("SELECT FROM job WHERE run_at > now() + interval '59 minutes'"))
+                waiting = await jobs.live(made)
+                assert (waiting["state"], waiting["attempt"], waiting["errors"]) == ("scheduled", 0, [])
+                await jobs.all("UPDATE job SET run_at = now()")
+                ended = await jobs.end_of(made)
+        assert (ended["state"], ended["attempt"], ended["errors"], runs) == ("succeeded", 1, [], [1, 1, 1])
+        assert [line["outcome"] for line in lines if line["event"] == "job"] == ["snoozed", "snoozed", "succeeded"]
+
+    async def test_retry_after_decides_when_the_next_attempt_comes(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.busy", retry=RetryPolicy(max_attempts=2, base=0.01, ceiling=0.01))
+        async def busy(ctx: JobContext, payload: Number) -> None:
+            try:
+                raise ConnectionError("429")
+            except ConnectionError as error:
+                raise Retry(after=1800) from error
+
+        made = await put(database, busy)
+        with capture_logs():
+            async with working(settings, busy):
+                await until(lambda: jobs.all("SELECT FROM job WHERE run_at > now() + interval '29 minutes'"))
+                waiting = await jobs.live(made)
+                assert (waiting["state"], waiting["attempt"]) == ("retryable", 1)
+                assert waiting["errors"][0]["detail"] == "ConnectionError: 429"
+                await jobs.all("UPDATE job SET run_at = now()")
+                ended = await jobs.end_of(made)
+        assert (ended["state"], ended["attempt"]) == ("discarded", 2)
+
+    @pytest.mark.parametrize("make", [lambda: Snooze(-1), lambda: Snooze(float("inf")), lambda: Retry(after=1e9)])
+    def test_delay_that_makes_no_sense_is_refused(self, make: Callable[[], Exception]) -> None:
+        with pytest.raises(ValueError, match="0 seconds to a year"):
+            make()
 
     async def test_failed_last_attempt_makes_a_dead_letter(
         self, settings: Settings, database: Database, jobs: Jobs

@@ -1,0 +1,90 @@
+"""Acts on many jobs at once: cancel, delete, run now, set the priority. For operators.
+
+Functions over a session, in its transaction. What `by` does is recorded in the audit log, with how many it was.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from plinth.audit import Actor, record
+from plinth.jobs.admin.bulk_sql import CANCEL_MANY, COUNT_MANY, DELETE_MANY, PRIORITISE_MANY, RUN_NOW_MANY
+from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.outcome import State
+
+__all__ = ["MAX_JOBS", "Action", "Selection", "act_on_many"]
+
+MAX_JOBS = 10_000  # in one transaction
+MAX_NAMED = 100  # ids in the audit log
+
+Action = Literal["cancel", "delete", "run_now", "prioritise"]
+
+
+class Selection(NamedTuple):
+    """The jobs that have all of this; None, or no state and no id: any."""
+
+    kind: str | None = None
+    queue: str | None = None
+    owner: str | None = None
+    states: Sequence[State] = ()
+    ids: Sequence[UUID] = ()
+
+
+# The states of the jobs that an action is for: it passes over all others.
+STATES: dict[Action, tuple[State, ...]] = {
+    "cancel": (State.SCHEDULED, State.AVAILABLE, State.RETRYABLE, State.RUNNING),
+    "delete": tuple(state for state in State if state is not State.RUNNING),
+    "run_now": (State.SCHEDULED, State.RETRYABLE),
+    "prioritise": (State.SCHEDULED, State.AVAILABLE, State.RETRYABLE),
+}
+
+_STATEMENTS: dict[Action, str] = {
+    "cancel": CANCEL_MANY,
+    "delete": DELETE_MANY,
+    "run_now": RUN_NOW_MANY,
+    "prioritise": PRIORITISE_MANY,
+}
+
+
+async def act_on_many(
+    session: AsyncSession,
+    action: Action,
+    selection: Selection,
+    *,
+    by: Actor,
+    priority: int | None = None,
+    limit: int = 1000,
+    dry_run: bool = False,
+) -> int:
+    """Act on the selected jobs, the oldest first, `limit` at most; return how many.
+
+    Cancel: waiting jobs end, running ones are told to. Delete: waiting and ended jobs with their steps, and no running
+    one. Run now: jobs that wait for their time. Prioritise: jobs that wait, to `priority`. Jobs that another
+    transaction has locked are passed over. `dry_run`: only count.
+
+    Raises:
+        ValueError: nothing is selected, the limit is not 1 to `MAX_JOBS`, or the priority is not there or out of range.
+    """
+    if not any(selection):
+        raise ValueError("say which jobs: by id, kind, queue, owner or state")
+    if not 1 <= limit <= MAX_JOBS:
+        raise ValueError(f"the limit is 1 to {MAX_JOBS}")
+    if (action == "prioritise") != (priority is not None) or not -32768 <= (priority or 0) <= 32767:
+        raise ValueError("to prioritise takes a priority of -32768 to 32767, and nothing else does")
+    states = [state for state in STATES[action] if not selection.states or state in selection.states]
+    ids = list(selection.ids) or None
+    arguments = ([state.value for state in states], selection.kind, selection.queue, selection.owner, limit, ids)
+    connection = await session.connection()
+    if dry_run:
+        return int((await connection.exec_driver_sql(COUNT_MANY, arguments)).scalar_one())
+    if priority is not None:
+        arguments = (*arguments, priority)  # type: ignore[assignment]
+    jobs = (await connection.exec_driver_sql(_STATEMENTS[action], arguments)).all()
+    ring_after_commit(session, queues={job.queue for job in jobs}, cancelled=[job.id for job in jobs if job.running])
+    ids_named = [*map(str, selection.ids[:MAX_NAMED])]
+    asked = selection._asdict() | {"states": list(selection.states), "ids": ids_named}
+    asked |= {"priority": priority, "limit": limit}
+    await record(session, by, f"jobs.{action}", "jobs", **asked, count=len(jobs))
+    return len(jobs)
