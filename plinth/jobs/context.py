@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -286,11 +286,21 @@ class JobContext:
             UnknownKindError, TypeError, ValueError: as for `enqueue`.
             RuntimeError: `complete` was called before.
         """
+        self.enqueue_many(kind, [payload], unique_keys=None if unique_key is None else [unique_key], **options)
+
+    def enqueue_many(
+        self,
+        kind: str | JobKind[Any],
+        payloads: Sequence[BaseModel],
+        *,
+        unique_keys: Sequence[str] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> None:
+        """Enqueue a follow-up job for each payload, as `enqueue` does for one."""
         if self.completed or (self._completion is not None and self._completion.is_active):
             raise RuntimeError("follow-up jobs are enqueued before the job completes")
         options.setdefault("owner", self.owner)
-        keys = None if unique_key is None else [unique_key]
-        prepared = prepare(kind, [payload], unique_keys=keys, **options)
+        prepared = prepare(kind, payloads, unique_keys=unique_keys, **options)
         # The recorder inserts them, outside of this trace.
         self.follow_ups.append(replace(prepared, context=get_current()))
 

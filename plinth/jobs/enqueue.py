@@ -26,7 +26,8 @@ from plinth.telemetry.tracing import enqueue_span
 __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "holds_nul", "prepare"]
 
 MAX_TEXT_LENGTH = 255
-MAX_ROWS = 1000  # in one statement
+MAX_ROWS = 1000  # of follow-up jobs in one statement
+MAX_STATEMENT = 10_000  # jobs of a call in one statement
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
@@ -107,15 +108,15 @@ async def enqueue_many(
     unique_keys: Sequence[str] | None = None,
     **options: Unpack[EnqueueOptions],
 ) -> list[EnqueuedJob]:
-    """Enqueue a job for each payload, in one round trip; the answers are in the payloads' order. See `enqueue`.
+    """Enqueue a job for each payload, all or none; the answers are in the payloads' order. See `enqueue`.
 
-    `unique_keys`: one for each payload; a repeated key makes one job.
+    One round trip for each 10,000. `unique_keys`: one for each payload; a repeated key makes one job.
     """
     kind = kind if isinstance(kind, JobKind) else kind_named(kind)
     insertion = prepare(kind, payloads, unique_keys=unique_keys, **options)
     owner = options.get("owner") if kind.max_per_owner is not None else None
     if isinstance(to, Database):
-        if owner is None:
+        if owner is None and len(payloads) <= MAX_STATEMENT:
             return await insertion.commit(to)
         async with to.session() as session:  # the count of the owner's jobs holds for a transaction
             return await enqueue_many(session, kind, payloads, unique_keys=unique_keys, **options)
@@ -203,15 +204,19 @@ class Insertion:
     async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str, UUID]:
         """Insert the jobs; return the live job of each unique key."""
         rows, keyed = self._distinct()
-        arguments = self._arguments(rows, trace_context)
+        starts = range(0, len(rows), MAX_STATEMENT)
+        batches = [self._arguments(rows[start : start + MAX_STATEMENT], trace_context) for start in starts]
         if not keyed:
-            await connection.exec_driver_sql(INSERT, arguments)
+            for arguments in batches:
+                await connection.exec_driver_sql(INSERT, arguments)
             return {}
         while True:
             # A second try must not hold keys of the first: it would ask for an earlier one, and deadlock.
             savepoint = await connection.begin_nested() if len(rows) > 1 else None
-            made = await connection.exec_driver_sql(INSERT_KEYED, arguments)
-            found: dict[str, UUID] = {row.unique_key: row.id for row in made if row.unique_key is not None}
+            found: dict[str, UUID] = {}
+            for arguments in batches:
+                made = await connection.exec_driver_sql(INSERT_KEYED, arguments)
+                found |= {row.unique_key: row.id for row in made if row.unique_key is not None}
             if taken := [key for key in keyed if key not in found]:
                 live = await connection.exec_driver_sql(LIVE, (self.terms.kind, taken))
                 found |= {row.unique_key: row.id for row in live}

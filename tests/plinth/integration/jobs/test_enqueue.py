@@ -108,6 +108,23 @@ class TestEnqueue:
             await enqueue_many(session, noop, [Number(n=n) for n in range(1000)])
         assert len(statements) == 2
 
+    @pytest.mark.parametrize("keyed", [False, True])
+    @pytest.mark.parametrize("at_once", [False, True])
+    async def test_any_number_of_jobs_is_enqueued_all_or_none(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], at_once: bool, keyed: bool
+    ) -> None:
+        numbers = range(25_000)
+        keys = [f"k{number}" for number in numbers] if keyed else None
+        payloads = [Number(n=number) for number in numbers]
+        if at_once:
+            made = await enqueue_many(database, noop, payloads, unique_keys=keys)
+        else:
+            async with database.session() as session:
+                made = await enqueue_many(session, noop, payloads, unique_keys=keys)
+        rows = {row["id"]: row for row in await jobs.all("SELECT id, xmin::text, (payload ->> 'n')::int AS n FROM job")}
+        assert [rows[answer.id]["n"] for answer in made] == list(numbers)
+        assert keyed or len({row["xmin"] for row in rows.values()}) == 1
+
 
 class TestRefusals:
     async def test_unregistered_kind_is_refused(self, database: Database) -> None:
