@@ -21,6 +21,7 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
+_WAITING_OWNED = text("state = 'available' AND owner IS NOT NULL")
 
 # For rows from elsewhere, such as triggers: what no worker could read.
 CHECKS = {
@@ -90,6 +91,8 @@ class Job(_JobColumns, table=True):
         Index(
             "ix_job_due", "queue", "priority", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")
         ),
+        # For the claim in turn: by owner.
+        Index("ix_job_turn", "owner", "priority", "run_at", "id", postgresql_where=_WAITING_OWNED),
         Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
         Index(
             "uq_job_kind_unique_key",

@@ -22,6 +22,7 @@ from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
+from plinth.jobs.engine.turns import Turns
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import of_kind
 from plinth.jobs.outcome import Finish, Release, State
@@ -68,6 +69,7 @@ class Runner:
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
         self._running: dict[RunKey, Run] = {}
         self._held: list[ClaimedJob] = []  # claimed, to be started with the next claim
+        self._turns = Turns()
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         # Kept for each run: `asyncio.get_running_loop` is a system call in Python 3.11.
         self._loop = asyncio.get_running_loop()
@@ -160,8 +162,11 @@ class Runner:
         try:
             if self._unsure:
                 await self._release_unknown()
-            suspect = not any(run.job.suspect for run in self._running.values())
-            jobs = await self._store.claim(self._queues, self._kinds, room, suspect=suspect)
+            jobs = await self._claim_in_turn(room)
+            line = []
+            if len(jobs) < room:
+                suspect = not any(run.job.suspect for run in self._running.values())
+                line = await self._store.claim(self._queues, self._kinds, room - len(jobs), suspect=suspect)
             self._unsure = False
         except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
             if not self._unsure:  # once for an outage
@@ -171,12 +176,24 @@ class Runner:
             await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
             return False
         # A claim that takes a suspect leaves out those behind it, and so may not be full.
-        self._more = len(jobs) == room or any(job.suspect for job in jobs)
+        self._more = len(jobs) + len(line) == room or any(job.suspect for job in line)
+        self._turns.look_at(line, full=self._more)
+        jobs += line
         now = len(jobs) - len(jobs) // 2 if self._more else len(jobs)
         self._held = jobs[now:]
         for job in jobs[:now]:
             self._start(job)
         return self._more
+
+    async def _claim_in_turn(self, room: int) -> list[ClaimedJob]:
+        turns = self._turns
+        if turns.priority is None:
+            return []
+        jobs = await self._store.claim_in_turn(
+            self._queues, self._kinds, room, after=turns.after, priority=turns.priority
+        )
+        turns.taken(jobs, room)
+        return jobs
 
     def _start_held(self) -> None:
         held, self._held = self._held, []

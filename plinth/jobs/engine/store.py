@@ -16,6 +16,7 @@ from plinth.jobs.context import ClaimedJob
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLAIM,
+    CLAIM_IN_TURN,
     CLOSE_SESSION,
     FINISH,
     FINISH_HERE,
@@ -117,6 +118,21 @@ class Store:
             )
         jobs = [ClaimedJob._make(row) for row in rows]
         jobs.sort(key=_ORDER)  # RETURNING has an order of its own
+        return jobs
+
+    async def claim_in_turn(
+        self, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]], limit: int, *, after: str, priority: int
+    ) -> list[ClaimedJob]:
+        """Claim one job of each of up to `limit` owners, those that come next `after` an owner.
+
+        Of kinds without a limit, of this priority or a better one.
+        """
+        limits = {name: kind.time_limit for name, kind in kinds.items() if kind.max_running is None}
+        rows = await self._fetch(
+            CLAIM_IN_TURN, queues, list(limits), after, limit, self.session_id, json.dumps(limits), priority
+        )
+        jobs = [ClaimedJob._make(row) for row in rows]
+        jobs.sort(key=_ORDER)
         return jobs
 
     async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""steps of jobs, and events that they wait for
+"""steps of jobs, events that they wait for, and turns of their owners
 
 Revision: plinth_0006
 After: plinth_0005
@@ -15,7 +15,20 @@ branch_labels = None
 depends_on = None
 
 
+TURN = sa.text("state = 'available' AND owner IS NOT NULL")
+
+
 def upgrade() -> None:
+    # First, and so that it may be begun again: it commits step by step.
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_job_turn", "job", postgresql_concurrently=True, if_exists=True)
+        op.create_index(
+            "ix_job_turn",
+            "job",
+            ["owner", "priority", "run_at", "id"],
+            postgresql_where=TURN,
+            postgresql_concurrently=True,
+        )
     op.create_table(
         "job_step",
         sa.Column("job_id", sa.Uuid(), primary_key=True),
@@ -40,5 +53,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_job_turn", "job")
     op.drop_table("job_event")
     op.drop_table("job_step")

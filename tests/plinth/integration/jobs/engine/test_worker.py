@@ -145,6 +145,79 @@ class TestOrder:
             await until(lambda: jobs.all("SELECT FROM job_history OFFSET 39"))
         assert most == 4
 
+    @pytest.mark.parametrize("slots", [1, 4])
+    async def test_owner_with_many_jobs_does_not_keep_another_waiting(
+        self, settings: Settings, database: Database, jobs: Jobs, slots: int
+    ) -> None:
+        order: list[str | None] = []
+
+        @job("test.fair")
+        async def fair(ctx: JobContext, payload: Number) -> None:
+            order.append(ctx.owner)
+            await asyncio.sleep(0.005)
+
+        for owner, count in (("many", 300), ("some", 30), ("few", 1), ("also", 2)):
+            await enqueue_many(database, fair, [Number()] * count, owner=owner)
+        await enqueue(database, fair, Number())  # of no owner, last in line
+        async with working(settings, fair, concurrency=slots):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 333"))
+        assert len(order) == 334
+        assert order.index("few") < 8 * slots
+        assert order.index("also") < 8 * slots
+        assert order[:100].count("some") >= 10
+        assert order[:100].count("many") >= 20
+
+    async def test_turn_of_an_owner_is_for_no_worse_priority_than_the_line_s(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        order: list[str | None] = []
+
+        @job("test.fair")
+        async def fair(ctx: JobContext, payload: Number) -> None:
+            order.append(ctx.owner)
+
+        await enqueue_many(database, fair, [Number()] * 50, owner="many")
+        await enqueue(database, fair, Number(), owner="worse", priority=1)
+        await enqueue(database, fair, Number(), owner="better", priority=-1)
+        async with working(settings, fair, concurrency=2):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 51"))
+        assert (order[0], order[-1]) == ("better", "worse")
+
+    async def test_turns_respect_paused_queues_other_kinds_and_limits(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        running, most = 0, 0
+
+        @job("test.fair")
+        async def fair(ctx: JobContext, payload: Number) -> None:
+            await asyncio.sleep(0.001)
+
+        @job("test.limited", max_running=1)
+        async def limited(ctx: JobContext, payload: Number) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+
+        @job("test.foreign")
+        async def foreign(ctx: JobContext, payload: Number) -> None:
+            raise AssertionError
+
+        await enqueue_many(database, fair, [Number()] * 60, owner="many")
+        for owner in "abc":
+            await enqueue_many(database, limited, [Number()] * 3, owner=owner)
+            await enqueue(database, foreign, Number(), owner=owner)
+            await enqueue(database, fair, Number(), owner=owner, queue="paused")
+        await jobs.all("INSERT INTO job_queue (name) VALUES ('paused')")
+        async with working(settings, fair, limited, concurrency=4, queues=["default", "paused"]):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 68"))
+        assert most == 1
+        left = await jobs.all("SELECT kind, queue, state FROM job ORDER BY kind, queue")
+        assert [tuple(row) for row in left] == [("test.fair", "paused", "available")] * 3 + [
+            ("test.foreign", "default", "available")
+        ] * 3
+
     async def test_next_claim_is_sent_before_the_second_half_of_a_claim_runs(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
