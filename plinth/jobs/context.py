@@ -253,7 +253,14 @@ class JobContext:
             self._loop.call_soon_threadsafe(self._recorder.progress, self, report)
 
     def from_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the worker's event loop and return its result. For plain functions, in their thread."""
+        """Run a coroutine on the worker's event loop and return its result. For plain functions, in their thread.
+
+        Raises:
+            RuntimeError: called in the event loop, which would wait for itself.
+        """
+        if threading.get_ident() == self._thread:
+            coroutine.close()
+            raise RuntimeError("ctx.from_thread is for plain functions: a coroutine function awaits the coroutine")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def raise_if_cancelled(self) -> None:

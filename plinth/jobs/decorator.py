@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -77,17 +76,26 @@ def job(
 
 
 def _in_thread(function: Callable[[JobContext, P], object]) -> Callable[[JobContext, P], Awaitable[None]]:
+    # What it raises is returned: a future hands on no StopIteration, and a SystemExit in a task ends the event loop.
+    def call(ctx: JobContext, payload: P) -> BaseException | None:
+        try:
+            if not ctx.stopping:  # it may have waited for a thread until its time limit
+                function(ctx, payload)
+        except BaseException as error:  # noqa: BLE001 - raised below, where it concerns its job alone
+            return error
+        return None
+
     @wraps(function)
     async def run(ctx: JobContext, payload: P) -> None:
-        work = asyncio.ensure_future(asyncio.to_thread(function, ctx, payload))
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            while not work.done():  # the thread goes on, so the run does
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
-            work.result()
-            raise
+        work = asyncio.ensure_future(asyncio.to_thread(call, ctx, payload))
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():  # a cancelled thread goes on, so the run does
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if (raised := work.result() or cancelled) is not None:
+            raise raised
 
     return run
 

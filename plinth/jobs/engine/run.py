@@ -96,9 +96,9 @@ class Run:
             await self.kind.function(self.ctx, self._payload())
         except InvalidPayload as error:
             return self._unreadable(self._entry("invalid_payload", str(error)))
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the job's failure, not ours
+        except BaseException as error:  # whatever it is, it is the job's failure, not ours
+            if not self._loop.is_running():  # closed with the loop: nothing can be written
+                raise
             return self._outcome(error)
         else:
             return self._outcome(None)

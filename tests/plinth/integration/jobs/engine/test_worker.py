@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -364,14 +365,27 @@ class TestFailures:
         assert (row["state"], row["attempt"], len(row["errors"])) == ("discarded", 3, 3)
 
     @pytest.mark.parametrize(
-        "exception", [SystemExit(1), asyncio.CancelledError(), BaseExceptionGroup("x", [ValueError()])]
+        "exception",
+        [
+            SystemExit(1),
+            KeyboardInterrupt(),
+            GeneratorExit(),
+            StopIteration(),
+            asyncio.CancelledError(),
+            BaseExceptionGroup("x", [ValueError()]),
+        ],
     )
+    @pytest.mark.parametrize("plain", [False, True])
     async def test_no_exception_of_a_handler_ends_the_worker(
-        self, settings: Settings, database: Database, jobs: Jobs, exception: BaseException
+        self, settings: Settings, database: Database, jobs: Jobs, exception: BaseException, plain: bool
     ) -> None:
-        @job("test.wild", retry=ONE_ATTEMPT)
-        async def wild(ctx: JobContext, payload: Number) -> None:
+        async def in_the_loop(ctx: JobContext, payload: Number) -> None:
             raise exception
+
+        def in_a_thread(ctx: JobContext, payload: Number) -> None:
+            raise exception
+
+        wild = job("test.wild", retry=ONE_ATTEMPT)(in_a_thread if plain else in_the_loop)
 
         @job("test.tame")
         async def tame(ctx: JobContext, payload: Number) -> None:
@@ -643,6 +657,41 @@ class TestPlainFunctions:
             await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.next'"))
         assert (row["state"], row["progress_done"], row["progress_total"]) == ("succeeded", 3, 4)
         assert threads != [threading.current_thread().name]
+
+    async def test_coroutine_function_that_waits_as_a_thread_fails_and_blocks_nothing(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.mistaken", retry=ONE_ATTEMPT)
+        async def mistaken(ctx: JobContext, payload: Number) -> None:
+            ctx.from_thread(asyncio.sleep(0))
+
+        with capture_logs():
+            async with working(settings, mistaken):
+                row = await jobs.end_of(await put(database, mistaken))
+        assert row["errors"][0]["detail"].startswith("RuntimeError: ctx.from_thread is for plain functions")
+
+    async def test_plain_function_that_gets_no_thread_in_time_is_not_called(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        called: list[int] = []
+        free = threading.Event()
+
+        @job("test.plain", time_limit=0.1, retry=ONE_ATTEMPT)
+        def plain(ctx: JobContext, payload: Number) -> None:
+            called.append(payload.n)
+
+        loop = asyncio.get_running_loop()
+        threads = ThreadPoolExecutor(1)
+        loop.set_default_executor(threads)
+        threads.submit(free.wait)
+        with capture_logs() as entries:
+            async with working(settings, plain):
+                job_id = await put(database, plain)
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                await asyncio.sleep(0.3)
+                free.set()
+                row = await jobs.end_of(job_id)
+        assert (row["state"], row["errors"][0]["outcome"], called) == ("discarded", "timeout", []), entries
 
     async def test_failure_of_a_plain_function_is_recorded_with_its_traceback(
         self, settings: Settings, database: Database, jobs: Jobs
