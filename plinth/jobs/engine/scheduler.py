@@ -12,6 +12,7 @@ import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database, DatabaseUnavailableError
+from plinth.database.errors import database_reason, sqlstate
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING
 from plinth.jobs.enqueue import enqueue_many
@@ -25,6 +26,9 @@ log = structlog.get_logger("plinth.jobs.schedules")
 # How often schedules are checked when none is due: the database's clock decides, and may step.
 LOOK_SECONDS = 30.0
 FAILED_SECONDS = 1.0  # until a slot is tried again that could not be taken
+# A slot that another transaction is in the way of is put off: the schedules behind it do not wait for that transaction.
+LOCK_TIMEOUT = "SET LOCAL lock_timeout = '100ms'"
+LOCK_NOT_AVAILABLE = "55P03"
 
 # One whose expression has changed, or that comes back, begins now: what it would have missed was never due.
 DECLARE = """
@@ -91,8 +95,11 @@ class Scheduler:
             if slots := schedule.due_slots(row["last_slot"], row["now"]):
                 try:
                     await self._take(schedule, row["last_slot"], slots)
-                except DatabaseUnavailableError:
-                    raise
+                except DatabaseUnavailableError as error:
+                    if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                        raise
+                    log.warning("a slot is put off", schedule=schedule.name, reason=database_reason(error))
+                    wait = min(wait, FAILED_SECONDS)
                 except Exception:  # the schedules behind it go on
                     log.exception("a slot cannot be taken", schedule=schedule.name)
                     wait = min(wait, FAILED_SECONDS)
@@ -103,6 +110,7 @@ class Scheduler:
     async def _take(self, schedule: Schedule, last: datetime, slots: list[datetime]) -> None:
         async with self._database.session() as session:
             connection = await session.connection()
+            await connection.exec_driver_sql(LOCK_TIMEOUT)
             taken = await connection.exec_driver_sql(TAKE, (schedule.name, last, slots[-1]))
             if taken.first() is None:
                 return  # another worker took the slot, or the schedule was paused

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import JobContext, RetryPolicy, Schedule, job, schedule
+from plinth.jobs import JobContext, RetryPolicy, Schedule, enqueue, job, schedule
 from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.schedules import Overlap
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
@@ -124,6 +124,31 @@ class TestFailures:
         taken = await jobs.all("SELECT DISTINCT split_part(unique_key, ' ', 2) AS schedule FROM job")
         assert [row["schedule"] for row in taken] == ["test.tick"]
         assert [entry["schedule"] for entry in entries if entry["event"] == "a slot cannot be taken"] == ["a"]
+
+    @pytest.mark.parametrize("locked", ["the schedule", "the key of its slot"])
+    async def test_schedule_that_waits_for_a_transaction_stops_no_other(
+        self, database: Database, jobs: Jobs, minutely: Schedule, locked: str
+    ) -> None:
+        waits = replace(minutely, name="a", overlap="skip")
+        both = Scheduler(database, {"a": waits, "test.tick": minutely})
+        await both.declare()
+        await rewind(jobs, minutes=1)
+        async with database.session() as open_transaction:
+            if locked == "the schedule":
+                statement = "UPDATE job_schedule SET paused_at = now() WHERE name = 'a'"
+                await (await open_transaction.connection()).exec_driver_sql(statement)
+            else:
+                await enqueue(open_transaction, minutely.kind, Number(), unique_key="schedule a", queue="elsewhere")
+            with capture_logs() as entries:
+                async with asyncio.timeout(2):
+                    assert await both.take_due() <= 1
+            await open_transaction.rollback()
+        taken = "SELECT DISTINCT split_part(unique_key, ' ', 2) AS schedule FROM job ORDER BY 1"
+        assert [row["schedule"] for row in await jobs.all(taken)] == ["test.tick"]
+        assert [entry["schedule"] for entry in entries if entry["event"] == "a slot is put off"] == ["a"]
+        with capture_logs():
+            await both.take_due()
+        assert [row["schedule"] for row in await jobs.all(taken)] == ["a", "test.tick"]
 
 
 class TestOverlap:
