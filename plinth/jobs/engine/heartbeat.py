@@ -14,7 +14,8 @@ from uuid import UUID
 
 import structlog
 
-from plinth.jobs.engine.sql import RENEW_SESSION
+from plinth.database.engine import Database
+from plinth.jobs.engine.sql import CANCELLED_RUNS, RENEW_SESSION
 from plinth.jobs.metrics import HEARTBEAT_LAG
 from plinth.jobs.resources import one_connection
 from plinth.settings import PlatformSettings
@@ -25,6 +26,7 @@ __all__ = ["Heartbeat"]
 log = structlog.get_logger("plinth.jobs.engine.worker")
 
 BEATS = 4  # in the time until a session expires
+CANCELLED_SECONDS = 0.5  # to learn which jobs are to be cancelled; at most a beat, and a stop waits for it
 
 
 class Heartbeat:
@@ -80,24 +82,19 @@ class Heartbeat:
             while not self._stopping.is_set():
                 began = monotonic()
                 try:
-                    async with asyncio.timeout(self._interval), database.connection() as connection:
-                        row = await connection.fetchrow(
-                            RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout)
-                        )
-                    assert row is not None
-                    alive, cancelled = row["alive"], row["cancelled"]
+                    alive = await self._renew(database)
                     self._renewed_at = began
                     self.answered = True
                 except Exception as error:  # noqa: BLE001 - logged, once for an outage
                     # Two more beats fit in before the session expires: time to stop its runs.
-                    alive, cancelled = self._since_renewal() < self._timeout - self._interval, []
+                    alive = self._since_renewal() < self._timeout - self._interval
                     if self.answered:
                         log.warning("no answer to the heartbeat", error=repr(error))
                     self.answered = False
                 if not alive:
                     self._caller.call_soon_threadsafe(self._on_lost)
                     return
-                if cancelled:
+                if self.answered and (cancelled := await self._cancelled(database)):
                     self._caller.call_soon_threadsafe(self._on_cancelled, cancelled)
                 await self._pause(self._interval - (monotonic() - began))
         finally:
@@ -105,6 +102,20 @@ class Heartbeat:
             await database.aclose()
             with suppress(RuntimeError):  # the worker's loop has ended
                 self._caller.call_soon_threadsafe(self._ended.set)
+
+    async def _renew(self, database: Database) -> bool:
+        async with asyncio.timeout(self._interval), database.connection() as connection:
+            renewed = await connection.fetchval(RENEW_SESSION, self._session_id, timedelta(seconds=self._timeout))
+        return renewed is not None
+
+    async def _cancelled(self, database: Database) -> list[UUID]:
+        """Return the jobs of this session with a cancellation request. The next beat asks again."""
+        try:
+            async with asyncio.timeout(CANCELLED_SECONDS), database.connection() as connection:
+                return [row["id"] for row in await connection.fetch(CANCELLED_RUNS, self._session_id)]
+        except Exception as error:  # noqa: BLE001 - the session has been renewed, and lives on
+            log.debug("cancellation is left to the next heartbeat", error=repr(error))
+            return []
 
     def _since_renewal(self) -> float:
         return monotonic() - self._renewed_at

@@ -283,15 +283,11 @@ VALUES ($1, $2, $3, $4, $5, now() + $6::interval) RETURNING id
 """
 # An expired session is never renewed: other workers may have its jobs by now.
 RENEW_SESSION = """
-WITH renewed AS (
-    UPDATE worker_session SET renewed_at = now(), expires_at = now() + $2::interval
-    WHERE id = $1 AND expires_at > now() RETURNING id
-)
-SELECT EXISTS (SELECT FROM renewed) AS alive,
-    ARRAY(
-        SELECT id FROM job WHERE state = 'running' AND session_id = $1 AND cancel_requested_at IS NOT NULL
-    ) AS cancelled
+UPDATE worker_session SET renewed_at = now(), expires_at = now() + $2::interval
+WHERE id = $1 AND expires_at > now() RETURNING id
 """
+# By itself: a lock on the table of jobs, as a migration takes it, must not keep a session from being renewed.
+CANCELLED_RUNS = "SELECT id FROM job WHERE state = 'running' AND session_id = $1 AND cancel_requested_at IS NOT NULL"
 STOP_SESSION = "UPDATE worker_session SET stopping = true WHERE id = $1"
 # The reaper gives back what still runs in its name, and counts no crash.
 CLOSE_SESSION = "DELETE FROM worker_session WHERE id = $1"

@@ -168,6 +168,31 @@ class TestLockedRows:
                 assert await jobs.state(first.id) == "running"
             assert (await jobs.end_of(first.id))["state"] == "succeeded"
 
+    async def test_locked_table_of_jobs_costs_no_worker_its_session(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """As a migration locks it, or waits for the lock: nothing is lost that runs meanwhile."""
+        runs: list[int] = []
+        go_on = asyncio.Event()
+
+        @job("test.long")
+        async def long(ctx: JobContext, payload: Number) -> None:
+            runs.append(ctx.run)
+            await go_on.wait()
+
+        async with database.session() as session:
+            made = await enqueue(session, long, Number())
+        short = settings.model_copy(update={"JOBS_SESSION_TIMEOUT": 2.0})
+        with capture_logs():
+            async with working(short, long):
+                await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                async with database.session() as migration:
+                    await (await migration.connection()).exec_driver_sql("LOCK TABLE job")
+                    await asyncio.sleep(2.5)
+                    go_on.set()
+                assert (await jobs.end_of(made.id))["state"] == "succeeded"
+        assert runs == [1]
+
     async def test_follow_up_that_waits_for_a_transaction_delays_no_other_outcome(
         self, settings: Settings, database: Database, jobs: Jobs
     ) -> None:
