@@ -162,9 +162,7 @@ class Run:
 
     def _retry(self, entry: ErrorEntry, after: float | None = None) -> Outcome:
         job = self.job
-        if self.ctx.cancelled:
-            return Finish(job.id, job.lease, State.CANCELLED, entry)
-        if job.attempt >= job.max_attempts:
+        if self.ctx.cancelled or job.attempt >= job.max_attempts:
             return self._discard(entry)
         delay = self.kind.retry.delay(job.attempt) if after is None else after
         log.warning("a job failed", kind=job.kind, attempt=job.attempt, retry_in=round(delay, 1), error=entry["detail"])
@@ -172,6 +170,8 @@ class Run:
 
     def _discard(self, entry: ErrorEntry) -> Outcome:
         job = self.job
+        if self.ctx.cancelled:
+            return Finish(job.id, job.lease, State.CANCELLED, entry)
         log.error("a job was discarded", kind=job.kind, attempt=job.attempt, error=entry["detail"])
         return Finish(job.id, job.lease, State.DISCARDED, entry)
 

@@ -139,13 +139,20 @@ def ours(columns: str, *parameters: str, lock: str = "NO KEY UPDATE SKIP LOCKED"
 )"""
 
 
+# A failure after a cancellation request, of which the worker may not have heard: no dead letter comes of it, which a
+# retry of all dead letters would run again.
+_END_STATE = (
+    "CASE WHEN run.state = 'discarded' AND job.cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE run.state END"
+)
+
+
 def _finish(lock: str) -> str:
     held = ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", lock=lock)
     return f"""
 WITH {held}, ended AS (
     DELETE FROM job USING run
     WHERE {THESE} AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
-    RETURNING job.*, run.state AS end_state, run.error
+    RETURNING job.*, {_END_STATE} AS end_state, run.error
 )
 INSERT INTO job_history ({HISTORY_COLUMNS})
 SELECT {COMMON_COLUMNS}, attempt, {_errors("ended", "ended.error")}, end_state, now() FROM ended
@@ -291,17 +298,21 @@ CANCELLED_RUNS = "SELECT id FROM job WHERE state = 'running' AND session_id = $1
 STOP_SESSION = "UPDATE worker_session SET stopping = true WHERE id = $1"
 # The reaper gives back what still runs in its name, and counts no crash.
 CLOSE_SESSION = "DELETE FROM worker_session WHERE id = $1"
-# A worker that lost its session and lives has not crashed: undo what the reaper counted for its runs.
+# A worker that lost its session and lives has not crashed: undo what the reaper counted for its runs. A row that is
+# locked is left out, as it is about to end: the worker must not wait for another transaction before it works again.
 UNCOUNT_CRASHES = """
+WITH run AS MATERIALIZED (
+    SELECT known.id, known.crash FROM (
+        SELECT id, jsonb_build_object('run', lease, 'outcome', 'crash') AS crash
+        FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS known (id, lease)) AS known,
+    LATERAL (
+        SELECT FROM job WHERE job.id = known.id AND job.crash_count > 0 AND job.errors @> jsonb_build_array(known.crash)
+        FOR NO KEY UPDATE SKIP LOCKED) AS held
+)
 UPDATE job SET crash_count = crash_count - 1, errors = (
     SELECT jsonb_agg(CASE WHEN entry @> run.crash THEN entry || $3::jsonb ELSE entry END ORDER BY place)
     FROM jsonb_array_elements(job.errors) WITH ORDINALITY AS entries (entry, place))
-FROM (
-    SELECT known.id, jsonb_build_object('run', lease, 'outcome', 'crash') AS crash
-    FROM unnest((SELECT $1::uuid[]), (SELECT $2::bigint[])) AS known (id, lease)
-) AS run
-WHERE job.id = run.id AND job.id = ANY (ARRAY(SELECT unnest($1::uuid[]))) AND job.crash_count > 0
-    AND job.errors @> jsonb_build_array(run.crash)
+FROM run WHERE job.id = run.id AND job.id = ANY (ARRAY(SELECT id FROM run))
 RETURNING job.id
 """
 CANCELLED_AMONG = (

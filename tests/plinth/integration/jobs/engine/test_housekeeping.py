@@ -100,6 +100,19 @@ class TestReaper:
         assert (row["state"], row["attempt"], row["crash_count"]) == ("available", 0, 1)
         assert [error["outcome"] for error in row["errors"]] == ["crash", *["interrupted"] * (first == "the reaper")]
 
+    async def test_survivor_does_not_wait_for_a_transaction_that_ends_one_of_its_jobs(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
+    ) -> None:
+        held, free = await claim_one(database, dead, noop), await claim_one(database, dead, noop)
+        await expire(jobs, dead)
+        await reaper.reap(max_crashes=5)
+        async with database.session() as open_transaction:
+            lock = "SELECT FROM job WHERE id = $1 FOR UPDATE"
+            await (await open_transaction.connection()).exec_driver_sql(lock, (held.id,))
+            async with asyncio.timeout(2):
+                await dead.survive([(held.id, held.lease), (free.id, free.lease)])
+        assert (await jobs.live(free.id))["crash_count"] == 0
+
     async def test_survivor_leaves_the_crashes_of_other_workers(
         self, database: Database, jobs: Jobs, noop: JobKind[Number], dead: Store, reaper: Store
     ) -> None:

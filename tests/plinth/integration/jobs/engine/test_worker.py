@@ -535,16 +535,21 @@ class TestCancel:
             await request_cancel(jobs, deaf_id)
             assert (await jobs.end_of(deaf_id))["state"] == "cancelled"
 
-    async def test_failure_after_a_cancel_request_is_not_retried(
-        self, settings: Settings, database: Database, jobs: Jobs
+    @pytest.mark.parametrize("heard", [False, True])
+    @pytest.mark.parametrize(
+        ("error", "retry"), [(ValueError(), AT_ONCE), (ValueError(), ONE_ATTEMPT), (Discard("no"), AT_ONCE)]
+    )
+    async def test_failure_after_a_cancel_request_makes_no_retry_and_no_dead_letter(
+        self, settings: Settings, database: Database, jobs: Jobs, error: Exception, retry: RetryPolicy, heard: bool
     ) -> None:
-        """Even when the worker has not heard of the request yet."""
+        """Whether the worker has heard of the request or not."""
         go_on = asyncio.Event()
 
-        @job("test.fails", retry=AT_ONCE)
+        @job("test.fails", retry=retry)
         async def fails(ctx: JobContext, payload: Number) -> None:
             await go_on.wait()
-            raise ValueError
+            ctx.cancelled = heard
+            raise error
 
         fails_id = await put(database, fails)
         with capture_logs():
@@ -553,7 +558,7 @@ class TestCancel:
                 await request_cancel(jobs, fails_id)
                 go_on.set()
                 row = await jobs.end_of(fails_id)
-        assert (row["state"], row["attempt"]) == ("cancelled", 1)
+        assert (row["state"], row["attempt"], len(row["errors"])) == ("cancelled", 1, 1)
 
     async def test_job_cancelled_raised_without_a_request_is_a_failure(
         self, settings: Settings, database: Database, jobs: Jobs
