@@ -4,14 +4,14 @@ While one batch is being written the next one collects: a single outcome is writ
 statements, and no timer delays either. While the database is away outcomes are kept and tried again. They are dropped
 when the worker session is lost, since other workers have its jobs then.
 
-An outcome with follow-up jobs may have to wait for another transaction: for one that has enqueued the same unique key.
-So these outcomes have a lane of their own, and each waits for a moment only before it is put off.
+An outcome with follow-up jobs may have to wait for another transaction, one that has enqueued the same unique key, or
+may take long, if they are thousands. So these outcomes have a lane of their own, and each waits for a moment only before
+it is put off. Those with a few follow-ups without a key do neither, and have another lane.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.step_recorder import StepRecorder
 from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.engine.store import Store
-from plinth.jobs.enqueue import Insertion
+from plinth.jobs.enqueue import MAX_ROWS, Insertion
 from plinth.jobs.metrics import LEASES_LOST, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, State, Suspend, TryAgain, error_entry
 
@@ -39,9 +39,10 @@ RunKey = tuple[UUID, int]
 
 BATCH = 1000
 FOLLOW_UP_BATCH = 100
-# Those with follow-ups that are put off are tried again so many at a time, behind those that are new. One of them takes
-# 50 ms at most (`LOCK_TIMEOUT`), so that they delay a new one by half a second.
-FOLLOW_UP_AGAIN = 10
+# Those that are put off are tried again so many at a time, behind those that are new: 10 ms each, at most.
+FOLLOW_UP_AGAIN = 50
+# Seconds that one waits for another transaction before it is put off, and while others are put off.
+FOLLOW_UP_WAIT, FOLLOW_UP_SHORT_WAIT = 0.05, 0.005
 PROGRESS_SECONDS = 0.5
 AWAY_SECONDS = 0.25  # between two attempts while the database is away
 # SQLSTATEs: another transaction is in the way, and this one has to try again.
@@ -62,6 +63,12 @@ class EndedRun:
     def key(self) -> RunKey:
         return self.job.id, self.job.lease
 
+    @property
+    def unique_keys(self) -> set[tuple[str, str]]:
+        """The unique keys of its follow-up jobs, each with the kind."""
+        rows = ((follow_up.terms.kind, row.unique_key) for follow_up in self.follow_ups for row in follow_up.rows)
+        return {(kind, key) for kind, key in rows if key is not None}
+
 
 class Recorder:
     """Writes outcomes and progress in batches.
@@ -80,9 +87,11 @@ class Recorder:
         self._on_written = on_written
         self._on_lost = on_lost
         self._plain = Lane(self._write_plain, size=BATCH, again=BATCH)
-        self._with_follow_ups = Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
+        self._with_follow_ups, self._slow = (
+            Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN) for _ in range(2)
+        )
         self._suspended = Lane(self._write_suspended, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
-        self._lanes = (self._plain, self._with_follow_ups, self._suspended)
+        self._lanes = (self._plain, self._with_follow_ups, self._slow, self._suspended)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
         self._rows = (
@@ -98,10 +107,15 @@ class Recorder:
 
     def put(self, job: ClaimedJob, outcome: Outcome, follow_ups: Sequence[Insertion] = ()) -> None:
         """Queue the outcome of a run for writing; that of a success in one transaction with its follow-up jobs."""
-        lane = self._with_follow_ups if follow_ups else self._plain
+        run = EndedRun(job, outcome, follow_ups)
         if isinstance(outcome, Suspend):
-            lane = self._suspended
-        lane.put(EndedRun(job, outcome, follow_ups))
+            self._suspended.put(run)
+        elif not follow_ups:
+            self._plain.put(run)
+        elif len(follow_ups) > MAX_ROWS or run.unique_keys:
+            self._slow.put(run)
+        else:
+            self._with_follow_ups.put(run)
 
     def progress(self, ctx: JobContext, progress: Progress) -> None:
         """Queue a run's progress; it is written within `PROGRESS_SECONDS`, and a later report replaces it."""
@@ -155,7 +169,12 @@ class Recorder:
     async def _write_with_follow_ups(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
         await self._write_progress()
         follow_ups = {run.job.id: run.follow_ups for run in runs}
-        put_off = await self._persist(runs, partial(self._store.finish_with_follow_ups, follow_ups))
+
+        async def write(outcomes: Sequence[Finish]) -> set[UUID]:
+            wait = FOLLOW_UP_SHORT_WAIT if self._waiting else FOLLOW_UP_WAIT
+            return await self._store.finish_with_follow_ups(follow_ups, outcomes, wait=wait)
+
+        put_off = await self._persist(runs, write)
         self._on_written([run for run in runs if run not in put_off])
         return put_off
 
@@ -170,8 +189,8 @@ class Recorder:
                 break
             except Exception as error:  # noqa: BLE001 - logged, or tried again
                 if sqlstate(error) in IN_THE_WAY or not isinstance(error, DatabaseUnavailableError):
-                    if len(runs) > 1:  # one outcome must not fail or delay the others
-                        return {again for run in runs for again in await self._persist([run], write)}
+                    if len(runs) > 1:
+                        return await self._persist_each(runs, write)
                     if sqlstate(error) in IN_THE_WAY:
                         return self._wait_for(runs[0], error)
                     return await self._give_up(runs[0], error)
@@ -186,6 +205,23 @@ class Recorder:
                 LEASES_LOST.inc()
                 log.warning("an outcome came too late; the job was taken away", job_id=str(run.job.id))
         return {run for run in missed if run.key in held}
+
+    async def _persist_each(self, runs: Sequence[EndedRun], write: Write) -> set[EndedRun]:
+        """Write outcomes each by itself: one must not fail or delay the others.
+
+        One that needs all the keys of one that waits would wait as well, and is not tried.
+        """
+        put_off: set[EndedRun] = set()
+        waited_for: list[set[tuple[str, str]]] = []
+        for run in runs:
+            keys = run.unique_keys
+            if any(waited <= keys for waited in waited_for):
+                put_off.add(run)
+                continue
+            put_off |= await self._persist([run], write)
+            if keys and run.key in self._waiting:
+                waited_for.append(keys)
+        return put_off
 
     def _wait_for(self, run: EndedRun, error: Exception) -> set[EndedRun]:
         if run.key not in self._waiting:

@@ -47,7 +47,7 @@ __all__ = ["Reaped", "Store"]
 
 # A worker cancels a run at its time limit. The job is taken away only if that has not ended it.
 DEADLINE_MARGIN = timedelta(seconds=15)
-# Seconds that an outcome with follow-up jobs waits for another transaction before it is put off.
+# Seconds that a suspension waits for another transaction before it is put off.
 LOCK_TIMEOUT = 0.05
 _ORDER = attrgetter("priority", "run_at", "id")
 # For how long lost workers are shown to operators.
@@ -154,16 +154,16 @@ class Store:
         return {row[0] for row in await self._fetch(FINISH, *self._finish_arguments(outcomes))}
 
     async def finish_with_follow_ups(
-        self, follow_ups: Mapping[UUID, Sequence[Insertion]], outcomes: Sequence[Finish]
+        self, follow_ups: Mapping[UUID, Sequence[Insertion]], outcomes: Sequence[Finish], *, wait: float
     ) -> set[UUID]:
         """End jobs and enqueue the follow-ups of each in one transaction; returns those that were ended.
 
         Raises:
-            DatabaseUnavailableError: also if it had to wait for another transaction.
+            DatabaseUnavailableError: also if it had to wait for another transaction for more than `wait` seconds.
         """
         async with self.database.session() as session:
             connection = await session.connection()
-            await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT:g}s'")
+            await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{wait:g}s'")
             ended = await connection.exec_driver_sql(FINISH, self._finish_arguments(outcomes))
             done = {row.id for row in ended}
             for insertion in merged([insertion for job_id in done for insertion in follow_ups[job_id]]):

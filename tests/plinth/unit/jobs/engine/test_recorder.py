@@ -115,7 +115,7 @@ class LockedStore:
         self.written += free
         return set(free)
 
-    async def finish_with_follow_ups(self, follow_ups: object, outcomes: Sequence[Finish]) -> set[UUID]:
+    async def finish_with_follow_ups(self, follow_ups: object, outcomes: Sequence[Finish], *, wait: float) -> set[UUID]:
         return await self.finish(outcomes)
 
     async def held(self, keys: Collection[RunKey]) -> set[RunKey]:
@@ -125,14 +125,14 @@ class LockedStore:
 @pytest.mark.parametrize("follow_ups", [False, True])
 async def test_every_outcome_that_was_put_off_is_written(follow_ups: bool) -> None:
     """However many there are; some were forgotten."""
-    store, ids = LockedStore(), [uuid4() for _ in range(35)]
+    store, ids = LockedStore(), [uuid4() for _ in range(135)]
     recorder = Recorder(cast(Store, store), on_written=lambda runs: None, on_lost=lambda key: None)
     running = asyncio.create_task(recorder.run())
     try:
         for number, run_id in enumerate(ids):
             outcome = Finish(run_id, 1, State.SUCCEEDED)
             put(recorder, outcome, [Insertion(TERMS, [])] if follow_ups else [])
-            if number % 3 == 0:
+            if number % 12 == 0:
                 await asyncio.sleep(0.02)
         async with asyncio.timeout(20):
             await recorder.drained()
