@@ -20,6 +20,7 @@ from plinth.jobs.after_commit import after_commit
 from plinth.jobs.doorbell import ring_after_commit, ring_now
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
+from plinth.jobs.outcome import storable
 from plinth.jobs.owner_limit import make_room
 from plinth.telemetry.tracing import enqueue_span
 
@@ -28,6 +29,7 @@ __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_man
 MAX_TEXT_LENGTH = 255
 MAX_ROWS = 1000  # of follow-up jobs in one statement
 MAX_STATEMENT = 10_000  # jobs of a call in one statement
+MAX_DELAY = 100 * 365 * 86_400  # seconds
 _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
@@ -93,7 +95,8 @@ async def enqueue(
         TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
-        ValueError: `run_at` has no time zone, a text is too long or holds a NUL, or the payload does not survive JSON.
+        ValueError: `run_at` has no time zone, it or `delay` is too far away, a text is too long or holds a NUL, or the
+            payload does not survive JSON.
     """
     keys = None if unique_key is None else [unique_key]
     (job,) = await enqueue_many(to, kind, [payload], unique_keys=keys, **options)
@@ -279,10 +282,14 @@ def prepare(
         raise ValueError("there is one unique key for each payload, or none")
     check_name(queue)
     for text in (owner, *keys):
-        if text is not None and (not 0 < len(text) <= MAX_TEXT_LENGTH or "\0" in text):
-            raise ValueError(f"owners and unique keys have 1 to {MAX_TEXT_LENGTH} characters, and no NUL")
-    if run_at is not None and run_at.tzinfo is None:
-        raise ValueError("run_at needs a time zone")
+        if text is not None and (not 0 < len(text) <= MAX_TEXT_LENGTH or storable(text) != text):
+            raise ValueError(
+                f"owners and unique keys have 1 to {MAX_TEXT_LENGTH} characters, no NUL and no lone surrogate"
+            )
+    if run_at is not None and (run_at.tzinfo is None or not 1900 < run_at.year < 9999):
+        raise ValueError("run_at needs a time zone, and a year from 1901 to 9998")
+    if not abs(delay) <= MAX_DELAY:  # nor is NaN
+        raise ValueError(f"a delay is a number of seconds, {MAX_DELAY} at most")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
     terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, run_at, timedelta(seconds=delay))

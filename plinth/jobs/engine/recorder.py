@@ -5,8 +5,8 @@ statements, and no timer delays either. While the database is away outcomes are 
 when the worker session is lost, since other workers have its jobs then.
 
 An outcome with follow-up jobs may have to wait for another transaction, one that has enqueued the same unique key, or
-may take long, if they are thousands. So these outcomes have a lane of their own, and each waits for a moment only before
-it is put off. Those with a few follow-ups without a key do neither, and have another lane.
+take long, if they are thousands. So these outcomes have a lane of their own, and each waits but a moment before it is
+put off. Those with a few follow-ups without a key do neither, and have another lane.
 """
 
 import asyncio

@@ -144,7 +144,13 @@ class TestRefusals:
         "options",
         [
             {"run_at": datetime(2040, 1, 1)},  # noqa: DTZ001 - that is the mistake
+            {"run_at": datetime.max.replace(tzinfo=UTC)},
+            {"run_at": datetime.min.replace(tzinfo=UTC)},
+            {"delay": float("nan")},
+            {"delay": float("inf")},
+            {"delay": 1e12},
             {"owner": "a\0b"},
+            {"unique_key": "\ud800"},
             {"owner": "a" * 256},
             {"unique_key": ""},
             {"queue": "no spaces"},
