@@ -35,6 +35,9 @@ __all__ = ["Runner"]
 log = structlog.get_logger("plinth.jobs.engine.worker")
 
 MAX_CLAIM = 500
+# A claim whose connection broke may commit so long after that, if it waits for a lock or its server stood still: the
+# engine's DB_STATEMENT_TIMEOUT and some more.
+LATE_CLAIM_SECONDS = 12.0
 MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
 SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot is due
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
@@ -77,7 +80,8 @@ class Runner:
         self._wake = asyncio.Event()
         self._wake.set()
         self._more = False  # the last claim was full, so more jobs may wait
-        self._unsure = False  # the last claim broke off, and may have committed
+        self._unsure = False  # a claim broke off, and may have committed
+        self._unsure_later: asyncio.TimerHandle | None = None  # or may commit still
         self._stopping = False
         self.lost = asyncio.Event()
         self._unrecorded: list[RunKey] = []  # runs whose outcomes were not written when the session was lost
@@ -171,8 +175,10 @@ class Runner:
         except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
             if not self._unsure:  # once for an outage
                 log.warning("nothing could be claimed", error=repr(error), reason=database_reason(error))
-            self._unsure = True
-            self._wake.set()
+            self._doubt()
+            if self._unsure_later is not None:
+                self._unsure_later.cancel()
+            self._unsure_later = self._loop.call_later(LATE_CLAIM_SECONDS, self._doubt)
             await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
             return False
         # A claim that takes a suspect leaves out those behind it, and so may not be full.
@@ -194,6 +200,11 @@ class Runner:
         )
         turns.taken(jobs, room)
         return jobs
+
+    def _doubt(self) -> None:
+        """Have the next claim, at once, look first for jobs of one that broke off."""
+        self._unsure = True
+        self._wake.set()
 
     def _start_held(self) -> None:
         held, self._held = self._held, []

@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
 from notes.config import Settings
-from plinth.database.engine import Database
+from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.jobs import (
     Discard,
     JobCancelled,
@@ -1135,7 +1135,6 @@ class TestSessions:
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The connection broke after the claim had committed and before its answer came."""
-        from plinth.database.engine import DatabaseUnavailableError
         from plinth.jobs.engine.store import Store
 
         claim = Store.claim
@@ -1161,10 +1160,39 @@ class TestSessions:
         assert (row["attempt"], row["crash_count"], row["run_lease"]) == (1, 0, 3)
         assert "released jobs of an interrupted claim" in [entry["event"] for entry in entries]
 
+    async def test_jobs_of_a_claim_that_commits_late_are_released(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its connection broke while it waited for a lock: later claims come before it."""
+
+        @job("test.unseen", queue="late")
+        async def unseen(ctx: JobContext, payload: Number) -> None: ...
+
+        monkeypatch.setattr(runner_module, "LATE_CLAIM_SECONDS", 0.5)
+        claims: list[asyncio.Task[Any]] = []
+        claim = Store.claim
+
+        async def claim_late(self: Store, *arguments: Any, **options: Any) -> Any:
+            if claims:
+                return await claim(self, *arguments, **options) if claims[0].done() else []
+
+            async def late() -> Any:
+                await asyncio.sleep(0.2)
+                return await claim(self, *arguments, **options)
+
+            claims.append(asyncio.create_task(late()))
+            raise DatabaseUnavailableError
+
+        monkeypatch.setattr(Store, "claim", claim_late)
+        unseen_id = await put(database, unseen)
+        with capture_logs():
+            async with working(settings, unseen, queues=["late"]):
+                row = await jobs.end_of(unseen_id)
+        assert (row["attempt"], row["crash_count"], row["run_lease"]) == (1, 0, 3)
+
     async def test_outcomes_are_kept_while_the_database_is_away(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from plinth.database.engine import DatabaseUnavailableError
         from plinth.jobs.engine.store import Store
 
         finish, failures = Store.finish, 3
