@@ -251,6 +251,7 @@ SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2
 # A job whose run was lost is cancelled if that was requested, discarded as poison if it has crashed too many workers or
 # if its last attempt hung, and otherwise available at once. A hung attempt is counted as an attempt. A crash is not,
 # and is forgotten a day later: workers that are lost so long after each other are lost for other reasons.
+_TAKEN = "job.id = lost.id AND job.id = ANY (ARRAY(SELECT id FROM lost))"  # twice, as in `_THESE`
 REAP = f"""
 WITH reaper AS MATERIALIZED (SELECT pg_try_advisory_xact_lock({REAPER_LOCK}) AS alone),
 lost AS MATERIALIZED (
@@ -268,10 +269,10 @@ lost AS MATERIALIZED (
     UPDATE job SET state = lost.fate, session_id = NULL, deadline_at = NULL, run_lease = run_lease + 1,
         attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END, crash_count = lost.crash_count,
         errors = {_errors("job", "lost.entry")}
-    FROM lost WHERE job.id = lost.id AND lost.fate = 'available'
+    FROM lost WHERE {_TAKEN} AND lost.fate = 'available'
     RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung
 ), removed AS (
-    DELETE FROM job USING lost WHERE job.id = lost.id AND lost.fate IN ('cancelled', 'discarded')
+    DELETE FROM job USING lost WHERE {_TAKEN} AND lost.fate IN ('cancelled', 'discarded')
     RETURNING job.*, lost.fate, lost.hung, lost.entry, lost.crash_count AS crashes
 ), ended AS (
     INSERT INTO job_history ({HISTORY_COLUMNS})

@@ -15,7 +15,7 @@ from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many,
 from plinth.jobs.engine import housekeeping as housekeeping_module
 from plinth.jobs.engine import store as store_module
 from plinth.jobs.engine.recorder import Recorder
-from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, RELEASE, RETRY
+from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, PRUNE, PRUNE_AUDIT, REAP, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store, Swept
 from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Finish, State, TryAgain, error_entry
@@ -388,6 +388,19 @@ class TestPlans:
         assert "Seq Scan" not in {node["Node Type"] for node in scans}
         assert {node["Index Name"] for node in found if "job" in node.get("Index Name", "")} == {"pk_job"}
         assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) == reads * 200
+
+    async def test_reaper_reads_running_jobs_alone(self, jobs: Jobs, store: Store) -> None:
+        """It finds those that it takes by primary key."""
+        await jobs.all("""
+            UPDATE job SET deadline_at = now() - interval '1 hour'
+            WHERE id IN (SELECT id FROM job WHERE state = 'running' LIMIT 10)
+        """)
+        found = await self.explain(jobs, REAP, 5, "{}", "{}", DEADLINE_MARGIN, "{}", timedelta(hours=1))
+        scans = self.job_scans(found)
+        read = sum(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans
+        )
+        assert read <= self.ROWS / 2 + 2 * 10
 
     async def test_batch_of_outcomes_is_not_joined_row_by_row(self, database: Database, jobs: Jobs) -> None:
         """With statistics of a moment when nothing ran: they say that no job has a session."""
