@@ -696,6 +696,7 @@ class TestPlainFunctions:
                 await asyncio.sleep(0.3)
                 free.set()
                 row = await jobs.end_of(job_id)
+        loop.set_default_executor(ThreadPoolExecutor())  # other tests have the same loop
         assert (row["state"], row["errors"][0]["outcome"], called) == ("discarded", "timeout", []), entries
 
     async def test_failure_of_a_plain_function_is_recorded_with_its_traceback(
