@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import structlog
 
 from plinth.database.engine import DatabaseUnavailableError
-from plinth.jobs.engine.sql import PRUNE_ROWS
+from plinth.jobs.engine.prune_sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import State

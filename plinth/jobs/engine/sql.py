@@ -13,13 +13,11 @@ compare every row with every id.
 
 # No other program may use these as advisory locks in the same database: "plinj" and a number.
 REAPER_LOCK = 0x706C696E6A01
-PRUNE_LOCK = 0x706C696E6A02
 LIMIT_LOCK = 0x706C696E  # the class of the locks that guard `max_running`, one for each kind
 
 MAX_ERRORS = 50  # kept for a job; the oldest go first
 PROMOTE_ROWS, MIN_PROMOTE_ROWS = 1000, 10
 REAP_ROWS = 500
-PRUNE_ROWS = 5000
 
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
@@ -327,26 +325,3 @@ INSERT INTO job_history ({HISTORY_COLUMNS})
 SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
 """
 CANCEL_RUNNING = "UPDATE job SET cancel_requested_at = now() WHERE id = $1 AND cancel_requested_at IS NULL"
-
-PRUNE = f"""
-WITH old AS (
-    DELETE FROM job_history WHERE id = ANY (ARRAY(
-        SELECT id FROM job_history
-        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
-        ORDER BY finished_at LIMIT {PRUNE_ROWS}))
-    RETURNING id
-), steps AS (
-    DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM old))
-)
-SELECT count(*) FROM old
-"""
-PRUNE_AUDIT = f"""
-WITH old AS (
-    DELETE FROM audit_record WHERE id = ANY (ARRAY(
-        SELECT id FROM audit_record
-        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
-        ORDER BY at LIMIT {PRUNE_ROWS}))
-    RETURNING id
-)
-SELECT count(*) FROM old
-"""

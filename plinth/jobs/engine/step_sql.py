@@ -1,12 +1,11 @@
 """The SQL of steps, and of the events that they wait for."""
 
-from plinth.jobs.engine.sql import PRUNE_LOCK, PRUNE_ROWS, THESE, ours
+from plinth.jobs.engine.sql import THESE, ours
 
 __all__ = [
     "EVENT",
     "KEEP_STEPS",
     "KEEP_STEP_HERE",
-    "PRUNE_EVENTS",
     "SHARE_EVENT",
     "STEPS",
     "SUSPEND",
@@ -64,15 +63,4 @@ UPDATE job_step SET state = 'timed_out', finished_at = now() FROM job
 WHERE job_step.job_id = $1 AND job_step.name = $4 AND job_step.state = 'waiting' AND job_step.due_at <= now()
     AND job.id = $1 AND job.run_lease = $2 AND COALESCE(job.session_id = $3, false)
 RETURNING job_step.name
-"""
-
-PRUNE_EVENTS = f"""
-WITH old AS (
-    DELETE FROM job_event WHERE name = ANY (ARRAY(
-        SELECT name FROM job_event
-        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND emitted_at < now() - $1::interval
-        ORDER BY emitted_at LIMIT {PRUNE_ROWS}))
-    RETURNING name
-)
-SELECT count(*) FROM old
 """

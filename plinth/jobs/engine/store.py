@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.jobs.context import ClaimedJob
+from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLAIM,
@@ -24,8 +25,6 @@ from plinth.jobs.engine.sql import (
     LIMIT_LOCK,
     OPEN_SESSION,
     PROGRESS,
-    PRUNE,
-    PRUNE_AUDIT,
     REAP,
     RELEASE,
     RETRY,
@@ -37,7 +36,7 @@ from plinth.jobs.engine.sql import (
     UNKNOWN_RUNS,
     WAITING_KINDS,
 )
-from plinth.jobs.engine.step_sql import PRUNE_EVENTS, SHARE_EVENT, SUSPEND
+from plinth.jobs.engine.step_sql import SHARE_EVENT, SUSPEND
 from plinth.jobs.enqueue import Insertion, merged
 from plinth.jobs.events import event_lock
 from plinth.jobs.kinds import JobKind

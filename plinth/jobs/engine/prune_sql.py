@@ -1,0 +1,39 @@
+"""The SQL that deletes old records, some at a time, and by one worker of the fleet."""
+
+__all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_EVENTS", "PRUNE_ROWS"]
+
+PRUNE_LOCK = 0x706C696E6A02
+PRUNE_ROWS = 5000
+
+PRUNE = f"""
+WITH old AS (
+    DELETE FROM job_history WHERE id = ANY (ARRAY(
+        SELECT id FROM job_history
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
+        ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+    RETURNING id
+), steps AS (
+    DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM old))
+)
+SELECT count(*) FROM old
+"""
+PRUNE_AUDIT = f"""
+WITH old AS (
+    DELETE FROM audit_record WHERE id = ANY (ARRAY(
+        SELECT id FROM audit_record
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
+        ORDER BY at LIMIT {PRUNE_ROWS}))
+    RETURNING id
+)
+SELECT count(*) FROM old
+"""
+PRUNE_EVENTS = f"""
+WITH old AS (
+    DELETE FROM job_event WHERE name = ANY (ARRAY(
+        SELECT name FROM job_event
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND emitted_at < now() - $1::interval
+        ORDER BY emitted_at LIMIT {PRUNE_ROWS}))
+    RETURNING name
+)
+SELECT count(*) FROM old
+"""
