@@ -34,6 +34,11 @@ class Lane(Generic[T]):
         return len(self._new) + len(self._batch) + len(self._put_off)
 
     @property
+    def put_off(self) -> int:
+        """How many wait for another transaction."""
+        return len(self._put_off)
+
+    @property
     def unwritten(self) -> list[T]:
         return [*self._new, *self._batch, *self._put_off]
 

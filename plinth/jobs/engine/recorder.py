@@ -132,6 +132,11 @@ class Recorder:
         """Outcomes that are not committed yet."""
         return sum(map(len, self._lanes))
 
+    @property
+    def pressing(self) -> int:
+        """Outcomes that are not committed yet and wait for no other transaction."""
+        return self.backlog - sum(lane.put_off for lane in self._lanes)
+
     async def drained(self) -> None:
         """Wait until all outcomes are committed."""
         while self.backlog:

@@ -38,7 +38,7 @@ MAX_CLAIM = 500
 # A claim whose connection broke may commit so long after that, if it waits for a lock or its server stood still: the
 # engine's DB_STATEMENT_TIMEOUT and some more.
 LATE_CLAIM_SECONDS = 12.0
-MAX_BACKLOG = 2000  # outcomes not yet committed; above it nothing is claimed
+MAX_BACKLOG, MAX_PUT_OFF = 2000, 20_000  # outcomes not yet committed; above it nothing is claimed
 SCHEDULES_SECONDS = 1.0  # after a failure; else the scheduler says when a slot is due
 # Of the grace at shutdown: to end what is cancelled, to write it down, and to leave.
 SHUTDOWN_MARGIN = 5.0
@@ -141,7 +141,8 @@ class Runner:
     # --- claiming and running ---
 
     def _room(self) -> int:
-        if self._recorder.backlog > MAX_BACKLOG:
+        # Outcomes that wait for another transaction stop no claim until there are very many.
+        if self._recorder.pressing > MAX_BACKLOG or self._recorder.backlog > MAX_PUT_OFF:
             return 0
         return min(self._concurrency - len(self._running) - len(self._held), MAX_CLAIM)
 

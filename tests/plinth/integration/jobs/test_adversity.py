@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -167,6 +168,33 @@ class TestLockedRows:
                 assert (await jobs.end_of(second.id))["state"] == "succeeded"
                 assert await jobs.state(first.id) == "running"
             assert (await jobs.end_of(first.id))["state"] == "succeeded"
+
+    async def test_outcomes_that_wait_for_a_transaction_stop_no_claim(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.jobs.engine.runner.MAX_BACKLOG", 5)
+
+        @job("test.follows", queue="elsewhere")
+        async def follows(ctx: JobContext, payload: Number) -> None: ...
+
+        @job("test.leads")
+        async def leads(ctx: JobContext, payload: Number) -> None:
+            ctx.enqueue(follows, Number(), unique_key=f"k{payload.n}")
+
+        @job("test.other")
+        async def other(ctx: JobContext, payload: Number) -> None: ...
+
+        payloads = [Number(n=n) for n in range(10)]
+        with capture_logs() as lines:
+            async with working(settings, leads, other), database.session() as holding:
+                await enqueue_many(holding, follows, payloads, unique_keys=[f"k{n}" for n in range(10)])
+                await enqueue_many(database, leads, payloads)
+                await until(lambda: _all_have_run(lines, 10))
+                async with asyncio.timeout(5):
+                    for _ in range(3):
+                        await jobs.end_of((await enqueue(database, other, Number())).id)
+                await holding.rollback()
+                await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.leads' OFFSET 9"))
 
     async def test_locked_table_of_jobs_costs_no_worker_its_session(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -491,3 +519,7 @@ class TestPoison:
         async with database.session() as session:
             back = await control.retry_job(session, made.id, owner="mallory")
         assert back.crash_count == 2
+
+
+async def _all_have_run(lines: Sequence[Mapping[str, object]], count: int) -> bool:
+    return sum(line["event"] == "job" for line in lines) >= count
