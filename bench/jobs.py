@@ -1,4 +1,4 @@
-"""The job engine beside plain arq, pgqueuer and procrastinate, each tuned, with jobs that do nothing.
+"""The job engine beside arq, pgqueuer, procrastinate and DBOS Transact, each tuned, with jobs that do nothing.
 
     make bench-jobs ARGS='[--rounds 5] [--jobs 20000] [--only drain,pickup] [--json FILE]'
 
@@ -40,9 +40,9 @@ from plinth.embedded.redis import Redis
 
 THEIR_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 BASE = "arq"  # the engine that the others are compared with
-NAMES = ("arq", "plinth", "pgqueuer", "procrastinate")
+NAMES = ("arq", "plinth", "pgqueuer", "procrastinate", "dbos")
 # The shares of --jobs that they drain: a slow engine would take all the time, and a rate needs no more jobs for that.
-SHARES = {"procrastinate": 0.1}
+SHARES = {"procrastinate": 0.1, "dbos": 0.25}
 
 ONE_BY_ONE = 2000
 BULK = 10_000
@@ -318,7 +318,7 @@ def versions() -> dict[str, str]:
 
 def parse_arguments() -> argparse.Namespace:
     cases = [*CASES, *BESIDE]
-    parser = argparse.ArgumentParser(description="The job engine beside arq, pgqueuer and procrastinate.")
+    parser = argparse.ArgumentParser(description="The job engine beside others, each tuned.")
     parser.add_argument("--rounds", type=int, default=5, help="rounds for each case (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain in a round (default: %(default)s)")
     parser.add_argument("--only", default=",".join(cases), help="these cases (default: %(default)s)")

@@ -4,7 +4,7 @@ A client enqueues and asks the store; it reads commands from standard input. A w
 when the first and when the last ran. Both answer with one JSON object a line.
 
 The no-op job is the same everywhere: it carries a number and the time it was sent. Nothing but the standard library is
-imported here, because three of the four run where this service is not installed.
+imported here, because all but one run where this service is not installed.
 """
 
 import asyncio
