@@ -1,4 +1,4 @@
-"""The job engine beside arq, pgqueuer, procrastinate and DBOS Transact, each tuned, with jobs that do nothing.
+"""The job engine beside arq, pgqueuer, procrastinate, DBOS Transact and absurd, each tuned, with jobs that do nothing.
 
     make bench-jobs ARGS='[--rounds 5] [--jobs 20000] [--only drain,pickup] [--json FILE]'
 
@@ -44,7 +44,8 @@ from bench.queues.process import Contender
 from plinth.embedded.postgres import MAJOR
 
 BASE = "arq"  # the engine that the others are compared with
-NAMES = ("arq", "plinth", "pgqueuer", "procrastinate", "dbos")
+NAMES = ("arq", "plinth", "pgqueuer", "procrastinate", "dbos", "absurd")
+PACKAGES = {"absurd": "absurd-sdk"}  # of other names
 HISTORY, SCHEDULED = 1_000_000, 100_000
 
 
@@ -94,13 +95,17 @@ def take_turns(case: Case, bench: Bench, contenders: list[Contender], rounds: in
 
 
 def compare_beside(bench: Bench, plain: Contender, beside: str, rounds: int) -> list[Figures]:
-    """Drains beside history or beside scheduled jobs, each over a plain drain of the same round."""
+    """Drains beside history or beside scheduled jobs, each over a plain drain of the same round.
+
+    Nothing if the system has no such jobs.
+    """
     command, jobs = BESIDE[beside]
     filled = bench.contender(plain.name, beside)
     figures = []
     with filled.connected():
         filled.client.ask("install")
-        filled.client.ask(command, jobs)
+        if filled.client.ask(command, jobs):
+            return []
         for number in range(rounds):
             rates = {}
             for contender in (plain, filled) if number % 2 == 0 else (filled, plain):
@@ -158,8 +163,11 @@ def print_report(report: dict[str, Any], titles: list[str]) -> None:
             print(f"{words:38}{cells}")
     for beside, by_name in report["beside"].items():
         for name, rounds in by_name.items():
-            rates = f"{number(median(rounds, 'filled'))} jobs/s over {number(median(rounds, 'plain'))}"
             words = f"{name}: drain beside {BESIDE[beside][1]:,} {beside} jobs"
+            if not rounds:
+                print(f"{words:60} not measured")
+                continue
+            rates = f"{number(median(rounds, 'filled'))} jobs/s over {number(median(rounds, 'plain'))}"
             print(f"{words:60} {number(median(rounds, 'ratio'))}x ({rates})")
     if report["others"] > 0.05:
         print(f"\nOther programs had up to {report['others']:.0%} of the worker's core in a round: run it again.")
@@ -168,7 +176,7 @@ def print_report(report: dict[str, Any], titles: list[str]) -> None:
 def versions() -> dict[str, str]:
     """Of the contenders, as installed in their environment."""
     script = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
-    others = [name for name in NAMES if name != "plinth"]
+    others = [PACKAGES.get(name, name) for name in NAMES if name != "plinth"]
     found = subprocess.run([str(THEIR_PYTHON), "-c", script, *others], capture_output=True, text=True, check=True)
     return dict(json.loads(found.stdout))
 

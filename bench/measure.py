@@ -18,7 +18,7 @@ from plinth.embedded.redis import Redis
 
 THEIR_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 # The shares of --jobs that they drain: a slow engine would take all the time, and a rate needs no more jobs for that.
-SHARES = {"procrastinate": 0.1, "dbos": 0.25}
+SHARES = {"procrastinate": 0.1, "dbos": 0.25, "absurd": 0.1}
 
 ONE_BY_ONE = 2000
 BULK = 10_000

@@ -53,7 +53,11 @@ class Queue(Protocol):
         """Add jobs that finished long ago, as the system keeps them."""
 
     async def add_scheduled(self, jobs: int) -> None:
-        """Add jobs that are due tomorrow."""
+        """Add jobs that are due tomorrow.
+
+        Raises:
+            NotImplementedError: the system has no such jobs; the case is not measured.
+        """
 
     async def work(self, ran: Ran) -> None:
         """Run a worker. Its job does nothing but call `ran` with its number and the time it was sent."""
@@ -84,8 +88,11 @@ async def client(queue: Queue) -> None:
             case ["drained"]:
                 say(at=await drained(queue))
             case ["install" | "clear" | "add_history" | "add_scheduled" as word, *arguments]:
-                await getattr(queue, word)(*arguments)
-                say()
+                try:
+                    await getattr(queue, word)(*arguments)
+                    say()
+                except NotImplementedError as reason:
+                    say(cannot=str(reason))
 
 
 async def one_by_one(queue: Queue, jobs: int) -> float:
