@@ -38,6 +38,7 @@ from bench.measure import (
     measure_enqueue,
     measure_idle,
     measure_pickup,
+    open_transaction,
     stores,
 )
 from bench.queues.process import Contender
@@ -79,8 +80,22 @@ CASES = {
         },
     ),
 }
-# Drains again, with what a drain should not notice in the store: the client's command, and how many jobs.
-BESIDE = {"history": ("add_history", HISTORY), "scheduled": ("add_scheduled", SCHEDULED)}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a drain should not notice."""
+
+    words: str
+    command: str = ""  # of the client, which fills a store of its own; without one, a transaction stays open
+    jobs: int = 0
+
+
+BESIDE = {
+    "history": Beside(f"{HISTORY:,} history jobs", "add_history", HISTORY),
+    "scheduled": Beside(f"{SCHEDULED:,} scheduled jobs", "add_scheduled", SCHEDULED),
+    "xmin": Beside("an open transaction"),
+}
 
 
 def take_turns(case: Case, bench: Bench, contenders: list[Contender], rounds: int) -> dict[str, list[Figures]]:
@@ -94,26 +109,40 @@ def take_turns(case: Case, bench: Bench, contenders: list[Contender], rounds: in
     return results
 
 
-def compare_beside(bench: Bench, plain: Contender, beside: str, rounds: int) -> list[Figures]:
-    """Drains beside history or beside scheduled jobs, each over a plain drain of the same round.
+def compare_beside(bench: Bench, plain: Contender, name: str, rounds: int) -> list[Figures]:
+    """Drains beside one of BESIDE, each over a plain drain of the same round.
 
     Nothing if the system has no such jobs.
     """
-    command, jobs = BESIDE[beside]
-    filled = bench.contender(plain.name, beside)
-    figures = []
+    beside = BESIDE[name]
+    if not beside.command:
+        return in_pairs(lambda: drain(bench, plain), lambda: drain_beside_transaction(bench, plain), rounds)
+    filled = bench.contender(plain.name, name)
     with filled.connected():
         filled.client.ask("install")
-        if filled.client.ask(command, jobs):
+        if filled.client.ask(beside.command, beside.jobs):
             return []
-        for number in range(rounds):
-            rates = {}
-            for contender in (plain, filled) if number % 2 == 0 else (filled, plain):
-                rates[contender.title] = measure_drain(bench, contender, clear=contender is plain)["drain"]
-            figures.append(
-                {"plain": rates[plain.title], "filled": rates[filled.title]}
-                | {"ratio": rates[filled.title] / rates[plain.title]}
-            )
+        return in_pairs(lambda: drain(bench, plain), lambda: drain(bench, filled, clear=False), rounds)
+
+
+def drain(bench: Bench, contender: Contender, *, clear: bool = True) -> float:
+    return measure_drain(bench, contender, clear=clear)["drain"]
+
+
+def drain_beside_transaction(bench: Bench, contender: Contender) -> float:
+    with open_transaction(contender):
+        return drain(bench, contender)
+
+
+def in_pairs(plain: Callable[[], float], other: Callable[[], float], rounds: int) -> list[Figures]:
+    """The one first and the other first, in turns."""
+    figures = []
+    for number in range(rounds):
+        if number % 2 == 0:
+            usual, beside = plain(), other()
+        else:
+            beside, usual = other(), plain()
+        figures.append({"plain": usual, "beside": beside, "ratio": beside / usual})
     return figures
 
 
@@ -163,11 +192,11 @@ def print_report(report: dict[str, Any], titles: list[str]) -> None:
             print(f"{words:38}{cells}")
     for beside, by_name in report["beside"].items():
         for name, rounds in by_name.items():
-            words = f"{name}: drain beside {BESIDE[beside][1]:,} {beside} jobs"
+            words = f"{name}: drain beside {BESIDE[beside].words}"
             if not rounds:
                 print(f"{words:60} not measured")
                 continue
-            rates = f"{number(median(rounds, 'filled'))} jobs/s over {number(median(rounds, 'plain'))}"
+            rates = f"{number(median(rounds, 'beside'))} jobs/s over {number(median(rounds, 'plain'))}"
             print(f"{words:60} {number(median(rounds, 'ratio'))}x ({rates})")
     if report["others"] > 0.05:
         print(f"\nOther programs had up to {report['others']:.0%} of the worker's core in a round: run it again.")
@@ -188,7 +217,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain in a round (default: %(default)s)")
     parser.add_argument("--only", default=",".join(cases), help="these cases (default: %(default)s)")
     parser.add_argument("--contenders", default=",".join(NAMES), help="these systems (default: %(default)s)")
-    parser.add_argument("--beside", default="plinth", help="the engine that drains beside history and scheduled jobs")
+    parser.add_argument(
+        "--beside",
+        default="plinth",
+        help="the engines that drain beside history, scheduled jobs and an open transaction (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
     for option, known in (("only", cases), ("contenders", NAMES), ("beside", NAMES)):

@@ -1,6 +1,8 @@
 """What one round measures: the stores, the contenders on them, and a function for each case of `jobs.py`."""
 
+import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import redis
 
 from bench.http import LOAD_CORE, SERVER_CORE
@@ -34,7 +37,8 @@ class Bench:
     redis: Redis
     folder: Path
     jobs: int
-    numbers: Iterator[int] = field(default_factory=lambda: iter(range(16)))
+    # Redis has sixteen, and few contenders use theirs.
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(16)))
 
     def contender(self, name: str, beside: str = "") -> Contender:
         """On a new store."""
@@ -164,3 +168,15 @@ def stores(folder: Path) -> Iterator[tuple[Postgres, Redis]]:
         server.start()
         running.callback(server.stop)
         yield postgres, server
+
+
+@contextlib.contextmanager
+def open_transaction(contender: Contender) -> Iterator[None]:
+    """A transaction in its database that has a snapshot: no row version that dies meanwhile can be removed."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(contender.env["DATABASE_URL"]))
+        runner.run(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class"))
+        try:
+            yield
+        finally:
+            connection.terminate()
