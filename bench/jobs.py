@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench.growth import Row, measure_growth, print_growth
 from bench.http import LOAD_CORE, pinned
 from bench.measure import (
     BULK,
@@ -96,6 +98,7 @@ BESIDE = {
     "scheduled": Beside(f"{SCHEDULED:,} scheduled jobs", "add_scheduled", SCHEDULED),
     "xmin": Beside("an open transaction"),
 }
+GROWTH = "growth"  # of this engine alone, and only if it is asked for: it takes a quarter of an hour
 
 
 def take_turns(case: Case, bench: Bench, contenders: list[Contender], rounds: int) -> dict[str, list[Figures]]:
@@ -215,7 +218,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The job engine beside others, each tuned.")
     parser.add_argument("--rounds", type=int, default=5, help="rounds for each case (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain in a round (default: %(default)s)")
-    parser.add_argument("--only", default=",".join(cases), help="these cases (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(cases), help=f"these cases, or {GROWTH} (default: %(default)s)")
     parser.add_argument("--contenders", default=",".join(NAMES), help="these systems (default: %(default)s)")
     parser.add_argument(
         "--beside",
@@ -224,11 +227,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     arguments = parser.parse_args()
-    for option, known in (("only", cases), ("contenders", NAMES), ("beside", NAMES)):
+    for option, known in (("only", [*cases, GROWTH]), ("contenders", NAMES), ("beside", NAMES)):
         chosen = getattr(arguments, option).split(",")
         if unknown := set(chosen) - set(known):
             parser.error(f"--{option}: there is no {', '.join(sorted(unknown))}")
         setattr(arguments, option, chosen)
+    if GROWTH in arguments.only and "plinth" not in arguments.contenders:
+        parser.error(f"--only {GROWTH}: it is measured of plinth alone, which is not among the contenders")
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         parser.error("this needs Linux and two cores: one for the worker, one for everything else")
     return arguments
@@ -247,10 +252,13 @@ def main() -> None:
             contender.client.ask("install")
         results: dict[str, dict[str, list[Figures]]] = {}
         beside: dict[str, dict[str, list[Figures]]] = {}
+        growth: dict[Row, list[float]] = {}
         for name in arguments.only:
             print(f"{name} …", file=sys.stderr, flush=True)
             if name in CASES:
                 results[name] = take_turns(CASES[name], bench, list(contenders.values()), arguments.rounds)
+            elif name == GROWTH:
+                growth = measure_growth(bench, contenders["plinth"], arguments.rounds)
             else:
                 filling = [contender for contender in contenders.values() if contender.name in arguments.beside]
                 beside[name] = {c.name: compare_beside(bench, c, name, arguments.rounds) for c in filling}
@@ -263,10 +271,13 @@ def main() -> None:
         ),
         "table": summarise(results),
         "beside": beside,
+        "growth": [dataclasses.asdict(row) | {"rates": rates} for row, rates in growth.items()],
         "others": max((each["others"] for own in results.get("drain", {}).values() for each in own), default=0.0),
         "rounds": results,
     }
     print_report(report, list(contenders))
+    if growth:
+        print_growth(growth)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""A contender's process: `python -m bench.queues NAME client`, or `… NAME worker JOBS [waited]`.
+"""A contender's process: `python -m bench.queues NAME client`, or `… NAME worker JOBS [waited] [gated]`.
 
 DATABASE_URL and REDIS_URL say where its stores are.
 """
@@ -22,7 +22,8 @@ def main(name: str, role: str, *arguments: str) -> None:
     if role == "client":
         uvloop.run(client(queue))
     else:
-        uvloop.run(worker(queue, int(arguments[0]), tell_waited="waited" in arguments))
+        options = {"tell_waited": "waited" in arguments, "gated": "gated" in arguments}
+        uvloop.run(worker(queue, int(arguments[0]), **options))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,13 @@ class Witness:
             say(last=moment, **({"waited": self._waited.tolist()} if self._tell_waited else {}))
 
 
-async def worker(queue: Queue, jobs: int, *, tell_waited: bool) -> None:
-    """Work until SIGTERM, and be gone at once then: how a worker ends is not measured."""
+async def worker(queue: Queue, jobs: int, *, tell_waited: bool, gated: bool) -> None:
+    """Work until SIGTERM, and be gone at once then: how a worker ends is not measured.
+
+    `gated`: not before it is told to, with all that is imported ready.
+    """
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+    if gated:
+        say()
+        await asyncio.to_thread(sys.stdin.readline)
     await queue.work(Witness(jobs, tell_waited=tell_waited).ran)

@@ -1,7 +1,12 @@
 """This service's engine, as `plinth worker` runs it: heartbeat, sweeps, reaper, metrics, liveness and a log line a job.
 
 Of its settings only the number of jobs at once is another than the default of 20. Of 200 to 800, 400 drained fastest.
+
+For `bench/growth.py`, BENCH_KINDS says how many kinds there are, and JOBS_QUEUES which queues; jobs are dealt out.
 """
+
+import itertools
+import os
 
 from pydantic import BaseModel
 
@@ -35,7 +40,8 @@ class Contender:
         async def noop(ctx: JobContext, payload: Noop) -> None:
             self._ran(payload.number, payload.sent_at)
 
-        self._noop = job("bench.noop")(noop)
+        self._noop, *others = (job(f"bench.noop{n}")(noop) for n in range(int(os.environ.get("BENCH_KINDS", "1"))))
+        self._places = list(itertools.product([self._noop, *others], self._settings.JOBS_QUEUES))
 
     async def open(self) -> None:
         doorbell = doorbell_for(self._settings, open_redis(self._settings))
@@ -54,8 +60,11 @@ class Contender:
         await enqueue(self._database, self._noop, Noop(number=number, sent_at=sent_at))
 
     async def enqueue_many(self, numbers: range, sent_at: float, delay: float = 0) -> None:
-        payloads = [Noop(number=number, sent_at=sent_at) for number in numbers]
-        await enqueue_many(self._database, self._noop, payloads, delay=delay)
+        for first in range(0, len(numbers), BATCH):
+            batch = numbers[first : first + BATCH]
+            for place, (kind, queue) in enumerate(self._places):
+                payloads = [Noop(number=number, sent_at=sent_at) for number in batch[place :: len(self._places)]]
+                await enqueue_many(self._database, kind, payloads, queue=queue, delay=delay)
 
     async def unfinished(self) -> bool:
         # A finished job leaves the table.
@@ -69,7 +78,8 @@ class Contender:
                 SET statement_timeout = 0;
                 INSERT INTO job_history (kind, queue, priority, payload, max_attempts, attempt, run_lease, run_at,
                     started_at, state, finished_at)
-                SELECT 'bench.noop', 'default', 0, '{{"number": 0, "sent_at": 0}}', 10, 1, 1, ago, ago, 'succeeded', ago
+                SELECT 'bench.noop0', 'default', 0, '{{"number": 0, "sent_at": 0}}', 10, 1, 1, ago, ago, 'succeeded',
+                    ago
                 FROM generate_series(1, {jobs}) n, LATERAL (SELECT now() - n * interval '0.1 second' AS ago);
                 RESET statement_timeout;
                 """,
@@ -77,8 +87,7 @@ class Contender:
             )
 
     async def add_scheduled(self, jobs: int) -> None:
-        for first in range(0, jobs, BATCH):
-            await self.enqueue_many(range(first, min(first + BATCH, jobs)), 0, delay=DAY)
+        await self.enqueue_many(range(jobs), 0, delay=DAY)
 
     async def work(self, ran: Ran) -> None:
         self._ran = ran

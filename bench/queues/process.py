@@ -56,10 +56,13 @@ class Process:
         words: dict[str, Any] = json.loads(line)
         return words
 
-    def ask(self, *words: Any) -> dict[str, Any]:
+    def tell(self, *words: Any) -> None:
         assert self._popen.stdin is not None
         self._popen.stdin.write(json.dumps(words) + "\n")
         self._popen.stdin.flush()
+
+    def ask(self, *words: Any) -> dict[str, Any]:
+        self.tell(*words)
         return self.hear()
 
     def cpu_ns(self) -> int:
