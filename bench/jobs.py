@@ -91,12 +91,16 @@ class Beside:
     words: str
     command: str = ""  # of the client, which fills a store of its own; without one, a transaction stays open
     jobs: int = 0
+    steps: int = 0  # of each job
 
+
+STEPPED = ("plinth", "dbos", "absurd")  # the others have no steps
 
 BESIDE = {
     "history": Beside(f"{HISTORY:,} history jobs", "add_history", HISTORY),
     "scheduled": Beside(f"{SCHEDULED:,} scheduled jobs", "add_scheduled", SCHEDULED),
     "xmin": Beside("an open transaction"),
+    "steps": Beside("jobs with five steps", steps=5),
 }
 GROWTH = "growth"  # of this engine alone, and only if it is asked for: it takes a quarter of an hour
 
@@ -118,6 +122,12 @@ def compare_beside(bench: Bench, plain: Contender, name: str, rounds: int) -> li
     Nothing if the system has no such jobs.
     """
     beside = BESIDE[name]
+    if beside.steps:
+        if plain.name not in STEPPED:
+            return []
+        stepped = dataclasses.replace(plain, env=plain.env | {"BENCH_STEPS": str(beside.steps)})
+        stepped.client = plain.client
+        return in_pairs(lambda: drain(bench, plain), lambda: drain(bench, stepped), rounds)
     if not beside.command:
         return in_pairs(lambda: drain(bench, plain), lambda: drain_beside_transaction(bench, plain), rounds)
     filled = bench.contender(plain.name, name)
@@ -195,7 +205,7 @@ def print_report(report: dict[str, Any], titles: list[str]) -> None:
             print(f"{words:38}{cells}")
     for beside, by_name in report["beside"].items():
         for name, rounds in by_name.items():
-            words = f"{name}: drain beside {BESIDE[beside].words}"
+            words = f"{name}: drain {'of' if BESIDE[beside].steps else 'beside'} {BESIDE[beside].words}"
             if not rounds:
                 print(f"{words:60} not measured")
                 continue

@@ -8,6 +8,7 @@ absurd's own SQL function for each, four times as fast.
 
 import asyncio
 import json
+import os
 from typing import Any
 
 from absurd_sdk import AsyncAbsurd
@@ -38,7 +39,7 @@ class Contender:
         await self._absurd.create_queue()
 
     async def clear(self) -> None:
-        await self._connection.execute("TRUNCATE absurd.t_bench, absurd.r_bench")
+        await self._connection.execute("TRUNCATE absurd.t_bench, absurd.r_bench, absurd.c_bench")
 
     async def enqueue(self, number: int, sent_at: float) -> None:
         await self._absurd.spawn("noop", [number, sent_at], queue=QUEUE)
@@ -79,7 +80,14 @@ class Contender:
         raise NotImplementedError("absurd spawns no task for later (one that runs may sleep)")
 
     async def work(self, ran: Ran) -> None:
+        steps = int(os.environ.get("BENCH_STEPS", "0"))
+
+        async def nothing() -> None:
+            pass
+
         async def noop(parameters: list[Any], context: Any) -> None:
+            for step in range(steps):
+                await context.step(f"step {step}", nothing)
             ran(*parameters)
 
         async def work_alone(number: int) -> None:

@@ -6,6 +6,7 @@ a third more. Finished workflows are kept, as by default. Many are enqueued in o
 """
 
 import asyncio
+import os
 import threading
 from typing import Any
 
@@ -94,9 +95,16 @@ class Contender:
         await self.enqueue_many(range(jobs), 0, DAY)
 
     async def work(self, ran: Ran) -> None:
+        steps = int(os.environ.get("BENCH_STEPS", "0"))
         one_at_a_time = threading.Lock()  # of the witness, which counts
 
+        @DBOS.step()  # type: ignore[untyped-decorator]
+        def nothing() -> None:
+            pass
+
         def noop(number: int, sent_at: float) -> None:
+            for _ in range(steps):
+                nothing()
             with one_at_a_time:
                 ran(number, sent_at)
 

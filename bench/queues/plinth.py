@@ -37,7 +37,14 @@ class Contender:
         self._settings = get_settings()  # both addresses among them
         configure_logging(self._settings)
 
+        steps = int(os.environ.get("BENCH_STEPS", "0"))
+
+        async def nothing() -> None:
+            pass
+
         async def noop(ctx: JobContext, payload: Noop) -> None:
+            for step in range(steps):
+                await ctx.step(f"step {step}", nothing)
             self._ran(payload.number, payload.sent_at)
 
         self._noop, *others = (job(f"bench.noop{n}")(noop) for n in range(int(os.environ.get("BENCH_KINDS", "1"))))
@@ -54,7 +61,7 @@ class Contender:
 
     async def clear(self) -> None:
         async with self._database.connection() as connection:
-            await connection.execute("TRUNCATE job, job_history, worker_session")
+            await connection.execute("TRUNCATE job, job_history, job_step, worker_session")
 
     async def enqueue(self, number: int, sent_at: float) -> None:
         await enqueue(self._database, self._noop, Noop(number=number, sent_at=sent_at))
