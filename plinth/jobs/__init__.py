@@ -17,6 +17,7 @@ from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.events import emit
+from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.jobs.owner_limit import TooManyJobsError
@@ -26,6 +27,7 @@ from plinth.jobs.steps import EventTimeout, StepChanged, StepFailed
 
 __all__ = [
     "Discard",
+    "DiscardedJob",
     "EnqueuedJob",
     "EventTimeout",
     "JobCancelled",
@@ -41,10 +43,12 @@ __all__ = [
     "StepFailed",
     "TooManyJobsError",
     "UnknownKindError",
+    "around_jobs",
     "emit",
     "enqueue",
     "enqueue_many",
     "job",
     "kind_named",
+    "on_discard",
     "schedule",
 ]

@@ -130,9 +130,9 @@ class TestJobs:
     """docs/jobs.md"""
 
     def test_job_and_schedule_of_the_jobs_page_can_be_registered(self) -> None:
-        job, _, plain = blocks("docs/jobs.md", "## Write a job", "python")
+        job, _, plain, hooks = blocks("docs/jobs.md", "## Write a job", "python")
         (schedule,) = blocks("docs/jobs.md", "## Schedules", "python")
-        code = f"{job}\n{schedule}\nclass Report(BaseModel): ...\n{plain}"
+        code = f"{job}\n{schedule}\nclass Report(BaseModel): ...\n{plain}\n{hooks}"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
     def test_every_command_of_the_jobs_page_exists(self) -> None:

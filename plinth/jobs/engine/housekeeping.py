@@ -9,6 +9,7 @@ import structlog
 from plinth.database.engine import DatabaseUnavailableError
 from plinth.jobs.engine.prune_sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
+from plinth.jobs.hooks import DiscardedJob, tell_discarded
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import State
 from plinth.settings import PlatformSettings
@@ -89,6 +90,9 @@ class Housekeeping:
                 why="hung" if job.hung else "worker lost",
                 fate=job.fate,
             )
+            if job.fate == State.DISCARDED:
+                error = "The attempt did not end at its time limit." if job.hung else "It crashed too many workers."
+                tell_discarded([DiscardedJob(job.id, job.kind, job.queue, error)])
         if reaped:
             self._on_freed({job.queue for job in reaped})
 

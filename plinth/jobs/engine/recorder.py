@@ -26,6 +26,7 @@ from plinth.jobs.engine.step_recorder import StepRecorder
 from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import MAX_ROWS, Insertion
+from plinth.jobs.hooks import DiscardedJob, tell_discarded
 from plinth.jobs.metrics import LEASES_LOST, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, State, Suspend, TryAgain, error_entry
 
@@ -64,6 +65,15 @@ class EndedRun:
         return self.job.id, self.job.lease
 
     @property
+    def discarded(self) -> DiscardedJob | None:
+        """The job, if the outcome discards it."""
+        outcome = self.outcome
+        if not isinstance(outcome, Finish) or outcome.state is not State.DISCARDED:
+            return None
+        error = "" if outcome.error is None else outcome.error["error"]
+        return DiscardedJob(self.job.id, self.job.kind, self.job.queue, error)
+
+    @property
     def unique_keys(self) -> set[tuple[str, str]]:
         """The unique keys of its follow-up jobs, each with the kind."""
         rows = ((follow_up.terms.kind, row.unique_key) for follow_up in self.follow_ups for row in follow_up.rows)
@@ -94,9 +104,8 @@ class Recorder:
         self._lanes = (self._plain, self._with_follow_ups, self._slow, self._suspended)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
-        self._rows = (
-            asyncio.Lock()
-        )  # held while rows of running jobs are locked: two statements would skip each other's
+        # Held while rows of running jobs are locked: two statements of this worker would skip each other's.
+        self._rows = asyncio.Lock()
         self.steps = StepRecorder(StepStore(store.database, store.session_id), held=store.held, rows=self._rows)
         self._away = False  # the database is away, and that is logged
         self._waiting: set[RunKey] = set()  # put off, and that is logged
@@ -205,6 +214,7 @@ class Recorder:
                 await asyncio.sleep(AWAY_SECONDS)
         self._away = False
         self._waiting.difference_update(run.key for run in runs)
+        tell_discarded(run.discarded for run in runs if run.job.id in done and run.discarded is not None)
         for run in missed:
             if run.key not in held and not tried:  # after a retry, the earlier attempt may have committed
                 LEASES_LOST.inc()

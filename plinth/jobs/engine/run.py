@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
+from plinth.jobs.hooks import hooked
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import (
     ErrorEntry,
@@ -93,7 +94,7 @@ class Run:
         )
         timer = self._loop.call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
-            await self.kind.function(self.ctx, self._payload())
+            await hooked(self.kind.function)(self.ctx, self._payload())
         except InvalidPayload as error:
             return self._unreadable(self._entry("invalid_payload", str(error)))
         except BaseException as error:  # whatever it is, it is the job's failure, not ours
