@@ -46,6 +46,13 @@ FROM unnest($1::uuid[], $6::text[], $7::text[]) AS new (id, payload, unique_key)
 INSERT_KEYED = (
     f"{INSERT} ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING RETURNING id, unique_key"
 )
+# Replaces those that wait; leaves out the jobs whose key a running one has.
+INSERT_REPLACING = f"""{INSERT}
+ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO UPDATE
+SET payload = excluded.payload, priority = excluded.priority, run_at = excluded.run_at, state = excluded.state
+WHERE job.state IN ('scheduled', 'available', 'retryable')
+RETURNING id, unique_key
+"""
 # The live jobs that have the keys, locked so that none of them ends before the transaction. Others may lock them so at
 # the same time: enqueues of one key do not wait for each other.
 LIVE = (
@@ -69,6 +76,7 @@ class EnqueueOptions(TypedDict, total=False):
     priority: int | None
     run_at: datetime | None
     delay: float
+    replace: bool
 
 
 async def enqueue(
@@ -90,6 +98,8 @@ async def enqueue(
         priority: instead of the kind's.
         run_at: not before this time (with a time zone).
         delay: seconds from now, by the database's clock, before which it is not run.
+        replace: a job that has the key and still waits takes this payload, priority and time. With a delay, a burst
+            of calls makes one run after the last of them. A running job stays as it is.
 
     Raises:
         TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
@@ -139,6 +149,7 @@ class Terms(NamedTuple):
     max_attempts: int
     run_at: datetime | None
     delay: timedelta
+    replace: bool = False
 
 
 class Row(NamedTuple):
@@ -193,16 +204,21 @@ class Insertion:
 
     def _arguments(self, rows: Sequence[Row], trace_context: str | None) -> tuple[Any, ...]:
         ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
-        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:], trace_context)
+        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context)
 
     def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
         """The rows without those of a repeated key, and the keyed ones by key.
 
         Keys are in order: concurrent calls wait for each other in one order.
         """
-        first = {row.unique_key: row for row in reversed(self.rows) if row.unique_key is not None}
+        line = self.rows if self.terms.replace else reversed(self.rows)  # of a repeated key the last one counts
+        first = {row.unique_key: row for row in line if row.unique_key is not None}
         keyed = {key: first[key] for key in sorted(first)}
         return [*(row for row in self.rows if row.unique_key is None), *keyed.values()], keyed
+
+    @property
+    def _keyed(self) -> str:
+        return INSERT_REPLACING if self.terms.replace else INSERT_KEYED
 
     async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str, UUID]:
         """Insert the jobs; return the live job of each unique key."""
@@ -218,7 +234,7 @@ class Insertion:
             savepoint = await connection.begin_nested() if len(rows) > 1 else None
             found: dict[str, UUID] = {}
             for arguments in batches:
-                made = await connection.exec_driver_sql(INSERT_KEYED, arguments)
+                made = await connection.exec_driver_sql(self._keyed, arguments)
                 found |= {row.unique_key: row.id for row in made if row.unique_key is not None}
             if taken := [key for key in keyed if key not in found]:
                 live = await connection.exec_driver_sql(LIVE, (self.terms.kind, taken))
@@ -238,7 +254,7 @@ class Insertion:
             await connection.execute(INSERT, *self._arguments(rows, trace_context))
         found: dict[str, UUID] = {}
         while len(found) < len(keyed):
-            made = await connection.fetch(INSERT_KEYED, *self._arguments(rows, trace_context))
+            made = await connection.fetch(self._keyed, *self._arguments(rows, trace_context))
             found |= {row["unique_key"]: row["id"] for row in made if row["unique_key"] is not None}
             if taken := [key for key in keyed if key not in found]:
                 live = await connection.fetch(LIVE, self.terms.kind, taken)
@@ -271,6 +287,7 @@ def prepare(
     priority: int | None = None,
     run_at: datetime | None = None,
     delay: float = 0,
+    replace: bool = False,
 ) -> Insertion:
     """Validate jobs without touching the database; errors as for `enqueue`."""
     if not isinstance(kind, JobKind):
@@ -292,7 +309,10 @@ def prepare(
         raise ValueError(f"a delay is a number of seconds, {MAX_DELAY} at most")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
-    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, run_at, timedelta(seconds=delay))
+    if replace and unique_keys is None:
+        raise ValueError("a job without a unique key replaces none")
+    times = run_at, timedelta(seconds=delay)
+    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace)
     rows = [Row(python_uuid7(), _dump(kind, payload), key) for payload, key in zip(payloads, keys, strict=True)]
     return Insertion(terms, rows)
 

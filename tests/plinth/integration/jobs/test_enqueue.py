@@ -253,6 +253,63 @@ class TestUniqueKeys:
             assert (await enqueue(session, other, Number(), unique_key="k")).created
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+class TestReplace:
+    async def put(
+        self, database: Database, at_once: bool, kind: JobKind[Number], numbers: list[int], **options: Any
+    ) -> list[EnqueuedJob]:
+        payloads = [Number(n=n) for n in numbers]
+        keys = ["k"] * len(payloads)
+        if at_once:
+            return await enqueue_many(database, kind, payloads, unique_keys=keys, **options)
+        async with database.session() as session:
+            return await enqueue_many(session, kind, payloads, unique_keys=keys, **options)
+
+    async def test_waiting_job_takes_the_payload_the_priority_and_the_time(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], at_once: bool
+    ) -> None:
+        (first,) = await self.put(database, at_once, noop, [1], delay=5, replace=True)
+        (second,) = await self.put(database, at_once, noop, [2], delay=3600, priority=9, replace=True)
+        assert (first.created, second) == (True, EnqueuedJob(first.id, created=False))
+        row = await jobs.one("SELECT payload, priority, state, run_at > now() + interval '59 min' AS later FROM job")
+            "SELECT payload, priority, state, run_at > now() + interval '59 minutes' AS later FROM job"
+        )
+        assert tuple(row) == ({"n": 2}, 9, "scheduled", True)
+        await self.put(database, at_once, noop, [3, 4], replace=True)  # the last one counts
+        row = await jobs.one("SELECT payload, state, run_at <= now() AS due FROM job")
+        assert tuple(row) == ({"n": 4}, "available", True)
+
+    async def test_running_job_stays_as_it_is(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], at_once: bool
+    ) -> None:
+        (first,) = await self.put(database, at_once, noop, [1])
+        store = await open_store(database)
+        await store.claim(["side"], {noop.name: noop}, 1)
+        assert await self.put(database, at_once, noop, [2], replace=True) == [EnqueuedJob(first.id, created=False)]
+        assert (await jobs.one("SELECT payload FROM job"))["payload"] == {"n": 1}
+
+    async def test_burst_makes_one_run_after_the_last_call(
+        self, settings: Settings, database: Database, jobs: Jobs, at_once: bool
+    ) -> None:
+        ran: list[int] = []
+
+        @job("test.debounced")
+        async def debounced(ctx: JobContext, payload: Number) -> None:
+            ran.append(payload.n)
+
+        async with working(settings, debounced):
+            for number in range(10):
+                await self.put(database, at_once, debounced, [number], delay=0.5, replace=True)
+            await until(lambda: jobs.all("SELECT FROM job_history"))
+        assert ran == [9]
+
+    async def test_replacing_without_a_key_is_refused(
+        self, database: Database, noop: JobKind[Number], at_once: bool
+    ) -> None:
+        with pytest.raises(ValueError, match="replaces none"):
+            await enqueue_many(database, noop, [Number()], replace=True)
+
+
 class TestAtOnce:
     """`enqueue` with the database instead of a session."""
 
