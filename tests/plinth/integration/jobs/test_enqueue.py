@@ -272,8 +272,6 @@ class TestReplace:
         (second,) = await self.put(database, at_once, noop, [2], delay=3600, priority=9, replace=True)
         assert (first.created, second) == (True, EnqueuedJob(first.id, created=False))
         row = await jobs.one("SELECT payload, priority, state, run_at > now() + interval '59 min' AS later FROM job")
-            "SELECT payload, priority, state, run_at > now() + interval '59 minutes' AS later FROM job"
-        )
         assert tuple(row) == ({"n": 2}, 9, "scheduled", True)
         await self.put(database, at_once, noop, [3, 4], replace=True)  # the last one counts
         row = await jobs.one("SELECT payload, state, run_at <= now() AS due FROM job")
