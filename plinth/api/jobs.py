@@ -7,12 +7,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.api.dependencies import OperatorDep, PrincipalDep, SessionDep, check_permission, has_permission, state_of
 from plinth.api.job_events import JobEvents, event_id
 from plinth.api.schemas import (
     BulkAction,
+    BulkPriority,
     BulkResult,
     JobQuery,
     JobRead,
@@ -28,7 +30,7 @@ from plinth.http.schemas import Page
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import State
-from plinth.jobs.admin.bulk import Selection, act_on_many
+from plinth.jobs.admin.bulk import act_on_many
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
 from plinth.jobs.admin.steps import list_steps
 from plinth.jobs.tables import Job
@@ -65,12 +67,21 @@ async def read_jobs(
     return pager.response(jobs, JobSummary)
 
 
-@router.post("/bulk", responses=problems(403))
-async def act_on_jobs(body: BulkAction, operator: OperatorDep, session: SessionDep) -> BulkResult:
+@router.post("/bulk/actions", responses=problems(400, 403, 413))
+async def act_on_jobs(
+    body: Annotated[BulkAction | BulkPriority, Field(discriminator="action")],
+    operator: OperatorDep,
+    session: SessionDep,
+) -> BulkResult:
     """Cancel, delete, run or prioritise many jobs, for operators. `dry_run` says how many it would be."""
-    selection = Selection(body.kind, body.queue, body.owner, body.states, body.ids)
     count = await act_on_many(
-        session, body.action, selection, by=operator, priority=body.priority, limit=body.limit, dry_run=body.dry_run
+        session,
+        body.action,
+        body.selection,
+        by=operator,
+        priority=body.priority if isinstance(body, BulkPriority) else None,
+        limit=body.limit,
+        dry_run=body.dry_run,
     )
     return BulkResult(count=count, dry_run=body.dry_run)
 

@@ -2,25 +2,27 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field, model_validator
 
 from plinth.http.schemas import PageQuery, ReadModel, Text, WriteModel
 from plinth.jobs import State
-from plinth.jobs.admin.bulk import MAX_JOBS, Action
+from plinth.jobs.admin.bulk import MAX_JOBS, Selection
 from plinth.jobs.kinds import NAME
 
 __all__ = [
     "AuditQuery",
     "AuditRead",
     "BulkAction",
+    "BulkPriority",
     "BulkResult",
     "EngineName",
     "JobProgress",
     "JobQuery",
     "JobRead",
+    "JobSelection",
     "JobSummary",
     "Me",
     "OperatorJobRead",
@@ -155,29 +157,53 @@ class OperatorStepRead(StepRead):
     error: str | None
 
 
-class BulkAction(WriteModel):
-    """What to do with which jobs. At least one of `ids`, `kind`, `queue`, `owner` and `states` is there."""
+def _optional(**constraints: Any) -> Any:
+    """A field that may be left out, and is not null."""
+    return Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None), **constraints)  # type: ignore[arg-type]
 
-    action: Action = Field(
-        description="cancel: waiting jobs end, running ones are told to. delete: waiting and ended jobs. run_now: jobs "
-        "that wait for their time. prioritise: jobs that wait, to `priority`."
+
+class JobSelection(WriteModel):
+    """The jobs that have all of this: at least one of `ids`, `kind`, `queue`, `owner` and `states` is there."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in ("ids", "kind", "queue", "owner", "states")]}
     )
-    ids: list[UUID] = Field(default_factory=list, max_length=MAX_JOBS)
-    kind: EngineName | None = None
-    queue: EngineName | None = None
-    owner: Annotated[Text, Field(min_length=1, max_length=255)] | None = None
-    states: list[State] = Field(default_factory=list, max_length=len(State))
-    priority: int | None = Field(default=None, ge=-32768, le=32767, description="For prioritise alone.")
+
+    ids: list[UUID] = _optional(min_length=1, max_length=MAX_JOBS)
+    kind: EngineName = _optional()
+    queue: EngineName = _optional()
+    owner: Annotated[Text, Field(min_length=1, max_length=255)] = _optional()
+    states: list[State] = _optional(min_length=1, max_length=len(State))
     limit: int = Field(default=1000, ge=1, le=MAX_JOBS, description="At most so many jobs, the oldest first.")
     dry_run: bool = Field(default=False, description="Only say how many jobs it would be.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.ids or self.kind or self.queue or self.owner or self.states):
+        if not any(self.selection):
             raise ValueError("say which jobs: by ids, kind, queue, owner or states")
-        if (self.action == "prioritise") != (self.priority is not None):
-            raise ValueError("to prioritise takes a priority, and nothing else does")
         return self
+
+    @property
+    def selection(self) -> Selection:
+        """The same for `plinth.jobs.admin.bulk`."""
+        return Selection(self.kind, self.queue, self.owner, self.states or (), self.ids or ())
+
+
+class BulkAction(JobSelection):
+    """What to do with the jobs.
+
+    cancel: waiting jobs end, running ones are told to. delete: waiting and ended jobs. run_now: those that wait for
+    their time.
+    """
+
+    action: Literal["cancel", "delete", "run_now"]
+
+
+class BulkPriority(JobSelection):
+    """The priority to set for the jobs that wait."""
+
+    action: Literal["prioritise"]
+    priority: int = Field(ge=-32768, le=32767, description="Smaller numbers go first.")
 
 
 class BulkResult(ReadModel):

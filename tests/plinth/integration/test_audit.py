@@ -121,9 +121,9 @@ ROUTES: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/schedules/{name}/run"): ("schedule.run", "schedule:nightly"),
     ("POST", "/jobs/{job_id}/cancel"): ("job.cancel", "job:{job}"),
     ("POST", "/jobs/{job_id}/retry"): ("job.retry", "job:{job}"),
-    ("POST", "/jobs/bulk"): ("jobs.delete", "jobs"),
+    ("POST", "/jobs/bulk/actions"): ("jobs.delete", "jobs"),
 }
-BODIES = {"/jobs/bulk": {"action": "delete", "kind": "greet"}}
+BODIES = {"/jobs/bulk/actions": {"action": "delete", "kind": "greet"}}
 
 # The same of commands. {job} waits where it is to be cancelled, and is a dead letter otherwise.
 COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {

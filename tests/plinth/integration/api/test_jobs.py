@@ -284,6 +284,45 @@ class TestSteps:
         assert (await api.get(f"/jobs/{await add(engine, 'bob')}/steps")).status_code == 404
 
 
+class TestBulk:
+    async def test_operator_acts_on_many_jobs_after_a_dry_run(
+        self, api: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        made = [await add(engine, delay=3600) for _ in range(3)]
+        asked = {"action": "run_now", "kind": task.name, "limit": 2}
+        tried = await api.post("/jobs/bulk/actions", json=asked | {"dry_run": True}, headers=operator)
+        assert (tried.status_code, tried.json()) == (200, {"count": 2, "dry_run": True})
+        done = await api.post("/jobs/bulk/actions", json=asked, headers=operator)
+        assert done.json() == {"count": 2, "dry_run": False}
+        assert await ids(api, "?state=available") == made[1::-1]
+        priority = {"action": "prioritise", "priority": -7, "ids": [str(made[2])]}
+        assert (await api.post("/jobs/bulk/actions", json=priority, headers=operator)).json()["count"] == 1
+        assert (await api.get(f"/jobs/{made[2]}")).json()["priority"] == -7
+
+    async def test_owner_acts_on_no_job_in_bulk(self, api: httpx.AsyncClient, engine: Database) -> None:
+        job_id = await add(engine)
+        refused = await api.post("/jobs/bulk/actions", json={"action": "delete", "ids": [str(job_id)]})
+        assert refused.status_code == 403
+        assert await ids(api) == [job_id]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"action": "delete"},
+            {"action": "delete", "kind": None},
+            {"action": "delete", "ids": []},
+            {"action": "delete", "kind": "a", "priority": 1},
+            {"action": "prioritise", "kind": "a"},
+            {"action": "burn", "kind": "a"},
+            {"action": "cancel", "kind": "a", "limit": 10_001},
+        ],
+    )
+    async def test_what_says_not_what_or_which_is_refused(
+        self, api: httpx.AsyncClient, operator: dict[str, str], body: dict[str, Any]
+    ) -> None:
+        problem(await api.post("/jobs/bulk/actions", json=body, headers=operator), 422)
+
+
 class TestCancel:
     async def test_cancelling_a_waiting_job_is_200_and_cancelled(
         self, api: httpx.AsyncClient, engine: Database

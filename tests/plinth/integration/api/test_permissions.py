@@ -259,7 +259,7 @@ class TestOperators:
         self, client: httpx.AsyncClient, settings: Settings, filled: dict[str, str], method: str, path: str
     ) -> None:
         for headers in (caller(settings, "operator"), caller(settings, scopes=(OPERATE_JOBS,))):
-            body = {"action": "run_now", "kind": task.name} if path == "/jobs/bulk" else None
+            body = {"action": "run_now", "kind": task.name} if path == "/jobs/bulk/actions" else None
             response = await client.request(method, path.format(**filled), headers=headers, json=body)
             assert response.status_code in (200, 202, 204, 409), response.text
 

@@ -174,10 +174,10 @@ class TestLockedRows:
     ) -> None:
         monkeypatch.setattr("plinth.jobs.engine.runner.MAX_BACKLOG", 5)
 
-        @job("test.follows", queue="elsewhere")
+        @job("test.follows-held", queue="elsewhere")
         async def follows(ctx: JobContext, payload: Number) -> None: ...
 
-        @job("test.leads")
+        @job("test.leads-held")
         async def leads(ctx: JobContext, payload: Number) -> None:
             ctx.enqueue(follows, Number(), unique_key=f"k{payload.n}")
 
@@ -194,7 +194,7 @@ class TestLockedRows:
                     for _ in range(3):
                         await jobs.end_of((await enqueue(database, other, Number())).id)
                 await holding.rollback()
-                await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.leads' OFFSET 9"))
+                await until(lambda: jobs.all("SELECT FROM job_history WHERE kind = 'test.leads-held' OFFSET 9"))
 
     async def test_locked_table_of_jobs_costs_no_worker_its_session(
         self, settings: Settings, database: Database, jobs: Jobs
