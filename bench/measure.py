@@ -117,7 +117,7 @@ def measure_drain(bench: Bench, contender: Contender, *, clear: bool = True) -> 
 
 
 def measure_pickup(bench: Bench, contender: Contender) -> Figures:
-    """From the call that enqueues to the run, at a pace that leaves everybody idle most of the time."""
+    """From the call that enqueues to the run, at a pace that leaves each system idle most of the time."""
     contender.client.ask("clear")
     bench.settle(contender)
     warm_up = RATE * WARM_UP_SECONDS
