@@ -8,8 +8,10 @@ from uuid import UUID
 import pytest
 
 from plinth.jobs import emit
+from plinth.testing.servers import Servers
 from tests.plinth.faults.fleet import Fleet, until
 from tests.plinth.faults.kinds import Moment, Stepped, stepped
+from tests.plinth.faults.test_servers_away import stopped_and_started
 
 
 async def tell(fleet: Fleet, jobs: list[UUID]) -> None:
@@ -74,3 +76,24 @@ async def test_workers_killed_amid_steps(fleet: Fleet) -> None:
 @pytest.mark.slow
 async def test_a_thousand_jobs_with_steps_and_twenty_killed_workers(fleet: Fleet) -> None:
     await killed_amid_steps(fleet, jobs=1000, kills=20)
+
+
+async def test_sleeping_and_waiting_jobs_survive_a_restart_of_everything(
+    breakable_fleet: Fleet, breakable: Servers
+) -> None:
+    fleet = breakable_fleet
+    serving = await fleet.start(2)
+    jobs = await fleet.enqueue(stepped, *[Stepped()] * 20)
+
+    async def all_wait() -> bool:
+        waiting = "SELECT count(*) FROM job_step WHERE kind = 'event' AND state = 'waiting'"
+        return bool(await fleet.value(waiting) == len(jobs))
+
+    await until(all_wait, "every job waits for its event", 20)
+    for member in serving:
+        await fleet.kill(member)
+    await stopped_and_started(breakable.redis)
+    await stopped_and_started(breakable.postgres)
+    await fleet.start(2)
+    await tell(fleet, jobs)
+    await audit(fleet, "everything restarted while jobs wait", jobs, 60)
