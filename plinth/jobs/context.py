@@ -21,10 +21,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
 from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
+from plinth.jobs.events import check_event
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.jobs.retry import RetryPolicy
-from plinth.jobs.steps import MAX_NAME, StepRecorder, Steps
+from plinth.jobs.steps import StepRecorder, Steps
 from plinth.settings import PlatformSettings
 
 __all__ = ["ClaimedJob", "JobContext", "Progress", "RunRecorder"]
@@ -223,8 +224,7 @@ class JobContext:
             RuntimeError: within `ctx.session()`, or after `complete`.
         """
         self._check_steps(suspends=True)
-        if not 0 < len(event) <= MAX_NAME or "\0" in event:
-            raise ValueError(f"an event's name has 1 to {MAX_NAME} characters, and no NUL")
+        check_event(event)
         _check_wait(timeout)
         return await self._steps.wait_for(name or event, event, seconds=timeout, returns=returns)
 

@@ -7,7 +7,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.doorbell import ring_after_commit
-from plinth.jobs.enqueue import MAX_TEXT_LENGTH, holds_nul
+from plinth.jobs.enqueue import holds_nul
+from plinth.jobs.steps import MAX_NAME
 
 __all__ = ["check_event", "emit", "event_lock"]
 
@@ -56,8 +57,8 @@ async def emit(session: AsyncSession, event: str, payload: Any = None) -> bool:
 
 def check_event(event: str) -> None:
     """Raises ValueError if it cannot be the name of an event."""
-    if not 0 < len(event) <= MAX_TEXT_LENGTH or "\0" in event:
-        raise ValueError(f"an event's name has 1 to {MAX_TEXT_LENGTH} characters, and no NUL")
+    if not 0 < len(event) <= MAX_NAME or "\0" in event:
+        raise ValueError(f"an event's name has 1 to {MAX_NAME} characters, and no NUL")
 
 
 def event_lock(event: str) -> int:

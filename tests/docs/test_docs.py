@@ -21,7 +21,6 @@ from plinth.database.engine import Database
 from plinth.http.request_context import principal_hash
 from plinth.jobs import State
 from plinth.jobs.context import MAX_WAIT
-from plinth.jobs.enqueue import MAX_TEXT_LENGTH
 from plinth.jobs.events import MAX_PAYLOAD
 from plinth.jobs.steps import MAX_NAME, MAX_RESULT, MAX_STEPS
 from plinth.settings.keys import derive_key
@@ -188,8 +187,7 @@ class TestSteps:
         assert f"| steps of a job | {MAX_STEPS:,} |" in page
         assert f"{MAX_RESULT // 1024} KiB of JSON" in page
         assert MAX_RESULT == MAX_PAYLOAD
-        assert f"| the name of a step | {MAX_NAME} characters |" in page
-        assert f"| the name of an event | {MAX_TEXT_LENGTH} characters |" in page
+        assert f"| the name of a step, of an event | {MAX_NAME} characters |" in page
         assert MAX_WAIT // (366 * 86_400) == 10
 
 

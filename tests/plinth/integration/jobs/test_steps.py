@@ -372,6 +372,17 @@ class TestEvents:
             ended = await jobs.end_of(made.id)
         assert (ended["state"], ended["attempt"], got) == ("succeeded", 1, [Order(total=3)])
 
+    async def test_longest_name_that_can_be_emitted_can_be_waited_for(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            await ctx.wait_for("x" * 200)
+            await ctx.wait_for("x" * 200)  # the step's name has a number behind it
+
+        async with database.session() as session:
+            await emit(session, "x" * 200)
+        assert (await run(settings, database, jobs, kind_of(handler)))["state"] == "succeeded"
+
     async def test_event_that_was_emitted_before_is_found_without_waiting(
         self, settings: Settings, database: Database, jobs: Jobs, waits: JobKind[Number], got: list[Any]
     ) -> None:
@@ -489,7 +500,7 @@ class TestEvents:
         ("name", "payload", "error"),
         [
             ("", None, ValueError),
-            ("x" * 256, None, ValueError),
+            ("x" * 201, None, ValueError),
             ("a\0b", None, ValueError),
             ("big", "x" * 70_000, ValueError),
             ("nul", "\0", ValueError),
