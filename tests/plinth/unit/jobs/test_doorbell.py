@@ -42,6 +42,19 @@ async def test_rings_during_a_publish_are_batched_without_a_request_id() -> None
     ]
 
 
+async def test_rings_soon_after_a_publish_are_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plinth.jobs.doorbell._MERGE_SECONDS", 0.2)
+    redis: Any = SlowRedis()
+    redis.go_on.set()  # each publish ends at once
+    doorbell = Doorbell(redis, channel="any")
+    for name in ("first", "second", "third"):
+        await asyncio.create_task(ring(doorbell, name))
+        await asyncio.sleep(0.01)
+    assert [message for _, message in redis.published] == ['{"queues": ["first"], "cancelled": []}']
+    await doorbell.aclose()
+    assert redis.published[1:] == [(None, '{"queues": ["second", "third"], "cancelled": []}')]
+
+
 class BrokenRedis:
     """Fails with errors of redis-py or of anything else, until it is mended."""
 
