@@ -102,6 +102,7 @@ class Steps:
         self._stored: dict[str, StoredStep] | None = None if earlier else {}
         self._reading = asyncio.Lock()
         self._used: dict[str, int] = {}
+        self._numbered: set[str] = set()  # the names with their numbers
         self._open: set[str] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -179,9 +180,14 @@ class Steps:
             raise RuntimeError(f"Two steps {name!r} run at the same time: give each a name of its own.")
         if sum(self._used.values()) >= MAX_STEPS:
             raise RuntimeError(f"A job has {MAX_STEPS} steps at most.")
+        number = self._used.get(name, 0) + 1
+        numbered = name if number == 1 else f"{name}#{number}"
+        if numbered in self._numbered:
+            raise RuntimeError(f"Two steps are called {numbered!r}, one by its number: give one of them another name.")
         self._open.add(name)
-        self._used[name] = number = self._used.get(name, 0) + 1
-        return name if number == 1 else f"{name}#{number}"
+        self._used[name] = number
+        self._numbered.add(numbered)
+        return numbered
 
     async def _find(self, name: str, kind: str) -> StoredStep | None:
         async with self._reading:

@@ -7,7 +7,7 @@ from uuid import UUID
 import structlog
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.database.errors import DatabaseUnavailableError
+from plinth.database.errors import DatabaseUnavailableError, TransactionConflictError
 from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.outcome import LeaseLost
@@ -76,6 +76,8 @@ class StepRecorder:
                     log.warning("steps cannot be written; they are kept", count=len(self._lane), reason=error.reason)
                 self._away = True
                 await asyncio.sleep(AWAY_SECONDS)
+            except TransactionConflictError:
+                return list(steps)  # tried again: what the steps have done is done
             except Exception as error:  # noqa: BLE001 - it is the step's own
                 if len(steps) > 1:
                     return [again for step in steps for again in await self._write([step])]

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from notes.config import Settings
-from plinth.database.engine import Database
+from plinth.database.engine import Database, TransactionConflictError
 from plinth.jobs import (
     EventTimeout,
     JobContext,
@@ -24,6 +24,7 @@ from plinth.jobs import (
     job,
 )
 from plinth.jobs.admin.steps import list_steps
+from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.steps import MAX_RESULT, MAX_STEPS
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
@@ -207,6 +208,26 @@ class TestStep:
 
 async def _is_empty(jobs: Jobs, table: str) -> bool:
     return await jobs.all(f"SELECT FROM {table}") == []
+
+
+async def test_step_whose_write_meets_a_conflict_is_written_again_and_not_run_again(
+    settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    keep, conflicts = StepStore.keep, iter([True])
+
+    async def conflicting(self: StepStore, steps: Any) -> Any:
+        if next(conflicts, False):
+            raise TransactionConflictError
+        return await keep(self, steps)
+
+    monkeypatch.setattr(StepStore, "keep", conflicting)
+
+    async def handler(ctx: JobContext, payload: Number) -> None:
+        await ctx.step("once", calls.append, ctx.run)
+
+    ended = await run(settings, database, jobs, kind_of(handler))
+    assert (ended["state"], ended["attempt"], calls) == ("succeeded", 1, [1])
 
 
 class TestRetries:
@@ -582,6 +603,16 @@ class TestRefusals:
             await asyncio.gather(ctx.step("same", asyncio.sleep, 0.01), ctx.step("same", asyncio.sleep, 0.01))
 
         assert "Two steps 'same' run at the same time" in await self.refused(settings, database, jobs, handler)
+
+    @pytest.mark.parametrize("names", [("a", "a", "a#2"), ("a#2", "a", "a")])
+    async def test_name_that_is_another_step_s_with_its_number_is_refused(
+        self, settings: Settings, database: Database, jobs: Jobs, names: tuple[str, ...]
+    ) -> None:
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            for name in names:
+                await ctx.step(name, int)
+
+        assert "Two steps are called 'a#2'" in await self.refused(settings, database, jobs, handler)
 
     async def test_steps_of_different_names_run_at_the_same_time(
         self, settings: Settings, database: Database, jobs: Jobs
