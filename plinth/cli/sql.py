@@ -7,7 +7,8 @@ import click
 __all__ = ["sql"]
 
 _MODULES = {
-    "sql": ("CLAIM", "CLAIM_IN_TURN", "FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "RENEW_SESSION"),
+    "claim_sql": ("CLAIM", "CLAIM_IN_TURN"),
+    "sql": ("FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "RENEW_SESSION"),
     "step_sql": ("KEEP_STEPS", "SUSPEND"),
     "prune_sql": ("PRUNE",),
 }

@@ -13,28 +13,30 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.jobs.context import ClaimedJob
+from plinth.jobs.engine.claim_sql import (
+    CLAIM,
+    CLAIM_IN_TURN,
+    LIMIT_LOCK,
+    RUNNING_OF_KIND,
+    TRY_LIMIT_LOCK,
+    WAITING_KINDS,
+)
 from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
-    CLAIM,
-    CLAIM_IN_TURN,
     CLOSE_SESSION,
     FINISH,
     FINISH_HERE,
     HELD,
-    LIMIT_LOCK,
     OPEN_SESSION,
     PROGRESS,
     REAP,
     RELEASE,
     RETRY,
-    RUNNING_OF_KIND,
     STOP_SESSION,
     SWEEP,
-    TRY_LIMIT_LOCK,
     UNCOUNT_CRASHES,
     UNKNOWN_RUNS,
-    WAITING_KINDS,
 )
 from plinth.jobs.engine.step_sql import SHARE_EVENT, SUSPEND
 from plinth.jobs.enqueue import Insertion, merged

@@ -14,9 +14,10 @@ from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs.engine import housekeeping as housekeeping_module
 from plinth.jobs.engine import store as store_module
+from plinth.jobs.engine.claim_sql import CLAIM
 from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT
 from plinth.jobs.engine.recorder import Recorder
-from plinth.jobs.engine.sql import CLAIM, FINISH, HELD, PROGRESS, REAP, RELEASE, RETRY
+from plinth.jobs.engine.sql import FINISH, HELD, PROGRESS, REAP, RELEASE, RETRY
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store, Swept
 from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Finish, State, TryAgain, error_entry
