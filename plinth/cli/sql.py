@@ -7,7 +7,8 @@ import click
 __all__ = ["sql"]
 
 _MODULES = {
-    "claim_sql": ("CLAIM", "CLAIM_IN_TURN"),
+    "claim_sql": ("CLAIM", "CLAIM_WITH_KEYS", "CLAIM_IN_TURN"),
+    "key_sql": ("KEYS",),
     "sql": ("FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "RENEW_SESSION"),
     "step_sql": ("KEEP_STEPS", "SUSPEND"),
     "prune_sql": ("PRUNE",),

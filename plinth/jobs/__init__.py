@@ -19,6 +19,7 @@ from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.events import emit
 from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
+from plinth.jobs.limits import Limit
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.jobs.owner_limit import TooManyJobsError
 from plinth.jobs.retry import RetryPolicy
@@ -34,6 +35,7 @@ __all__ = [
     "JobContext",
     "JobKind",
     "LeaseLost",
+    "Limit",
     "Retry",
     "RetryPolicy",
     "Schedule",

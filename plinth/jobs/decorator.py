@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from plinth.jobs.context import JobContext
 from plinth.jobs.kinds import JobKind, check_name, register
+from plinth.jobs.limits import Limit
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["job"]
@@ -32,6 +33,7 @@ def job(
     retry: RetryPolicy = DEFAULT_RETRY,
     max_running: int | None = None,
     max_per_owner: int | None = None,
+    limit: Limit[Any] | None = None,
 ) -> Callable[[Callable[[JobContext, P], Awaitable[None] | None]], JobKind[P]]:
     """Make a function `(ctx: JobContext, payload: Model)` a kind of job.
 
@@ -46,6 +48,7 @@ def job(
         retry: how often and when it is tried again.
         max_running: at most so many at once in the whole fleet.
         max_per_owner: at most so many of one owner waiting or running; see `plinth.jobs.owner_limit`.
+        limit: for the jobs that share a key of their payload; see `plinth.jobs.Limit`.
 
     Raises:
         ValueError: the name is taken or is none, or a limit makes no sense.
@@ -68,6 +71,7 @@ def job(
             retry=retry,
             max_running=max_running,
             max_per_owner=max_per_owner,
+            limit=limit,
         )
         register(kind)
         return kind

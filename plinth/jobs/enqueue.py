@@ -35,10 +35,12 @@ _NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an e
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
 # order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
 INSERT = """
-INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context)
+INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context,
+    limit_key)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
-    CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb
-FROM unnest($1::uuid[], $6::text[], $7::text[]) AS new (id, payload, unique_key),
+    CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb,
+    COALESCE(new.limit_key, '')
+FROM unnest($1::uuid[], $6::text[], $7::text[], $12::text[]) AS new (id, payload, unique_key, limit_key),
     (SELECT COALESCE($9::timestamptz, CASE WHEN $10 > interval '0' THEN clock_timestamp() + $10 ELSE now() END) AS at
     ) AS due
 """
@@ -49,7 +51,8 @@ INSERT_KEYED = (
 # Replaces those that wait; leaves out the jobs whose key a running one has.
 INSERT_REPLACING = f"""{INSERT}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO UPDATE
-SET payload = excluded.payload, priority = excluded.priority, run_at = excluded.run_at, state = excluded.state
+SET payload = excluded.payload, priority = excluded.priority, run_at = excluded.run_at, state = excluded.state,
+    limit_key = excluded.limit_key
 WHERE job.state IN ('scheduled', 'available', 'retryable')
 RETURNING id, unique_key
 """
@@ -105,8 +108,8 @@ async def enqueue(
         TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
-        ValueError: `run_at` has no time zone, it or `delay` is too far away, a text is too long or holds a NUL, or the
-            payload does not survive JSON.
+        ValueError: `run_at` has no time zone, it or `delay` is too far away, a text is too long or holds a NUL, the
+            payload does not survive JSON, or the key of its limit is no such key.
     """
     keys = None if unique_key is None else [unique_key]
     (job,) = await enqueue_many(to, kind, [payload], unique_keys=keys, **options)
@@ -158,6 +161,7 @@ class Row(NamedTuple):
     id: UUID
     payload: str
     unique_key: str | None
+    limit_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +207,8 @@ class Insertion:
         ENQUEUED.labels(self.terms.kind).inc(sum(job.created for job in jobs))
 
     def _arguments(self, rows: Sequence[Row], trace_context: str | None) -> tuple[Any, ...]:
-        ids, payloads, keys = ([*column] for column in zip(*rows, strict=True))
-        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context)
+        ids, payloads, keys, limits = ([*column] for column in zip(*rows, strict=True))
+        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context, limits)
 
     def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
         """The rows without those of a repeated key, and the keyed ones by key.
@@ -313,7 +317,11 @@ def prepare(
         raise ValueError("a job without a unique key replaces none")
     times = run_at, timedelta(seconds=delay)
     terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace)
-    rows = [Row(python_uuid7(), _dump(kind, payload), key) for payload, key in zip(payloads, keys, strict=True)]
+    limit = kind.limit
+    rows = [
+        Row(python_uuid7(), _dump(kind, payload), key, None if limit is None else limit.key_of(payload))
+        for payload, key in zip(payloads, keys, strict=True)
+    ]
     return Insertion(terms, rows)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
+from plinth.jobs.limits import Limit
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["NAME", "JobKind", "UnknownKindError", "check_name", "kind_named", "kinds", "register"]
@@ -38,6 +39,7 @@ class JobKind(Generic[P]):
     retry: RetryPolicy
     max_running: int | None
     max_per_owner: int | None = None
+    limit: Limit[P] | None = None
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
         return self.function(ctx, payload)

@@ -21,7 +21,9 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
-_WAITING_OWNED = text("state = 'available' AND owner IS NOT NULL")
+_WAITING_OWNED = text("state = 'available' AND owner IS NOT NULL AND limit_key = ''")
+
+CLAIM_ORDER = ("queue", "kind", "limit_key", "priority", "run_at", "id")
 
 # For rows from elsewhere, such as triggers: what no worker could read.
 CHECKS = {
@@ -76,6 +78,8 @@ class _JobColumns(PlatformTable):
     trace_context: dict[str, str] | None = Field(default=None, nullable=True, sa_type=_Json)
     # The slot of the schedule that it was made for, if any.
     slot_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    # The key of its kind's limit; empty: it has no limit.
+    limit_key: str = Field(default="", sa_type=String(255), sa_column_kwargs={"server_default": ""})
 
 
 class Job(_JobColumns, table=True):
@@ -83,10 +87,8 @@ class Job(_JobColumns, table=True):
 
     __tablename__ = "job"
     __table_args__ = (
-        # For the claim: by queue and kind in order of priority and due time.
-        Index(
-            "ix_job_claim", "queue", "kind", "priority", "run_at", "id", postgresql_where=text("state = 'available'")
-        ),
+        # For the claim: by queue, kind and key in order of priority and due time.
+        Index("ix_job_claim", *CLAIM_ORDER, postgresql_where=text("state = 'available'")),
         # For the sweep: the due ones of each queue and priority.
         Index(
             "ix_job_due", "queue", "priority", "run_at", postgresql_where=text("state IN ('scheduled', 'retryable')")
@@ -94,6 +96,8 @@ class Job(_JobColumns, table=True):
         # For the claim in turn: by owner.
         Index("ix_job_turn", "owner", "priority", "run_at", "id", postgresql_where=_WAITING_OWNED),
         Index("ix_job_running", "session_id", postgresql_where=text("state = 'running'")),
+        # For limits: the running ones of each key.
+        Index("ix_job_running_key", "kind", "limit_key", postgresql_where=text("state = 'running' AND limit_key > ''")),
         Index(
             "uq_job_kind_unique_key",
             "kind",
@@ -152,6 +156,18 @@ class JobStep(PlatformTable, table=True):
     finished_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
 
 
+class JobStart(PlatformTable, table=True):
+    """How many jobs with a key started at a time, for limits of starts."""
+
+    __tablename__ = "job_start"
+    __table_args__ = (Index("ix_job_start_at", "at"),)
+
+    kind: str = Field(primary_key=True, sa_type=String(100))
+    limit_key: str = Field(primary_key=True, sa_type=String(255))
+    at: datetime = Field(primary_key=True, sa_type=UtcDateTime)
+    starts: int
+
+
 class JobEvent(PlatformTable, table=True):
     """An event that was emitted. The first of a name is kept."""
 
@@ -183,7 +199,8 @@ CREATE OR REPLACE FUNCTION plinth_enqueue(
     owner text DEFAULT NULL,
     unique_key text DEFAULT NULL,
     max_attempts int DEFAULT 25,
-    run_at timestamptz DEFAULT NULL
+    run_at timestamptz DEFAULT NULL,
+    limit_key text DEFAULT ''
 ) RETURNS uuid LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -195,10 +212,10 @@ BEGIN
         RAISE EXCEPTION 'the kind or the queue of a job has no such name' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     LOOP
-        INSERT INTO job (kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state)
+        INSERT INTO job (kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, limit_key, state)
         VALUES (plinth_enqueue.kind, plinth_enqueue.queue, plinth_enqueue.priority, plinth_enqueue.owner,
             plinth_enqueue.payload, plinth_enqueue.unique_key, plinth_enqueue.max_attempts, due,
-            CASE WHEN due > now() THEN 'scheduled' ELSE 'available' END)
+            COALESCE(plinth_enqueue.limit_key, ''), CASE WHEN due > now() THEN 'scheduled' ELSE 'available' END)
         ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
         RETURNING id INTO found;
         EXIT WHEN found IS NOT NULL;

@@ -1,21 +1,22 @@
 """The SQL that counts what the whole fleet has to do: jobs by queue and state, workers, dead letters, migrations."""
 
-MAX_LINES = 5000  # combinations of queue, kind and priority
+MAX_LINES = 5000  # combinations of queue, kind, key and priority
 
 
-# Bounded, whatever the backlog. `hops` walks the claim's index from one (queue, kind, priority) to the next: the first
-# row of each has waited longest. `waiting` walks that of jobs whose time has not come, by queue and priority. The
+# Bounded, whatever the backlog. `hops` walks the claim's index from one (queue, kind, key, priority) to the next: the
+# first row of each has waited longest. `waiting` walks that of jobs whose time has not come, by queue and priority. The
 # counted rows are ordered, though that changes no count: otherwise the planner may scan the whole table to find them.
 def queue_counts(*, max_count: int) -> str:
     return f"""
 WITH RECURSIVE hops AS (
-    (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
-        ORDER BY queue, kind, priority, run_at, id LIMIT 1)
+    (SELECT queue, kind, limit_key, priority, run_at FROM job WHERE state = 'available'
+        ORDER BY queue, kind, limit_key, priority, run_at, id LIMIT 1)
     UNION ALL
     SELECT next.* FROM hops, LATERAL (
-        SELECT queue, kind, priority, run_at FROM job
-        WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
-        ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
+        SELECT queue, kind, limit_key, priority, run_at FROM job
+        WHERE state = 'available'
+            AND (queue, kind, limit_key, priority) > (hops.queue, hops.kind, hops.limit_key, hops.priority)
+        ORDER BY queue, kind, limit_key, priority, run_at, id LIMIT 1) AS next
 ), waiting AS (
     (SELECT queue, priority FROM job WHERE state IN ('scheduled', 'retryable')
         ORDER BY queue, priority, run_at LIMIT 1)
@@ -29,7 +30,7 @@ WITH RECURSIVE hops AS (
 ), counts (name, state, jobs, oldest) AS (
     SELECT queue, 'available', (SELECT count(*) FROM (
         SELECT FROM job WHERE state = 'available' AND job.queue = line.queue
-        ORDER BY kind, priority, run_at, id LIMIT {max_count}) AS counted), oldest
+        ORDER BY kind, limit_key, priority, run_at, id LIMIT {max_count}) AS counted), oldest
     FROM line
     UNION ALL
     SELECT queue, state, count(*), min(run_at) FILTER (WHERE run_at <= now())

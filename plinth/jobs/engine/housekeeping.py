@@ -110,5 +110,7 @@ class Housekeeping:
         # A job may wait for an event that was emitted long ago.
         while await self._store.prune_events(self._settings.JOBS_KEEP_DISCARDED_DAYS * day) == PRUNE_ROWS:
             log.debug("deleted events")
+        while await self._store.prune_starts() == PRUNE_ROWS:
+            log.debug("deleted starts of jobs")
         while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
             log.debug("deleted audit records")

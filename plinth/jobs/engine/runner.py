@@ -15,6 +15,7 @@ from plinth.database.engine import Database, DatabaseUnavailableError, Transacti
 from plinth.database.errors import database_reason
 from plinth.jobs.context import ClaimedJob, JobContext
 from plinth.jobs.doorbell import Doorbell
+from plinth.jobs.engine.claims import Claims
 from plinth.jobs.engine.endings import Interruption
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.housekeeping import PRUNE_SECONDS, Housekeeping, every
@@ -22,7 +23,6 @@ from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
-from plinth.jobs.engine.turns import Turns
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import of_kind
 from plinth.jobs.outcome import Finish, Release, State
@@ -69,17 +69,18 @@ class Runner:
             of_kind(name)
         self._queues = queues
         self._concurrency = concurrency
-        self._limited = {name for name, kind in kinds.items() if kind.max_running is not None}
+        # Kinds of which an ended run may let another start.
+        self._limited = {name for name, kind in kinds.items() if kind.max_running is not None or kind.limit is not None}
+        self._free_later: asyncio.TimerHandle | None = None  # when a limit of starts lets a job go
         self._running: dict[RunKey, Run] = {}
         self._held: list[ClaimedJob] = []  # claimed, to be started with the next claim
-        self._turns = Turns()
+        self._claims = Claims(store, queues, kinds)
         self._recorder = Recorder(store, on_written=self._written, on_lost=self._lost_one)
         # Kept for each run: `asyncio.get_running_loop` is a system call in Python 3.11.
         self._loop = asyncio.get_running_loop()
         self._log = log.bind()  # 0.8 µs a line
         self._wake = asyncio.Event()
         self._wake.set()
-        self._more = False  # the last claim was full, so more jobs may wait
         self._unsure = False  # a claim broke off, and may have committed
         self._unsure_later: asyncio.TimerHandle | None = None  # or may commit still
         self._stopping = False
@@ -167,11 +168,7 @@ class Runner:
         try:
             if self._unsure:
                 await self._release_unknown()
-            jobs = await self._claim_in_turn(room)
-            line = []
-            if len(jobs) < room:
-                suspect = not any(run.job.suspect for run in self._running.values())
-                line = await self._store.claim(self._queues, self._kinds, room - len(jobs), suspect=suspect)
+            jobs = await self._claims.take(room, suspect=not any(run.job.suspect for run in self._running.values()))
             self._unsure = False
         except (DatabaseUnavailableError, TransactionConflictError, asyncpg.PostgresError) as error:
             if not self._unsure:  # once for an outage
@@ -182,25 +179,19 @@ class Runner:
             self._unsure_later = self._loop.call_later(LATE_CLAIM_SECONDS, self._doubt)
             await asyncio.sleep(self._settings.JOBS_POLL_INTERVAL / 2)
             return False
-        # A claim that takes a suspect leaves out those behind it, and so may not be full.
-        self._more = len(jobs) + len(line) == room or any(job.suspect for job in line)
-        self._turns.look_at(line, full=self._more)
-        jobs += line
-        now = len(jobs) - len(jobs) // 2 if self._more else len(jobs)
+        self._wake_in(self._claims.free_in)
+        now = len(jobs) - len(jobs) // 2 if self._claims.more else len(jobs)
         self._held = jobs[now:]
         for job in jobs[:now]:
             self._start(job)
-        return self._more
+        return self._claims.more
 
-    async def _claim_in_turn(self, room: int) -> list[ClaimedJob]:
-        turns = self._turns
-        if turns.priority is None:
-            return []
-        jobs = await self._store.claim_in_turn(
-            self._queues, self._kinds, room, after=turns.after, priority=turns.priority
-        )
-        turns.taken(jobs, room)
-        return jobs
+    def _wake_in(self, seconds: float | None) -> None:
+        if self._free_later is not None:
+            self._free_later.cancel()
+            self._free_later = None
+        if seconds is not None and seconds < self._settings.JOBS_POLL_INTERVAL:  # else the sweep comes first
+            self._free_later = self._loop.call_later(seconds, self._wake.set)
 
     def _doubt(self) -> None:
         """Have the next claim, at once, look first for jobs of one that broke off."""
@@ -259,11 +250,11 @@ class Runner:
             self._recorder.put(job, outcome, run.ctx.follow_ups if succeeded else ())
         elif job.kind in self._limited:
             self._freed({job.queue})
-        if self._more or job.suspect:
+        if self._claims.more or job.suspect:
             self._wake.set()
 
     def _written(self, runs: Sequence[EndedRun]) -> None:
-        if self._more:
+        if self._claims.more:
             self._wake.set()  # claiming may have paused because of the backlog of outcomes
         # Other workers may claim what was released, and jobs of a kind that was at its limit.
         frees = [run for run in runs if run.job.kind in self._limited or isinstance(run.outcome, Release)]

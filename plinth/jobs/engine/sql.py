@@ -20,7 +20,7 @@ REAP_ROWS = 500
 
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
-    "started_at, progress_done, progress_total, progress_message, trace_context, slot_at"
+    "started_at, progress_done, progress_total, progress_message, trace_context, slot_at, limit_key"
 )
 HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 
@@ -135,7 +135,8 @@ _CRASHES = f"""LATERAL (
 
 # Makes due jobs available, so many of each queue and priority: the due jobs of one do not wait for those of another.
 # `level` walks the index from one (queue, priority) to the next. Returns whether this worker may find a job to claim,
-# whether more jobs may be due, and whether there are runs to reap.
+# whether more jobs may be due, whether there are runs to reap, and the kinds
+# with waiting jobs that have a key.
 _WAITS = "state IN ('scheduled', 'retryable')"
 SWEEP = f"""
 WITH RECURSIVE level AS (
@@ -158,7 +159,11 @@ SELECT EXISTS (SELECT FROM due WHERE queue = ANY ($1::text[]) AND kind = ANY ($2
     OR EXISTS (SELECT FROM unnest($1::text[]) AS q (name), unnest($2::text[]) AS k (name), LATERAL (
         SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name LIMIT 1) AS first) AS work,
     (SELECT count(*) FROM due) >= (SELECT size FROM share) AS more,
-    EXISTS (SELECT {_RUNS} {_LOST.format(margin="$3")}) AS lost
+    EXISTS (SELECT {_RUNS} {_LOST.format(margin="$3")}) AS lost,
+    ARRAY(SELECT k.name FROM unnest($2::text[]) AS k (name) WHERE EXISTS (
+        SELECT FROM unnest($1::text[]) AS q (name), LATERAL (
+            SELECT FROM job WHERE state = 'available' AND queue = q.name AND kind = k.name AND limit_key > ''
+            ORDER BY limit_key LIMIT 1) AS first)) AS keyed
 """
 
 # A job whose run was lost is cancelled if that was requested, discarded as poison if it has crashed too many workers or

@@ -16,11 +16,14 @@ from plinth.jobs.context import ClaimedJob
 from plinth.jobs.engine.claim_sql import (
     CLAIM,
     CLAIM_IN_TURN,
+    CLAIM_WITH_KEYS,
     LIMIT_LOCK,
     RUNNING_OF_KIND,
     TRY_LIMIT_LOCK,
     WAITING_KINDS,
 )
+from plinth.jobs.engine.key_limits import KeyLimits, KeyRoom
+from plinth.jobs.engine.key_sql import PRUNE_STARTS
 from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
@@ -42,6 +45,7 @@ from plinth.jobs.engine.step_sql import SHARE_EVENT, SUSPEND
 from plinth.jobs.enqueue import Insertion, merged
 from plinth.jobs.events import event_lock
 from plinth.jobs.kinds import JobKind
+from plinth.jobs.limits import MAX_PERIOD
 from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, State, Suspend, TryAgain, Wait, error_entry
 
 __all__ = ["Reaped", "Store"]
@@ -79,6 +83,8 @@ class Store:
     def __init__(self, database: Database, session_id: UUID) -> None:
         self.database = database
         self.session_id = session_id
+        self.key_limits = KeyLimits()
+        self._keyed: list[str] = []  # kinds with waiting jobs that have a key, also those without a limit any more
 
     @staticmethod
     async def open_session(
@@ -105,18 +111,29 @@ class Store:
 
         `suspect`: whether one of them may be suspect.
         """
-        limited = [name for name, kind in kinds.items() if kind.max_running is not None]
-        rooms = {name: limit for name in kinds if name not in limited}
+        limited = [name for name, kind in kinds.items() if kind.max_running is not None or kind.limit is not None]
+        limited += [name for name in self._keyed if name not in limited]
+        rooms = {name: limit for name, kind in kinds.items() if kind.max_running is None}
+        keys: list[KeyRoom] = []
+        self.key_limits.free_in = None
         async with self.database.connection() as connection, AsyncExitStack() as transaction:
-            if limited and (waiting := await connection.fetch(WAITING_KINDS, queues, limited)):
-                await transaction.enter_async_context(connection.transaction())
-                rooms |= await self._rooms(connection, {name: kinds[name] for (name,) in waiting})
+            if limited:
+                waiting: dict[str, bool] = dict(await connection.fetch(WAITING_KINDS, queues, limited))  # type: ignore[arg-type]
+                if guarded := [name for name, keyed in waiting.items() if keyed or name not in rooms]:
+                    await transaction.enter_async_context(connection.transaction())
+                    counted = await self._rooms(connection, {name: kinds[name] for name in guarded}, limit)
+                    rooms |= counted
+                    limits = {name: kinds[name].limit for name, room in counted.items() if room and waiting[name]}
+                    keys = await self.key_limits.rooms(connection, queues, limits, limit)
             if not any(rooms.values()):
                 return []
-            limits = json.dumps({name: kinds[name].time_limit for name in rooms})
-            rows = await connection.fetch(
-                CLAIM, queues, list(rooms), list(rooms.values()), limit, self.session_id, limits, suspect
-            )
+            times = json.dumps({name: kinds[name].time_limit for name in rooms})
+            arguments = queues, list(rooms), list(rooms.values()), limit, self.session_id, times, suspect
+            if keys:
+                rows = await connection.fetch(CLAIM_WITH_KEYS, *arguments, *map(list, zip(*keys, strict=True)))
+                await self.key_limits.record_starts(connection, kinds, rows)
+            else:
+                rows = await connection.fetch(CLAIM, *arguments)
         jobs = [ClaimedJob._make(row) for row in rows]
         jobs.sort(key=_ORDER)  # RETURNING has an order of its own
         return jobs
@@ -126,7 +143,7 @@ class Store:
     ) -> list[ClaimedJob]:
         """Claim one job of each of up to `limit` owners, those that come next `after` an owner.
 
-        Of kinds without a limit, of this priority or a better one.
+        Of jobs without a limit, of this priority or a better one.
         """
         limits = {name: kind.time_limit for name, kind in kinds.items() if kind.max_running is None}
         rows = await self._fetch(
@@ -136,19 +153,24 @@ class Store:
         jobs.sort(key=_ORDER)
         return jobs
 
-    async def _rooms(self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]]) -> dict[str, int]:
-        """How many more jobs of each kind may run. One worker at a time counts a kind, until its claim has committed;
-        a kind that another worker is counting is left to it."""
+    async def _rooms(
+        self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]], most: int
+    ) -> dict[str, int]:
+        """How many more jobs of each kind may run, `most` at most. One worker at a time counts a kind, until its claim
+        has committed; a kind that another worker is counting is left to it."""
         rooms: dict[str, int] = {}
         for name, kind in kinds.items():
             if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
-                rooms[name] = max(0, (kind.max_running or 0) - await connection.fetchval(RUNNING_OF_KIND, name))
+                rooms[name] = most
+                if kind.max_running is not None:
+                    rooms[name] = max(0, kind.max_running - await connection.fetchval(RUNNING_OF_KIND, name))
         return rooms
 
     async def sweep(self, queues: Sequence[str], kinds: Sequence[str]) -> Swept:
         """Make due jobs available, a thousand or so at a time."""
         (row,) = await self._fetch(SWEEP, queues, kinds, DEADLINE_MARGIN)
-        return Swept(*row)
+        *swept, self._keyed = row
+        return Swept(*swept)
 
     async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
         """End jobs. Returns those that this session held and that no other transaction had locked: see `held`."""
@@ -255,6 +277,10 @@ class Store:
     async def prune_events(self, older_than: float) -> int:
         """Delete events that were emitted more than so many seconds ago, some at a time; how many."""
         return await self._delete(PRUNE_EVENTS, timedelta(seconds=older_than))
+
+    async def prune_starts(self) -> int:
+        """Delete starts that no limit counts any more, some at a time; how many."""
+        return await self._delete(PRUNE_STARTS, timedelta(seconds=MAX_PERIOD))
 
     async def _delete(self, statement: str, *arguments: Any) -> int:
         async with self.database.connection() as connection:

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.jobs import JobContext, RetryPolicy, job
+from plinth.jobs import JobContext, Limit, RetryPolicy, job
 
 __all__ = [
     "TABLES",
@@ -239,6 +239,19 @@ async def fails(ctx: JobContext, payload: Trouble) -> None:
 @job("faults.limited", max_running=3, retry=SOON)
 async def limited(ctx: JobContext, payload: Work) -> None:
     """At most three at once, in the whole fleet."""
+    await log_run(ctx)
+    await sleep_and_complete(ctx, payload.seconds)
+
+
+class Keyed(Work):
+    """Work for a key."""
+
+    key: str
+
+
+@job("faults.keyed", limit=Limit(lambda work: work.key, max_running=2), retry=SOON)
+async def keyed(ctx: JobContext, payload: Keyed) -> None:
+    """At most two of a key at once, in the whole fleet."""
     await log_run(ctx)
     await sleep_and_complete(ctx, payload.seconds)
 

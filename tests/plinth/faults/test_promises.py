@@ -9,11 +9,11 @@ import pytest
 
 from plinth.jobs import EnqueuedJob, enqueue, enqueue_many
 from tests.plinth.faults.fleet import Fleet
-from tests.plinth.faults.kinds import Effect, Trouble, Work, effect, limited, times_out
+from tests.plinth.faults.kinds import Effect, Keyed, Trouble, Work, effect, keyed, limited, times_out
 
 # For each run its begin and its end, of one kind.
 SPANS = """
-SELECT run_log.at AS began, ledger.at AS ended, job_history.unique_key FROM ledger
+SELECT run_log.at AS began, ledger.at AS ended, job_history.unique_key, job_history.limit_key FROM ledger
 JOIN run_log USING (job_id, run) JOIN job_history ON job_history.id = ledger.job_id WHERE job_history.kind = $1
 """
 
@@ -66,6 +66,35 @@ async def test_max_running_holds_in_the_whole_fleet(fleet: Fleet) -> None:
     spans = [(row["began"], row["ended"]) for row in await fleet.fetch(SPANS, limited.name)]
     assert len(spans) == 100
     assert most_at_once(spans) == 3
+
+
+async def limits_of_keys_hold(fleet: Fleet, *, rounds: int, batch: int) -> None:
+    """Ten keys, jobs of one of them ahead of all others, and in each round a worker is killed."""
+    serving = await fleet.start(3, JOBS_CONCURRENCY=16)
+    accepted: list[UUID] = []
+    for _ in range(rounds):
+        keys = [*"a" * batch, *random.choices("abcdefghij", k=batch)]
+        works = [Keyed(key=key, seconds=random.uniform(0.001, 0.01)) for key in keys]
+        accepted += await fleet.enqueue(keyed, *works)
+        await fleet.running(1)
+        victim = random.choice(await fleet.busy())
+        await fleet.kill(victim)
+        serving.remove(victim)
+        serving += await fleet.start(1, wait=False, JOBS_CONCURRENCY=16)
+    await fleet.audit(f"limits of keys, workers killed {rounds} times", accepted, within=120)
+    spans = await fleet.fetch(SPANS, keyed.name)
+    assert len(spans) == len(accepted)
+    for key in {row["limit_key"] for row in spans}:
+        assert most_at_once([(row["began"], row["ended"]) for row in spans if row["limit_key"] == key]) <= 2
+
+
+async def test_limits_of_keys_hold_in_the_whole_fleet(fleet: Fleet) -> None:
+    await limits_of_keys_hold(fleet, rounds=1, batch=50)
+
+
+@pytest.mark.slow
+async def test_limits_of_keys_hold_while_ten_workers_are_killed(fleet: Fleet) -> None:
+    await limits_of_keys_hold(fleet, rounds=10, batch=100)
 
 
 async def test_one_live_job_for_each_unique_key(fleet: Fleet) -> None:
