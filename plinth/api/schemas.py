@@ -134,6 +134,7 @@ class OperatorJobRead(JobSummary):
     payload: dict[str, Any]
     worker: str | None = Field(description="The name of the worker that runs it.")
     unique_key: str | None
+    limit_key: str = Field(description="The key of its kind's limit; empty if it has none.")
     crash_count: int = Field(description="How many workers were lost while they ran it.")
     run_lease: int = Field(description="Counts all runs.")
 

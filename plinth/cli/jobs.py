@@ -106,6 +106,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Priority": job.priority,
         "Owner": job.owner,
         "Unique key": job.unique_key,
+        "Limit key": job.limit_key or None,
         "Attempts": f"{job.attempt} of {job.max_attempts}",
         "Runs": job.run_lease,
         "Crashes": job.crash_count,

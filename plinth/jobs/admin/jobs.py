@@ -59,6 +59,7 @@ class JobView:
     errors: list[ErrorEntry]
     worker: str | None
     unique_key: str | None
+    limit_key: str
 
     @property
     def progress(self) -> Progress | None:
