@@ -86,7 +86,7 @@ README = """\
     make help    the rest
 
 `app/` is the service, `migrations/` its revisions. It stands on Plinth, the platform in `plinth/`, whose pages are in
-[docs/](docs): [add a resource](docs/add-a-resource.md), [jobs](docs/jobs.md), [Kubernetes](docs/kubernetes.md).
+[docs/](docs): [add a resource](docs/add-a-resource.md), [jobs](docs/jobs/index.md), [Kubernetes](docs/kubernetes.md).
 
 `plinth/`, `charts/plinth`, `docs/` and `tests/plinth` are the platform's. They stay as they are, so that its next
 version can be merged: `make merge FROM=v0.2.0`.

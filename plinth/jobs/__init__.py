@@ -10,7 +10,7 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 
     await enqueue(session, "mail.welcome", Welcome(user_id=user.id))     # committed with the caller's transaction
 
-`docs/jobs.md` says what is promised, and what is not.
+`docs/jobs/index.md` says what is promised, and what is not.
 """
 
 from plinth.jobs.context import JobContext

@@ -179,7 +179,7 @@ class JobEvent(PlatformTable, table=True):
     emitted_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
 
 
-# What a service may ask of jobs in its own SQL. A join on `id` is two look-ups, and one with `live`; docs/jobs.md.
+# What a service may ask of jobs in its own SQL. A join on `id` is two look-ups, and one with `live`; docs/jobs/sql.md.
 CREATE_JOB_STATUS = """
 CREATE OR REPLACE VIEW job_status AS
 SELECT id, state, true AS live, run_lease AS run, progress_done, progress_total, progress_message,
@@ -189,7 +189,7 @@ UNION ALL
 SELECT id, state, false, run_lease, progress_done, progress_total, progress_message, finished_at
 FROM job_history
 """
-# For triggers and programs in other languages; docs/jobs.md. Workers find the job when they look, within a second.
+# For triggers and programs in other languages; docs/jobs/sql.md. Workers find the job when they look, within a second.
 CREATE_ENQUEUE = """
 CREATE OR REPLACE FUNCTION plinth_enqueue(
     kind text,

@@ -83,7 +83,7 @@ def test_the_tree_of_the_architecture_has_every_folder_of_the_platform() -> None
 @pytest.mark.parametrize(
     ("file", "address"),
     [
-        ("docs/jobs.md", "jobs.md"),
+        ("docs/jobs/index.md", "jobs/index.md"),
         ("k8s/operations/README.md", "k8s/operations/README.md"),
         (".env.example", "source/env.example.txt"),
         ("app/main.py", "source/app/main.py.txt"),

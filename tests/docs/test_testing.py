@@ -1,4 +1,4 @@
-"""docs/testing.md, typed word for word."""
+"""docs/testing.md and docs/jobs/testing.md, typed word for word."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,8 @@ from tests.support.notes import ROOT
 from tests.support.own_pytest import run_pytest
 
 
-def test_the_page_on_testing_works_as_it_stands(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "testing.md").read_text()
+def test_the_pages_on_testing_work_as_they_stand(tmp_path: Path) -> None:
+    page = "".join((ROOT / "docs" / name).read_text() for name in ("testing.md", "jobs/testing.md"))
     (configuration,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     files = {"pyproject.toml": configuration}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

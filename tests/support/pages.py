@@ -29,10 +29,11 @@ def files_of(page: Path) -> dict[str, str]:
 
 def blocks(page: str, heading: str, language: str) -> list[str]:
     """The code blocks under a heading, down to the next one of its level."""
-    text = (ROOT / page).read_text()
+    text = f"\n{(ROOT / page).read_text()}"
     level = heading.split(" ", maxsplit=1)[0]
     section = text.split(f"\n{heading}\n", 1)[1]
-    section = re.split(rf"\n{level} ", section, maxsplit=1)[0]
+    if level != "#":  # a page has one of these; in code they are comments
+        section = re.split(rf"\n{level} ", section, maxsplit=1)[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
