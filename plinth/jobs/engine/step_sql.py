@@ -19,11 +19,13 @@ _KEPT = ("$4::text[]", "$5::text[]", "$6::text[]", "$7::text[]", "$8::text[]", "
 
 def _keep(lock: str) -> str:
     columns = "id, lease, name, kind, state, result, error, seconds"
-    # A row that is there already is this run's own: its answer was lost, and it is written again.
+    # A row that is there already is this run's own: its answer was lost, and it is written again. now() would be the
+    # begin of the handler's transaction, before that of the step.
     return f"""
 WITH {ours(columns, "$1::uuid[]", "$2::bigint[]", *_KEPT, lock=lock)}
 INSERT INTO job_step (job_id, name, kind, state, result, error, started_at, finished_at)
-SELECT id, name, kind, state, result::jsonb, error, now() - seconds * interval '1 second', now() FROM run
+SELECT id, name, kind, state, result::jsonb, error,
+    clock_timestamp() - seconds * interval '1 second', clock_timestamp() FROM run
 ON CONFLICT (job_id, name) DO UPDATE SET name = excluded.name
 RETURNING job_id, name
 """

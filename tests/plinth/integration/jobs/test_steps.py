@@ -166,6 +166,22 @@ class TestStep:
         finally:
             await jobs.all("DROP TABLE effect")
 
+    async def test_step_in_a_transaction_has_the_time_at_which_it_began(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        began: list[datetime] = []
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                connection = await session.connection()
+                began.append((await connection.exec_driver_sql("SELECT now()")).scalar_one())
+                await ctx.step("book", asyncio.sleep, 0.01)
+
+        await run(settings, database, jobs, kind_of(handler))
+
+        step = await jobs.one("SELECT started_at, finished_at FROM job_step")
+        assert began[0] < step["started_at"] < step["finished_at"]
+
     async def test_stale_run_keeps_no_step(self, settings: Settings, database: Database, jobs: Jobs) -> None:
         calls: list[int] = []
         taken = asyncio.Event()
