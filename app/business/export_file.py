@@ -7,13 +7,12 @@ import csv
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Literal
 
 import asyncpg
 from pydantic_core import to_json, to_jsonable_python
 
-__all__ = ["CHUNK_BYTES", "COLUMNS", "Chunk", "ExportFile", "Format"]
+__all__ = ["CHUNK_BYTES", "COLUMNS", "Chunk", "Format", "Part"]
 
 Format = Literal["ndjson", "csv"]
 ItemRow = Mapping[str, Any] | asyncpg.Record
@@ -36,19 +35,14 @@ class Chunk:
     data: bytes
 
 
-class ExportFile:
-    """A file that is being written. `item_count`, `size` (bytes) and `digest` (SHA-256, in hex) are those so far."""
+class Part:
+    """A part of a file that is being written, from the byte `start` on. `stop`: up to where it is cut into chunks."""
 
-    def __init__(self, format: Format) -> None:  # noqa: A002 - the name of the field
+    def __init__(self, format: Format, *, start: int) -> None:  # noqa: A002 - the name of the field
         head, self._encode = _ENCODINGS[format]
-        self._pending = bytearray(head)
-        self._sha256 = sha256()
+        self._pending = bytearray(b"" if start else head)
+        self.stop = start
         self.item_count = 0
-        self.size = 0
-
-    @property
-    def digest(self) -> str:
-        return self._sha256.hexdigest()
 
     def add(self, items: Iterable[ItemRow]) -> list[Chunk]:
         """Append items, each with the columns of `COLUMNS`. Returns the chunks that are full."""
@@ -60,7 +54,7 @@ class ExportFile:
         return chunks
 
     def finish(self) -> list[Chunk]:
-        """The last chunks of the file; none if it is empty."""
+        """The last chunks of the part; none if it is empty."""
         return [*self._full(), *([self._cut(len(self._pending))] if self._pending else [])]
 
     def _full(self) -> Iterator[Chunk]:
@@ -70,9 +64,8 @@ class ExportFile:
     def _cut(self, size: int) -> Chunk:
         content = bytes(self._pending[:size])
         del self._pending[:size]
-        self._sha256.update(content)
-        chunk = Chunk(self.size, size, zlib.compress(content, COMPRESSION_LEVEL))
-        self.size += size
+        chunk = Chunk(self.stop, size, zlib.compress(content, COMPRESSION_LEVEL))
+        self.stop += size
         return chunk
 
 

@@ -1,44 +1,49 @@
 """The operations on exports: files of an owner's items, made by a job and kept in the database until they expire.
 
-The file is stored in chunks, each compressed by itself and written in a transaction of its own, so writing and reading
-hold one chunk or one batch of items in memory. A chunk has the number of the run that wrote it, and an export has the
-number of the run that finished: chunks of other runs, left over or still being written, are never read.
+The file is written in parts, each in a transaction that keeps a step of the job too: a run that goes on after a crash
+begins behind the last part. It is stored in chunks, each compressed by itself, so writing and reading hold one chunk or
+one batch of items in memory. A chunk has the number of the run that began the file.
 """
 
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 from pydantic import BaseModel
 from sqlalchemy import func, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.business.export_file import COLUMNS, Chunk, ExportFile, Format
+from app.business.export_file import COLUMNS, Chunk, Format, Part
 from app.core.exceptions import TooManyExportsError
-from app.models.export import Export
+from app.models.export import Export, ExportChunk
 from plinth.database.engine import Database
 from plinth.database.patience import patiently
 from plinth.database.uuid7 import python_uuid7
 from plinth.errors import NotFoundError
-from plinth.jobs import Discard, LeaseLost, enqueue
+from plinth.jobs import Discard, enqueue
 
 __all__ = [
     "BUILD",
     "ExportBuild",
-    "ReportProgress",
+    "Plan",
+    "Written",
+    "begin_file",
     "delete_expired_exports",
+    "digest_of",
     "get_export",
     "publish",
     "read_content",
     "request_export",
-    "write_file",
+    "write_part",
 ]
 
 BUILD = "exports.build"
@@ -47,6 +52,9 @@ MAX_UNFINISHED = 5  # the limit of the kind, which holds for retries too
 MAX_KEPT = 50
 # Some milliseconds of work, and at most some megabytes if each item has its maximum size.
 BATCH_ITEMS = 100
+# Of a part: what a crash costs is to read so many again. Of a large export more, since a job has a thousand steps.
+PART_ITEMS = 1000
+MAX_PARTS = 900
 # Deleted in one transaction: an export of millions of items has thousands of chunks.
 BATCH_EXPORTS = 10
 
@@ -66,27 +74,26 @@ WHERE export.id = $1 AND export.owner = $2 AND export.expires_at > now()
 
 _COUNT = "SELECT count(*) FROM export WHERE owner = $1 AND expires_at > now()"
 
-_TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now()"
-# Not those of later runs: this run may have been replaced already.
-_DELETE_EARLIER_CHUNKS = "DELETE FROM export_chunk WHERE export_id = $1 AND run < $2"
+# The lock keeps the export from being deleted while a part of it is written.
+_TO_BUILD = "SELECT owner, format, tag FROM export WHERE id = $1 AND expires_at > now() FOR KEY SHARE"
 
-_COLUMNS = ", ".join(f"item.{name}" for name in COLUMNS)
-# The owner's items, all and those with a tag; and the order of each, along an index.
-_ALL = ("FROM item WHERE owner = $1 AND deleted_at IS NULL", "created_at, id")
-_TAGGED = (
-    "FROM item_tag JOIN item USING (id) WHERE item_tag.owner = $1 AND tag = $2 AND deleted_at IS NULL",
-    "item_tag.created_at, item_tag.id",
-)
+# The owner's items, all and those with a tag. Both take an owner and a tag, and have an index in the order of the keys.
+_ALL = "FROM item WHERE item.owner = $1 AND $2::text IS NULL AND deleted_at IS NULL"
+_TAGGED = "FROM item_tag JOIN item USING (id) WHERE item_tag.owner = $1 AND tag = $2 AND deleted_at IS NULL"
 
-# Fenced by the run's number: a run that was replaced writes nothing. The lock keeps the export from being deleted
-# meanwhile.
-_WRITE_CHUNK = """
-INSERT INTO export_chunk (export_id, run, start, size, data)
-SELECT export.id, $2, $3, $4, $5 FROM export JOIN job_status ON job_status.id = export.job_id
-WHERE export.id = $1 AND job_status.live AND job_status.run = $2 FOR KEY SHARE OF export
-RETURNING true
-"""
-_EXISTS = "SELECT EXISTS (SELECT FROM export WHERE id = $1)"
+
+def _statements(source: str, table: str) -> tuple[str, str]:
+    """The statement that counts the items and finds the time of the last, and the one that reads them in batches."""
+    columns = ", ".join(f"item.{name}" for name in COLUMNS)
+    time, key = f"{table}.created_at", f"{table}.created_at, {table}.id"
+    return (
+        f"SELECT count(*) AS item_count, max({time}) AS until {source}",
+        f"SELECT {columns} {source} AND {time} <= $3 AND ({key}) > ($4, $5) ORDER BY {key} LIMIT $6",
+    )
+
+
+_COUNT_ALL, _READ_ALL = _statements(_ALL, "item")
+_COUNT_TAGGED, _READ_TAGGED = _statements(_TAGGED, "item_tag")
 
 _READ_CHUNK = """
 SELECT start, size, data FROM export_chunk WHERE export_id = $1 AND run = $2 AND start <= $3
@@ -98,14 +105,28 @@ DELETE FROM export WHERE id = ANY (ARRAY(
     SELECT id FROM export WHERE expires_at <= now() ORDER BY expires_at LIMIT {BATCH_EXPORTS} FOR UPDATE SKIP LOCKED))
 """  # noqa: S608
 
-ReportProgress = Callable[[int, int], None]
-"""Called with the number of items written so far and of all items. An exception from it ends the writing."""
-
 
 class ExportBuild(BaseModel):
     """The payload of the job that makes an export's file."""
 
     export_id: UUID
+
+
+class Plan(BaseModel):
+    """What the run that begins a file finds: the number of items, and the time of the last one."""
+
+    run: int
+    item_count: int
+    until: datetime | None
+
+
+class Written(BaseModel):
+    """How much of a file is written. `after`: time and id of the last item; `complete`: there is no other."""
+
+    item_count: int = 0
+    size: int = 0
+    after: tuple[datetime, UUID] = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+    complete: bool = False
 
 
 async def request_export(
@@ -128,8 +149,7 @@ async def request_export(
     export_id = python_uuid7()
     # First: the kind has a limit for each owner, so of two requests at once the second waits here and counts the first.
     job = await enqueue(session, BUILD, ExportBuild(export_id=export_id), owner=owner)
-    connection = await session.connection()
-    if (await connection.exec_driver_sql(_COUNT, (owner,))).scalar_one() >= MAX_KEPT:
+    if (await _rows(session, _COUNT, owner))[0]["count"] >= MAX_KEPT:
         raise TooManyExportsError("You have too many exports. Wait until some have expired.")
     session.add(
         Export(
@@ -142,7 +162,7 @@ async def request_export(
         )
     )
     await session.flush()
-    return dict((await connection.exec_driver_sql(_GET, (export_id, owner))).mappings().one())
+    return (await _rows(session, _GET, export_id, owner))[0]
 
 
 async def get_export(connection: asyncpg.Connection, owner: str, export_id: UUID) -> dict[str, Any]:
@@ -157,40 +177,64 @@ async def get_export(connection: asyncpg.Connection, owner: str, export_id: UUID
     return dict(record)
 
 
-async def write_file(database: Database, export_id: UUID, *, run: int, report: ReportProgress) -> ExportFile:
-    """Write the file of an export from its beginning, as chunks of `run`. It cannot be read until `publish`.
-
-    Holds one connection, and a second one while it writes a chunk.
+async def begin_file(session: AsyncSession, export_id: UUID, run: int) -> Plan:
+    """Look at what is to be written. Items that come later are not part of the file.
 
     Raises:
         Discard: the export has expired.
-        LeaseLost: another run of the job has begun.
     """
-    async with database.connection() as connection:
-        export = await connection.fetchrow(_TO_BUILD, export_id)
-        if export is None:
-            raise Discard(GONE)
-        await connection.execute(_DELETE_EARLIER_CHUNKS, export_id, run)
-    file = ExportFile(export["format"])
-    source, order = _ALL if export["tag"] is None else _TAGGED
-    arguments = [export["owner"]] if export["tag"] is None else [export["owner"], export["tag"]]
-    async with _snapshot(database) as connection:
-        total = await connection.fetchval(f"SELECT count(*) {source}", *arguments)
-        # Unnamed: behind a transaction pooler, names of statements collide.
-        statement = await connection.prepare(f"SELECT {_COLUMNS} {source} ORDER BY {order}", name="")
-        cursor = await statement.cursor(*arguments)
-        report(0, total)
-        while items := await cursor.fetch(BATCH_ITEMS):
-            for chunk in await asyncio.to_thread(file.add, items):
-                await _write_chunk(database, export_id, run, chunk)
-            report(file.item_count, total)
-    for chunk in await asyncio.to_thread(file.finish):
-        await _write_chunk(database, export_id, run, chunk)
-    return file
+    export = await _to_build(session, export_id)
+    statement = _COUNT_ALL if export["tag"] is None else _COUNT_TAGGED
+    found = await _rows(session, statement, export["owner"], export["tag"])
+    return Plan(run=run, **found[0])
 
 
-async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, run: int, keep: timedelta) -> None:
-    """Make the chunks of `run` the file of the export, which is ready then.
+async def write_part(session: AsyncSession, export_id: UUID, plan: Plan, written: Written) -> Written:
+    """Write the part of a file that comes after what is written. It cannot be read until `publish`.
+
+    Raises:
+        Discard: the export has expired.
+    """
+    export = await _to_build(session, export_id)
+    statement = _READ_ALL if export["tag"] is None else _READ_TAGGED
+    part = Part(export["format"], start=written.size)
+    after, complete = written.after, False
+
+    async def store(chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            values = {"export_id": export_id, "run": plan.run, **asdict(chunk)}
+            # Another run that has taken over may have written it: then this step is not kept, but raises LeaseLost.
+            await session.exec(insert(ExportChunk).values(values).on_conflict_do_nothing())
+
+    while not complete and part.item_count < max(PART_ITEMS, plan.item_count // MAX_PARTS):
+        items = await _rows(session, statement, export["owner"], export["tag"], plan.until, *after, BATCH_ITEMS)
+        await store(await asyncio.to_thread(part.add, items))
+        complete = len(items) < BATCH_ITEMS
+        if items:
+            after = (items[-1]["created_at"], items[-1]["id"])
+    await store(await asyncio.to_thread(part.finish))
+    return Written(item_count=written.item_count + part.item_count, size=part.stop, after=after, complete=complete)
+
+
+async def digest_of(database: Database, export_id: UUID, plan: Plan, written: Written) -> str:
+    """The SHA-256 of a complete file, in hex: read again, since a digest cannot be kept between two parts.
+
+    Raises:
+        Discard: the export has expired.
+    """
+    digest = sha256()
+    try:
+        async for piece in await read_content(database, export_id, run=plan.run, start=0, stop=written.size):
+            digest.update(piece)
+    except NotFoundError:
+        raise Discard(GONE) from None
+    return digest.hexdigest()
+
+
+async def publish(
+    session: AsyncSession, export_id: UUID, plan: Plan, written: Written, *, digest: str, keep: timedelta
+) -> None:
+    """Make a complete file the one of its export, which is ready then.
 
     Raises:
         Discard: the export has expired.
@@ -199,10 +243,10 @@ async def publish(session: AsyncSession, export_id: UUID, file: ExportFile, *, r
         update(Export)
         .where(col(Export.id) == export_id, col(Export.expires_at) > func.now())
         .values(
-            run=run,
-            item_count=file.item_count,
-            size=file.size,
-            digest=file.digest,
+            run=plan.run,
+            item_count=written.item_count,
+            size=written.size,
+            digest=digest,
             ready_at=func.now(),
             expires_at=func.now() + keep,
         )
@@ -249,20 +293,12 @@ async def _read_piece(database: Database, export_id: UUID, run: int, stop: int, 
     return zlib.decompress(chunk["data"])[start - chunk["start"] : stop - chunk["start"]]
 
 
-async def _write_chunk(database: Database, export_id: UUID, run: int, chunk: Chunk) -> None:
-    async with database.connection() as connection:
-        if await connection.fetchval(_WRITE_CHUNK, export_id, run, chunk.start, chunk.size, chunk.data):
-            return
-        if await connection.fetchval(_EXISTS, export_id):
-            raise LeaseLost
-        raise Discard(GONE)
+async def _to_build(session: AsyncSession, export_id: UUID) -> dict[str, Any]:
+    for export in await _rows(session, _TO_BUILD, export_id):
+        return export
+    raise Discard(GONE)
 
 
-@asynccontextmanager
-async def _snapshot(database: Database) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a read-only transaction that sees one snapshot of the database."""
-    async with database.connection() as connection, AsyncExitStack() as stack:
-        if not connection.is_in_transaction():  # behind a transaction pooler it is in a transaction already
-            await stack.enter_async_context(connection.transaction())
-        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield connection
+async def _rows(session: AsyncSession, statement: str, *arguments: Any) -> list[dict[str, Any]]:
+    result = await (await session.connection()).exec_driver_sql(statement, arguments)
+    return [dict(row) for row in result.mappings()]

@@ -12,7 +12,7 @@ from plinth.jobs import JobContext, RetryPolicy, job, schedule
 __all__ = ["build", "expire"]
 
 
-# Each one keeps a core busy and holds a connection while it takes a second one: keep `max_running` below DB_POOL_SIZE.
+# Each one keeps a core busy, and a connection: keep `max_running` below DB_POOL_SIZE.
 @job(
     exports.BUILD,
     time_limit=1800,
@@ -21,16 +21,20 @@ __all__ = ["build", "expire"]
     max_per_owner=exports.MAX_UNFINISHED,
 )
 async def build(ctx: JobContext, payload: exports.ExportBuild) -> None:
-    """Make the file of an export; each run starts over."""
-
-    def report(done: int, total: int) -> None:
-        ctx.raise_if_cancelled()
-        ctx.progress(done, total, "items written")
-
-    file = await exports.write_file(ctx.database, payload.export_id, run=ctx.run, report=report)
+    """Make the file of an export, part by part; a later run goes on behind the last part that is written."""
+    export_id = payload.export_id
+    async with ctx.session() as session:
+        plan = await ctx.step("begin", exports.begin_file, session, export_id, ctx.run)
+    written = exports.Written()
+    while not written.complete:
+        ctx.progress(written.item_count, plan.item_count, "items written")
+        async with ctx.session() as session:  # the part and its step commit together
+            written = await ctx.step("part", exports.write_part, session, export_id, plan, written)
+    ctx.progress(written.item_count, plan.item_count, "items written")
+    digest = await ctx.step("digest", exports.digest_of, ctx.database, export_id, plan, written)
     async with ctx.session() as session:
         keep = timedelta(days=cast(Settings, ctx.settings).EXPORTS_KEEP_DAYS)
-        await exports.publish(session, payload.export_id, file, run=ctx.run, keep=keep)
+        await exports.publish(session, export_id, plan, written, digest=digest, keep=keep)
         await ctx.complete(session)
 
 

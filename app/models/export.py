@@ -24,7 +24,7 @@ class Export(BaseModel, table=True):
     # Only items with this tag; all of them without.
     tag: str | None = Field(default=None, nullable=True, sa_type=String(50))
     job_id: UUID
-    # The run of the job whose chunks make up the file: what an earlier run has left is not part of it.
+    # The run of the job that began the file, whose number the chunks have.
     run: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
     item_count: int | None = Field(default=None, nullable=True, sa_type=BigInteger)
     size: int | None = Field(default=None, nullable=True, sa_type=BigInteger)  # bytes, uncompressed

@@ -75,6 +75,7 @@ class TestTours:
         assert done.returncode == 0, done.stderr
         assert "event: end" in done.stdout
         assert '"state":"succeeded"' in done.stdout
+        assert "begin part digest" in done.stdout
         assert done.stdout.split()[-2:] == ["250", "250"]
 
 

@@ -77,10 +77,14 @@ async def _check_pages(sql: asyncpg.Connection) -> None:
 async def test_export_of_a_tag_reads_the_items_with_the_tag_alone(sql: asyncpg.Connection) -> None:
     await sql.execute(ITEMS)
     await sql.execute("ANALYZE item; ANALYZE item_tag")
-    source, order = exports._TAGGED
+    after = exports.Written().after
+    until = await sql.fetchval("SELECT max(created_at) FROM item")
 
-    for statement in (f"SELECT count(*) {source}", f"SELECT {exports._COLUMNS} {source} ORDER BY {order}"):
-        plan = await nodes(sql, statement, "alice", "rare")
+    for statement, arguments in (
+        (exports._COUNT_TAGGED, []),
+        (exports._READ_TAGGED, [until, *after, exports.BATCH_ITEMS]),
+    ):
+        plan = await nodes(sql, statement, "alice", "rare", *arguments)
         assert max(map(rows_read, plan)) <= 5, plan
 
 

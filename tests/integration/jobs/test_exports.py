@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import os
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
+from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import DEFAULT, AsyncMock
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -28,6 +32,7 @@ from plinth.testing import Jobs, until
 from tests.support.transaction_pooler import transaction_pooler
 
 ITEMS = 40
+PART = 6
 DAY = timedelta(days=1)
 
 Export = dict[str, Any]
@@ -49,9 +54,10 @@ async def _items(sql: asyncpg.Connection) -> None:
 
 @pytest.fixture
 async def export(database: Database, _items: None, monkeypatch: pytest.MonkeyPatch) -> Export:
-    """An export of forty items that was asked for. Its file has many chunks."""
+    """An export of forty items that was asked for. Its file has parts of six items, each of some chunks."""
     monkeypatch.setattr(export_file, "CHUNK_BYTES", 500)
     monkeypatch.setattr(exports, "BATCH_ITEMS", 3)
+    monkeypatch.setattr(exports, "PART_ITEMS", PART)
     return await requested(database)
 
 
@@ -87,7 +93,8 @@ class Builds(list[JobContext]):
 async def working(settings: Settings, *kinds: JobKind[Any]) -> AsyncIterator[None]:
     """A worker with one slot, for as long as the block lasts."""
     worker = Worker(settings, concurrency=1, registered={kind.name: kind for kind in kinds})
-    running = asyncio.create_task(worker.run())
+    # A process of its own would not be in the session of another run.
+    running = asyncio.create_task(worker.run(), context=Context())
     try:
         yield
     finally:
@@ -131,23 +138,35 @@ async def runs_with_chunks(sql: asyncpg.Connection, export: Export) -> set[int]:
     return {row["run"] for row in await sql.fetch("SELECT run FROM export_chunk WHERE export_id = $1", export["id"])}
 
 
+class Parts(list[int]):
+    """The parts that are written: each by the number of items before it. Something may happen before one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happenings: dict[int, Happening] = {}
+
+    def before(self, number: int, happens: Happening) -> None:
+        """Have something happen, once, right before a part is written (0 is the first)."""
+        self.happenings[number] = happens
+
+    def by_number(self) -> list[int]:
+        return [item_count // PART for item_count in self]
+
+
 @pytest.fixture
-def before_chunk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Happening], None]:
-    """Have something happen in the first run, right before it writes a chunk (0 is its first)."""
+def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    write, parts = exports.write_part, Parts()
 
-    def arrange(number: int, happens: Happening) -> None:
-        write, left = exports._write_chunk, [number]
+    @wraps(write)
+    async def write_part(*arguments: Any) -> exports.Written:
+        written: exports.Written = arguments[-1]
+        parts.append(written.item_count)
+        if happens := parts.happenings.pop(written.item_count // PART, None):
+            await happens()
+        return await write(*arguments)
 
-        async def write_chunk(database: Database, export_id: UUID, run: int, chunk: export_file.Chunk) -> None:
-            if run == 1:
-                left[0] -= 1
-                if left[0] == -1:
-                    await happens()
-            await write(database, export_id, run, chunk)
-
-        monkeypatch.setattr(exports, "_write_chunk", write_chunk)
-
-    return arrange
+    monkeypatch.setattr(exports, "write_part", write_part)
+    return parts
 
 
 async def take_away(sql: asyncpg.Connection, export: Export) -> None:
@@ -168,34 +187,31 @@ class TestBuild:
         async with working(settings, Builds().kind):
             await end_of(database, export)
 
-        assert told == [(done, ITEMS) for done in (*range(0, ITEMS, 3), ITEMS)]
+        assert told == [(done, ITEMS) for done in (*range(0, ITEMS, PART), ITEMS)]
 
-    async def test_export_is_a_snapshot_of_the_items(
+    async def test_export_has_the_items_that_are_there_from_its_begin_to_its_end(
         self,
         settings: Settings,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
-        before_chunk: Callable[[int, Happening], None],
+        parts: Parts,
     ) -> None:
+        names = [row["name"] for row in await sql.fetch("SELECT name FROM item ORDER BY created_at, id")]
+
         async def change_everything() -> None:
             await sql.execute("UPDATE item SET name = 'changed' WHERE name LIKE '%1'")
             await sql.execute("DELETE FROM item WHERE name LIKE '%2'")
             await sql.execute("INSERT INTO item (owner, name) SELECT 'alice', 'new' FROM generate_series(1, 9)")
 
-        before_chunk(2, change_everything)
+        parts.before(2, change_everything)
         async with working(settings, Builds().kind):
             ready = await end_of(database, export)
 
-        await assert_whole(database, ready)
-
-    async def test_item_count_is_of_the_same_snapshot(
-        self, database: Database, sql: asyncpg.Connection, export: Export
-    ) -> None:
-        async with exports._snapshot(database) as connection:
-            before = await connection.fetchval("SELECT count(*) FROM item")
-            await sql.execute("DELETE FROM item")
-            assert await connection.fetchval("SELECT count(*) FROM item") == before == ITEMS
+        content = await content_of(database, ready)
+        later = ["changed" if name.endswith("1") else name for name in names[12:] if not name.endswith("2")]
+        assert [json.loads(line)["name"] for line in content.splitlines()] == names[:12] + later
+        assert ready["item_count"] == 12 + len(later)
 
     async def test_retention_of_a_file_begins_when_it_is_ready(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
@@ -208,13 +224,13 @@ class TestBuild:
 
 
 class TestCancel:
-    async def test_cancelled_build_stops_at_the_next_chunk(
+    async def test_cancelled_build_stops_at_the_next_part(
         self,
         settings: Settings,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
-        before_chunk: Callable[[int, Happening], None],
+        parts: Parts,
     ) -> None:
         builds = Builds()
 
@@ -225,39 +241,95 @@ class TestCancel:
             await sql.execute("UPDATE job SET cancel_requested_at = now() WHERE id = $1", export["job_id"])
             await until(told)
 
-        before_chunk(2, cancel)
+        parts.before(2, cancel)
         async with working(settings, builds.kind):
             ended = await end_of(database, export)
 
         assert (ended["status"], ended["run"], ended["ready_at"]) == ("cancelled", None, None)
         assert builds.failures == [JobCancelled]
-        # It stopped at once: the third chunk was its last.
-        assert await sql.fetchval("SELECT count(*) FROM export_chunk") <= 4
+        assert parts.by_number() == [0, 1, 2]
 
 
-class TestFailedRun:
-    async def test_run_after_a_failure_starts_over(
+class TestNextRun:
+    async def test_run_after_a_failure_goes_on_behind_the_last_part(
         self,
         settings: Settings,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
-        before_chunk: Callable[[int, Happening], None],
+        parts: Parts,
     ) -> None:
-        async def crash() -> None:
-            assert await runs_with_chunks(sql, export) == {1}
+        async def fail() -> None:
             raise ZeroDivisionError
 
-        before_chunk(3, crash)
+        parts.before(3, fail)
         builds = Builds()
         async with working(settings, builds.kind):
             ready = await end_of(database, export)
 
         assert [ctx.run for ctx in builds] == [1, 2]
         assert builds.failures == [ZeroDivisionError]
+        assert parts.by_number() == [0, 1, 2, 3, 3, 4, 5, 6]
         await assert_whole(database, ready)
-        assert ready["run"] == 2
-        assert await runs_with_chunks(sql, export) == {2}
+        assert ready["run"] == 1
+        assert await runs_with_chunks(sql, export) == {1}
+
+    async def test_run_after_a_failure_at_the_end_writes_nothing_again(
+        self, settings: Settings, database: Database, export: Export, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish = AsyncMock(side_effect=[ZeroDivisionError, DEFAULT], wraps=exports.publish)
+        digest = AsyncMock(wraps=exports.digest_of)
+        monkeypatch.setattr(exports, "publish", publish)
+        monkeypatch.setattr(exports, "digest_of", digest)
+        async with working(settings, Builds().kind):
+            ready = await end_of(database, export)
+
+        await assert_whole(database, ready)
+        assert parts.by_number() == [0, 1, 2, 3, 4, 5, 6]
+        assert (publish.await_count, digest.await_count) == (2, 1)
+
+    async def test_run_after_a_killed_worker_goes_on_behind_the_last_part(
+        self,
+        settings: Settings,
+        database: Database,
+        database_url: str,
+        sql: asyncpg.Connection,
+        parts: Parts,
+    ) -> None:
+        """A worker as it runs in a pod, with parts of their real size."""
+        await sql.execute("INSERT INTO item (owner, name) SELECT 'alice', n::text FROM generate_series(1, 5000) n")
+        await sql.execute(
+            """
+            CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END $$;
+            CREATE TRIGGER slow BEFORE INSERT ON export_chunk FOR EACH ROW EXECUTE FUNCTION wait();
+            """
+        )
+        export = await requested(database)
+        environment = {"ENVIRONMENT": "test", "DATABASE_URL": database_url, "METRICS_PORT": "0"}
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "plinth.cli", "worker"),
+            env=os.environ | environment | {"JOBS_POLL_INTERVAL": "0.1", "JOBS_SESSION_TIMEOUT": "2"},
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+
+        async def written() -> bool:
+            return bool(await sql.fetchval("SELECT count(*) >= 2 FROM export_chunk"))
+
+        try:
+            await until(written)
+        finally:
+            worker.kill()
+            await worker.wait()
+            await sql.execute("DROP FUNCTION wait CASCADE")
+        async with working(settings, Builds().kind):
+            ready = await end_of(database, export)
+
+        assert ready["status"] == "ready"
+        assert min(parts) >= 2000
+        content = await content_of(database, ready)
+        assert len({json.loads(line)["name"] for line in content.splitlines()}) == content.count(b"\n") == 5000
+        assert ready["digest"] == sha256(content).hexdigest()
 
 
 class TestReplacedRun:
@@ -284,22 +356,21 @@ class TestReplacedRun:
     ) -> None:
         assert builds.failures == [LeaseLost]
         ready = await end_of(database, export)
-        assert ready["run"] == 3  # taken away, and taken up
         await assert_whole(database, ready)
-        assert await runs_with_chunks(sql, export) == {3}
+        assert await runs_with_chunks(sql, export) == {1}
         assert await sql.fetchval("SELECT count(*) FROM job_history WHERE state = 'succeeded'") == 1
 
-    async def test_replaced_run_cannot_write_chunks(
+    async def test_replaced_run_cannot_write_its_part(
         self,
         settings: Settings,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
         second_run: Happening,
-        before_chunk: Callable[[int, Happening], None],
+        parts: Parts,
     ) -> None:
         builds = Builds()
-        before_chunk(3, second_run)
+        parts.before(3, second_run)
         async with working(settings, builds.kind):
             await until(builds.failed)
 
@@ -316,10 +387,10 @@ class TestReplacedRun:
     ) -> None:
         publish = exports.publish
 
-        async def publish_late(*arguments: Any, run: int, keep: timedelta) -> None:
-            if run == 1:
-                await second_run()
-            await publish(*arguments, run=run, keep=keep)
+        async def publish_late(*arguments: Any, **options: Any) -> None:
+            monkeypatch.setattr(exports, "publish", publish)
+            await second_run()
+            await publish(*arguments, **options)
 
         monkeypatch.setattr(exports, "publish", publish_late)
         builds = Builds()
@@ -327,25 +398,6 @@ class TestReplacedRun:
             await until(builds.failed)
 
         await self.assert_it_did_no_harm(database, sql, export, builds)
-
-    async def test_replaced_run_raises_lease_lost(
-        self, database: Database, sql: asyncpg.Connection, export: Export
-    ) -> None:
-        await sql.execute("UPDATE job SET run_lease = 2")
-
-        with pytest.raises(LeaseLost):
-            await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
-        assert await runs_with_chunks(sql, export) == set()
-
-    async def test_replaced_run_does_not_delete_chunks_of_later_runs(
-        self, database: Database, sql: asyncpg.Connection, export: Export
-    ) -> None:
-        await sql.execute("UPDATE job SET run_lease = 2")
-        await exports.write_file(database, export["id"], run=2, report=lambda done, total: None)
-
-        with pytest.raises(LeaseLost):
-            await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
-        assert await runs_with_chunks(sql, export) == {2}
 
 
 class TestExpiredExport:
@@ -363,30 +415,29 @@ class TestExpiredExport:
         assert error["error"] == "The export has expired before it was ready."
         assert await sql.fetchval("SELECT count(*) FROM export_chunk") == 0
 
-    async def test_build_ends_when_its_export_is_deleted(
+    @pytest.mark.parametrize("step", ["write_part", "digest_of", "publish"])
+    async def test_build_ends_when_its_export_expires(
         self,
+        settings: Settings,
         database: Database,
         sql: asyncpg.Connection,
         export: Export,
-        before_chunk: Callable[[int, Happening], None],
+        step: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        await sql.execute("UPDATE job SET run_lease = 1")
-        before_chunk(3, lambda: sql.execute("DELETE FROM export"))
+        function = getattr(exports, step)
 
-        with pytest.raises(Discard):
-            await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
+        @wraps(function)
+        async def expired(*arguments: Any, **options: Any) -> Any:
+            await sql.execute("DELETE FROM export")
+            return await function(*arguments, **options)
 
-    async def test_expired_export_is_not_published(
-        self, database: Database, sql: asyncpg.Connection, export: Export
-    ) -> None:
-        await sql.execute("UPDATE job SET run_lease = 1")
-        file = await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
-        await sql.execute("UPDATE export SET expires_at = now()")
+        monkeypatch.setattr(exports, step, expired)
+        builds = Builds()
+        async with working(settings, builds.kind):
+            await until(builds.failed)
 
-        with pytest.raises(Discard):
-            async with database.session() as session:
-                await exports.publish(session, export["id"], file, run=1, keep=DAY)
-        assert await sql.fetchval("SELECT ready_at FROM export") is None
+        assert builds.failures == [Discard]
 
     async def test_reading_an_export_that_is_deleted_meanwhile_is_an_error(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
@@ -406,11 +457,9 @@ class TestExpiryJob:
         self, jobs: Jobs, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
         old = [await requested(database, f"owner {number}") for number in range(2 * exports.BATCH_EXPORTS + 1)]
-        await sql.execute(
-            "UPDATE job SET run_lease = 1 WHERE id = ANY ($1::uuid[])", [export["job_id"], old[0]["job_id"]]
-        )
-        for written in (export, old[0]):
-            await exports.write_file(database, written["id"], run=1, report=lambda done, total: None)
+        await sql.execute("INSERT INTO item (owner, name) VALUES ('owner 0', 'old')")
+        await jobs.run_due()
+        assert await runs_with_chunks(sql, old[0]) == {1}
         await sql.execute("UPDATE export SET expires_at = now() WHERE id <> $1", export["id"])
 
         assert (await jobs.perform(tasks.expire, tasks.Expiry())).state is State.SUCCEEDED
@@ -442,21 +491,18 @@ async def test_export_is_built_through_a_transaction_pooler(
 ) -> None:
     parts = urlsplit(database_url)
     server = Path(parse_qs(parts.query)["host"][0]) / ".s.PGSQL.5432"
-    await sql.execute("UPDATE job SET run_lease = 1")
     async with transaction_pooler(server, tmp_path) as folder:
         url = f"postgresql://{parts.username}@{parts.path}?host={folder}"
-        pooled = Database(make_settings(DATABASE_URL=url, DB_TRANSACTION_POOLER=True))
-        file = await exports.write_file(pooled, export["id"], run=1, report=lambda done, total: None)
-        async with pooled.session() as session:
-            await exports.publish(session, export["id"], file, run=1, keep=DAY)
+        settings = make_settings(DATABASE_URL=url, DB_TRANSACTION_POOLER=True)
+        pooled = Database(settings)
+        await Jobs(pooled, settings).run_due()
         await assert_whole(pooled, await status_of(pooled, export))
         await pooled.aclose()
 
 
-async def test_chunks_are_stored_compressed(database: Database, sql: asyncpg.Connection, export: Export) -> None:
-    await sql.execute("UPDATE job SET run_lease = 1")
-    file = await exports.write_file(database, export["id"], run=1, report=lambda done, total: None)
+async def test_chunks_are_stored_compressed(jobs: Jobs, sql: asyncpg.Connection, export: Export) -> None:
+    await jobs.run_due()
 
     rows = await sql.fetch("SELECT start, size, data FROM export_chunk ORDER BY start")
     assert b"".join(zlib.decompress(row["data"]) for row in rows).count(b"\n") == ITEMS
-    assert sum(len(row["data"]) for row in rows) < file.size / 2
+    assert sum(len(row["data"]) for row in rows) < sum(row["size"] for row in rows) / 2

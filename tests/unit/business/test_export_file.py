@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +13,7 @@ import pytest
 from pydantic_core import to_json
 
 from app.business import export_file
-from app.business.export_file import CHUNK_BYTES, COLUMNS, Chunk, ExportFile, Format
+from app.business.export_file import CHUNK_BYTES, COLUMNS, Chunk, Format, Part
 from app.schemas.item import ItemRead
 
 TIME = datetime(2026, 11, 25, 17, 51, 19, 120, tzinfo=UTC)
@@ -47,11 +46,11 @@ def item(number: int = 0, **values: Any) -> dict[str, Any]:
     }
 
 
-def written(kind: Format, items: Sequence[dict[str, Any]]) -> tuple[ExportFile, list[Chunk], bytes]:
-    """A file of these items, its chunks, and what is in them."""
-    file = ExportFile(kind)
-    chunks = [*file.add(items[:1]), *file.add(items[1:]), *file.finish()]
-    return file, chunks, b"".join(zlib.decompress(chunk.data) for chunk in chunks)
+def written(kind: Format, items: Sequence[dict[str, Any]]) -> tuple[Part, list[Chunk], bytes]:
+    """A file of these items in one part, its chunks, and what is in them."""
+    part = Part(kind, start=0)
+    chunks = [*part.add(items[:1]), *part.add(items[1:]), *part.finish()]
+    return part, chunks, b"".join(zlib.decompress(chunk.data) for chunk in chunks)
 
 
 def test_columns_of_an_export_are_the_fields_of_an_item() -> None:
@@ -70,10 +69,10 @@ class TestNdjson:
         ]
 
     def test_ndjson_without_items_is_empty(self) -> None:
-        file, chunks, _ = written("ndjson", [])
+        part, chunks, _ = written("ndjson", [])
 
         assert chunks == []
-        assert (file.item_count, file.size, file.digest) == (0, 0, sha256().hexdigest())
+        assert (part.item_count, part.stop) == (0, 0)
 
 
 class TestCsv:
@@ -148,22 +147,33 @@ class TestChunks:
     def test_chunks_are_all_of_one_size_but_the_last(self, kind: Format) -> None:
         items = [item(number, description="x" * 10_000) for number in range(100)]
 
-        file, chunks, content = written(kind, items)
+        part, chunks, content = written(kind, items)
 
         assert len(chunks) > 3
         assert [chunk.size for chunk in chunks[:-1]] == [CHUNK_BYTES] * (len(chunks) - 1)
         assert [chunk.start for chunk in chunks] == [number * CHUNK_BYTES for number in range(len(chunks))]
         assert [len(zlib.decompress(chunk.data)) for chunk in chunks] == [chunk.size for chunk in chunks]
-        assert (file.item_count, file.size, file.digest) == (100, len(content), sha256(content).hexdigest())
+        assert (part.item_count, part.stop) == (100, len(content))
 
     def test_chunks_are_returned_as_soon_as_they_are_full(self, kind: Format, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export_file, "CHUNK_BYTES", 100)
-        file = ExportFile(kind)
+        part = Part(kind, start=0)
 
-        chunks = file.add([item(description="x" * 1000)])
+        chunks = part.add([item(description="x" * 1000)])
 
         assert len(chunks) >= 10
-        assert sum(chunk.size for chunk in file.finish()) < 100
+        assert sum(chunk.size for chunk in part.finish()) < 100
+
+    def test_part_goes_on_where_the_last_one_stopped(self, kind: Format) -> None:
+        items = [item(number) for number in range(4)]
+        _, _, whole = written(kind, items)
+        first, _, head = written(kind, items[:2])
+
+        second = Part(kind, start=first.stop)
+        (chunk,) = [*second.add(items[2:]), *second.finish()]
+
+        assert (chunk.start, head + zlib.decompress(chunk.data)) == (len(head), whole)
+        assert (second.item_count, second.stop) == (2, len(whole))
 
     def test_file_that_fills_its_last_chunk_has_no_empty_chunk(
         self, kind: Format, monkeypatch: pytest.MonkeyPatch
