@@ -1,6 +1,5 @@
 """Enqueues jobs: rows in a transaction of the caller or of their own, and a doorbell ring after the commit."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 from opentelemetry.context import Context
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -22,15 +21,15 @@ from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.outcome import storable
 from plinth.jobs.owner_limit import make_room
+from plinth.jobs.payload import dump
 from plinth.telemetry.tracing import enqueue_span
 
-__all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "holds_nul", "prepare"]
+__all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
 MAX_TEXT_LENGTH = 255
 MAX_ROWS = 1000  # of follow-up jobs in one statement
 MAX_STATEMENT = 10_000  # jobs of a call in one statement
 MAX_DELAY = 100 * 365 * 86_400  # seconds
-_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")  # in JSON: the escape, and not an escaped backslash before "u0000"
 
 # One statement for one job or many. Ids are made here, so that each payload is matched to its row by id and not by the
 # order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
@@ -319,27 +318,7 @@ def prepare(
     terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace)
     limit = kind.limit
     rows = [
-        Row(python_uuid7(), _dump(kind, payload), key, None if limit is None else limit.key_of(payload))
+        Row(python_uuid7(), dump(kind, payload), key, None if limit is None else limit.key_of(payload))
         for payload, key in zip(payloads, keys, strict=True)
     ]
     return Insertion(terms, rows)
-
-
-def holds_nul(text: str) -> bool:
-    """Whether a JSON text holds a NUL, which PostgreSQL cannot store."""
-    return r"\u0000" in text and _NUL.search(text) is not None
-
-
-def _dump(kind: JobKind[Any], payload: BaseModel) -> str:
-    if not isinstance(payload, kind.payload):
-        raise TypeError(f"{kind.name} takes a {kind.payload.__name__}, not a {type(payload).__name__}")
-    text: str = payload.model_dump_json(by_alias=True)
-    if holds_nul(text):
-        raise ValueError(f"the payload of {kind.name} holds a NUL, which PostgreSQL cannot store")
-    try:
-        survives = kind.read(text) == payload
-    except ValidationError:
-        survives = False
-    if not survives:  # a SecretStr is dumped as asterisks, infinity as null, an excluded field is left out
-        raise ValueError(f"the payload of {kind.name} does not come back from JSON as it was")
-    return text

@@ -7,7 +7,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.doorbell import ring_after_commit
-from plinth.jobs.enqueue import holds_nul
+from plinth.jobs.payload import holds_nul
 from plinth.jobs.steps import MAX_NAME
 
 __all__ = ["check_event", "emit", "event_lock"]

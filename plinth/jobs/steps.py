@@ -21,8 +21,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import PydanticSerializationError, ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.jobs.enqueue import holds_nul
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
+from plinth.jobs.payload import holds_nul
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
