@@ -22,6 +22,7 @@ from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.outcome import storable
 from plinth.jobs.owner_limit import make_room
 from plinth.jobs.payload import dump
+from plinth.jobs.unique import Unique, Uniqueness, held_keys, insert_holding, uniqueness
 from plinth.telemetry.tracing import enqueue_span
 
 __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
@@ -35,10 +36,10 @@ MAX_DELAY = 100 * 365 * 86_400  # seconds
 # order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
 INSERT = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context,
-    limit_key)
+    limit_key, unique_while_waiting)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
     CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb,
-    COALESCE(new.limit_key, '')
+    COALESCE(new.limit_key, ''), $13
 FROM unnest($1::uuid[], $6::text[], $7::text[], $12::text[]) AS new (id, payload, unique_key, limit_key),
     (SELECT COALESCE($9::timestamptz, CASE WHEN $10 > interval '0' THEN clock_timestamp() + $10 ELSE now() END) AS at
     ) AS due
@@ -51,7 +52,7 @@ INSERT_KEYED = (
 INSERT_REPLACING = f"""{INSERT}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO UPDATE
 SET payload = excluded.payload, priority = excluded.priority, run_at = excluded.run_at, state = excluded.state,
-    limit_key = excluded.limit_key
+    limit_key = excluded.limit_key, unique_while_waiting = excluded.unique_while_waiting
 WHERE job.state IN ('scheduled', 'available', 'retryable')
 RETURNING id, unique_key
 """
@@ -60,11 +61,13 @@ RETURNING id, unique_key
 LIVE = (
     "SELECT id, unique_key FROM job WHERE kind = $1 AND unique_key = ANY ($2::text[]) ORDER BY unique_key FOR KEY SHARE"
 )
+# Where the key is free once a run starts, that is what waits: the run must see what these transactions have written.
+LIVE_WAITING = LIVE.replace("FOR KEY SHARE", "FOR SHARE")
 
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob:
-    """An enqueued job. `created` is False if a live job had the same unique key; `id` is then that job's."""
+    """An enqueued job. `created` is False if another job holds the unique key; `id` is then that job's."""
 
     id: UUID
     created: bool
@@ -79,6 +82,8 @@ class EnqueueOptions(TypedDict, total=False):
     run_at: datetime | None
     delay: float
     replace: bool
+    unique: Unique
+    unique_for: float | None
 
 
 async def enqueue(
@@ -94,7 +99,7 @@ async def enqueue(
     Args:
         to: a session: the job exists if and only if its transaction commits. A database: the job exists when this
             returns; one statement, half the time.
-        unique_key: only one live job of a kind has it.
+        unique_key: only one live job of a kind has it, unless `unique` or `unique_for` say otherwise.
         owner: the `owner` of the principal that may see and cancel it.
         queue: instead of the kind's.
         priority: instead of the kind's.
@@ -102,6 +107,9 @@ async def enqueue(
         delay: seconds from now, by the database's clock, before which it is not run.
         replace: a job that has the key and still waits takes this payload, priority and time. With a delay, a burst
             of calls makes one run after the last of them. A running job stays as it is.
+        unique: the job holds its key while it is `live`; while it is `waiting`, so that it is free once a run starts;
+            or until `success`, so that a dead letter holds it as well.
+        unique_for: it holds its key for so many seconds from now at least, also if it has ended.
 
     Raises:
         TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
@@ -131,13 +139,16 @@ async def enqueue_many(
     insertion = prepare(kind, payloads, unique_keys=unique_keys, **options)
     owner = options.get("owner") if kind.max_per_owner is not None else None
     if isinstance(to, Database):
-        if owner is None and len(payloads) <= MAX_STATEMENT:
+        if owner is None and len(payloads) <= MAX_STATEMENT and not insertion.terms.unique.holds:
             return await insertion.commit(to)
         async with to.session() as session:  # the count of the owner's jobs holds for a transaction
             return await enqueue_many(session, kind, payloads, unique_keys=unique_keys, **options)
     if owner is not None:
-        number = len(payloads if unique_keys is None else set(unique_keys))
-        await make_room(to, kind, owner, number, unique_keys=unique_keys or ())
+        keys = set(unique_keys or ())
+        if insertion.terms.unique.holds:
+            keys -= (await held_keys(await to.connection(), kind.name, keys)).keys()
+        number = len(payloads if unique_keys is None else keys)
+        await make_room(to, kind, owner, number, unique_keys=[*keys])
     return await insertion.execute(to)
 
 
@@ -152,6 +163,7 @@ class Terms(NamedTuple):
     run_at: datetime | None
     delay: timedelta
     replace: bool = False
+    unique: Uniqueness = Uniqueness()
 
 
 class Row(NamedTuple):
@@ -207,7 +219,8 @@ class Insertion:
 
     def _arguments(self, rows: Sequence[Row], trace_context: str | None) -> tuple[Any, ...]:
         ids, payloads, keys, limits = ([*column] for column in zip(*rows, strict=True))
-        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context, limits)
+        waiting = self.terms.unique.waiting
+        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context, limits, waiting)
 
     def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
         """The rows without those of a repeated key, and the keyed ones by key.
@@ -223,9 +236,22 @@ class Insertion:
     def _keyed(self) -> str:
         return INSERT_REPLACING if self.terms.replace else INSERT_KEYED
 
+    @property
+    def _live(self) -> str:
+        return LIVE_WAITING if self.terms.unique.waiting else LIVE
+
     async def _insert(self, connection: AsyncConnection, trace_context: str | None) -> dict[str, UUID]:
-        """Insert the jobs; return the live job of each unique key."""
+        """Insert the jobs; return the job that holds each unique key."""
         rows, keyed = self._distinct()
+        insert = partial(self._insert_rows, connection, trace_context)
+        if keyed and self.terms.unique.holds:
+            return await insert_holding(connection, self.terms.kind, self.terms.unique, rows, insert)
+        return await insert(rows)
+
+    async def _insert_rows(
+        self, connection: AsyncConnection, trace_context: str | None, rows: Sequence[Row]
+    ) -> dict[str, UUID]:
+        keyed = [row.unique_key for row in rows if row.unique_key is not None]
         starts = range(0, len(rows), MAX_STATEMENT)
         batches = [self._arguments(rows[start : start + MAX_STATEMENT], trace_context) for start in starts]
         if not keyed:
@@ -240,9 +266,9 @@ class Insertion:
                 made = await connection.exec_driver_sql(self._keyed, arguments)
                 found |= {row.unique_key: row.id for row in made if row.unique_key is not None}
             if taken := [key for key in keyed if key not in found]:
-                live = await connection.exec_driver_sql(LIVE, (self.terms.kind, taken))
+                live = await connection.exec_driver_sql(self._live, (self.terms.kind, taken))
                 found |= {row.unique_key: row.id for row in live}
-            if keyed.keys() <= found.keys():
+            if len(found) == len(keyed):
                 if savepoint is not None:
                     await savepoint.commit()
                 return found
@@ -260,7 +286,7 @@ class Insertion:
             made = await connection.fetch(self._keyed, *self._arguments(rows, trace_context))
             found |= {row["unique_key"]: row["id"] for row in made if row["unique_key"] is not None}
             if taken := [key for key in keyed if key not in found]:
-                live = await connection.fetch(LIVE, self.terms.kind, taken)
+                live = await connection.fetch(self._live, self.terms.kind, taken)
                 found |= {row["unique_key"]: row["id"] for row in live}
             # A job that had one of the keys has ended in between: its key is free now.
             rows = [row for key, row in keyed.items() if key not in found]
@@ -291,6 +317,8 @@ def prepare(
     run_at: datetime | None = None,
     delay: float = 0,
     replace: bool = False,
+    unique: Unique = "live",
+    unique_for: float | None = None,
 ) -> Insertion:
     """Validate jobs without touching the database; errors as for `enqueue`."""
     if not isinstance(kind, JobKind):
@@ -312,13 +340,11 @@ def prepare(
         raise ValueError(f"a delay is a number of seconds, {MAX_DELAY} at most")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
-    if replace and unique_keys is None:
-        raise ValueError("a job without a unique key replaces none")
+    held = uniqueness(unique, unique_for, keyed=unique_keys is not None, replace=replace)
     times = run_at, timedelta(seconds=delay)
-    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace)
-    limit = kind.limit
+    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace, held)
     rows = [
-        Row(python_uuid7(), dump(kind, payload), key, None if limit is None else limit.key_of(payload))
+        Row(python_uuid7(), dump(kind, payload), key, kind.limit_key(payload))
         for payload, key in zip(payloads, keys, strict=True)
     ]
     return Insertion(terms, rows)

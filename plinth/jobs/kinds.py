@@ -44,6 +44,10 @@ class JobKind(Generic[P]):
     def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
         return self.function(ctx, payload)
 
+    def limit_key(self, payload: P) -> str | None:
+        """The key of the kind's limit for this payload, if it has one. Raises ValueError as `Limit.key_of`."""
+        return None if self.limit is None else self.limit.key_of(payload)
+
     def read(self, text: str) -> P:
         """Read a payload from JSON.
 

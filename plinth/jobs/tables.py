@@ -80,6 +80,8 @@ class _JobColumns(PlatformTable):
     slot_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
     # The key of its kind's limit; empty: it has no limit.
     limit_key: str = Field(default="", sa_type=String(255), sa_column_kwargs={"server_default": ""})
+    # The claim frees its unique key.
+    unique_while_waiting: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
 class Job(_JobColumns, table=True):
@@ -133,6 +135,24 @@ class JobHistory(_JobColumns, table=True):
 
     state: str = Field(sa_type=String(20))
     finished_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class JobKeyHold(PlatformTable, table=True):
+    """A unique key that is held longer than its job lives; `plinth.jobs.unique` says until when."""
+
+    __tablename__ = "job_key_hold"
+    __table_args__ = (
+        Index("ix_job_key_hold_job_id", "job_id"),
+        Index("ix_job_key_hold_free_at", "free_at", postgresql_where=text("NOT until_success")),
+    )
+
+    kind: str = Field(primary_key=True, sa_type=String(100))
+    key: str = Field(primary_key=True, sa_type=String(255))
+    # The last job that was enqueued with the key. No foreign key: it moves to the history.
+    job_id: UUID
+    free_at: datetime = Field(sa_type=UtcDateTime)
+    # Held beyond that time while the job has not succeeded.
+    until_success: bool
 
 
 class JobStep(PlatformTable, table=True):
@@ -200,7 +220,8 @@ CREATE OR REPLACE FUNCTION plinth_enqueue(
     unique_key text DEFAULT NULL,
     max_attempts int DEFAULT 25,
     run_at timestamptz DEFAULT NULL,
-    limit_key text DEFAULT ''
+    limit_key text DEFAULT '',
+    unique_mode text DEFAULT 'live'
 ) RETURNS uuid LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -211,16 +232,26 @@ BEGIN
         OR plinth_enqueue.queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$' THEN
         RAISE EXCEPTION 'the kind or the queue of a job has no such name' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF plinth_enqueue.unique_mode NOT IN ('live', 'waiting') THEN
+        RAISE EXCEPTION 'unique_mode is live or waiting' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     LOOP
-        INSERT INTO job (kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, limit_key, state)
+        INSERT INTO job (kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, limit_key, state,
+            unique_while_waiting)
         VALUES (plinth_enqueue.kind, plinth_enqueue.queue, plinth_enqueue.priority, plinth_enqueue.owner,
             plinth_enqueue.payload, plinth_enqueue.unique_key, plinth_enqueue.max_attempts, due,
-            COALESCE(plinth_enqueue.limit_key, ''), CASE WHEN due > now() THEN 'scheduled' ELSE 'available' END)
+            COALESCE(plinth_enqueue.limit_key, ''), CASE WHEN due > now() THEN 'scheduled' ELSE 'available' END,
+            plinth_enqueue.unique_mode = 'waiting')
         ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
         RETURNING id INTO found;
         EXIT WHEN found IS NOT NULL;
-        SELECT id INTO found FROM job
-        WHERE job.kind = plinth_enqueue.kind AND job.unique_key = plinth_enqueue.unique_key FOR KEY SHARE;
+        IF plinth_enqueue.unique_mode = 'waiting' THEN
+            SELECT id INTO found FROM job
+            WHERE job.kind = plinth_enqueue.kind AND job.unique_key = plinth_enqueue.unique_key FOR SHARE;
+        ELSE
+            SELECT id INTO found FROM job
+            WHERE job.kind = plinth_enqueue.kind AND job.unique_key = plinth_enqueue.unique_key FOR KEY SHARE;
+        END IF;
         EXIT WHEN found IS NOT NULL; -- else that job has ended in between, and its key is free
     END LOOP;
     RETURN found;

@@ -43,6 +43,8 @@ DELETE_MANY = f"""
     DELETE FROM job_history WHERE id = ANY (ARRAY(SELECT id FROM gone))
 ), steps AS (
     DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM gone))
+), keys AS (
+    DELETE FROM job_key_hold WHERE job_id = ANY (ARRAY(SELECT id FROM gone))
 )
 SELECT id, queue, false AS running FROM gone
 """

@@ -15,7 +15,8 @@ LIMIT_LOCK = 0x706C696E
 
 _RUN = """UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt = attempt + 1, session_id = $5,
     started_at = now(), deadline_at = now() + ($6::jsonb ->> kind)::float8 * interval '1 second',
-    progress_done = NULL, progress_total = NULL, progress_message = NULL"""
+    progress_done = NULL, progress_total = NULL, progress_message = NULL,
+    unique_key = CASE WHEN NOT unique_while_waiting THEN unique_key END"""
 _RUNNING = """RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts,
     LEAST(GREATEST(run_at, '0001-01-02 UTC'), '9999-12-31 UTC') AS run_at, started_at,
     CASE WHEN jsonb_typeof(trace_context -> 'traceparent') = 'string'

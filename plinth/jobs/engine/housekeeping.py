@@ -112,5 +112,7 @@ class Housekeeping:
             log.debug("deleted events")
         while await self._store.prune_starts() == PRUNE_ROWS:
             log.debug("deleted starts of jobs")
+        while await self._store.prune_keys() == PRUNE_ROWS:
+            log.debug("deleted unique keys that are free")
         while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
             log.debug("deleted audit records")

@@ -1,6 +1,6 @@
 """The SQL that deletes old records, some at a time, and by one worker of the fleet."""
 
-__all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_EVENTS", "PRUNE_ROWS"]
+__all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_EVENTS", "PRUNE_KEYS", "PRUNE_ROWS"]
 
 PRUNE_LOCK = 0x706C696E6A02
 PRUNE_ROWS = 5000
@@ -14,6 +14,21 @@ WITH old AS (
     RETURNING id
 ), steps AS (
     DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM old))
+), keys AS (
+    UPDATE job_key_hold SET until_success = false WHERE (kind, key) IN (
+        SELECT kind, key FROM job_key_hold WHERE until_success AND job_id = ANY (ARRAY(SELECT id FROM old))
+        FOR UPDATE SKIP LOCKED)
+)
+SELECT count(*) FROM old
+"""
+# Unique keys that are free. One that an enqueue is about to hold again is left out.
+PRUNE_KEYS = f"""
+WITH old AS (
+    DELETE FROM job_key_hold WHERE (kind, key) IN (
+        SELECT kind, key FROM job_key_hold
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND NOT until_success AND free_at < now()
+        ORDER BY free_at LIMIT {PRUNE_ROWS} FOR UPDATE SKIP LOCKED)
+    RETURNING key
 )
 SELECT count(*) FROM old
 """

@@ -20,7 +20,8 @@ REAP_ROWS = 500
 
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
-    "started_at, progress_done, progress_total, progress_message, trace_context, slot_at, limit_key"
+    "started_at, progress_done, progress_total, progress_message, trace_context, slot_at, limit_key, "
+    "unique_while_waiting"
 )
 HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 

@@ -24,7 +24,7 @@ from plinth.jobs.engine.claim_sql import (
 )
 from plinth.jobs.engine.key_limits import KeyLimits, KeyRoom
 from plinth.jobs.engine.key_sql import PRUNE_STARTS
-from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS
+from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS, PRUNE_KEYS
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLOSE_SESSION,
@@ -281,6 +281,10 @@ class Store:
     async def prune_starts(self) -> int:
         """Delete starts that no limit counts any more, some at a time; how many."""
         return await self._delete(PRUNE_STARTS, timedelta(seconds=MAX_PERIOD))
+
+    async def prune_keys(self) -> int:
+        """Delete unique keys that are free, some at a time; how many."""
+        return await self._delete(PRUNE_KEYS)
 
     async def _delete(self, statement: str, *arguments: Any) -> int:
         async with self.database.connection() as connection:

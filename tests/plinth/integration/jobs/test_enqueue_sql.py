@@ -10,7 +10,7 @@ import pytest
 from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, job
-from tests.plinth.integration.jobs.conftest import Jobs, Number, working
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, working
 
 
 @pytest.fixture
@@ -69,6 +69,22 @@ async def test_unique_key_has_one_live_job_whichever_way_it_is_made(
     assert len({row["id"] for (row,) in made}) == 1
 
 
+async def test_key_of_a_job_that_waits_is_free_once_its_run_starts(
+    database: Database, jobs: Jobs, task: JobKind[Number]
+) -> None:
+    call = """SELECT plinth_enqueue('test.sql', '{"n": 7}', unique_key => 'k', unique_mode => 'waiting') AS id"""
+    found = await asyncio.gather(*(jobs.all(call) for _ in range(10)))
+    (first,) = {row["id"] for (row,) in found}
+    store = await open_store(database)
+    async with database.session() as session:
+        connection = await session.connection()
+        assert (await connection.exec_driver_sql(call)).scalar_one() == first
+        assert await store.claim(["default"], {task.name: task}, 1) == []  # until that transaction has ended
+    assert len(await store.claim(["default"], {task.name: task}, 1)) == 1
+    (row,) = await jobs.all(call)
+    assert row["id"] != first
+
+
 async def test_time_queue_and_priority_are_taken(jobs: Jobs) -> None:
     await jobs.all(
         "SELECT plinth_enqueue('a', '{}', queue => 'q', priority => -3, max_attempts => 2, run_at => '2100-01-01 UTC')"
@@ -87,6 +103,7 @@ async def test_time_queue_and_priority_are_taken(jobs: Jobs) -> None:
         "'a', '{}', max_attempts => 0",
         "'a', '{}', run_at => 'infinity'",
         "'a', '{}', priority => 40000",
+        "'a', '{}', unique_key => 'k', unique_mode => 'success'",
     ],
 )
 async def test_what_no_worker_could_run_is_refused(jobs: Jobs, arguments: str) -> None:
