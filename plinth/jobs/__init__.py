@@ -17,7 +17,7 @@ from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.events import emit
-from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard
+from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard, worker_lifespan
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.limits import Limit
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, State
@@ -53,4 +53,5 @@ __all__ = [
     "kind_named",
     "on_discard",
     "schedule",
+    "worker_lifespan",
 ]

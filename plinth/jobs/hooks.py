@@ -1,25 +1,31 @@
-"""Hooks: code around each run of a job, and code that hears of discarded jobs."""
+"""Hooks: code around each run of a job, around each worker, and code that hears of discarded jobs."""
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
 
-__all__ = ["DiscardedJob", "around_jobs", "hooked", "on_discard", "tell_discarded"]
+from plinth.database.engine import Database
+
+__all__ = ["DiscardedJob", "around_jobs", "hooked", "on_discard", "tell_discarded", "worker_lifespan", "worker_running"]
 
 log = structlog.get_logger("plinth.jobs.hooks")
 
 HOOK_SECONDS = 30.0  # for what hears of a discarded job
 
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
+Lifespan = Callable[[Database], AsyncIterator[None]]
+L = TypeVar("L", bound=Lifespan)
 Handler = Callable[[Any, Any], Awaitable[None]]
 
 _around: list[Callable[..., Awaitable[None]]] = []
 _on_discard: list[Callable[..., Awaitable[None]]] = []
+_lifespans: list[Lifespan] = []
 _telling: set[asyncio.Task[None]] = set()
 
 
@@ -58,6 +64,31 @@ def on_discard(hook: F) -> F:
     _check(hook, 1)
     _on_discard.append(hook)
     return hook
+
+
+def worker_lifespan(hook: L) -> L:
+    """Have `hook(database)`, an async generator, run to its `yield` as a worker starts, and on as it stops.
+
+    It starts before the first job is claimed, and goes on when the last one has ended, the database still open. The
+    first that is declared starts first and stops last. What it raises ends the worker.
+
+    Raises:
+        TypeError: it is no async generator function of one argument.
+    """
+    is_generator: bool = inspect.isasyncgenfunction(hook)  # apart, as it would narrow the type that is returned
+    if not is_generator or len(inspect.signature(hook).parameters) != 1:
+        raise TypeError(f"{hook!r} is no async generator function of one argument")
+    _lifespans.append(hook)
+    return hook
+
+
+@asynccontextmanager
+async def worker_running(database: Database) -> AsyncIterator[None]:
+    """Start what hooks start with a worker, and stop it at the end of the block."""
+    async with AsyncExitStack() as stopping:
+        for hook in _lifespans:
+            await stopping.enter_async_context(asynccontextmanager(hook)(database))
+        yield
 
 
 def _check(hook: Callable[..., object], arguments: int) -> None:

@@ -19,6 +19,7 @@ from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.run import Run
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import enqueue
+from plinth.jobs.hooks import worker_running
 from plinth.jobs.kinds import JobKind, kind_named, kinds
 from plinth.jobs.outcome import Discard, Finish, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.settings import PlatformSettings
@@ -153,7 +154,8 @@ class Jobs:
 
         try:
             with bind_default_database(self._database):
-                yield run_first
+                async with worker_running(self._database):
+                    yield run_first
         finally:
             await cancel_all([recording])
             await store.close_session()

@@ -21,6 +21,7 @@ from plinth.jobs.engine.fleet_metrics import FleetMetrics
 from plinth.jobs.engine.runner import Runner
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.engine.threads import NAME, HandlerThreads
+from plinth.jobs.hooks import worker_running
 from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
 from plinth.settings import PlatformSettings
@@ -125,6 +126,7 @@ class Worker:
             closing.enter_context(
                 DEPENDENCY_UP.by(partial(self._dependencies, None if resources.redis is None else doorbell))
             )
+            await closing.enter_async_context(worker_running(database))
             log.info(
                 "worker started",
                 queues=self._queues,

@@ -1,7 +1,7 @@
 """Hooks: what runs around each job, and what hears of discarded ones."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,8 +19,10 @@ from plinth.jobs import (
     enqueue,
     job,
     on_discard,
+    worker_lifespan,
 )
 from plinth.jobs import hooks as hooks_module
+from plinth.jobs.engine.worker import Worker
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 Run = Callable[[], Awaitable[None]]
@@ -30,6 +32,7 @@ Run = Callable[[], Awaitable[None]]
 def _no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks_module, "_around", [])
     monkeypatch.setattr(hooks_module, "_on_discard", [])
+    monkeypatch.setattr(hooks_module, "_lifespans", [])
 
 
 async def test_hooks_run_around_each_run_the_first_outermost(
@@ -118,6 +121,57 @@ async def test_discarded_jobs_are_told_once_they_are_written(
     assert sum(line["event"] == "a hook failed that hears of discarded jobs" for line in lines) == 2
 
 
+async def test_lifespans_start_before_the_first_job_and_stop_after_the_last(
+    settings: Settings, database: Database, jobs: Jobs
+) -> None:
+    order: list[str] = []
+
+    def lifespan(name: str) -> None:
+        @worker_lifespan
+        async def around(opened: Database) -> AsyncIterator[None]:
+            order.append(f"{name} starts")
+            yield
+            async with opened.connection() as connection:  # it is open still
+                order.append(f"{name} stops {await connection.fetchval('SELECT 1')}")
+
+    lifespan("first")
+    lifespan("second")
+
+    @job("test.lives")
+    async def lives(ctx: JobContext, payload: Number) -> None:
+        order.append("runs")
+        await asyncio.sleep(0.2)
+        order.append("ends")
+
+    made = await enqueue(database, lives, Number())
+    async with working(settings, lives) as worker:
+        await until(lambda: _so_many(order, 3))
+        worker.stop()
+        await jobs.end_of(made.id)
+    assert order == ["first starts", "second starts", "runs", "ends", "second stops 1", "first stops 1"]
+    assert await jobs.state(made.id) == "succeeded"
+
+
+async def test_lifespan_that_raises_ends_the_worker(settings: Settings, database: Database) -> None:
+    stopped: list[str] = []
+
+    @worker_lifespan
+    async def first(opened: Database) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            stopped.append("first")
+
+    @worker_lifespan
+    async def second(opened: Database) -> AsyncIterator[None]:
+        raise ConnectionError("no such service")
+        yield
+
+    with pytest.raises(ConnectionError, match="no such service"):
+        await Worker(settings, registered={}).run()
+    assert stopped == ["first"]
+
+
 async def _so_many(things: list[Any], count: int) -> bool:
     return len(things) >= count
 
@@ -129,3 +183,14 @@ def test_what_cannot_be_a_hook_is_refused(declare: Callable[[Any], Any]) -> None
     for hook in (none, lambda ctx, payload, run: None, lambda found: None, asyncio.sleep):
         with pytest.raises(TypeError, match="no coroutine function of"):
             declare(hook)
+
+
+def test_what_cannot_be_a_lifespan_is_refused() -> None:
+    async def no_generator(database: Database) -> None: ...
+
+    async def without_a_database() -> AsyncIterator[None]:
+        yield
+
+    for hook in (no_generator, without_a_database):
+        with pytest.raises(TypeError, match="no async generator function of one argument"):
+            worker_lifespan(hook)  # type: ignore[type-var]
