@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ DEFAULT_QUEUE = "default"
 DEFAULT_TIME_LIMIT = 300.0  # seconds
 DEFAULT_RETRY = RetryPolicy()
 MAX_TIME_LIMIT = 30 * 86_400.0  # seconds
+MAX_KEEP = 100 * 365 * 86_400.0  # seconds
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -34,6 +36,7 @@ def job(
     max_running: int | None = None,
     max_per_owner: int | None = None,
     limit: Limit[Any] | None = None,
+    keep: timedelta | float | None = None,
 ) -> Callable[[Callable[[JobContext, P], Awaitable[None] | None]], JobKind[P]]:
     """Make a function `(ctx: JobContext, payload: Model)` a kind of job.
 
@@ -49,6 +52,8 @@ def job(
         max_running: at most so many at once in the whole fleet.
         max_per_owner: at most so many of one owner waiting or running; see `plinth.jobs.owner_limit`.
         limit: for the jobs that share a key of their payload; see `plinth.jobs.Limit`.
+        keep: for how long (seconds) its jobs are remembered that succeeded or were cancelled, instead of
+            JOBS_KEEP_SUCCEEDED_DAYS. Dead letters are kept as those of any kind.
 
     Raises:
         ValueError: the name is taken or is none, or a limit makes no sense.
@@ -61,6 +66,9 @@ def job(
         counts = all(limit is None or limit >= 1 for limit in (max_running, max_per_owner))
         if not counts or not 0 < time_limit <= MAX_TIME_LIMIT or not -32768 <= priority <= 32767:
             raise ValueError(f"{name!r}: a limit is out of range")
+        kept = keep.total_seconds() if isinstance(keep, timedelta) else keep
+        if kept is not None and not 0 <= kept <= MAX_KEEP:
+            raise ValueError(f"{name!r}: keep is 0 seconds to a hundred years")
         kind = JobKind(
             name=name,
             function=function if inspect.iscoroutinefunction(function) else _in_thread(function),
@@ -72,6 +80,7 @@ def job(
             max_running=max_running,
             max_per_owner=max_per_owner,
             limit=limit,
+            keep=kept,
         )
         register(kind)
         return kind

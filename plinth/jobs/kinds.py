@@ -40,6 +40,7 @@ class JobKind(Generic[P]):
     max_running: int | None
     max_per_owner: int | None = None
     limit: Limit[P] | None = None
+    keep: float | None = None
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
         return self.function(ctx, payload)

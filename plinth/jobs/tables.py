@@ -125,7 +125,10 @@ class JobHistory(_JobColumns, table=True):
 
     __tablename__ = "job_history"
     __table_args__ = (
-        Index("ix_job_history_state_finished_at", "state", "finished_at"),
+        # For the pruning: the oldest of each state and kind.
+        Index("ix_job_history_prune", "state", "kind", "finished_at"),
+        # For the dead letters: how many, and those of a time.
+        Index("ix_job_history_dead", "finished_at", postgresql_where=text("state = 'discarded'")),
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
         Index("ix_job_history_kind_id", "kind", "id"),
         Index("ix_job_history_queue_id", "queue", "id"),

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -10,6 +11,7 @@ from plinth.database.engine import DatabaseUnavailableError
 from plinth.jobs.engine.prune_sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.hooks import DiscardedJob, tell_discarded
+from plinth.jobs.kinds import JobKind
 from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
 from plinth.jobs.outcome import State
 from plinth.settings import PlatformSettings
@@ -56,7 +58,7 @@ class Housekeeping:
         store: Store,
         settings: PlatformSettings,
         queues: Sequence[str],
-        kinds: Collection[str],
+        kinds: Mapping[str, JobKind[Any]],
         *,
         on_work: Callable[[], None],
         on_freed: Callable[[set[str]], None],
@@ -65,6 +67,7 @@ class Housekeeping:
         self._settings = settings
         self._queues = queues
         self._kinds = list(kinds)
+        self._kept = {name: kind.keep for name, kind in kinds.items() if kind.keep is not None}
         self._on_work = on_work
         self._on_freed = on_freed
 
@@ -100,12 +103,13 @@ class Housekeeping:
         """Delete records that are older than the settings keep them."""
         await self._reap()  # also deletes sessions that expired long ago
         day = 86_400
-        for state, days in (
-            (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
-            (State.CANCELLED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS),
-            (State.DISCARDED, self._settings.JOBS_KEEP_DISCARDED_DAYS),
+        # A dead letter is work that is not done: no kind keeps it for another time.
+        for state, days, of_kinds in (
+            (State.SUCCEEDED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS, self._kept),
+            (State.CANCELLED, self._settings.JOBS_KEEP_SUCCEEDED_DAYS, self._kept),
+            (State.DISCARDED, self._settings.JOBS_KEEP_DISCARDED_DAYS, {}),
         ):
-            while await self._store.prune(state, days * day) == PRUNE_ROWS:
+            while await self._store.prune(state, days * day, of_kinds=of_kinds) == PRUNE_ROWS:
                 log.debug("deleted records of ended jobs", state=state)
         # A job may wait for an event that was emitted long ago.
         while await self._store.prune_events(self._settings.JOBS_KEEP_DISCARDED_DAYS * day) == PRUNE_ROWS:

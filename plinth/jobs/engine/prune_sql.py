@@ -5,12 +5,23 @@ __all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_EVENTS", "PRUNE_KEYS", "PRUNE_ROWS"]
 PRUNE_LOCK = 0x706C696E6A02
 PRUNE_ROWS = 5000
 
+# Of each kind by itself, since $3 keeps some for another time than $2: what is kept longer is not walked over. `ended`
+# walks the index from one kind to the next.
 PRUNE = f"""
-WITH old AS (
+WITH RECURSIVE ended AS (
+    (SELECT kind FROM job_history WHERE state = $1 AND (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK}))
+    ORDER BY kind LIMIT 1)
+    UNION ALL
+    SELECT next.kind FROM ended, LATERAL (
+        SELECT kind FROM job_history WHERE state = $1 AND kind > ended.kind ORDER BY kind LIMIT 1) AS next
+), old AS (
     DELETE FROM job_history WHERE id = ANY (ARRAY(
-        SELECT id FROM job_history
-        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND state = $1 AND finished_at < now() - $2::interval
-        ORDER BY finished_at LIMIT {PRUNE_ROWS}))
+        SELECT first.id FROM ended, LATERAL (
+            SELECT id FROM job_history
+            WHERE state = $1 AND job_history.kind = ended.kind
+                AND finished_at < now() - COALESCE(($3::jsonb ->> ended.kind)::float8 * interval '1 second', $2)
+            ORDER BY finished_at LIMIT {PRUNE_ROWS}) AS first
+        LIMIT {PRUNE_ROWS}))
     RETURNING id
 ), steps AS (
     DELETE FROM job_step WHERE job_id = ANY (ARRAY(SELECT id FROM old))

@@ -106,7 +106,7 @@ class Runner:
         self._heartbeat = heartbeat
         interval = self._settings.JOBS_POLL_INTERVAL
         housekeeping = Housekeeping(
-            self._store, self._settings, self._queues, list(self._kinds), on_work=self._wake.set, on_freed=self._freed
+            self._store, self._settings, self._queues, self._kinds, on_work=self._wake.set, on_freed=self._freed
         )
         scheduler = Scheduler(self._store.database)
         claiming = asyncio.create_task(self._claim_loop())

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -54,6 +55,7 @@ __all__ = ["Reaped", "Store"]
 DEADLINE_MARGIN = timedelta(seconds=15)
 # Seconds that a suspension waits for another transaction before it is put off.
 LOCK_TIMEOUT = 0.05
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _ORDER = attrgetter("priority", "run_at", "id")
 # For how long lost workers are shown to operators.
 KEEP_LOST_SESSIONS = timedelta(hours=1)
@@ -266,9 +268,12 @@ class Store:
         rows = await self._fetch(REAP, max_crashes, hung, crash, DEADLINE_MARGIN, poison, KEEP_LOST_SESSIONS)
         return [Reaped(*row) for row in rows]
 
-    async def prune(self, state: State, older_than: float) -> int:
-        """Delete records of jobs that ended in `state` more than so many seconds ago, some at a time; how many."""
-        return await self._delete(PRUNE, state.value, timedelta(seconds=older_than))
+    async def prune(self, state: State, older_than: float, *, of_kinds: Mapping[str, float] = NOTHING) -> int:
+        """Delete records of jobs that ended in `state` more than so many seconds ago, some at a time; how many.
+
+        `of_kinds`: the seconds for some kinds.
+        """
+        return await self._delete(PRUNE, state.value, timedelta(seconds=older_than), json.dumps(dict(of_kinds)))
 
     async def prune_audit(self, older_than: float) -> int:
         """Delete audit records that are older than so many seconds, some at a time; how many."""

@@ -1,4 +1,4 @@
-"""unique keys that are held while a job waits, until one succeeds, or for a period
+"""unique keys that are held while a job waits, until one succeeds, or for a period; retention by kind
 
 Revision: plinth_0009
 After: plinth_0008
@@ -67,7 +67,21 @@ $$
 """
 
 
+DEAD = sa.text("state = 'discarded'")
+
+
 def upgrade() -> None:
+    # First, and so that it may be begun again: it commits step by step.
+    with op.get_context().autocommit_block():
+        for name in ("ix_job_history_prune", "ix_job_history_dead"):
+            op.drop_index(name, "job_history", postgresql_concurrently=True, if_exists=True)
+        op.create_index(
+            "ix_job_history_prune", "job_history", ["state", "kind", "finished_at"], postgresql_concurrently=True
+        )
+        op.create_index(
+            "ix_job_history_dead", "job_history", ["finished_at"], postgresql_where=DEAD, postgresql_concurrently=True
+        )
+        op.drop_index("ix_job_history_state_finished_at", "job_history", postgresql_concurrently=True, if_exists=True)
     for table in ("job", "job_history"):
         op.add_column(
             table, sa.Column("unique_while_waiting", sa.Boolean(), server_default=sa.text("false"), nullable=False)
@@ -95,3 +109,6 @@ def downgrade() -> None:
     op.drop_table("job_key_hold")
     for table in ("job", "job_history"):
         op.drop_column(table, "unique_while_waiting")
+    op.create_index("ix_job_history_state_finished_at", "job_history", ["state", "finished_at"])
+    op.drop_index("ix_job_history_dead", "job_history")
+    op.drop_index("ix_job_history_prune", "job_history")

@@ -1,6 +1,7 @@
 """Kinds of jobs: their registration and their retry policy."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,6 +57,15 @@ class TestJob:
     def test_kind_with_limits_out_of_range_is_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="out of range"):
             job("a", **options)(handler)
+
+    @pytest.mark.parametrize("keep", [timedelta(hours=1), 3600])
+    def test_kind_says_for_how_long_its_jobs_are_remembered(self, keep: timedelta | float) -> None:
+        assert job("a", keep=keep)(handler).keep == 3600
+
+    @pytest.mark.parametrize("keep", [-1, float("nan"), timedelta(days=-1), timedelta(days=40_000)])
+    def test_retention_out_of_range_is_refused(self, keep: timedelta | float) -> None:
+        with pytest.raises(ValueError, match="keep is 0 seconds"):
+            job("a", keep=keep)(handler)
 
     def test_job_function_with_a_wrong_signature_is_refused(self) -> None:
         def generator(ctx: JobContext, payload: Payload) -> Iterator[None]:

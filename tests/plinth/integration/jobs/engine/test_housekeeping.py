@@ -297,6 +297,56 @@ class TestRetention:
             ("succeeded", 1),
         ]
 
+    async def test_kind_keeps_its_jobs_for_its_own_time_and_its_dead_letters_for_that_of_all(
+        self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        @job("test.brief", keep=timedelta(hours=1))
+        async def brief(ctx: JobContext, payload: Number) -> None: ...
+
+        @job("test.long", keep=30 * 86_400)
+        async def long(ctx: JobContext, payload: Number) -> None: ...
+
+        await jobs.all(
+            """
+            INSERT INTO job_history (kind, queue, priority, payload, max_attempts, run_at, state, finished_at)
+            SELECT kind, 'default', 0, '{}', 1, now(), state, now() - hours * interval '1 hour'
+            FROM unnest(ARRAY['test.brief', 'test.long', 'test.noop', 'test.unknown']) AS kind,
+                unnest(ARRAY['succeeded', 'cancelled', 'discarded']) AS state, unnest(ARRAY[0, 2, 200, 800]) AS hours
+            """
+        )
+        async with working(settings, brief, long, noop):
+            await until(lambda: jobs.all("SELECT FROM job_history HAVING count(*) <= 32"))
+        rows = await jobs.all(
+            """
+            SELECT kind, state, array_agg(round(extract(epoch FROM now() - finished_at) / 3600)::int) AS hours
+            FROM (SELECT * FROM job_history ORDER BY finished_at DESC) AS ended GROUP BY kind, state
+            """
+        )
+        left = {(row["kind"], row["state"]): row["hours"] for row in rows}
+        for kind, hours in (("brief", [0]), ("long", [0, 2, 200]), ("noop", [0, 2]), ("unknown", [0, 2])):
+            assert left[f"test.{kind}", "succeeded"] == left[f"test.{kind}", "cancelled"] == hours
+            assert left[f"test.{kind}", "discarded"] == [0, 2, 200, 800]
+
+    async def test_pruning_reads_only_what_it_deletes(self, database: Database, jobs: Jobs) -> None:
+        """Whatever is kept longer, and with the statistics of an empty table."""
+        await jobs.all("ALTER TABLE job_history SET (autovacuum_enabled = false)")
+        await jobs.all(
+            """
+            INSERT INTO job_history (kind, queue, priority, payload, max_attempts, run_at, state, finished_at)
+            SELECT CASE WHEN n <= 10 THEN 'test.brief' ELSE 'test.long' END, 'default', 0, '{}', 1, now(), 'succeeded',
+                now() - interval '10 days'
+            FROM generate_series(1, 20000) AS n
+            """
+        )
+        rows = await jobs.all(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {PRUNE}", "succeeded", timedelta(days=7), '{"test.long": 8640000}'
+        )
+        found = nodes(rows[0][0][0]["Plan"])
+        scans = [node for node in found if node.get("Relation Name") == "job_history" and "Scan" in node["Node Type"]]
+        read = [(node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in scans]
+        assert sum(read) <= 30
+        assert "Seq Scan" not in {node["Node Type"] for node in scans}
+
     async def test_audit_records_are_kept_for_their_retention(
         self, settings: Settings, jobs: Jobs, noop: JobKind[Number], monkeypatch: pytest.MonkeyPatch
     ) -> None:
