@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan_of(settings, lifecycle),
         # RequestContextMiddleware makes the spans and counts, for less than this would.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=middleware_of(settings, lifecycle),
     )
     app.state.lifecycle = lifecycle  # the second port answers from it

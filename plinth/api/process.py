@@ -8,7 +8,7 @@ from typing import TypeVar
 from fastapi import FastAPI
 
 from plinth.settings import PlatformSettings, SettingsError
-from plinth.telemetry.logging import configure_logging
+from plinth.telemetry.logging import configure_logging, log_warnings
 from plinth.telemetry.metrics import tell_build
 
 __all__ = ["make_application"]
@@ -28,6 +28,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     except SettingsError as error:
         sys.exit(str(error))
     configure_logging(settings)
+    log_warnings(settings)
     tell_build(settings)
     if settings.traces_endpoint is not None:
         from plinth.telemetry import tracer_provider  # noqa: F401 - now, so that it is frozen with the rest

@@ -267,9 +267,12 @@ def config() -> None:
 
 @config.command("check")
 def config_check() -> None:
-    """Print what is in force, secrets masked; if it cannot be used, say why and exit 2."""
-    for row in effective_configuration(load_settings()):
+    """Print what is in force, secrets masked, and warnings; if it cannot be used, say why and exit 2."""
+    settings = load_settings()
+    for row in effective_configuration(settings):
         click.echo(row)
+    for name, reason in settings.warnings:
+        click.echo(f"warning: {name}: {reason}", err=True)
 
 
 @main.command()

@@ -13,9 +13,10 @@ from plinth.settings.http import HttpSettings
 from plinth.settings.identity import AuthProvider, IdentitySettings
 from plinth.settings.jobs import JobsSettings
 from plinth.settings.loading import SettingsError
+from plinth.settings.logs import LogSettings
 from plinth.settings.redis import RedisSettings
 from plinth.settings.service import Service
-from plinth.settings.telemetry import TelemetrySettings
+from plinth.settings.traces import TraceSettings
 
 __all__ = ["DEVELOPMENT_SECRET_KEY", "AuthProvider", "Environment", "PlatformSettings", "SettingsError"]
 
@@ -24,7 +25,8 @@ __all__ = ["DEVELOPMENT_SECRET_KEY", "AuthProvider", "Environment", "PlatformSet
 class PlatformSettings(
     IdentitySettings,
     HealthSettings,
-    TelemetrySettings,
+    TraceSettings,
+    LogSettings,
     JobsSettings,
     HttpSettings,
     RedisSettings,

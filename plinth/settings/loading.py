@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from dotenv import dotenv_values
-from pydantic import ModelWrapValidatorHandler, model_validator
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -53,6 +53,8 @@ class CheckedSettings(BaseSettings):
         dotenv_filtering="only_existing",  # `env_file.scan` reports the other keys
     )
 
+    _warnings: tuple[tuple[str, str], ...] = PrivateAttr(default=())
+
     def __init__(self, *, _env_file: Path | str | None = ".env", _environment: bool = True, **values: Any) -> None:
         problems = self._load(_env_file, _environment, values)
         if problems:
@@ -69,6 +71,18 @@ class CheckedSettings(BaseSettings):
         """Yield a setting's name and what was expected of it, for each rule about several settings that is broken.
 
         A class that adds a rule yields from `super().broken_rules()` first. No message may quote a value.
+        """
+        yield from ()
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str], ...]:
+        """The names of variables that do not do what they seem to do, and why: API and workers log them once."""
+        return self._warnings
+
+    def doubtful_variables(self, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield the `warnings` about `given`: every variable as it was written. No message may quote a value.
+
+        A class that adds a warning yields from `super().doubtful_variables(given)` first.
         """
         yield from ()
 
@@ -111,6 +125,10 @@ class CheckedSettings(BaseSettings):
                 problems.append(f"{name} ({origin}): {what}")
         except PydanticError as error:  # of a service's own validator of the whole model
             problems += [_message(detail) for detail in _details(error)]
+        else:
+            given_values = {**lines, **environment, **values}.items()
+            written = {name: value.strip() if isinstance(value, str) else value for name, value in given_values}
+            super().__setattr__("_warnings", tuple(self.doubtful_variables(written)))
         return problems
 
     @classmethod

@@ -88,7 +88,7 @@ def _check_network(value: str) -> str:
 
 def _check_attributes(value: str) -> str:
     # As OTEL_RESOURCE_ATTRIBUTES and baggage are written: separators in a value are percent-encoded.
-    if not all(re.fullmatch(r"[^=,\s]+\s*=[^=,]*", pair.strip()) for pair in value.split(",") if pair.strip()):
+    if not all(re.fullmatch(r"[^=,\s]+\s*=[^,]*", pair.strip()) for pair in value.split(",") if pair.strip()):
         raise ValueError("expected name=value pairs, separated by commas")
     return value
 
@@ -98,11 +98,18 @@ def _check_headers(value: str) -> None:
     for pair in filter(str.strip, value.split(",")):
         name, _, text = pair.partition("=")
         if not (
-            re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip(), re.ASCII)
+            re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", unquote(name.strip()), re.ASCII)
             and re.fullmatch(r"[ !#-:<-\[\]-~]+", text.strip())
             and re.fullmatch(r"[ -~]+", unquote(text.strip()))
         ):
             raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
+
+
+def _check_digits(value: object) -> object:
+    # As the SDK reads it at its import, where anything else is a traceback.
+    if isinstance(value, bool | float) or not re.fullmatch(r"[0-9]{1,9}", str(value)):
+        raise ValueError("expected a whole number, 0 or more")
+    return value
 
 
 def _split_permissions(value: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -160,6 +167,15 @@ LIST = (NoDecode, BeforeValidator(_split_list))
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Days = Annotated[float, Field(gt=0, le=3650)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], _cased(str.upper)]
+# What OpenTelemetry's specification says of the values of its variables: enumerations in letters of any case, switches
+# that only `true` turns on, times in whole milliseconds.
+Switch = Annotated[bool, BeforeValidator(lambda value: value.lower() == "true" if isinstance(value, str) else value)]
+Milliseconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Exporter = Annotated[Literal["otlp", "none"], _cased(str.lower)]
+Protocol = Annotated[str, _cased(str.lower)]
+Compression = Annotated[Literal["none", "gzip", "deflate"], _cased(str.lower)]
+Propagators = Annotated[tuple[Annotated[str, _cased(str.lower)], ...], *LIST]
+Limit = Annotated[int, Field(ge=0), BeforeValidator(_check_digits)]
 Sampler = Annotated[
     Literal[
         "always_on",

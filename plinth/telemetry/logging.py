@@ -17,7 +17,7 @@ import structlog
 from plinth.settings import PlatformSettings
 from plinth.telemetry.log_records import add_ids, drop_colours, escape, mask, render_json
 
-__all__ = ["LEVELS", "configure_logging", "log_level", "set_log_level"]
+__all__ = ["LEVELS", "configure_logging", "log_level", "log_warnings", "set_log_level"]
 
 log = structlog.get_logger("plinth.telemetry.logging")
 
@@ -106,6 +106,12 @@ def configure_logging(settings: PlatformSettings) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_warnings(settings: PlatformSettings) -> None:
+    """Log what the settings do not do though it seems so. API and workers do it, once."""
+    for name, reason in settings.warnings:
+        log.warning("setting", name=name, reason=reason)
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

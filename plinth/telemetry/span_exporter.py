@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 import structlog
-from opentelemetry.exporter.otlp.proto.http import trace_exporter
+from opentelemetry.exporter.otlp.proto.http import Compression, trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
@@ -25,6 +25,7 @@ log = structlog.get_logger("plinth.tracing")
 
 WARNING_INTERVAL_SECONDS = 60.0
 MAX_ANSWER = 65_536  # bytes that are read of a collector's answer, so that its connection can be used again
+NO_TIMEOUT_MILLISECONDS = 2**31 - 1  # the specification's 0: 24 days
 MAX_REASON = 500  # characters of a reason in the log: part of it may be the collector's own text
 
 
@@ -44,7 +45,7 @@ class BoundedSpanProcessor(BatchSpanProcessor):
         self._unreported = 0
         self._warn_from = 0.0
         super().__init__(
-            _Exporter(self._after_export, endpoint=endpoint, headers=headers, session=_Session()),
+            _Exporter(self._after_export, endpoint=endpoint, headers=headers, session=_Session(), **_options(settings)),
             max_queue_size=settings.OTEL_BSP_MAX_QUEUE_SIZE,
             schedule_delay_millis=settings.OTEL_BSP_SCHEDULE_DELAY,
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
@@ -86,11 +87,34 @@ class BoundedSpanProcessor(BatchSpanProcessor):
             log.warning("traces cannot be delivered", endpoint=self._endpoint, reason=problem, spans_dropped=dropped)
 
 
+def _options(settings: PlatformSettings) -> dict[str, Any]:
+    """The exporter's options. Left to itself it would read the environment, and the timeout in seconds."""
+
+    def value(option: str) -> Any:
+        return getattr(settings, settings.exporter_variable(option))
+
+    return {
+        "timeout": (value("TIMEOUT") or NO_TIMEOUT_MILLISECONDS) / 1000,
+        "compression": Compression(value("COMPRESSION")),
+        "certificate_file": value("CERTIFICATE"),
+        "client_certificate_file": value("CLIENT_CERTIFICATE"),
+        "client_key_file": value("CLIENT_KEY"),
+    }
+
+
 class _Session(requests.Session):
     """The exporter's connections. It alone would take a redirect for a success and read an answer of any size."""
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        response = super().request(*args, **{**options, "stream": True})
+        try:
+            # With `verify`, since REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE win over the session's own.
+            response = super().request(*args, **{"verify": self.verify, **options, "stream": True})
+        except requests.ConnectionError as error:
+            if "BadStatusLine" not in repr(error):
+                raise
+            raise requests.RequestException(
+                "its answer is not HTTP/1.1: perhaps it speaks gRPC, as on port 4317; OTLP over HTTP is on port 4318"
+            ) from None
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length) <= MAX_ANSWER:
             response.raw.drain_conn()

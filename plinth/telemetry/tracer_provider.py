@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -36,7 +36,10 @@ def build_tracer_provider(
         settings, endpoint, _parse_pairs(headers.get_secret_value()) if headers is not None else None
     )
     provider = TracerProvider(
-        sampler=_sampler(settings), resource=_resource(settings, component), shutdown_on_exit=False
+        sampler=_sampler(settings),
+        resource=_resource(settings, component),
+        span_limits=_limits(settings),
+        shutdown_on_exit=False,
     )
     provider.add_span_processor(processor)
     return provider, processor
@@ -76,16 +79,40 @@ def _sampler(settings: PlatformSettings) -> Sampler:
     return ParentBased(_FollowLink(sampler)) if name.startswith("parentbased_") else sampler
 
 
+def _limits(settings: PlatformSettings) -> SpanLimits:
+    # Where one is None the SDK takes its general one, and reads the environment: an empty variable there would switch
+    # the limit of a number off.
+    return SpanLimits(
+        max_attributes=settings.OTEL_ATTRIBUTE_COUNT_LIMIT,
+        max_attribute_length=settings.OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT,
+        max_span_attributes=_own(settings.OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT, settings),
+        max_span_attribute_length=settings.OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT,
+        max_events=settings.OTEL_SPAN_EVENT_COUNT_LIMIT,
+        max_links=settings.OTEL_SPAN_LINK_COUNT_LIMIT,
+        max_event_attributes=_own(settings.OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT, settings),
+        max_link_attributes=_own(settings.OTEL_LINK_ATTRIBUTE_COUNT_LIMIT, settings),
+    )
+
+
+def _own(limit: int | None, settings: PlatformSettings) -> int:
+    return settings.OTEL_ATTRIBUTE_COUNT_LIMIT if limit is None else limit
+
+
 def _resource(settings: PlatformSettings, component: str) -> Resource:
     project = re.sub(r"[^a-z0-9]+", "-", settings.PROJECT_NAME.lower()).strip("-") or "service"
     attributes = {"service.name": f"{project}-{component}", "service.version": settings.service.version}
-    attributes |= _parse_pairs(settings.OTEL_RESOURCE_ATTRIBUTES or "")
+    given = settings.OTEL_RESOURCE_ATTRIBUTES or ""
+    attributes |= _parse_pairs(given)
     if settings.OTEL_SERVICE_NAME is not None:
         attributes["service.name"] = settings.OTEL_SERVICE_NAME
-    return Resource.create(attributes)
+    resource = Resource.create(attributes)
+    # The SDK reads the variable too, and leaves percent signs in the names.
+    raw = {pair.partition("=")[0].strip() for pair in given.split(",")} - attributes.keys()
+    kept = {name: value for name, value in resource.attributes.items() if name not in raw}
+    return Resource(kept, resource.schema_url)
 
 
 def _parse_pairs(text: str) -> dict[str, str]:
-    """Parse `a=1,b=2`; values are percent-encoded."""
+    """Parse `a=1,b=2`, whose names and values are percent-encoded."""
     pairs = (pair.partition("=") for pair in text.split(",") if pair.strip())
-    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
+    return {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}

@@ -81,6 +81,13 @@ print(app.main.app.title)
 
         assert (done.stdout, done.returncode) == ("Asked for\n", 0), done.stderr
 
+    @pytest.mark.parametrize("names", ["b3", "xray", "tracecontext,b3", "nonsense"])
+    def test_no_propagator_of_opentelemetry_stops_the_start(self, tmp_path: Path, names: str) -> None:
+        """FastAPI imports OpenTelemetry's propagators, whose import raises for a name that is not installed."""
+        code = "import uvicorn; uvicorn.Config('app.main:app', log_config=None).load(); print('loaded')"
+        done = python(code, tmp_path, OTEL_PROPAGATORS=names)
+        assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr
+
     def test_invalid_settings_are_reported_in_one_message(self, tmp_path: Path) -> None:
         wrong = {"DATABASE_URL": "mysql://plinth:hunter2@db/plinth", "DB_POOL_SIZE": "many", "SECRET_KEY": "hunter3"}
         code = "import uvicorn; uvicorn.main(['app.main:app', '--port', '1'])"

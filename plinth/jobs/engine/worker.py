@@ -26,6 +26,7 @@ from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.resources import open_resources
 from plinth.settings import PlatformSettings
 from plinth.telemetry import trace_setup
+from plinth.telemetry.logging import log_warnings
 from plinth.telemetry.metrics import DEPENDENCY_UP, Labels, tell_build
 
 __all__ = ["Worker", "run_worker"]
@@ -190,6 +191,7 @@ async def run_worker(
         ProbeServerError: the port is taken.
         asyncpg.UndefinedTableError: the database has not been migrated.
     """
+    log_warnings(settings)
     tell_build(settings)
     worker = Worker(settings, queues=queues, concurrency=concurrency)
     loop = asyncio.get_running_loop()

@@ -1,12 +1,13 @@
 """The part of the chart's schema that is generated from the settings."""
 
+import json
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, SecretStr
 
 from plinth.settings import PlatformSettings, types
-from scripts.values_schema import DECIDED_BY_CHART, config_schema, explanations
+from scripts.values_schema import CHART_SCHEMA, DECIDED_BY_CHART, config_schema, explanations
 
 
 class ShopSettings(PlatformSettings):
@@ -70,3 +71,11 @@ def test_setting_without_an_explanation_is_an_error() -> None:
 def test_explanation_is_the_comment_right_above_a_setting() -> None:
     text = "# The page.\n\n# --- Group ---\n\n# One line\n# and another.\n# A=1\nB=2\n# Third.\nC=\n"
     assert explanations(text) == {"A": "One line and another.", "C": "Third."}
+
+
+def test_config_takes_opentelemetrys_settings_but_secrets_and_what_the_chart_decides() -> None:
+    accepted = json.loads(CHART_SCHEMA.read_text(encoding="utf-8"))["definitions"]["config"]["properties"]
+    names = {name for name in PlatformSettings.model_fields if name.startswith("OTEL_")}
+    left_out = {name for name in DECIDED_BY_CHART if name.startswith("OTEL_")}
+    secret = {"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"}
+    assert {name for name in accepted if name.startswith("OTEL_")} == names - left_out - secret

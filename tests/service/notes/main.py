@@ -32,7 +32,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan_of(settings, lifecycle),
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # RequestContextMiddleware does it
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },  # RequestContextMiddleware does it
         middleware=middleware_of(settings, lifecycle),
     )
     app.state.lifecycle = lifecycle

@@ -132,9 +132,8 @@ async def test_attribute_that_a_handler_sets_on_its_span_is_exported(collector: 
     assert collector.one("SELECT").parent_id == span.span_id
 
 
-async def test_attribute_limits_of_the_environment_apply(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
-    async with trace_setup.running(traced(collector.url), "api"):
+async def test_attribute_limits_apply(collector: Collector) -> None:
+    async with trace_setup.running(traced(collector.url, OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT=4), "api"):
         await ask(RequestContextMiddleware(working), "/working")
     assert collector.one("SELECT").attributes == {"db.query.text": "SELE", "error.type": "Arit"}
     assert collector.one("GET").attributes["url.path"] == "/wor"
