@@ -81,7 +81,8 @@ def _groups(case: str) -> list[Object]:
     for name, promise in objectives.items():
         filled[name] = f"{promise['percent']:g}"
         filled[f"{name}Minimum"] = str(promise["minimum"])
-        filled[f"{name}Seconds"] = str(float(promise.get("seconds", 0)))
+        seconds = f"{promise.get('seconds', 0):g}"
+        filled[f"{name}Seconds"] = seconds.replace(".", "[.]") if "." in seconds else f"{seconds}([.]0)?"
     groups = []
     for file in sorted((CHART / "rules").glob("*.yaml")):
         if file.stem == "certificates" and not values["certManager"]:

@@ -21,8 +21,8 @@ workerReplicas: {{ include "plinth.leastReplicas" .Values.worker | quote }}
 {{ $objective }}: {{ include "plinth.scalar" $promise.percent | quote }}
 {{ $objective }}Minimum: {{ include "plinth.scalar" $promise.minimum | quote }}
 {{- with $promise.seconds }}
-{{- /* As the histogram spells its bounds: 1.0 and 0.5. */}}
-{{ $objective }}Seconds: {{ printf (ternary "%.1f" "%v" (eq (floor .) (float64 .))) (float64 .) | quote }}
+{{- /* A pattern of how bounds are spelt: 60.0 by the service and Prometheus 3, 60 behind an OpenTelemetry Collector. */}}
+{{ $objective }}Seconds: {{ printf "%v" . | replace "." "[.]" }}{{ ternary "([.]0)?" "" (eq (floor .) (float64 .)) }}
 {{- end }}
 {{- if hasKey $promise "exceptRoutes" }}
 {{ $objective }}ExceptRoutes: {{ $promise.exceptRoutes | squote }}
