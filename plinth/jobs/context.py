@@ -5,12 +5,11 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol, TypeVar, Unpack, overload
-from uuid import UUID
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
 import structlog
 from opentelemetry.context import get_current
@@ -20,6 +19,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
+from plinth.jobs.claimed import ClaimedJob, Progress
 from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
 from plinth.jobs.events import check_event
 from plinth.jobs.kinds import JobKind
@@ -28,7 +28,7 @@ from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.steps import StepRecorder, Steps
 from plinth.settings import PlatformSettings
 
-__all__ = ["ClaimedJob", "JobContext", "Progress", "RunRecorder"]
+__all__ = ["JobContext", "RunRecorder"]
 
 T = TypeVar("T")
 
@@ -36,39 +36,6 @@ MAX_WAIT = 10 * 366 * 86_400.0  # seconds
 
 # The session of the `ctx.session()` that this task is in.
 _session: ContextVar[AsyncSession | None] = ContextVar("job_session", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    done: int
-    total: int | None
-    message: str | None
-
-
-class ClaimedJob(NamedTuple):
-    """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
-
-    `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
-    `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload;
-    `slot_at`: the slot of its schedule, if it has one.
-    """
-
-    id: UUID
-    lease: int
-    kind: str
-    queue: str
-    priority: int
-    owner: str | None
-    payload: str
-    attempt: int
-    max_attempts: int
-    run_at: datetime
-    started_at: datetime
-    trace_context: dict[str, str] | None = None
-    untried: bool = True
-    suspect: bool = False
-    unreadable: int = 0
-    slot_at: datetime | None = None
 
 
 class RunRecorder(Protocol):

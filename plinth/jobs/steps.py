@@ -10,19 +10,18 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
 from pydantic import TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import PydanticSerializationError, ValidationError
+from pydantic_core import ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
-from plinth.jobs.payload import holds_nul
+from plinth.jobs.results import adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
@@ -30,7 +29,6 @@ __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorde
 log = structlog.get_logger("plinth.jobs.steps")
 
 MAX_NAME = 200  # characters, before the number of a repeated one
-MAX_RESULT = 65_536  # bytes of JSON
 MAX_STEPS = 1000  # of a job: a later run reads them all
 MAX_ERROR = 1000  # characters
 
@@ -126,7 +124,8 @@ class Steps:
                 return _given(stored, adapter)
             began = monotonic()
             try:
-                result = _dump(numbered, adapter, await _attempts(numbered, function, arguments, retry))
+                value = await _attempts(numbered, function, arguments, retry)
+                result = dump(f"The result of the step {numbered!r}", adapter, value)
             except _Spent as spent:
                 error = f"{type(spent.error).__name__}: {words_of(spent.error)}"
                 failed = self._ended(numbered, "step", "failed", None, storable(error)[:MAX_ERROR], began)
@@ -168,7 +167,7 @@ class Steps:
                 raise Suspended(Wait(numbered, "event", event, seconds, None))
             if stored.state == "timed_out":
                 raise EventTimeout(f"The event {event!r} did not come in time.")
-            return _given(stored, _adapter_of(returns))
+            return _given(stored, adapter_of(returns))
         finally:
             self._open.discard(name)
 
@@ -247,20 +246,6 @@ def _given(stored: StoredStep, adapter: TypeAdapter[Any]) -> Any:
         raise StepChanged(f"What {stored.name!r} gave earlier does not fit its type now: {where}.") from None
 
 
-def _dump(name: str, adapter: TypeAdapter[Any], value: Any) -> str:
-    try:
-        text = adapter.dump_json(value, warnings="error").decode()
-        adapter.validate_json(text)
-    except (PydanticSerializationError, ValidationError) as error:
-        kind = type(value).__name__
-        raise TypeError(f"The result of the step {name!r}, a {kind}, cannot be kept as JSON of its type.") from error
-    if len(text.encode()) > MAX_RESULT:
-        raise ValueError(f"The result of the step {name!r} has more than {MAX_RESULT} bytes: keep it elsewhere.")
-    if holds_nul(text):
-        raise ValueError(f"The result of the step {name!r} holds a NUL, which PostgreSQL cannot store.")
-    return text
-
-
 def _adapter(function: Callable[..., Any]) -> TypeAdapter[Any]:
     while isinstance(function, partial):
         function = function.func
@@ -268,19 +253,4 @@ def _adapter(function: Callable[..., Any]) -> TypeAdapter[Any]:
         hint = typing.get_type_hints(function).get("return", Any)
     except (NameError, TypeError):  # a name that is known to type checkers alone; no function
         hint = Any
-    return _adapter_of(hint)
-
-
-def _adapter_of(hint: Any) -> TypeAdapter[Any]:
-    try:
-        return _cached_adapter(hint)
-    except TypeError:  # not hashable
-        return TypeAdapter(hint)
-
-
-@lru_cache(maxsize=256)
-def _cached_adapter(hint: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return TypeAdapter(Any)
+    return adapter_of(hint)

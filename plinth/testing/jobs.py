@@ -14,7 +14,8 @@ from pydantic_core import to_jsonable_python
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, bind_default_database
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs
-from plinth.jobs.context import ClaimedJob, JobContext
+from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.context import JobContext
 from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.run import Run
 from plinth.jobs.engine.store import Store

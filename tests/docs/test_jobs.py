@@ -17,7 +17,8 @@ from plinth.database.engine import Database
 from plinth.jobs import State
 from plinth.jobs.context import MAX_WAIT
 from plinth.jobs.events import MAX_PAYLOAD
-from plinth.jobs.steps import MAX_NAME, MAX_RESULT, MAX_STEPS
+from plinth.jobs.results import MAX_RESULT
+from plinth.jobs.steps import MAX_NAME, MAX_STEPS
 from plinth.testing import Jobs
 from tests.support.pages import ROOT, blocks
 

@@ -18,7 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.audit import Actor, record
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs.admin.sql import RETRY_ENDED
-from plinth.jobs.context import Progress
+from plinth.jobs.claimed import Progress
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING
 from plinth.jobs.enqueue import EnqueuedJob, Insertion

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.store import Store
 from plinth.jobs.engine.turns import Turns
 from plinth.jobs.kinds import JobKind

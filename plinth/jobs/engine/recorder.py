@@ -20,7 +20,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.aio import cancel_all
 from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
-from plinth.jobs.context import ClaimedJob, JobContext, Progress
+from plinth.jobs.claimed import ClaimedJob, Progress
+from plinth.jobs.context import JobContext
 from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.step_recorder import StepRecorder
 from plinth.jobs.engine.step_store import StepStore

@@ -8,7 +8,8 @@ import structlog
 from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
-from plinth.jobs.context import ClaimedJob, JobContext
+from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.context import JobContext
 from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
 from plinth.jobs.hooks import hooked
 from plinth.jobs.kinds import JobKind

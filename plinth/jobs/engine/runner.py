@@ -13,7 +13,8 @@ import structlog
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, DatabaseUnavailableError, TransactionConflictError
 from plinth.database.errors import database_reason
-from plinth.jobs.context import ClaimedJob, JobContext
+from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.context import JobContext
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine.claims import Claims
 from plinth.jobs.engine.endings import Interruption

@@ -13,7 +13,7 @@ import asyncpg
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.claim_sql import (
     CLAIM,
     CLAIM_IN_TURN,

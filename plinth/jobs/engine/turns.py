@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 
 __all__ = ["Turns"]
 

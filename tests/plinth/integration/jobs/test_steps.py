@@ -25,7 +25,8 @@ from plinth.jobs import (
 )
 from plinth.jobs.admin.steps import list_steps
 from plinth.jobs.engine.step_store import StepStore
-from plinth.jobs.steps import MAX_RESULT, MAX_STEPS
+from plinth.jobs.results import MAX_RESULT
+from plinth.jobs.steps import MAX_STEPS
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)

@@ -24,7 +24,7 @@ from plinth.jobs import (
 )
 from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.admin.jobs import request_cancel, retry_job
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, Outcome, Release, TryAgain, error_entry
 from plinth.jobs.unique import uniqueness

@@ -11,7 +11,7 @@ from plinth.database.engine import Database
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs import Discard, JobContext, RetryPolicy, State, enqueue, job
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.store import Store
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import Finish, error_entry

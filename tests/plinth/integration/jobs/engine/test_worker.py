@@ -31,7 +31,7 @@ from plinth.jobs import (
     enqueue_many,
     job,
 )
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.doorbell import Doorbell
 from plinth.jobs.engine import recorder as recorder_module
 from plinth.jobs.engine import run as run_module

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from plinth.jobs.context import ClaimedJob
+from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion, Terms

@@ -1,0 +1,49 @@
+"""Results as JSON, checked against the type of the function that gave them."""
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import PydanticSerializationError, ValidationError
+
+from plinth.jobs.payload import holds_nul
+
+__all__ = ["MAX_RESULT", "adapter_of", "dump"]
+
+MAX_RESULT = 65_536  # bytes of JSON
+
+
+def dump(what: str, adapter: TypeAdapter[Any], value: Any) -> str:
+    """Return the value as JSON. `what` names it in errors.
+
+    Raises:
+        TypeError: it is no JSON of the adapter's type.
+        ValueError: it has more than `MAX_RESULT` bytes, or holds a NUL.
+    """
+    try:
+        text = adapter.dump_json(value, warnings="error").decode()
+        adapter.validate_json(text)
+    except (PydanticSerializationError, ValidationError) as error:
+        raise TypeError(f"{what}, a {type(value).__name__}, cannot be kept as JSON of its type.") from error
+    if len(text.encode()) > MAX_RESULT:
+        raise ValueError(f"{what} has more than {MAX_RESULT} bytes: keep it elsewhere.")
+    if holds_nul(text):
+        raise ValueError(f"{what} holds a NUL, which PostgreSQL cannot store.")
+    return text
+
+
+def adapter_of(hint: Any) -> TypeAdapter[Any]:
+    """Return what dumps and checks values of a type; any value, if Pydantic does not know the type."""
+    try:
+        return _cached_adapter(hint)
+    except TypeError:  # not hashable
+        return TypeAdapter(hint)
+
+
+@lru_cache(maxsize=256)
+def _cached_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return TypeAdapter(Any)
