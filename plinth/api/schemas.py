@@ -106,13 +106,16 @@ class JobSummary(ReadModel):
     error: str | None = Field(description="The error of the last run that failed.")
 
 
+_RESULT = "What the job returned, of the type that its code says. Null: nothing, or it has not succeeded."
+
+
 class RunError(ReadModel):
     """How a run failed."""
 
     at: datetime
     run: int = Field(description="Counts all runs.")
     attempt: int = Field(description="Counts the runs that used up an attempt; a run whose worker was lost does not.")
-    outcome: str = Field(description="error, timeout, invalid_payload, discard, crash or interrupted.")
+    outcome: str = Field(description="error, timeout, invalid_payload, discard, crash, interrupted or result.")
     error: str
 
 
@@ -125,12 +128,14 @@ class JobRead(JobSummary):
     """A job as its owner sees it."""
 
     errors: list[RunError] = Field(description="The last 50 failed runs, the oldest first.")
+    result: Any = Field(description=_RESULT)
 
 
 class OperatorJobRead(JobSummary):
     """A job as operators see it."""
 
     errors: list[OperatorRunError]
+    result: Any = Field(description=_RESULT)
     payload: dict[str, Any]
     worker: str | None = Field(description="The name of the worker that runs it.")
     unique_key: str | None

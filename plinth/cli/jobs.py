@@ -118,6 +118,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Cancel asked": job.cancel_requested_at,
         "Finished": job.finished_at,
         "Payload": job.payload,
+        "Result": None if job.result is None else json.dumps(job.result, ensure_ascii=False),
     }
     for name, value in fields.items():
         if value is not None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, Unpack, overload
 
 import structlog
 from opentelemetry.context import get_current
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from sqlalchemy.orm import SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,6 +24,7 @@ from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
 from plinth.jobs.events import check_event
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
+from plinth.jobs.results import adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.steps import StepRecorder, Steps
 from plinth.settings import PlatformSettings
@@ -44,7 +45,7 @@ class RunRecorder(Protocol):
     def progress(self, ctx: "JobContext", progress: Progress) -> None:
         """Queue a report for writing."""
 
-    async def complete(self, ctx: "JobContext", session: AsyncSession) -> bool:
+    async def complete(self, ctx: "JobContext", session: AsyncSession, result: str | None) -> bool:
         """Move the job to the history in the session's transaction; False if another run has taken over."""
 
     @property
@@ -71,6 +72,7 @@ class JobContext:
         database: Database,
         settings: PlatformSettings,
         loop: asyncio.AbstractEventLoop,
+        result: TypeAdapter[Any] | None = None,
     ) -> None:
         self.id = job.id
         self.kind = job.kind
@@ -79,6 +81,7 @@ class JobContext:
         self.run = job.lease
         self.slot = job.slot_at
         self._recorder = recorder
+        self._result = result
         self.cancelled = False
         self.stopping = False
         self._loop, self._thread = loop, threading.get_ident()
@@ -278,23 +281,27 @@ class JobContext:
         # The recorder inserts them, outside of this trace.
         self.follow_ups.append(replace(prepared, context=get_current()))
 
-    async def complete(self, session: AsyncSession) -> None:
+    async def complete(self, session: AsyncSession, *, result: Any = None) -> None:
         """Complete this job in the session's transaction: its effect and its completion commit together.
 
         Call it last in the transaction: it locks the job's row until the end. After a rollback it may be called again.
+        `result` is kept instead of what the handler returns.
 
         Raises:
+            TypeError, ValueError: the result is no JSON of the handler's return type, or more than 64 KiB of it.
             LeaseLost: another run has taken over. Let it propagate, so that the transaction rolls back.
             RuntimeError: called within a savepoint, which could roll back alone, or for the second time.
         """
         if session.in_nested_transaction():
             raise RuntimeError("a job completes with a transaction, not with a savepoint")
+        adapter = self._result or adapter_of(Any)
+        kept = None if result is None else dump(f"The result of {self.kind}", adapter, result)
         await session.connection()  # begins the transaction
         transaction = session.sync_session.get_transaction()
         if self.completed or transaction is self._completion:
             raise RuntimeError("a job completes once")
         self.completing, self._completion = True, transaction
-        if not await self._recorder.complete(self, session):
+        if not await self._recorder.complete(self, session, kept):
             self.lost = True
             raise LeaseLost
         for insertion in merged(self.follow_ups):

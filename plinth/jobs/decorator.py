@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from plinth.jobs.context import JobContext
 from plinth.jobs.kinds import JobKind, check_name, register
 from plinth.jobs.limits import Limit
+from plinth.jobs.results import job_adapter
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["job"]
@@ -37,11 +38,12 @@ def job(
     max_per_owner: int | None = None,
     limit: Limit[Any] | None = None,
     keep: timedelta | float | None = None,
-) -> Callable[[Callable[[JobContext, P], Awaitable[None] | None]], JobKind[P]]:
+) -> Callable[[Callable[[JobContext, P], Any]], JobKind[P]]:
     """Make a function `(ctx: JobContext, payload: Model)` a kind of job.
 
     A coroutine function runs in the worker's event loop, a plain one in a thread. A thread cannot be stopped: a plain
-    function that takes long looks at `ctx.stopping`, and holds its slot until it ends.
+    function that takes long looks at `ctx.stopping`, and holds its slot until it ends. What it returns is kept with the
+    job, as JSON of the return type, if it is annotated with one.
 
     Args:
         name: stands in the database: a job outlives the code that made it, so keep it when you rename the function.
@@ -57,10 +59,10 @@ def job(
 
     Raises:
         ValueError: the name is taken or is none, or a limit makes no sense.
-        TypeError: the function does not have that form.
+        TypeError: the function does not have that form, or its results cannot be made JSON.
     """
 
-    def decorate(function: Callable[[JobContext, P], Awaitable[None] | None]) -> JobKind[P]:
+    def decorate(function: Callable[[JobContext, P], Any]) -> JobKind[P]:
         check_name(name)
         check_name(queue)
         counts = all(limit is None or limit >= 1 for limit in (max_running, max_per_owner))
@@ -81,6 +83,7 @@ def job(
             max_per_owner=max_per_owner,
             limit=limit,
             keep=kept,
+            result=job_adapter(function),
         )
         register(kind)
         return kind
@@ -88,18 +91,18 @@ def job(
     return decorate
 
 
-def _in_thread(function: Callable[[JobContext, P], object]) -> Callable[[JobContext, P], Awaitable[None]]:
+def _in_thread(function: Callable[[JobContext, P], object]) -> Callable[[JobContext, P], Awaitable[object]]:
     # What it raises is returned: a future hands on no StopIteration, and a SystemExit in a task ends the event loop.
-    def call(ctx: JobContext, payload: P) -> BaseException | None:
+    def call(ctx: JobContext, payload: P) -> tuple[object, BaseException | None]:
         try:
             if not ctx.stopping:  # it may have waited for a thread until its time limit
-                function(ctx, payload)
+                return function(ctx, payload), None
         except BaseException as error:  # noqa: BLE001 - raised below, where it concerns its job alone
-            return error
-        return None
+            return None, error
+        return None, None
 
     @wraps(function)
-    async def run(ctx: JobContext, payload: P) -> None:
+    async def run(ctx: JobContext, payload: P) -> object:
         work = asyncio.ensure_future(asyncio.to_thread(call, ctx, payload))
         cancelled: asyncio.CancelledError | None = None
         while not work.done():  # a cancelled thread goes on, so the run does
@@ -107,8 +110,10 @@ def _in_thread(function: Callable[[JobContext, P], object]) -> Callable[[JobCont
                 await asyncio.wait([work])
             except asyncio.CancelledError as error:
                 cancelled = error
-        if (raised := work.result() or cancelled) is not None:
+        returned, failure = work.result()
+        if (raised := failure or cancelled) is not None:
             raise raised
+        return returned
 
     return run
 

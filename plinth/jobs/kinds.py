@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from plinth.jobs.limits import Limit
 from plinth.jobs.retry import RetryPolicy
@@ -28,10 +28,10 @@ class UnknownKindError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class JobKind(Generic[P]):
-    """A registered kind. `plinth.jobs.decorator.job` explains the fields."""
+    """A registered kind. `plinth.jobs.decorator.job` explains the fields; `result`: of what type its results are."""
 
     name: str
-    function: Callable[[Any, P], Awaitable[None]] = field(repr=False)
+    function: Callable[[Any, P], Awaitable[Any]] = field(repr=False)
     payload: type[P]
     queue: str
     priority: int
@@ -41,8 +41,9 @@ class JobKind(Generic[P]):
     max_per_owner: int | None = None
     limit: Limit[P] | None = None
     keep: float | None = None
+    result: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
 
-    def __call__(self, ctx: Any, payload: P) -> Awaitable[None]:
+    def __call__(self, ctx: Any, payload: P) -> Awaitable[Any]:
         return self.function(ctx, payload)
 
     def limit_key(self, payload: P) -> str | None:

@@ -100,7 +100,7 @@ class ErrorEntry(TypedDict):
     at: NotRequired[str]  # set by the database when it is written
     run: int
     attempt: int
-    outcome: str  # error, timeout, invalid_payload, discard, crash, interrupted
+    outcome: str  # error, timeout, invalid_payload, discard, crash, interrupted, result
     error: str
     detail: str
     traceback: str
@@ -144,12 +144,13 @@ def storable(text: str) -> str:
 
 
 class Finish(NamedTuple):
-    """The run ends the job."""
+    """The run ends the job. `result`: what the handler returned, as JSON."""
 
     id: UUID
     lease: int
     state: State
     error: ErrorEntry | None = None
+    result: str | None = None
 
 
 class TryAgain(NamedTuple):

@@ -1,7 +1,10 @@
 """Results as JSON, checked against the type of the function that gave them."""
 
+import typing
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from types import NoneType
+from typing import Any, Never, NoReturn
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
@@ -9,7 +12,7 @@ from pydantic_core import PydanticSerializationError, ValidationError
 
 from plinth.jobs.payload import holds_nul
 
-__all__ = ["MAX_RESULT", "adapter_of", "dump"]
+__all__ = ["MAX_RESULT", "adapter_of", "dump", "job_adapter"]
 
 MAX_RESULT = 65_536  # bytes of JSON
 
@@ -39,6 +42,21 @@ def adapter_of(hint: Any) -> TypeAdapter[Any]:
         return _cached_adapter(hint)
     except TypeError:  # not hashable
         return TypeAdapter(hint)
+
+
+def job_adapter(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
+    """Return what dumps and checks the results of a job; None: by its annotation, or without one, it has none.
+
+    Raises:
+        TypeError: Pydantic cannot make JSON of its return type.
+    """
+    hint = typing.get_type_hints(function).get("return", NoneType)
+    if hint in (NoneType, Never, NoReturn):
+        return None
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        raise TypeError(f"{function!r}: Pydantic cannot make JSON of the return type {hint!r}") from None
 
 
 @lru_cache(maxsize=256)

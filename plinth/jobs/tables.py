@@ -138,6 +138,8 @@ class JobHistory(_JobColumns, table=True):
 
     state: str = Field(sa_type=String(20))
     finished_at: datetime = Field(sa_type=UtcDateTime)
+    # What the handler returned.
+    result: Any = Field(default=None, nullable=True, sa_type=_Json)
 
 
 class JobKeyHold(PlatformTable, table=True):

@@ -164,9 +164,9 @@ class Jobs:
     async def _run(self, job: ClaimedJob, kind: JobKind[Any], recorder: Recorder) -> None:
         failures: list[Exception] = []
 
-        async def watched(ctx: JobContext, payload: BaseModel) -> None:
+        async def watched(ctx: JobContext, payload: BaseModel) -> Any:
             try:
-                await kind.function(ctx, payload)
+                return await kind.function(ctx, payload)
             except _ENDINGS:
                 raise
             except Exception as error:
@@ -174,7 +174,7 @@ class Jobs:
                 raise
 
         loop = asyncio.get_running_loop()
-        ctx = JobContext(job, recorder, self._database, self._settings, loop)
+        ctx = JobContext(job, recorder, self._database, self._settings, loop, kind.result)
         run = Run(job, replace(kind, function=watched), ctx, loop)
         running = asyncio.create_task(run.execute())
         run.task = running  # type: ignore[assignment]

@@ -35,6 +35,7 @@ class JobView:
     """A snapshot of a job, live or ended.
 
     `finished_at` is set once it has ended, `cancel_requested_at` and `worker` (its name) only while it is alive.
+    `result`: what its handler returned.
     """
 
     id: UUID
@@ -60,6 +61,7 @@ class JobView:
     worker: str | None
     unique_key: str | None
     limit_key: str
+    result: Any
 
     @property
     def progress(self) -> Progress | None:
@@ -74,8 +76,8 @@ class JobView:
         return self.errors[-1]["error"] if self.errors else None
 
     def summary(self) -> "JobView":
-        """The same without its payload, and with its last error only."""
-        return replace(self, payload={}, errors=self.errors[-1:])
+        """The same without its payload and its result, and with its last error only."""
+        return replace(self, payload={}, errors=self.errors[-1:], result=None)
 
 
 async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = None) -> JobView:
@@ -94,9 +96,7 @@ async def get_job(session: AsyncSession, job_id: UUID, *, owner: str | None = No
 
 async def summaries(session: AsyncSession, ids: Sequence[UUID]) -> list[JobView]:
     """Return the summaries of those jobs that exist."""
-    branches = [
-        _select(table, errors=_last_error(table), payload=_NO_PAYLOAD).where(table.id.in_(ids)) for table in _TABLES
-    ]
+    branches = [_select(table, errors=_last_error(table), **_WITHOUT).where(table.id.in_(ids)) for table in _TABLES]
     return [_view(row) for row in await (await session.connection()).execute(union_all(*branches))]
 
 
@@ -113,15 +113,15 @@ async def list_jobs(
 ) -> list[JobView]:
     """List jobs, live or ended, the newest (by id) first, older than `before`, with their last error only.
 
-    States, kind and queue filter the list. Without `payloads`, which may be large, each has an empty one.
+    States, kind and queue filter the list. Without `payloads`, which may be large, each has an empty one and no result.
     """
-    payload = {} if payloads else {"payload": _NO_PAYLOAD}
+    without = {} if payloads else _WITHOUT
     branches = []
     for table in _TABLES:
         wanted = [state.value for state in states or State if state.terminal == (table is JobHistory)]
         if not wanted:
             continue
-        statement = _select(table, errors=_last_error(table), **payload)
+        statement = _select(table, errors=_last_error(table), **without)
         conditions = _owned(table, owner)
         if states:
             conditions.append(table.state.in_(wanted))
@@ -214,11 +214,14 @@ async def _lock(session: AsyncSession, job_id: UUID, owner: str | None) -> tuple
 # Any: to mypy a column is a value of its type.
 _TABLES: tuple[Any, Any] = (Job, JobHistory)
 _COMMON = [
-    field.name for field in fields(JobView) if field.name not in ("finished_at", "cancel_requested_at", "worker")
+    field.name
+    for field in fields(JobView)
+    if field.name not in ("finished_at", "cancel_requested_at", "worker", "result")
 ]
 
-
-_NO_PAYLOAD: Any = literal_column("'{}'::jsonb", JSONB)
+_NO_RESULT: Any = cast(null(), JSONB)
+# Instead of what may be large.
+_WITHOUT: dict[str, Any] = {"payload": literal_column("'{}'::jsonb", JSONB), "result": _NO_RESULT}
 
 
 def _last_error(table: Any) -> Any:
@@ -230,10 +233,11 @@ def _select(table: Any, **instead: Any) -> Select[Any]:
     columns: list[Any] = [instead.get(name, getattr(table, name)).label(name) for name in _COMMON]
     never = cast(null(), DateTime(timezone=True))
     if table is JobHistory:
-        no_worker = cast(null(), String)
+        no_worker, result = cast(null(), String), instead.get("result", table.result)
         columns += [table.finished_at, never.label("cancel_requested_at"), no_worker.label("worker")]
-        return select(*columns)
+        return select(*columns, result.label("result"))
     columns += [never.label("finished_at"), table.cancel_requested_at, col(WorkerSession.name).label("worker")]
+    columns.append(_NO_RESULT.label("result"))
     return select(*columns).outerjoin(WorkerSession, col(WorkerSession.id) == table.session_id)
 
 

@@ -132,10 +132,10 @@ class Recorder:
         self._progress[ctx.id, ctx.run] = (ctx, progress)
         self._progress_wanted.set()
 
-    async def complete(self, ctx: JobContext, session: AsyncSession) -> bool:
+    async def complete(self, ctx: JobContext, session: AsyncSession, result: str | None) -> bool:
         """Complete a run's job in the session's transaction; False if another run has taken over."""
         await self._write_progress()  # the last report goes into the history with the job
-        return await self._store.finish_in(session, Finish(ctx.id, ctx.run, State.SUCCEEDED))
+        return await self._store.finish_in(session, Finish(ctx.id, ctx.run, State.SUCCEEDED, result=result))
 
     @property
     def backlog(self) -> int:

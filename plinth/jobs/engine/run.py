@@ -26,6 +26,7 @@ from plinth.jobs.outcome import (
     error_entry,
     words_of,
 )
+from plinth.jobs.results import dump
 from plinth.jobs.retry import RetryPolicy
 from plinth.telemetry.log_records import attempt_var, job_id_var
 from plinth.telemetry.tracing import begin_job
@@ -49,7 +50,7 @@ class InvalidPayload(Exception):
 class Run:
     """Runs `kind`'s function for `job`. `execute` is to be the body of a task of its own, which `task` names."""
 
-    __slots__ = ("_interruption", "_loop", "began", "ctx", "job", "kind", "span", "task")
+    __slots__ = ("_interruption", "_loop", "_returned", "began", "ctx", "job", "kind", "span", "task")
 
     task: asyncio.Task[None]
     span: Span | None  # ended by the runner, with the outcome
@@ -61,6 +62,7 @@ class Run:
         self._loop = loop
         self.began = monotonic()
         self._interruption: Interruption | None = None
+        self._returned: Any = None
 
     def interrupt(self, why: Interruption) -> None:
         """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
@@ -95,7 +97,8 @@ class Run:
         )
         timer = self._loop.call_later(self.kind.time_limit, self.interrupt, Interruption.TIMEOUT)
         try:
-            await hooked(self.kind.function)(self.ctx, self._payload())
+            handler = self.kind.function if self.kind.result is None else self._handle
+            await hooked(handler)(self.ctx, self._payload())
         except InvalidPayload as error:
             return self._unreadable(self._entry("invalid_payload", str(error)))
         except BaseException as error:  # whatever it is, it is the job's failure, not ours
@@ -106,6 +109,9 @@ class Run:
             return self._outcome(None)
         finally:
             timer.cancel()
+
+    async def _handle(self, ctx: JobContext, payload: BaseModel) -> None:
+        self._returned = await self.kind.function(ctx, payload)
 
     def _payload(self) -> BaseModel:
         try:
@@ -136,7 +142,7 @@ class Run:
             case Verdict.LOST:
                 return None
             case Verdict.SUCCEEDED:
-                return Finish(job.id, job.lease, State.SUCCEEDED)
+                return self._succeed()
             case Verdict.CANCELLED:
                 entry = self._entry("error", exception=error) if ending is Ending.RAISED else None
                 return Finish(job.id, job.lease, State.CANCELLED, entry)
@@ -161,6 +167,19 @@ class Run:
                 if isinstance(error, Retry):
                     return self._retry(self._entry("error", exception=error.__cause__ or error), error.after)
                 return self._retry(self._entry("error", exception=error))
+
+    def _succeed(self) -> Outcome:
+        """End the job, which has done what it had to do, also if what it returned cannot be kept."""
+        job, adapter = self.job, self.kind.result
+        if self._returned is None or adapter is None:
+            return Finish(job.id, job.lease, State.SUCCEEDED)
+        try:
+            result = dump(f"The result of {job.kind}", adapter, self._returned)
+        except Exception as error:
+            log.exception("the result of a job cannot be kept", kind=job.kind)
+            entry = self._entry("result", "The job is done, and its result could not be kept.", error)
+            return Finish(job.id, job.lease, State.SUCCEEDED, entry)
+        return Finish(job.id, job.lease, State.SUCCEEDED, result=result)
 
     def _retry(self, entry: ErrorEntry, after: float | None = None) -> Outcome:
         job = self.job

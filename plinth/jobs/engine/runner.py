@@ -221,7 +221,7 @@ class Runner:
             self._give_back(job)
             return
         kind = self._kinds[job.kind]
-        ctx = JobContext(job, self._recorder, self._database, self._settings, self._loop)
+        ctx = JobContext(job, self._recorder, self._database, self._settings, self._loop, kind.result)
         run = Run(job, kind, ctx, self._loop)
         metrics = of_kind(job.kind)
         metrics.started.inc()

@@ -61,15 +61,16 @@ _END_STATE = (
 
 
 def _finish(lock: str) -> str:
-    held = ours("id, lease, state, error", "$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", lock=lock)
+    columns = ("$1::uuid[]", "$2::bigint[]", "$4::text[]", "$5::jsonb[]", "$6::jsonb[]")
+    held = ours("id, lease, state, error, result", *columns, lock=lock)
     return f"""
 WITH {held}, ended AS (
     DELETE FROM job USING run
     WHERE {THESE} AND (run.state <> 'cancelled' OR job.cancel_requested_at IS NOT NULL)
-    RETURNING job.*, {_END_STATE} AS end_state, run.error
+    RETURNING job.*, {_END_STATE} AS end_state, run.error, run.result
 )
-INSERT INTO job_history ({HISTORY_COLUMNS})
-SELECT {COMMON_COLUMNS}, attempt, {_errors("ended", "ended.error")}, end_state, now() FROM ended
+INSERT INTO job_history ({HISTORY_COLUMNS}, result)
+SELECT {COMMON_COLUMNS}, attempt, {_errors("ended", "ended.error")}, end_state, now(), ended.result FROM ended
 RETURNING id
 """
 

@@ -202,8 +202,8 @@ class Store:
         return result.first() is not None
 
     def _finish_arguments(self, outcomes: Sequence[Finish]) -> tuple[Any, ...]:
-        states = [outcome.state.value for outcome in outcomes]
-        return (*self._fence(outcomes), states, [_json(outcome.error) for outcome in outcomes])
+        states, results = [outcome.state.value for outcome in outcomes], [outcome.result for outcome in outcomes]
+        return (*self._fence(outcomes), states, [_json(outcome.error) for outcome in outcomes], results)
 
     async def retry(self, outcomes: Sequence[TryAgain]) -> set[UUID]:
         """Schedule failed jobs for another attempt; those with a cancellation request end as cancelled."""

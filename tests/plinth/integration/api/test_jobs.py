@@ -284,6 +284,20 @@ class TestSteps:
         assert (await api.get(f"/jobs/{await add(engine, 'bob')}/steps")).status_code == 404
 
 
+class TestResult:
+    async def test_owner_and_operators_see_what_a_job_returned(
+        self, api: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
+    ) -> None:
+        job_id = await add(engine)
+        assert (await api.get(f"/jobs/{job_id}")).json()["result"] is None
+        (claimed,) = await store.claim(["default"], {task.name: task}, 1)
+        await store.finish([Finish(claimed.id, claimed.lease, State.SUCCEEDED, result='{"total": 7}')])
+        for headers in ({}, operator):
+            assert (await api.get(f"/jobs/{job_id}", headers=headers)).json()["result"] == {"total": 7}
+        (listed,) = (await api.get("/jobs")).json()["items"]
+        assert "result" not in listed
+
+
 class TestBulk:
     async def test_operator_acts_on_many_jobs_after_a_dry_run(
         self, api: httpx.AsyncClient, engine: Database, operator: dict[str, str]

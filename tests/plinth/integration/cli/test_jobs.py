@@ -360,6 +360,14 @@ class TestShow:
         assert any("raise ConnectionError" in line for line in failure)
         assert "\x1b" not in result.stdout
 
+    def test_show_prints_the_result_of_a_job(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
+    ) -> None:
+        job_id = greet()
+        end(job_id)
+        sql("""UPDATE job_history SET state = 'succeeded', result = '["sent", 1]'""")
+        assert 'Result        ["sent", 1]' in run("jobs", "show", job_id).stdout.splitlines()
+
     def test_show_json_prints_every_field_of_the_job(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None]
     ) -> None:
