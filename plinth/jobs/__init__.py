@@ -13,6 +13,7 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 `docs/jobs/index.md` says what is promised, and what is not.
 """
 
+from plinth.jobs.batches import Batch, EndedBatch, MemberResult, batch, ended_batch, member_results
 from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
@@ -20,6 +21,7 @@ from plinth.jobs.events import emit
 from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard, worker_lifespan
 from plinth.jobs.kinds import JobKind, UnknownKindError, kind_named
 from plinth.jobs.limits import Limit
+from plinth.jobs.open_batch import BatchEndedError
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, State
 from plinth.jobs.owner_limit import TooManyJobsError
 from plinth.jobs.retry import RetryPolicy
@@ -27,8 +29,11 @@ from plinth.jobs.schedules import Schedule, schedule
 from plinth.jobs.steps import EventTimeout, StepChanged, StepFailed
 
 __all__ = [
+    "Batch",
+    "BatchEndedError",
     "Discard",
     "DiscardedJob",
+    "EndedBatch",
     "EnqueuedJob",
     "EventTimeout",
     "JobCancelled",
@@ -36,6 +41,7 @@ __all__ = [
     "JobKind",
     "LeaseLost",
     "Limit",
+    "MemberResult",
     "Retry",
     "RetryPolicy",
     "Schedule",
@@ -46,11 +52,14 @@ __all__ = [
     "TooManyJobsError",
     "UnknownKindError",
     "around_jobs",
+    "batch",
     "emit",
+    "ended_batch",
     "enqueue",
     "enqueue_many",
     "job",
     "kind_named",
+    "member_results",
     "on_discard",
     "schedule",
     "worker_lifespan",

@@ -20,7 +20,7 @@ class ClaimedJob(NamedTuple):
 
     `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
     `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload;
-    `slot_at`: the slot of its schedule, if it has one.
+    `slot_at`: the slot of its schedule, if it has one; `batch_id`: the batch that it is a member of.
     """
 
     id: UUID
@@ -39,3 +39,4 @@ class ClaimedJob(NamedTuple):
     suspect: bool = False
     unreadable: int = 0
     slot_at: datetime | None = None
+    batch_id: UUID | None = None

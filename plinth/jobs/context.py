@@ -58,7 +58,7 @@ class JobContext:
 
     `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` counts all runs, also those that counted as
     no attempt, so that rows written under its number cannot be mistaken for those of another run. `slot`: the time of
-    the schedule's slot that it was made for, if any.
+    the schedule's slot that it was made for, if any; `batch`: the id of the batch that it is a member of.
 
     `cancelled`: cancellation of this job was requested. A handler that goes on is stopped some seconds later.
     `stopping`: the handler is to end, whatever the reason. A coroutine is cancelled as a task; a plain function has to
@@ -80,6 +80,7 @@ class JobContext:
         self.attempt = job.attempt
         self.run = job.lease
         self.slot = job.slot_at
+        self.batch = job.batch_id
         self._recorder = recorder
         self._result = result
         self.cancelled = False
@@ -276,6 +277,8 @@ class JobContext:
         """Enqueue a follow-up job for each payload, as `enqueue` does for one."""
         if self.completed or (self._completion is not None and self._completion.is_active):
             raise RuntimeError("follow-up jobs are enqueued before the job completes")
+        if options.get("batch") not in (None, self.batch):  # it might end before the follow-up jobs are there
+            raise ValueError("follow-up jobs join the batch of their own job, or none")
         options.setdefault("owner", self.owner)
         prepared = prepare(kind, payloads, unique_keys=unique_keys, **options)
         # The recorder inserts them, outside of this trace.

@@ -19,6 +19,7 @@ from plinth.jobs.after_commit import after_commit
 from plinth.jobs.doorbell import ring_after_commit, ring_now
 from plinth.jobs.kinds import JobKind, check_name, kind_named
 from plinth.jobs.metrics import ENQUEUED
+from plinth.jobs.open_batch import hold_open
 from plinth.jobs.outcome import storable
 from plinth.jobs.owner_limit import make_room
 from plinth.jobs.payload import dump
@@ -36,10 +37,10 @@ MAX_DELAY = 100 * 365 * 86_400  # seconds
 # order of rows. A delay counts from this statement, and not from the begin of a transaction that may be long.
 INSERT = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, state, trace_context,
-    limit_key, unique_while_waiting)
+    limit_key, unique_while_waiting, batch_id)
 SELECT new.id, $2, $3, $4, $5, new.payload::jsonb, new.unique_key, $8, due.at,
     CASE WHEN due.at > now() THEN 'scheduled' ELSE 'available' END, $11::jsonb,
-    COALESCE(new.limit_key, ''), $13
+    COALESCE(new.limit_key, ''), $13, $14::uuid
 FROM unnest($1::uuid[], $6::text[], $7::text[], $12::text[]) AS new (id, payload, unique_key, limit_key),
     (SELECT COALESCE($9::timestamptz, CASE WHEN $10 > interval '0' THEN clock_timestamp() + $10 ELSE now() END) AS at
     ) AS due
@@ -84,6 +85,7 @@ class EnqueueOptions(TypedDict, total=False):
     replace: bool
     unique: Unique
     unique_for: float | None
+    batch: UUID | None
 
 
 async def enqueue(
@@ -110,9 +112,11 @@ async def enqueue(
         unique: the job holds its key while it is `live`; while it is `waiting`, so that it is free once a run starts;
             or until `success`, so that a dead letter holds it as well.
         unique_for: it holds its key for so many seconds from now at least, also if it has ended.
+        batch: the open batch that it becomes a member of.
 
     Raises:
         TooManyJobsError: the owner has as many jobs of this kind to be done as one may have.
+        BatchEndedError: the batch has ended, or there is none.
         UnknownKindError: this process does not know the kind.
         TypeError: the payload is not of the kind's model.
         ValueError: `run_at` has no time zone, it or `delay` is too far away, a text is too long or holds a NUL, the
@@ -138,8 +142,10 @@ async def enqueue_many(
     kind = kind if isinstance(kind, JobKind) else kind_named(kind)
     insertion = prepare(kind, payloads, unique_keys=unique_keys, **options)
     owner = options.get("owner") if kind.max_per_owner is not None else None
+    batch = options.get("batch")
     if isinstance(to, Database):
-        if owner is None and len(payloads) <= MAX_STATEMENT and not insertion.terms.unique.holds:
+        alone = owner is None and batch is None and not insertion.terms.unique.holds
+        if alone and len(payloads) <= MAX_STATEMENT:
             return await insertion.commit(to)
         async with to.session() as session:  # the count of the owner's jobs holds for a transaction
             return await enqueue_many(session, kind, payloads, unique_keys=unique_keys, **options)
@@ -149,6 +155,8 @@ async def enqueue_many(
             keys -= (await held_keys(await to.connection(), kind.name, keys)).keys()
         number = len(payloads if unique_keys is None else keys)
         await make_room(to, kind, owner, number, unique_keys=[*keys])
+    if batch is not None:
+        await hold_open(to, batch)
     return await insertion.execute(to)
 
 
@@ -164,6 +172,7 @@ class Terms(NamedTuple):
     delay: timedelta
     replace: bool = False
     unique: Uniqueness = Uniqueness()
+    batch: UUID | None = None
 
 
 class Row(NamedTuple):
@@ -219,8 +228,8 @@ class Insertion:
 
     def _arguments(self, rows: Sequence[Row], trace_context: str | None) -> tuple[Any, ...]:
         ids, payloads, keys, limits = ([*column] for column in zip(*rows, strict=True))
-        waiting = self.terms.unique.waiting
-        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], trace_context, limits, waiting)
+        last = trace_context, limits, self.terms.unique.waiting, self.terms.batch
+        return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], *last)
 
     def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
         """The rows without those of a repeated key, and the keyed ones by key.
@@ -319,6 +328,7 @@ def prepare(
     replace: bool = False,
     unique: Unique = "live",
     unique_for: float | None = None,
+    batch: UUID | None = None,
 ) -> Insertion:
     """Validate jobs without touching the database; errors as for `enqueue`."""
     if not isinstance(kind, JobKind):
@@ -342,7 +352,7 @@ def prepare(
         raise ValueError("priorities are -32768 to 32767")
     held = uniqueness(unique, unique_for, keyed=unique_keys is not None, replace=replace)
     times = run_at, timedelta(seconds=delay)
-    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace, held)
+    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace, held, batch)
     rows = [
         Row(python_uuid7(), dump(kind, payload), key, kind.limit_key(payload))
         for payload, key in zip(payloads, keys, strict=True)

@@ -21,6 +21,7 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
+_IN_BATCH = text("batch_id IS NOT NULL")
 _WAITING_OWNED = text("state = 'available' AND owner IS NOT NULL AND limit_key = ''")
 
 CLAIM_ORDER = ("queue", "kind", "limit_key", "priority", "run_at", "id")
@@ -82,6 +83,8 @@ class _JobColumns(PlatformTable):
     limit_key: str = Field(default="", sa_type=String(255), sa_column_kwargs={"server_default": ""})
     # The claim frees its unique key.
     unique_while_waiting: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    # The batch that it is a member of, if any. No foreign key: it would lock the batch's row for each member.
+    batch_id: UUID | None = Field(default=None, nullable=True)
 
 
 class Job(_JobColumns, table=True):
@@ -108,6 +111,7 @@ class Job(_JobColumns, table=True):
             postgresql_where=text("unique_key IS NOT NULL"),
         ),
         Index("ix_job_owner_id", "owner", "id", postgresql_where=_OWNED),
+        Index("ix_job_batch_id", "batch_id", "id", postgresql_where=_IN_BATCH),
         *(CheckConstraint(check, name).ddl_if("postgresql") for name, check in CHECKS.items()),
         {"postgresql_with": HOT_TABLE},
     )
@@ -132,6 +136,14 @@ class JobHistory(_JobColumns, table=True):
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
         Index("ix_job_history_kind_id", "kind", "id"),
         Index("ix_job_history_queue_id", "queue", "id"),
+        # With the state, so that the ends of a large batch are counted in the index alone.
+        Index(
+            "ix_job_history_batch_id",
+            "batch_id",
+            "id",
+            postgresql_include=["state"],
+            postgresql_where=_IN_BATCH,
+        ),
         # Rows are inserted at the end and pruned at the beginning: vacuum early.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_insert_scale_factor": 0.05}},
     )
@@ -158,6 +170,33 @@ class JobKeyHold(PlatformTable, table=True):
     free_at: datetime = Field(sa_type=UtcDateTime)
     # Held beyond that time while the job has not succeeded.
     until_success: bool
+
+
+class JobBatch(PlatformTable, table=True):
+    """Jobs that were enqueued together, and what is enqueued when none of them is live any more."""
+
+    __tablename__ = "job_batch"
+    __table_args__ = (
+        # The open ones are at its end.
+        Index("ix_job_batch_finished_at_id", "finished_at", "id"),
+        Index("ix_job_batch_parent_id", "parent_id", postgresql_where=text("finished_at IS NULL")),
+        Index("ix_job_batch_on_end_id", "on_end_id", postgresql_where=text("on_end_id IS NOT NULL")),
+    )
+
+    id: UUID = Field(primary_key=True)
+    owner: str | None = Field(default=None, nullable=True, sa_type=String(255))
+    # The job that waits for it: its members are that job's children.
+    parent_id: UUID | None = Field(default=None, nullable=True)
+    # The id of the job that is enqueued at the end, and its kind, queue, priority, max_attempts, payload and
+    # trace_context.
+    on_end_id: UUID | None = Field(default=None, nullable=True)
+    on_end: dict[str, Any] | None = Field(default=None, nullable=True, sa_type=_Json)
+    created_at: datetime = Field(sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()})
+    finished_at: datetime | None = Field(default=None, nullable=True, sa_type=UtcDateTime)
+    # How many members ended so, counted when the batch ended.
+    succeeded: int | None = Field(default=None, nullable=True)
+    cancelled: int | None = Field(default=None, nullable=True)
+    discarded: int | None = Field(default=None, nullable=True)
 
 
 class JobStep(PlatformTable, table=True):

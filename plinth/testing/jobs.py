@@ -182,6 +182,6 @@ class Jobs:
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED
             recorder.put(job, outcome, ctx.follow_ups if succeeded else ())
-            await recorder.drained()
+        await recorder.drained()
         for error in failures:
             raise error.with_traceback(own_frames(error.__traceback__))

@@ -11,7 +11,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.audit import Actor, record
 from plinth.jobs.admin.bulk_sql import CANCEL_MANY, COUNT_MANY, DELETE_MANY, PRIORITISE_MANY, RUN_NOW_MANY
+from plinth.jobs.batch_end import end_batches
 from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.engine.batches import cancel_children
 from plinth.jobs.outcome import State
 
 __all__ = ["MAX_JOBS", "Action", "Selection", "act_on_many"]
@@ -30,6 +32,7 @@ class Selection(NamedTuple):
     owner: str | None = None
     states: Sequence[State] = ()
     ids: Sequence[UUID] = ()
+    batch: UUID | None = None
 
 
 # The states of the jobs that an action is for: it passes over all others.
@@ -61,30 +64,35 @@ async def act_on_many(
     """Act on the selected jobs, the oldest first, `limit` at most; return how many.
 
     Cancel: waiting jobs end, running ones are told to. Delete: waiting and ended jobs with their steps, and no running
-    one. Run now: jobs that wait for their time. Prioritise: jobs that wait, to `priority`. Jobs that another
-    transaction has locked are passed over. `dry_run`: only count.
+    one. Both cancel the children that the jobs wait for. Run now: jobs that wait for their time. Prioritise: jobs that
+    wait, to `priority`. Jobs that another transaction has locked are passed over. `dry_run`: only count.
 
     Raises:
         ValueError: nothing is selected, the limit is not 1 to `MAX_JOBS`, or the priority is not there or out of range.
     """
     if not any(selection):
-        raise ValueError("say which jobs: by id, kind, queue, owner or state")
+        raise ValueError("say which jobs: by id, kind, queue, owner, state or batch")
     if not 1 <= limit <= MAX_JOBS:
         raise ValueError(f"the limit is 1 to {MAX_JOBS}")
     if (action == "prioritise") != (priority is not None) or not -32768 <= (priority or 0) <= 32767:
         raise ValueError("to prioritise takes a priority of -32768 to 32767, and nothing else does")
     states = [state for state in STATES[action] if not selection.states or state in selection.states]
     ids = list(selection.ids) or None
-    arguments = ([state.value for state in states], selection.kind, selection.queue, selection.owner, limit, ids)
+    chosen = (selection.kind, selection.queue, selection.owner, limit, ids, selection.batch)
+    arguments: tuple[object, ...] = ([state.value for state in states], *chosen)
     connection = await session.connection()
     if dry_run:
         return int((await connection.exec_driver_sql(COUNT_MANY, arguments)).scalar_one())
     if priority is not None:
-        arguments = (*arguments, priority)  # type: ignore[assignment]
+        arguments = (*arguments, priority)
     jobs = (await connection.exec_driver_sql(_STATEMENTS[action], arguments)).all()
     ring_after_commit(session, queues={job.queue for job in jobs}, cancelled=[job.id for job in jobs if job.running])
+    if action in ("cancel", "delete"):
+        await cancel_children(session, [job.id for job in jobs])
+        await end_batches(session, {job.batch_id for job in jobs if job.batch_id is not None})
     ids_named = [*map(str, selection.ids[:MAX_NAMED])]
     asked = selection._asdict() | {"states": list(selection.states), "ids": ids_named}
+    asked["batch"] = None if selection.batch is None else str(selection.batch)
     asked |= {"priority": priority, "limit": limit}
     await record(session, by, f"jobs.{action}", "jobs", **asked, count=len(jobs))
     return len(jobs)

@@ -1,16 +1,17 @@
 """The SQL of acts on many jobs.
 
-$1: states, $2: kind, $3: queue, $4: owner, $5: how many at most, $6: ids; null is any.
+$1: states, $2: kind, $3: queue, $4: owner, $5: how many at most, $6: ids, $7: batch; null is any.
 """
 
-from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
+from plinth.jobs.engine.batch_sql import CANCEL_CHOSEN
 
 __all__ = ["CANCEL_MANY", "COUNT_MANY", "DELETE_MANY", "PRIORITISE_MANY", "RUN_NOW_MANY"]
 
 _CHOSEN = """
-SELECT id, state, queue FROM {table}
+SELECT id, state, queue, batch_id FROM {table}
 WHERE state = ANY ($1::text[]) AND ($2::text IS NULL OR kind = $2) AND ($3::text IS NULL OR queue = $3)
     AND ($4::text IS NULL OR owner = $4) AND ($6::uuid[] IS NULL OR id = ANY ($6))
+    AND ($7::uuid IS NULL OR batch_id = $7)
 ORDER BY id LIMIT $5
 """
 _LOCKED = f"WITH chosen AS MATERIALIZED ({_CHOSEN.format(table='job')} FOR UPDATE SKIP LOCKED)"
@@ -21,22 +22,14 @@ SELECT count(*) FROM (
     ({_CHOSEN.format(table="job")}) UNION ALL ({_CHOSEN.format(table="job_history")}) LIMIT $5) AS chosen
 """
 CANCEL_MANY = f"""
-{_LOCKED}, told AS (
-    UPDATE job SET cancel_requested_at = COALESCE(cancel_requested_at, now())
-    WHERE id = ANY (ARRAY(SELECT id FROM chosen WHERE state = 'running'))
-), ended AS (
-    DELETE FROM job WHERE id = ANY (ARRAY(SELECT id FROM chosen WHERE state <> 'running')) RETURNING *
-), kept AS (
-    INSERT INTO job_history ({HISTORY_COLUMNS})
-    SELECT {COMMON_COLUMNS}, attempt, errors, 'cancelled', now() FROM ended
-)
-SELECT id, queue, state = 'running' AS running FROM chosen
+{_LOCKED}, {CANCEL_CHOSEN}
+SELECT id, queue, state = 'running' AS running, batch_id FROM chosen
 """
 DELETE_MANY = f"""
 {_LOCKED}, ended AS MATERIALIZED (
     {_CHOSEN.format(table="job_history")} FOR UPDATE SKIP LOCKED
 ), gone AS (
-    SELECT id, queue FROM chosen UNION ALL SELECT id, queue FROM ended LIMIT $5
+    SELECT id, queue, batch_id FROM chosen UNION ALL SELECT id, queue, batch_id FROM ended LIMIT $5
 ), live AS (
     DELETE FROM job WHERE id = ANY (ARRAY(SELECT id FROM gone))
 ), old AS (
@@ -46,13 +39,13 @@ DELETE_MANY = f"""
 ), keys AS (
     DELETE FROM job_key_hold WHERE job_id = ANY (ARRAY(SELECT id FROM gone))
 )
-SELECT id, queue, false AS running FROM gone
+SELECT id, queue, false AS running, batch_id FROM gone
 """
 RUN_NOW_MANY = f"""
 {_LOCKED}, due AS (UPDATE job SET state = 'available', run_at = now() WHERE id = ANY ({_CHOSEN_IDS}))
-SELECT id, queue, false AS running FROM chosen
+SELECT id, queue, false AS running, batch_id FROM chosen
 """
 PRIORITISE_MANY = f"""
-{_LOCKED}, changed AS (UPDATE job SET priority = $7 WHERE id = ANY ({_CHOSEN_IDS}))
-SELECT id, queue, false AS running FROM chosen
+{_LOCKED}, changed AS (UPDATE job SET priority = $8 WHERE id = ANY ({_CHOSEN_IDS}))
+SELECT id, queue, false AS running, batch_id FROM chosen
 """

@@ -18,8 +18,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.audit import Actor, record
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs.admin.sql import RETRY_ENDED
+from plinth.jobs.batch_end import end_batches
 from plinth.jobs.claimed import Progress
 from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.engine.batches import cancel_children
 from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING
 from plinth.jobs.enqueue import EnqueuedJob, Insertion
 from plinth.jobs.kinds import kinds
@@ -61,6 +63,7 @@ class JobView:
     worker: str | None
     unique_key: str | None
     limit_key: str
+    batch_id: UUID | None
     result: Any
 
     @property
@@ -107,13 +110,15 @@ async def list_jobs(
     states: Sequence[State] = (),
     kind: str | None = None,
     queue: str | None = None,
+    batch: UUID | None = None,
     before: UUID | None = None,
     limit: int = 50,
     payloads: bool = False,
 ) -> list[JobView]:
     """List jobs, live or ended, the newest (by id) first, older than `before`, with their last error only.
 
-    States, kind and queue filter the list. Without `payloads`, which may be large, each has an empty one and no result.
+    States, kind, queue and batch filter the list. Without `payloads`, which may be large, as results are, each has an
+    empty one and no result.
     """
     without = {} if payloads else _WITHOUT
     branches = []
@@ -129,6 +134,8 @@ async def list_jobs(
             conditions.append(table.kind == kind)
         if queue is not None:
             conditions.append(table.queue == queue)
+        if batch is not None:
+            conditions.append(table.batch_id == batch)
         if before is not None:
             conditions.append(table.id < before)
         # Each table by itself, along its index: only rows of the page are read.
@@ -141,7 +148,9 @@ async def list_jobs(
 async def request_cancel(
     session: AsyncSession, job_id: UUID, *, owner: str | None = None, by: Actor | None = None
 ) -> JobView:
-    """Cancel a job: at once if it waits, through its worker if it runs. Returns its new state.
+    """Cancel a job, with the children that it waits for: at once if it waits, through its worker if it runs.
+
+    Returns its new state.
 
     Raises:
         NotFoundError: as for `get_job`.
@@ -156,7 +165,10 @@ async def request_cancel(
         ring_after_commit(session, cancelled=[job_id])
     elif state is not State.CANCELLED:
         await connection.exec_driver_sql(CANCEL_WAITING, (job_id,))
-    return await _acted(session, "job.cancel", job_id, by if owner is None else None)
+    await cancel_children(session, [job_id])
+    job = await _acted(session, "job.cancel", job_id, by if owner is None else None)
+    await end_batches(session, [] if job.batch_id is None else [job.batch_id])
+    return job
 
 
 async def retry_job(

@@ -6,9 +6,10 @@ from plinth.jobs.engine.fleet_sql import queue_counts
 # crashed two workers stays suspect.
 _BACK = """
 INSERT INTO job (id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease,
-    created_at, run_at, errors, trace_context, slot_at, limit_key, unique_while_waiting, state)
+    created_at, run_at, errors, trace_context, slot_at, limit_key, unique_while_waiting, batch_id, state)
 SELECT id, kind, queue, priority, owner, payload, unique_key, max_attempts, LEAST(crash_count, 2), run_lease + 1,
-    created_at, now(), errors, trace_context, slot_at, limit_key, unique_while_waiting, 'available' FROM {source}
+    created_at, now(), errors, trace_context, slot_at, limit_key, unique_while_waiting, batch_id, 'available'
+FROM {source}
 ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id
 """

@@ -23,7 +23,8 @@ _RUNNING = """RETURNING id, run_lease, kind, queue, priority, owner, payload::te
         AND COALESCE(jsonb_typeof(trace_context -> 'tracestate'), 'string') = 'string' THEN trace_context END,
     errors = '[]' AS untried, crash_count >= 2 AS suspect,
     CASE WHEN errors = '[]' THEN 0 ELSE jsonb_array_length(
-        jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable, slot_at"""
+        jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable, slot_at,
+    batch_id"""
 
 # First count, without locking, how the first $4 available jobs are spread over queues and kinds; then lock that many of
 # each. Locking while counting would lock (and write) that many rows for every kind. A kind that this worker does not

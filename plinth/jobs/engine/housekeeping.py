@@ -1,4 +1,4 @@
-"""What a worker repeats for the whole fleet: makes due jobs available, reaps lost runs, prunes old records."""
+"""What a worker repeats for the whole fleet: makes due jobs available, reaps lost runs, tends batches, prunes."""
 
 import asyncio
 import random
@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from plinth.database.engine import DatabaseUnavailableError
+from plinth.jobs.engine.batches import Batches
 from plinth.jobs.engine.prune_sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.hooks import DiscardedJob, tell_discarded
@@ -47,7 +48,7 @@ async def every(seconds: float, name: str, step: Callable[[], Awaitable[float | 
 
 
 class Housekeeping:
-    """Sweeps, reaps and prunes; any worker does it for all.
+    """Sweeps, reaps, tends batches and prunes; any worker does it for all.
 
     `on_work` is called when this worker may find a job to claim, `on_freed` with the queues of jobs that were taken
     away from lost runs.
@@ -59,6 +60,7 @@ class Housekeeping:
         settings: PlatformSettings,
         queues: Sequence[str],
         kinds: Mapping[str, JobKind[Any]],
+        batches: Batches,
         *,
         on_work: Callable[[], None],
         on_freed: Callable[[set[str]], None],
@@ -68,6 +70,7 @@ class Housekeeping:
         self._queues = queues
         self._kinds = list(kinds)
         self._kept = {name: kind.keep for name, kind in kinds.items() if kind.keep is not None}
+        self._batches = batches
         self._on_work = on_work
         self._on_freed = on_freed
 
@@ -98,10 +101,12 @@ class Housekeeping:
                 tell_discarded([DiscardedJob(job.id, job.kind, job.queue, error)])
         if reaped:
             self._on_freed({job.queue for job in reaped})
+            self._batches.look_at(job.batch_id for job in reaped)
 
     async def prune(self) -> None:
         """Delete records that are older than the settings keep them."""
         await self._reap()  # also deletes sessions that expired long ago
+        await self._batches.tend()
         day = 86_400
         # A dead letter is work that is not done: no kind keeps it for another time.
         for state, days, of_kinds in (
@@ -118,5 +123,8 @@ class Housekeeping:
             log.debug("deleted starts of jobs")
         while await self._store.prune_keys() == PRUNE_ROWS:
             log.debug("deleted unique keys that are free")
+        keep = max(self._settings.JOBS_KEEP_SUCCEEDED_DAYS, self._settings.JOBS_KEEP_DISCARDED_DAYS)
+        while await self._store.prune_batches(keep * day) == PRUNE_ROWS:
+            log.debug("deleted batches")
         while await self._store.prune_audit(self._settings.AUDIT_KEEP_DAYS * day) == PRUNE_ROWS:
             log.debug("deleted audit records")

@@ -1,12 +1,13 @@
 """The SQL that deletes old records, some at a time, and by one worker of the fleet."""
 
-__all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_EVENTS", "PRUNE_KEYS", "PRUNE_ROWS"]
+__all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_BATCHES", "PRUNE_EVENTS", "PRUNE_KEYS", "PRUNE_ROWS"]
 
 PRUNE_LOCK = 0x706C696E6A02
 PRUNE_ROWS = 5000
 
 # Of each kind by itself, since $3 keeps some for another time than $2: what is kept longer is not walked over. `ended`
-# walks the index from one kind to the next.
+# walks the index from one kind to the next. Members of an open batch are kept: their ends are counted, and their
+# results read, when it ends.
 PRUNE = f"""
 WITH RECURSIVE ended AS (
     (SELECT kind FROM job_history WHERE state = $1 AND (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK}))
@@ -20,6 +21,8 @@ WITH RECURSIVE ended AS (
             SELECT id FROM job_history
             WHERE state = $1 AND job_history.kind = ended.kind
                 AND finished_at < now() - COALESCE(($3::jsonb ->> ended.kind)::float8 * interval '1 second', $2)
+                AND NOT EXISTS (
+                    SELECT FROM job_batch WHERE job_batch.id = batch_id AND job_batch.finished_at IS NULL)
             ORDER BY finished_at LIMIT {PRUNE_ROWS}) AS first
         LIMIT {PRUNE_ROWS}))
     RETURNING id
@@ -49,6 +52,16 @@ WITH old AS (
         SELECT id FROM audit_record
         WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND at < now() - $1::interval
         ORDER BY at LIMIT {PRUNE_ROWS}))
+    RETURNING id
+)
+SELECT count(*) FROM old
+"""
+PRUNE_BATCHES = f"""
+WITH old AS (
+    DELETE FROM job_batch WHERE id = ANY (ARRAY(
+        SELECT id FROM job_batch
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND finished_at < now() - $1::interval
+        ORDER BY finished_at LIMIT {PRUNE_ROWS}))
     RETURNING id
 )
 SELECT count(*) FROM old

@@ -12,6 +12,7 @@ put off. Those with a few follow-ups without a key do neither, and have another 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +21,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.aio import cancel_all
 from plinth.database.errors import DatabaseUnavailableError, database_reason, sqlstate
+from plinth.jobs.after_commit import after_commit
 from plinth.jobs.claimed import ClaimedJob, Progress
 from plinth.jobs.context import JobContext
+from plinth.jobs.engine.batches import Batches
 from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.step_recorder import StepRecorder
 from plinth.jobs.engine.step_store import StepStore
@@ -103,6 +106,7 @@ class Recorder:
         )
         self._suspended = Lane(self._write_suspended, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
         self._lanes = (self._plain, self._with_follow_ups, self._slow, self._suspended)
+        self.batches = Batches(store.database)
         self._progress: dict[RunKey, tuple[JobContext, Progress]] = {}
         self._progress_wanted = asyncio.Event()
         # Held while rows of running jobs are locked: two statements of this worker would skip each other's.
@@ -135,7 +139,10 @@ class Recorder:
     async def complete(self, ctx: JobContext, session: AsyncSession, result: str | None) -> bool:
         """Complete a run's job in the session's transaction; False if another run has taken over."""
         await self._write_progress()  # the last report goes into the history with the job
-        return await self._store.finish_in(session, Finish(ctx.id, ctx.run, State.SUCCEEDED, result=result))
+        done = await self._store.finish_in(session, Finish(ctx.id, ctx.run, State.SUCCEEDED, result=result))
+        if done and ctx.batch is not None:
+            after_commit(session, partial(self.batches.look_at, [ctx.batch]))
+        return done
 
     @property
     def backlog(self) -> int:
@@ -148,14 +155,15 @@ class Recorder:
         return self.backlog - sum(lane.put_off for lane in self._lanes)
 
     async def drained(self) -> None:
-        """Wait until all outcomes are committed."""
-        while self.backlog:
-            for lane in self._lanes:
+        """Wait until all outcomes are committed, and batches have ended by them."""
+        while self.backlog or len(self.batches.lane):
+            for lane in (*self._lanes, self.batches.lane):
                 await lane.idle.wait()
 
     async def run(self) -> None:
         """Write, for ever."""
-        parts = (*(lane.run() for lane in self._lanes), self.steps.run(), self._report_progress())
+        lanes = (*self._lanes, self.batches.lane)
+        parts = (*(lane.run() for lane in lanes), self.steps.run(), self._report_progress())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             await asyncio.gather(*tasks)
@@ -172,13 +180,13 @@ class Recorder:
         ):
             if some := [run for run in runs if isinstance(run.outcome, kind)]:
                 put_off |= await self._persist(some, write)
-        self._on_written([run for run in runs if run not in put_off])
+        self._committed(runs, put_off)
         return put_off
 
     async def _write_suspended(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
         await self._write_progress()
         put_off = await self._persist(runs, self._store.suspend)
-        self._on_written([run for run in runs if run not in put_off])
+        self._committed(runs, put_off)
         return put_off
 
     async def _write_with_follow_ups(self, runs: Sequence[EndedRun]) -> set[EndedRun]:
@@ -190,8 +198,13 @@ class Recorder:
             return await self._store.finish_with_follow_ups(follow_ups, outcomes, wait=wait)
 
         put_off = await self._persist(runs, write)
-        self._on_written([run for run in runs if run not in put_off])
+        self._committed(runs, put_off)
         return put_off
+
+    def _committed(self, runs: Sequence[EndedRun], put_off: set[EndedRun]) -> None:
+        written = [run for run in runs if run not in put_off]
+        self._on_written(written)
+        self.batches.look_at(run.job.batch_id for run in written)
 
     async def _persist(self, runs: Sequence[EndedRun], write: Write) -> set[EndedRun]:
         """Write outcomes of one kind; returns the runs that are put off."""

@@ -14,6 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database, DatabaseUnavailableError
 from plinth.database.errors import database_reason, sqlstate
 from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.engine.batches import cancel_children
 from plinth.jobs.engine.sql import CANCEL_RUNNING, CANCEL_WAITING
 from plinth.jobs.enqueue import enqueue_many
 from plinth.jobs.outcome import State
@@ -127,9 +128,11 @@ class Scheduler:
 
     async def _cancel_earlier(self, session: AsyncSession, kind: str, prefix: str) -> None:
         connection = await session.connection()
-        for job in await connection.exec_driver_sql(EARLIER, (kind, prefix)):
+        earlier = (await connection.exec_driver_sql(EARLIER, (kind, prefix))).all()
+        for job in earlier:
             if job.state == State.RUNNING:
                 await connection.exec_driver_sql(CANCEL_RUNNING, (job.id,))
                 ring_after_commit(session, cancelled=[job.id])
             else:
                 await connection.exec_driver_sql(CANCEL_WAITING, (job.id,))
+        await cancel_children(session, [job.id for job in earlier])

@@ -21,7 +21,7 @@ REAP_ROWS = 500
 COMMON_COLUMNS = (
     "id, kind, queue, priority, owner, payload, unique_key, max_attempts, crash_count, run_lease, created_at, run_at, "
     "started_at, progress_done, progress_total, progress_message, trace_context, slot_at, limit_key, "
-    "unique_while_waiting"
+    "unique_while_waiting, batch_id"
 )
 HISTORY_COLUMNS = f"{COMMON_COLUMNS}, attempt, errors, state, finished_at"
 
@@ -190,7 +190,7 @@ lost AS MATERIALIZED (
         attempt = CASE WHEN lost.hung THEN attempt ELSE attempt - 1 END, crash_count = lost.crash_count,
         errors = {_errors("job", "lost.entry")}
     FROM lost WHERE {_TAKEN} AND lost.fate = 'available'
-    RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung
+    RETURNING job.id, job.kind, job.queue, lost.fate, lost.hung, job.batch_id
 ), removed AS (
     DELETE FROM job USING lost WHERE {_TAKEN} AND lost.fate IN ('cancelled', 'discarded')
     RETURNING job.*, lost.fate, lost.hung, lost.entry, lost.crash_count AS crashes
@@ -202,7 +202,8 @@ lost AS MATERIALIZED (
 ), forgotten AS (
     DELETE FROM worker_session USING reaper WHERE reaper.alone AND expires_at < now() - $6::interval
 )
-SELECT id, kind, queue, fate, hung FROM returned UNION ALL SELECT id, kind, queue, fate, hung FROM removed
+SELECT id, kind, queue, fate, hung, batch_id FROM returned
+UNION ALL SELECT id, kind, queue, fate, hung, batch_id FROM removed
 """
 
 OPEN_SESSION = """

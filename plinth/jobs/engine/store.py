@@ -25,7 +25,7 @@ from plinth.jobs.engine.claim_sql import (
 )
 from plinth.jobs.engine.key_limits import KeyLimits, KeyRoom
 from plinth.jobs.engine.key_sql import PRUNE_STARTS
-from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_EVENTS, PRUNE_KEYS
+from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT, PRUNE_BATCHES, PRUNE_EVENTS, PRUNE_KEYS
 from plinth.jobs.engine.sql import (
     CANCELLED_AMONG,
     CLOSE_SESSION,
@@ -69,6 +69,7 @@ class Reaped(NamedTuple):
     queue: str
     fate: str
     hung: bool
+    batch_id: UUID | None
 
 
 class Swept(NamedTuple):
@@ -290,6 +291,10 @@ class Store:
     async def prune_keys(self) -> int:
         """Delete unique keys that are free, some at a time; how many."""
         return await self._delete(PRUNE_KEYS)
+
+    async def prune_batches(self, older_than: float) -> int:
+        """Delete batches that ended more than so many seconds ago, some at a time; how many."""
+        return await self._delete(PRUNE_BATCHES, timedelta(seconds=older_than))
 
     async def _delete(self, statement: str, *arguments: Any) -> int:
         async with self.database.connection() as connection:

@@ -23,7 +23,7 @@ from tests.support.notes import FOLDER
 PLATFORM_TABLES = {
     *("job", "job_history", "job_queue", "job_schedule", "worker_session", "duty"),
     *("idempotency_record", "first_issuer", "audit_record", "api_key", "job_step", "job_event", "job_start"),
-    "job_key_hold",
+    *("job_key_hold", "job_batch"),
 }
 AHEAD = "UPDATE alembic_version SET version_num = version_num || '_from_the_future'"
 

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -14,6 +14,7 @@ from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, enqueue_many, job
 from plinth.jobs.engine import housekeeping as housekeeping_module
 from plinth.jobs.engine import store as store_module
+from plinth.jobs.engine.batch_sql import OVER, OVER_AMONG
 from plinth.jobs.engine.claim_sql import CLAIM
 from plinth.jobs.engine.prune_sql import PRUNE, PRUNE_AUDIT
 from plinth.jobs.engine.recorder import Recorder
@@ -368,6 +369,37 @@ class TestRetention:
         left = await jobs.all("SELECT extract(day FROM now() - at)::int AS days FROM audit_record ORDER BY days")
         assert [row["days"] for row in left] == [1, 364]
 
+    async def test_members_of_an_open_batch_are_kept_until_it_has_ended(
+        self, settings: Settings, jobs: Jobs, noop: JobKind[Number]
+    ) -> None:
+        batches = {name: uuid4() for name in ("open", "ended", "old")}
+        await jobs.all(
+            """
+            INSERT INTO job_batch (id, finished_at) SELECT id, now() - days * interval '1 day'
+            FROM unnest($1::uuid[], ARRAY[NULL, 8, 91]) AS batch (id, days)
+            """,
+            list(batches.values()),
+        )
+        members = """
+            (kind, queue, priority, payload, max_attempts, run_at, state, batch_id{0})
+            SELECT 'test.other', 'default', 0, '{{}}', 1, now(), '{1}', id{2} FROM unnest($1::uuid[]) AS id
+        """
+        ended = members.format(", finished_at", "succeeded", ", now() - interval '8 days'")
+        await jobs.all(f"INSERT INTO job_history {ended}", list(batches.values()))
+        await jobs.all(f"INSERT INTO job {members.format('', 'available', '')}", [batches["open"]])
+
+        async def pruned() -> bool:
+            return len(await jobs.all("SELECT FROM job_batch")) == 2 and len(await history()) == 1
+
+        async def history() -> list[Any]:
+            return await jobs.all("SELECT batch_id FROM job_history")
+
+        async with working(settings, noop):
+            await until(pruned)
+        assert [row["batch_id"] for row in await history()] == [batches["open"]]
+        left = await jobs.all("SELECT id FROM job_batch")
+        assert {row["id"] for row in left} == {batches["open"], batches["ended"]}
+
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
@@ -424,7 +456,7 @@ class TestPlans:
     @pytest.mark.parametrize(
         ("statement", "words", "reads"),
         [
-            pytest.param(FINISH, (["succeeded"] * 200, [None] * 200), 2, id="finish"),
+            pytest.param(FINISH, (["succeeded"] * 200, [None] * 200, [None] * 200), 2, id="finish"),
             pytest.param(RETRY, ([1.0] * 200, ["{}"] * 200, [True] * 200), 2, id="retry"),
             pytest.param(RELEASE, (), 2, id="release"),
             pytest.param(PROGRESS, ([1] * 200, [2] * 200, ["half"] * 200), 2, id="progress"),
@@ -468,9 +500,23 @@ class TestPlans:
         rows = await jobs.all("UPDATE job SET state = 'running', session_id = $1 RETURNING id", store.session_id)
         ids = [row["id"] for row in rows[:500]]
         fence = (ids, [0] * 500, store.session_id)
-        found = await self.explain(jobs, FINISH, *fence, ["succeeded"] * 500, [None] * 500)
+        nothing = [None] * 500
+        found = await self.explain(jobs, FINISH, *fence, ["succeeded"] * 500, nothing, nothing)
         assert found[0]["Actual Rows"] == 500
         assert max(node.get("Rows Removed by Join Filter", 0) for node in found) < 1000
+
+    @pytest.mark.usefixtures("store")
+    @pytest.mark.parametrize(("statement", "given"), [(OVER_AMONG, True), (OVER, False)], ids=["among", "all"])
+    async def test_look_for_a_live_member_reads_one_job_of_each_batch(
+        self, jobs: Jobs, statement: str, given: bool
+    ) -> None:
+        ids = [uuid4() for _ in range(10)]
+        await jobs.all("INSERT INTO job_batch (id) SELECT unnest($1::uuid[])", ids)
+        await jobs.all("UPDATE job SET batch_id = ($1::uuid[])[1 + abs(hashtext(id::text)) % 10]", ids)
+        found = await self.explain(jobs, statement, *([ids] if given else []))
+        scans = self.job_scans(found)
+        assert {node["Index Name"] for node in scans} == {"ix_job_batch_id"}
+        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 10
 
     async def test_cached_plan_does_not_scan_the_table_after_a_burst(
         self, settings: Settings, database: Database, jobs: Jobs, noop: JobKind[Number]
