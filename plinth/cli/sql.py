@@ -20,7 +20,7 @@ _NAMES = [name.lower() for names in _MODULES.values() for name in names]
 @click.argument("name", type=click.Choice([*_NAMES, "enqueue"]), required=False, metavar="[NAME]")
 def sql(name: str | None) -> None:
     """Print the statements of the job engine, or one of them; $1, $2 … are their parameters."""
-    from plinth.jobs.enqueue import INSERT
+    from plinth.jobs.enqueue_sql import INSERT
 
     statements = {
         known.lower(): getattr(import_module(f"plinth.jobs.engine.{module}"), known)

@@ -25,7 +25,7 @@ from plinth.jobs import (
     job,
 )
 from plinth.jobs.admin.jobs import request_cancel, retry_job
-from plinth.jobs.enqueue import INSERT, LIVE
+from plinth.jobs.enqueue_sql import INSERT, LIVE
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import Finish
 from plinth.jobs.tables import CHECKS
