@@ -53,6 +53,7 @@ class Bench:
         if name == "plinth":
             # All that is different from production: no identity provider has to be named.
             env |= {"ENVIRONMENT": "test", "LOG_FORMAT": "json", "METRICS_PORT": "0"}
+            env["LOG_JOB_SAMPLE"] = os.environ.get("LOG_JOB_SAMPLE", "1")
             python = Path(sys.executable)
         else:
             python = THEIR_PYTHON

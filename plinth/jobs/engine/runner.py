@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from random import random
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -80,6 +81,7 @@ class Runner:
         # Kept for each run: `asyncio.get_running_loop` is a system call in Python 3.11.
         self._loop = asyncio.get_running_loop()
         self._log = log.bind()  # 0.8 µs a line
+        self._sample = settings.LOG_JOB_SAMPLE
         self._wake = asyncio.Event()
         self._wake.set()
         self._unsure = False  # a claim broke off, and may have committed
@@ -241,9 +243,12 @@ class Runner:
         seconds = monotonic() - run.began
         result = run.result(outcome)
         metrics = of_kind(job.kind)
-        metrics.run.observe(seconds, exemplar())
+        traced = exemplar()
+        metrics.run.observe(seconds, traced)
         metrics.finished[result].inc()
-        self._log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=round(seconds * 1000, 2))
+        if traced is not None or result != State.SUCCEEDED or self._sample == 1 or random() < self._sample:  # noqa: S311
+            milliseconds = round(seconds * 1000, 2)
+            self._log.info("job", kind=job.kind, outcome=result, attempt=job.attempt, duration_ms=milliseconds)
         end_job(run.span, outcome=result, error=error_type(outcome))
         if outcome is not None:
             succeeded = isinstance(outcome, Finish) and outcome.state is State.SUCCEEDED

@@ -16,7 +16,7 @@ from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.admin.queues import retry_dead_letters
 from plinth.jobs.kinds import JobKind
 from plinth.telemetry import trace_setup, tracing
-from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, working
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, until, working
 from tests.support.collector import Collector
 from tests.support.logs import logging_as
 
@@ -247,3 +247,31 @@ async def test_stored_trace_context_is_plain_json(
     job_id = await enqueue_in(database, noop, CALLER)
     row = await jobs.one("SELECT trace_context::text AS text FROM job WHERE id = $1", job_id)
     assert list(json.loads(row["text"])) == ["traceparent"]
+
+
+class TestSampledLines:
+    @pytest.mark.parametrize(("share", "written"), [(0, {"discarded"}), (1, {"discarded", "succeeded"})])
+    async def test_a_share_of_the_successes_has_lines(
+        self, database: Database, jobs: Jobs, settings: Settings, share: float, written: set[str]
+    ) -> None:
+        @job("test.sampled")
+        async def sampled(ctx: JobContext, payload: Number) -> None:
+            if payload.n:
+                raise Discard("as it was asked to")
+
+        async with database.session() as session:
+            for n in (0, 1):
+                await enqueue(session, sampled, Number(n=n))
+        with logging_as(LOG_FORMAT="json") as log:
+            async with working(settings.model_copy(update={"LOG_JOB_SAMPLE": share}), sampled):
+                await until(lambda: jobs.all("SELECT FROM job_history OFFSET 1"))
+        assert {line["outcome"] for line in log.lines("job")} == written
+
+    async def test_traced_runs_have_lines_in_any_case(
+        self, database: Database, jobs: Jobs, noop: JobKind[Number], traced: Settings
+    ) -> None:
+        job_id = await enqueue_in(database, noop, CALLER)
+        with logging_as(LOG_FORMAT="json") as log:
+            async with working(traced.model_copy(update={"LOG_JOB_SAMPLE": 0}), noop):
+                await jobs.end_of(job_id)
+        assert [line["job_id"] for line in log.lines("job")] == [str(job_id)]
