@@ -14,6 +14,7 @@ from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
+from plinth.http.routes import templates_of
 from plinth.identity import build_verifier
 from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.owners import Owners
@@ -26,6 +27,8 @@ from plinth.redis.window import WriteCheck
 from plinth.settings import PlatformSettings
 from plinth.settings.keys import derive_keys
 from plinth.telemetry import trace_setup
+from plinth.telemetry.http_metrics import HTTP
+from plinth.telemetry.route_template import UNMATCHED
 
 __all__ = ["lifespan_of"]
 
@@ -42,6 +45,7 @@ def lifespan_of(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
+        HTTP.expect({*templates_of(app.routes), UNMATCHED})
         # Closes in reverse order, also when opening one of them fails.
         async with AsyncExitStack() as closing:
             await closing.enter_async_context(trace_setup.running(settings, "api"))

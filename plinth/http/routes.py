@@ -1,11 +1,13 @@
 """What FastAPI's router knows of a request: its route, and the methods of its path, HEAD among them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-__all__ = ["as_get", "methods_of", "path_of", "route_of"]
+__all__ = ["as_get", "methods_of", "path_of", "route_of", "templates_of"]
 
 
 def path_of(scope: Scope) -> str:
@@ -20,6 +22,11 @@ def route_of(scope: Scope) -> Any:
     `tests/plinth/integration/api/test_identity_first.py` checks the installed version of FastAPI.
     """
     return scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+
+
+def templates_of(routes: Sequence[BaseRoute]) -> set[str]:
+    """The templates of all routes, with their full prefix. Mounted applications are left out."""
+    return {route.path_format for route in iter_route_contexts(routes) if route.methods and route.path_format}
 
 
 def methods_of(scope: Scope) -> set[str]:

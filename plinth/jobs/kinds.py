@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 from plinth.jobs.limits import Limit
+from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["NAME", "JobKind", "UnknownKindError", "check_name", "kind_named", "kinds", "register"]
@@ -71,6 +72,7 @@ def register(kind: JobKind[Any]) -> None:
     if kind.name in _kinds:
         raise ValueError(f"{kind.name!r} is the name of two kinds of jobs")
     _kinds[kind.name] = kind
+    ENQUEUED.labels(kind.name)  # shows from here on, at 0: Prometheus sees no increase in a series that begins at 1
 
 
 def kinds() -> Mapping[str, JobKind[Any]]:

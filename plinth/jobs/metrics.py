@@ -8,7 +8,16 @@ from prometheus_client import Histogram as SharedHistogram
 from plinth.telemetry.histogram import Family, Histogram, render
 from plinth.telemetry.metrics import Observed, expose
 
-__all__ = ["ENQUEUED", "HEARTBEAT_LAG", "HOUSEKEEPING", "LEASES_LOST", "UNKNOWN_KIND", "KindMetrics", "of_kind"]
+__all__ = [
+    "ENQUEUED",
+    "HEARTBEAT_LAG",
+    "HOUSEKEEPING",
+    "LEASES_LOST",
+    "UNKNOWN_KIND",
+    "KindMetrics",
+    "of_kind",
+    "reaped",
+]
 
 UNKNOWN_KIND = "unknown"  # every kind that this process has not registered
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -36,14 +45,13 @@ class KindMetrics(NamedTuple):
     wait: Histogram
     run: Histogram
     finished: dict[str, Counter]
-    reaped: dict[str, Counter]
 
 
 _known: dict[str, KindMetrics] = {}
 
 
 def of_kind(kind: str) -> KindMetrics:
-    """Return the metrics of a registered kind, or of all others under UNKNOWN_KIND.
+    """Return the metrics of a registered kind.
 
     They show from here on, at 0: Prometheus sees no increase in a series that begins at 1.
     """
@@ -55,9 +63,14 @@ def of_kind(kind: str) -> KindMetrics:
         Histogram(_WAIT, f'kind="{kind}"'),
         Histogram(_RUN, f'kind="{kind}"'),
         {outcome: _FINISHED.labels(kind, outcome) for outcome in outcomes},
-        {fate: _REAPED.labels(kind, fate) for fate in ("available", "cancelled", "discarded")},
     )
+    reaped(kind)
     return found
+
+
+def reaped(kind: str) -> dict[str, Counter]:
+    """Return the counters of runs of a kind that were taken away, by fate. They show from here on, at 0."""
+    return {fate: _REAPED.labels(kind, fate) for fate in ("available", "cancelled", "discarded")}
 
 
 def _render(openmetrics: bool) -> str:

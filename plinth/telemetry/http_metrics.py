@@ -1,6 +1,7 @@
 """Metrics of requests: count, duration and sizes by route, and the number of active requests."""
 
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from threading import Lock
 from time import time
 from typing import NamedTuple
@@ -29,6 +30,8 @@ _ACTIVE_HELP = "Requests that are being answered."
 # does: both outcomes of this one are there from the start.
 _ANSWERED = "plinth_http_requests"
 _ANSWERED_HELP = "Requests that were answered: a failure by a 5xx, or by a response that an error has cut short."
+_FAILED = "plinth_http_failures"
+_FAILED_HELP = "Requests that failed, by route. Every route is there from the start."
 
 
 class _Ended(NamedTuple):
@@ -51,7 +54,13 @@ class HttpMetrics:
         self._ended: deque[_Ended] = deque()
         self._counting = Lock()
         self._answered = {"success": 0, "failure": 0}
+        self._failed: dict[str, int] = {}
         self.active: dict[str, int] = {}
+
+    def expect(self, routes: Iterable[str]) -> None:
+        """Show the failures of these routes from here on, at 0."""
+        for route in routes:
+            self._failed.setdefault(route, 0)
 
     def begin(self, method: str) -> str:
         """Count an active request. Returns the method's label, which `end` takes."""
@@ -90,14 +99,17 @@ class HttpMetrics:
                 request_body.observe(ended.received)
                 response_body.observe(ended.sent)
                 self._answered["failure" if ended.failed else "success"] += 1
+                if ended.failed:
+                    self._failed[ended.route] = self._failed.get(ended.route, 0) + 1
 
     def histograms(self, method: str, route: str, status: int) -> tuple[Histogram, ...]:
         """The histograms of these labels: duration, request body and response body."""
         key = method, route, status
         found = self._series.get(key)
         if found is None:
-            template = route.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-            labels = f'http_request_method="{method}",http_route="{template}",http_response_status_code="{status}"'
+            labels = (
+                f'http_request_method="{method}",http_route="{_escaped(route)}",http_response_status_code="{status}"'
+            )
             found = self._series[key] = tuple(Histogram(family, labels) for family in _FAMILIES)
         return found
 
@@ -107,14 +119,24 @@ class HttpMetrics:
         lines = [f"# HELP {_ACTIVE} {_ACTIVE_HELP}\n# TYPE {_ACTIVE} gauge\n"]
         for method, count in self.active.copy().items():
             lines.append(f'{_ACTIVE}{{http_request_method="{method}"}} {count}\n')
-        counted = f"{_ANSWERED}_total"
-        name = _ANSWERED if openmetrics else counted
-        lines.append(f"# HELP {name} {_ANSWERED_HELP}\n# TYPE {name} counter\n")
-        lines += [f'{counted}{{outcome="{outcome}"}} {count}\n' for outcome, count in self._answered.items()]
+        lines += _counter(_ANSWERED, _ANSWERED_HELP, "outcome", self._answered, openmetrics)
+        lines += _counter(_FAILED, _FAILED_HELP, "http_route", self._failed.copy(), openmetrics)
         series = list(self._series.values())
         for number, family in enumerate(_FAMILIES):
             lines.append(render(family, (histograms[number] for histograms in series), openmetrics))
         return "".join(lines)
+
+
+def _counter(name: str, about: str, label: str, counts: Mapping[str, int], openmetrics: bool) -> Iterator[str]:
+    counted = f"{name}_total"
+    family = name if openmetrics else counted
+    yield f"# HELP {family} {about}\n# TYPE {family} counter\n"
+    for value, count in counts.items():
+        yield f'{counted}{{{label}="{_escaped(value)}"}} {count}\n'
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 HTTP = HttpMetrics()

@@ -129,6 +129,10 @@ _ERRORS = Counter(
     "constraint refuses does not count.",
     ["db_system_name", "kind"],
 )
+# From the start, at 0: Prometheus sees no increase in a series that begins at 1.
+for _system in _OPERATIONS:
+    for _kind in ("unavailable", "timeout", "other"):
+        _ERRORS.labels(_system, _kind)
 
 
 @lru_cache(maxsize=1024)

@@ -30,7 +30,7 @@ VALUES: Object = {"metrics": {"rules": {"enabled": True, "certManager": True}, "
 
 # Series that a service in good health has none of, and those that need what a try-out lacks: an identity provider,
 # cert-manager. With a real Prometheus make trouble first, or leave them out.
-NEEDS_TROUBLE = ('http_response_status_code=~"5.."', "plinth_jobs_reaped_total", "plinth_db_errors_total")
+NEEDS_TROUBLE = ("plinth_http_failures_total", "plinth_jobs_reaped_total", "plinth_db_errors_total")
 NEEDS_OTHERS = ("plinth_jwks_", "certmanager_")
 
 

@@ -13,7 +13,8 @@ from plinth.jobs.engine.prune_sql import PRUNE_ROWS
 from plinth.jobs.engine.store import Store
 from plinth.jobs.hooks import DiscardedJob, tell_discarded
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND, of_kind
+from plinth.jobs.metrics import HOUSEKEEPING, UNKNOWN_KIND
+from plinth.jobs.metrics import reaped as reaped_of
 from plinth.jobs.outcome import State
 from plinth.settings import PlatformSettings
 
@@ -88,7 +89,7 @@ class Housekeeping:
         with HOUSEKEEPING.labels("reap").time():
             reaped = await self._store.reap(max_crashes=self._settings.JOBS_MAX_CRASHES)
         for job in reaped:
-            of_kind(job.kind if job.kind in self._kinds else UNKNOWN_KIND).reaped[job.fate].inc()
+            reaped_of(job.kind if job.kind in self._kinds else UNKNOWN_KIND)[job.fate].inc()
             log.warning(
                 "a job was taken away from its run",
                 job_id=str(job.id),

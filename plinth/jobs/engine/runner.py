@@ -26,7 +26,7 @@ from plinth.jobs.engine.run import Run, error_type
 from plinth.jobs.engine.scheduler import Scheduler
 from plinth.jobs.engine.store import DEADLINE_MARGIN, Store
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.metrics import of_kind
+from plinth.jobs.metrics import UNKNOWN_KIND, of_kind, reaped
 from plinth.jobs.outcome import Finish, Release, State
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import exemplar
@@ -69,6 +69,7 @@ class Runner:
         self._kinds = kinds
         for name in kinds:
             of_kind(name)
+        reaped(UNKNOWN_KIND)
         self._queues = queues
         self._concurrency = concurrency
         # Kinds of which an ended run may let another start.

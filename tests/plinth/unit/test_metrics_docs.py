@@ -55,6 +55,7 @@ def registered() -> dict[str, tuple[str, tuple[str, ...]]]:
     _Counts("main").wait_time.observe(0)
     of_kind("any")
     HTTP.end(HTTP.begin("GET"), "/", 200, 0.001, 0, 0, None)
+    HTTP.expect(["/"])
     of_kind("example")
     for family in text_string_to_metric_families("".join(render(False) for render in metrics._renderers)):
         labels = tuple(label for label in family.samples[0].labels if label != "le")
