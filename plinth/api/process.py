@@ -8,7 +8,7 @@ from typing import TypeVar
 from fastapi import FastAPI
 
 from plinth.settings import PlatformSettings, SettingsError
-from plinth.telemetry.logging import configure_logging, log_warnings
+from plinth.telemetry.logging import configure_logging, error_text, log_warnings
 from plinth.telemetry.metrics import tell_build
 
 __all__ = ["make_application"]
@@ -26,7 +26,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     try:
         settings = read_settings()
     except SettingsError as error:
-        sys.exit(str(error))
+        sys.exit(error_text(error))
     configure_logging(settings)
     log_warnings(settings)
     tell_build(settings)

@@ -13,7 +13,7 @@ import click
 from plinth.cli.service import ServiceError, declared_settings, load
 from plinth.settings import PlatformSettings, SettingsError
 from plinth.settings.urls import is_loopback_host
-from plinth.telemetry.logging import configure_logging
+from plinth.telemetry.logging import configure_logging, error_text
 
 if TYPE_CHECKING:
     from sqlmodel.ext.asyncio.session import AsyncSession
@@ -64,7 +64,9 @@ def read_settings() -> PlatformSettings:
     """The service's settings; ends with 2 if there is no service here or they cannot be used."""
     try:
         return declared_settings(Path.cwd())()
-    except (ServiceError, SettingsError) as error:
+    except SettingsError as error:
+        fail(error_text(error), code=2)
+    except ServiceError as error:
         fail(str(error), code=2)
 
 

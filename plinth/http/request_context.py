@@ -19,6 +19,7 @@ from plinth.http.addresses import network_check
 from plinth.http.caller_limit import give_up_place
 from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
+from plinth.telemetry.log_profiles import ACCESS_MESSAGE
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.redaction import redact_text
 from plinth.telemetry.route_template import UNMATCHED, route_template, watch_route
@@ -179,7 +180,8 @@ class RequestContextMiddleware:
                     line["error"] = type(error).__qualname__
                 if "principal" in state:
                     line["principal"] = self.hash_of(state["principal"].key)
-                self.log.info("request", **line)
+                write = self.log.error if broken or status >= 500 else self.log.info
+                write(ACCESS_MESSAGE, **line)
             request_id_var.reset(id_token)
             if trace is not None:
                 detach(trace_token)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, get_args
 
 from dotenv import dotenv_values
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
@@ -31,9 +31,12 @@ __all__ = ["CheckedSettings", "SettingsError"]
 class SettingsError(Exception):
     """The configuration cannot be used. Lists every problem, and quotes no value: any could be a secret."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], log_format: str = "auto", log_profile: str = "default") -> None:
         super().__init__(problems)
         self.problems = problems
+        self.log_format = log_format
+        """LOG_FORMAT and LOG_PROFILE as far as they could be read, since the error goes to the log too."""
+        self.log_profile = log_profile
 
     def __str__(self) -> str:
         return "\n  - ".join(["The configuration cannot be used:", *self.problems])
@@ -56,11 +59,11 @@ class CheckedSettings(BaseSettings):
     _warnings: tuple[tuple[str, str], ...] = PrivateAttr(default=())
 
     def __init__(self, *, _env_file: Path | str | None = ".env", _environment: bool = True, **values: Any) -> None:
-        problems = self._load(_env_file, _environment, values)
+        problems, log_form = self._load(_env_file, _environment, values)
         if problems:
             # Raised here, outside of any handler and in a frame that holds no value that was read: a report of the
             # error may show its context and the local variables.
-            raise SettingsError(problems)
+            raise SettingsError(problems, **log_form)
 
     @classmethod
     def isolated(cls, **values: Any) -> Self:
@@ -91,8 +94,10 @@ class CheckedSettings(BaseSettings):
         """Yield the name of each wrong variable that a library reads by itself, and what was expected of it."""
         yield from ()
 
-    def _load(self, path: Path | str | None, from_environment: bool, values: dict[str, Any]) -> list[str]:
-        """Read and check every setting. Return the problems, each with the source of the value."""
+    def _load(
+        self, path: Path | str | None, from_environment: bool, values: dict[str, Any]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Read and check every setting. Return the problems, each with the source of the value, and the log's form."""
         fields = type(self).model_fields
         files = secret_files.variables(fields) if from_environment else {}
         known = {*fields, *files}
@@ -107,6 +112,8 @@ class CheckedSettings(BaseSettings):
                 )
         problems += [f"{name} (environment): {what}" for name, what in self.wrong_variables(environment)]
         lines = dotenv_values(path) if path and keys else {}
+        given_values = {**lines, **environment, **values}.items()
+        written = {name: value.strip() if isinstance(value, str) else value for name, value in given_values}
         read = list(secret_files.read_all(files, {"argument": values, "environment": environment, str(path): lines}))
         problems += [f"{file.variable} ({file.origin}): {file.problem}" for file in read if file.problem]
         given |= {file.variable: {file.name} for file in read}
@@ -126,10 +133,8 @@ class CheckedSettings(BaseSettings):
         except PydanticError as error:  # of a service's own validator of the whole model
             problems += [_message(detail) for detail in _details(error)]
         else:
-            given_values = {**lines, **environment, **values}.items()
-            written = {name: value.strip() if isinstance(value, str) else value for name, value in given_values}
             super().__setattr__("_warnings", tuple(self.doubtful_variables(written)))
-        return problems
+        return problems, _log_form(written, fields)
 
     @classmethod
     def settings_customise_sources(
@@ -173,6 +178,14 @@ class CheckedSettings(BaseSettings):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("Settings are not pickled: they hold secrets")
+
+
+def _log_form(written: Mapping[str, object], fields: Mapping[str, FieldInfo]) -> dict[str, str]:
+    """The values of LOG_FORMAT and LOG_PROFILE that are among those which they may have."""
+    names = [name for name in ("LOG_FORMAT", "LOG_PROFILE") if name in fields]
+    return {
+        name.lower(): str(written[name]) for name in names if written.get(name) in get_args(fields[name].annotation)
+    }
 
 
 class _Environment(EnvSettingsSource):

@@ -3,29 +3,34 @@
 Processors for structlog. Secrets that `plinth.telemetry.redaction` knows are masked in every line.
 """
 
-import json
+import logging
 import re
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.trace import get_current_span
-from pydantic_core import to_json
 from structlog.processors import format_exc_info
 
+from plinth.telemetry.log_lines import to_line
+from plinth.telemetry.log_profiles import RESERVED, Profile, free, move, translate
 from plinth.telemetry.redaction import redact
 
 __all__ = [
+    "add_exception",
+    "add_extra",
     "add_ids",
     "attempt_var",
     "drop_colours",
     "escape",
     "job_id_var",
+    "keep_reserved",
     "mask",
     "render_json",
+    "renderer_of",
     "request_id_var",
 ]
 
@@ -35,6 +40,8 @@ attempt_var: ContextVar[int | None] = ContextVar("attempt", default=None)
 
 # All but line breaks and tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_RECORD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 Event = MutableMapping[str, Any]
 
@@ -47,17 +54,55 @@ def render_json(logger: Any, method: str, event: Event) -> bytes:
 
     One step: a chain of processors takes three times as long, and every request writes a line.
     """
+    line = _members(logger, method, event)
+    line |= event
+    return to_line(line)
+
+
+def renderer_of(profile: Profile | None) -> Callable[[Any, str, Event], bytes]:
+    """`render_json` with the names of a profile."""
+    if profile is None:
+        return render_json
+
+    def render(logger: Any, method: str, event: Event) -> bytes:
+        line = _members(logger, method, event)
+        return to_line(translate(profile, line, event))
+
+    return render
+
+
+def _members(logger: Any, method: str, event: Event) -> dict[str, Any]:
+    """Take the platform's members out of an event, and mask the secrets of the rest."""
     if "exc_info" in event:
-        event = format_exc_info(logger, method, event)
+        add_exception(logger, method, event)
     redact(event)
     line: dict[str, Any] = {"timestamp": _timestamp(), "level": method, "message": event.pop("event", None)}
-    add_ids(logger, method, line)
-    line |= event
-    try:
-        # Infinity is no JSON: a parser would refuse the whole line.
-        return to_json(line, fallback=str, inf_nan_mode="strings")
-    except ValueError:  # text or bytes that are no UTF-8
-        return json.dumps(line, default=repr, skipkeys=True).encode()
+    if not RESERVED.isdisjoint(event):
+        keep_reserved(logger, method, event)
+    return cast(dict[str, Any], add_ids(logger, method, line))
+
+
+def keep_reserved(logger: Any, method: str, event: Event) -> Event:
+    """Move values under names that the platform writes: `level="gold"` becomes `level_`."""
+    for name in RESERVED & event.keys():
+        move(event, name)
+    return event
+
+
+def add_exception(logger: Any, method: str, event: Event) -> Event:
+    """Replace `exc_info` by `exception`, the traceback."""
+    if event.get("exc_info") and "exception" in event:
+        move(event, "exception")
+    return format_exc_info(logger, method, event)
+
+
+def add_extra(logger: Any, method: str, event: Event) -> Event:
+    """Add the `extra` of a standard library's line; none of it replaces the message or the logger."""
+    for name, value in vars(event["_record"]).items():
+        if name not in _RECORD:
+            own = str(name)
+            event[free(own, event) if own in event else own] = value
+    return event
 
 
 def _timestamp() -> str:
@@ -72,7 +117,7 @@ def _second(second: int) -> str:
 
 
 def add_ids(logger: Any, method: str, event: Event) -> Event:
-    """Add the ids of the current trace, request and job."""
+    """Add the ids of the current trace, request and job. A line about another job has that one's."""
     trace, request_id, job_id = get_current_span().get_span_context(), request_id_var.get(), job_id_var.get()
     if trace.trace_id:
         event["trace_id"], event["span_id"] = trace.trace_id.to_bytes(16).hex(), trace.span_id.to_bytes(8).hex()

@@ -14,10 +14,20 @@ from typing import Any
 
 import structlog
 
-from plinth.settings import PlatformSettings
-from plinth.telemetry.log_records import add_ids, drop_colours, escape, mask, render_json
+from plinth.settings import PlatformSettings, SettingsError
+from plinth.telemetry.log_profiles import PROFILES
+from plinth.telemetry.log_records import (
+    add_exception,
+    add_extra,
+    add_ids,
+    drop_colours,
+    escape,
+    keep_reserved,
+    mask,
+    renderer_of,
+)
 
-__all__ = ["LEVELS", "configure_logging", "log_level", "log_warnings", "set_log_level"]
+__all__ = ["LEVELS", "configure_logging", "error_text", "log_level", "log_warnings", "set_log_level"]
 
 log = structlog.get_logger("plinth.telemetry.logging")
 
@@ -60,14 +70,16 @@ def configure_logging(settings: PlatformSettings) -> None:
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    render = renderer_of(PROFILES[settings.LOG_PROFILE])
     processors: list[structlog.typing.Processor] = (
-        [render_json]
+        [render]
         if as_json
         else [
+            keep_reserved,
             add_ids,
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,  # before secrets are masked: the renderer would do it afterwards
+            add_exception,  # before secrets are masked: the renderer would do it afterwards
             mask,
             escape,
             console,
@@ -84,10 +96,10 @@ def configure_logging(settings: PlatformSettings) -> None:
     handler = _Handler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), drop_colours],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, add_extra, drop_colours],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([lambda *event: render_json(*event).decode()] if as_json else processors),
+                *([lambda *event: render(*event).decode()] if as_json else processors),
             ],
         )
     )
@@ -106,6 +118,14 @@ def configure_logging(settings: PlatformSettings) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def error_text(error: SettingsError) -> str:
+    """What a process that cannot start writes to stderr: the message, or a line with LOG_FORMAT=json."""
+    if error.log_format != "json":
+        return str(error)
+    render = renderer_of(PROFILES[error.log_profile])
+    return render(None, "critical", {"event": "the configuration cannot be used", "problems": error.problems}).decode()
 
 
 def log_warnings(settings: PlatformSettings) -> None:

@@ -1,4 +1,4 @@
-"""An access line is written before the next request is answered: a killed process loses none."""
+"""Access lines: none is lost with a killed process, and those of failures are errors."""
 
 import json
 import os
@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from plinth.http.request_context import RequestContextMiddleware
+from tests.support.logs import Configure
 from tests.support.notes import PACKAGES
 
 SERVER = """
@@ -46,3 +51,18 @@ def test_a_process_killed_after_a_response_has_written_its_access_line(tmp_path:
     _, log = server.communicate()
     (line,) = [line for line in map(json.loads, log.splitlines()) if line["message"] == "request"]
     assert (line["path"], line["status"], line["request_id"]) == ("/loud", 200, answer.headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize(
+    ("status", "level"), [(200, "info"), (304, "info"), (404, "info"), (500, "error"), (503, "error")]
+)
+async def test_access_lines_of_failures_are_errors(configure: Configure, status: int, level: str) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=status)(scope, receive, send)
+
+    stderr = configure(LOG_FORMAT="json")
+    transport = httpx.ASGITransport(RequestContextMiddleware(answer))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        await client.get("/")
+    (line,) = stderr.lines("request")
+    assert (line["status"], line["level"]) == (status, level)

@@ -1,0 +1,143 @@
+"""Lines as log stores document them: Cloud Logging, Elastic, Datadog."""
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+from plinth.telemetry.log_records import request_id_var
+from tests.support.logs import Configure
+
+TRACE, SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
+ACCESS: dict[str, Any] = {
+    "method": "GET",
+    "route": "/items/{item_id}",
+    "path": "/items/1",
+    "status": 503,
+    "duration_ms": 1.5,
+    "request_bytes": 0,
+    "response_bytes": 10,
+    "client": "203.0.113.7",
+    "error": "RuntimeError",
+    "principal": "00ff",
+}
+RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+
+Log = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def log(configure: Configure) -> Log:
+    """An access line, a line of the standard library with a traceback, and one whose names the store knows."""
+
+    def log(profile: str) -> list[dict[str, Any]]:
+        stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+        token = request_id_var.set("a-request")
+        with trace.use_span(NonRecordingSpan(SpanContext(TRACE, SPAN, is_remote=False))):
+            structlog.get_logger().error("request", **ACCESS)
+            try:
+                raise RuntimeError("no")
+            except RuntimeError:
+                logging.getLogger("lib").critical("failed", exc_info=True)
+            forged = {"severity": 1, "time": 2, "status": 3, "host": 4, "service": 5, "trace.id": 6, "user": 7}
+            more = {"logging.googleapis.com/trace": 8, "dd.trace_id": 9, "log": 10, "@timestamp": 11, "level": 12}
+            structlog.get_logger().warning("forged", **forged, **more)
+        request_id_var.reset(token)
+        return stderr.lines()
+
+    return log
+
+
+def test_cloud_logging(log: Log) -> None:
+    access, failed, forged = log("gcp")
+    assert [line["severity"] for line in (access, failed, forged)] == ["ERROR", "CRITICAL", "WARNING"]
+    for line in (access, failed, forged):
+        assert re.fullmatch(RFC_3339, line["time"])
+        assert line["logging.googleapis.com/trace"] == f"{TRACE:032x}"
+        assert line["logging.googleapis.com/spanId"] == f"{SPAN:016x}"
+        assert not {"level", "timestamp", "trace_id", "span_id"} & line.keys()
+    assert access["message"] == "request"
+    assert access["status"] == 503
+    assert "RuntimeError: no" in failed["exception"]
+    assert (forged["severity_"], forged["time_"], forged["logging.googleapis.com/trace_"]) == (1, 2, 8)
+    assert (forged["status"], forged["host"], forged["level_"]) == (3, 4, 12)
+
+
+@pytest.mark.parametrize(
+    ("level", "severity"),
+    [("debug", "DEBUG"), ("info", "INFO"), ("warning", "WARNING"), ("error", "ERROR"), ("critical", "CRITICAL")],
+)
+def test_severities_of_cloud_logging(configure: Configure, level: str, severity: str) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE="gcp", LOG_LEVEL="DEBUG")
+    getattr(structlog.get_logger(), level)("x")
+    getattr(logging.getLogger("any"), level)("x")
+    assert [line["severity"] for line in stderr.lines()] == [severity, severity]
+
+
+def test_elastic(log: Log) -> None:
+    access, failed, forged = log("ecs")
+    for line in (access, failed, forged):
+        # The specification of ECS logging has these three first.
+        assert list(line)[:3] == ["@timestamp", "log.level", "message"]
+        assert re.fullmatch(RFC_3339, line["@timestamp"])
+        assert re.fullmatch(r"\d+\.\d+\.\d+", line["ecs.version"])
+        assert (line["trace.id"], line["span.id"]) == (f"{TRACE:032x}", f"{SPAN:016x}")
+        assert line["http.request.id"] == "a-request"
+        # A number or a text where the index has an object is an error of the whole line.
+        sets = {"client", "error", "event", "host", "http", "log", "process", "service", "trace", "url", "user"}
+        assert not sets & line.keys()
+    assert access["log.level"] == "error"
+    assert access["http.request.method"] == "GET"
+    assert access["http.response.status_code"] == 503
+    assert access["url.path"] == "/items/1"
+    assert access["client.address"] == "203.0.113.7"
+    assert access["error.type"] == "RuntimeError"
+    assert access["user.hash"] == "00ff"
+    assert failed["log.logger"] == "lib"
+    assert "RuntimeError: no" in failed["error.stack_trace"]
+    assert {forged[name] for name in ("host_", "service_", "trace.id_", "user_", "log_", "@timestamp_")} == {
+        *(4, 5, 6, 7, 10, 11)
+    }
+
+
+def test_elastics_objects_stay(configure: Configure) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE="ecs")
+    structlog.get_logger().info("x", user={"id": "1"}, labels={"a": "b"}, error={"code": "7"}, trace={"id": "forged"})
+    (line,) = stderr.lines()
+    assert (line["user"], line["labels"], line["error"]) == ({"id": "1"}, {"a": "b"}, {"code": "7"})
+    assert line["trace_"] == {"id": "forged"}
+
+
+def test_datadog(log: Log) -> None:
+    access, failed, forged = log("datadog")
+    assert [line["status"] for line in (access, failed, forged)] == ["error", "critical", "warning"]
+    for line in (access, failed, forged):
+        assert re.fullmatch(RFC_3339, line["timestamp"])
+        # The lower 64 bits as decimals, which its traces have.
+        assert line["dd.trace_id"] == str(TRACE % 2**64)
+        assert line["dd.span_id"] == str(SPAN)
+        assert line["trace_id"] == f"{TRACE:032x}"
+        # Read before `status`, or instead of the agent's own.
+        assert not {"level", "severity", "host", "service", "source"} & line.keys()
+    assert (access["http.method"], access["http.status_code"]) == ("GET", 503)
+    assert access["http.request_id"] == "a-request"
+    assert access["network.client.ip"] == "203.0.113.7"
+    assert access["error.kind"] == "RuntimeError"
+    assert failed["logger.name"] == "lib"
+    assert "RuntimeError: no" in failed["error.stack"]
+    moved = ("severity_", "status_", "host_", "service_", "dd.trace_id_", "@timestamp_", "level_")
+    assert [forged[name] for name in moved] == [1, 3, 4, 5, 9, 11, 12]
+
+
+@pytest.mark.parametrize("profile", ["gcp", "ecs", "datadog"])
+def test_no_member_is_lost(configure: Configure, log: Log, profile: str) -> None:
+    values = {name: f"value of {name}" for name in (*ACCESS, "job_id", "attempt", "a.b", "kind")}
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+    structlog.get_logger().info("not the access line", **values)
+    (line,) = stderr.lines()
+    assert set(values.values()) <= set(line.values())
