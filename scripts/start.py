@@ -44,6 +44,7 @@ REMOVED = (
     "tests/integration/jobs/test_exports.py",
     "tests/adoption/test_roll_out.py",
     "tests/docs/test_docs.py",
+    "tests/docs/test_jobs.py",
     "tests/integration/test_export_memory.py",
     "tests/integration/test_owners.py",
     "tests/integration/test_with_items.py",
