@@ -52,7 +52,7 @@ MAX_UNFINISHED = 5  # the limit of the kind, which holds for retries too
 MAX_KEPT = 50
 # Some milliseconds of work, and at most some megabytes if each item has its maximum size.
 BATCH_ITEMS = 100
-# Of a part: what a crash costs is to read so many again. Of a large export more, since a job has a thousand steps.
+# Items of a part, which a crash may cost. Those of a large export are larger: a job has a thousand steps at most.
 PART_ITEMS = 1000
 MAX_PARTS = 900
 # Deleted in one transaction: an export of millions of items has thousands of chunks.
@@ -199,20 +199,13 @@ async def write_part(session: AsyncSession, export_id: UUID, plan: Plan, written
     statement = _READ_ALL if export["tag"] is None else _READ_TAGGED
     part = Part(export["format"], start=written.size)
     after, complete = written.after, False
-
-    async def store(chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            values = {"export_id": export_id, "run": plan.run, **asdict(chunk)}
-            # Another run that has taken over may have written it: then this step is not kept, but raises LeaseLost.
-            await session.exec(insert(ExportChunk).values(values).on_conflict_do_nothing())
-
     while not complete and part.item_count < max(PART_ITEMS, plan.item_count // MAX_PARTS):
         items = await _rows(session, statement, export["owner"], export["tag"], plan.until, *after, BATCH_ITEMS)
-        await store(await asyncio.to_thread(part.add, items))
+        await _store(session, export_id, plan.run, await asyncio.to_thread(part.add, items))
         complete = len(items) < BATCH_ITEMS
         if items:
             after = (items[-1]["created_at"], items[-1]["id"])
-    await store(await asyncio.to_thread(part.finish))
+    await _store(session, export_id, plan.run, await asyncio.to_thread(part.finish))
     return Written(item_count=written.item_count + part.item_count, size=part.stop, after=after, complete=complete)
 
 
@@ -297,6 +290,13 @@ async def _to_build(session: AsyncSession, export_id: UUID) -> dict[str, Any]:
     for export in await _rows(session, _TO_BUILD, export_id):
         return export
     raise Discard(GONE)
+
+
+async def _store(session: AsyncSession, export_id: UUID, run: int, chunks: list[Chunk]) -> None:
+    for chunk in chunks:
+        values = {"export_id": export_id, "run": run, **asdict(chunk)}
+        # Another run that has taken over may have written it: then this step is not kept, but raises LeaseLost.
+        await session.exec(insert(ExportChunk).values(values).on_conflict_do_nothing())
 
 
 async def _rows(session: AsyncSession, statement: str, *arguments: Any) -> list[dict[str, Any]]:

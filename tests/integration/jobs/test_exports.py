@@ -213,6 +213,23 @@ class TestBuild:
         assert [json.loads(line)["name"] for line in content.splitlines()] == names[:12] + later
         assert ready["item_count"] == 12 + len(later)
 
+    async def test_large_export_has_larger_parts(
+        self,
+        settings: Settings,
+        database: Database,
+        export: Export,
+        parts: Parts,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A job has a thousand steps at most."""
+        monkeypatch.setattr(exports, "PART_ITEMS", 3)
+        monkeypatch.setattr(exports, "MAX_PARTS", 4)
+        async with working(settings, Builds().kind):
+            ready = await end_of(database, export)
+
+        await assert_whole(database, ready)
+        assert parts == [0, 12, 24, 36]
+
     async def test_retention_of_a_file_begins_when_it_is_ready(
         self, settings: Settings, database: Database, sql: asyncpg.Connection, export: Export
     ) -> None:
