@@ -20,8 +20,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
 from plinth.jobs.claimed import ClaimedJob, Progress
-from plinth.jobs.enqueue import EnqueueOptions, Insertion, merged, prepare
+from plinth.jobs.enqueue import EnqueueOptions, Insertion, prepare
 from plinth.jobs.events import check_event
+from plinth.jobs.follow_ups import merged
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.jobs.results import adapter_of, dump

@@ -1,6 +1,6 @@
 """Enqueues jobs: rows in a transaction of the caller or of their own, and a doorbell ring after the commit."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -30,7 +30,6 @@ from plinth.telemetry.tracing import enqueue_span
 __all__ = ["EnqueueOptions", "EnqueuedJob", "Insertion", "enqueue", "enqueue_many", "prepare"]
 
 MAX_TEXT_LENGTH = 255
-MAX_ROWS = 1000  # of follow-up jobs in one statement
 MAX_STATEMENT = 10_000  # jobs of a call in one statement
 MAX_DELAY = 100 * 365 * 86_400  # seconds
 
@@ -269,19 +268,6 @@ class Insertion:
             # A job that had one of the keys has ended in between: its key is free now.
             rows = [row for key, row in keyed.items() if key not in found]
         return found
-
-
-def merged(insertions: Iterable[Insertion]) -> list[Insertion]:
-    """Return the same jobs in as few statements as possible, each of `MAX_ROWS` jobs at most."""
-    alike: dict[tuple[Terms, int], list[Insertion]] = {}
-    for insertion in insertions:
-        alike.setdefault((insertion.terms, id(insertion.context)), []).append(insertion)
-    larger = []
-    for (terms, _), group in alike.items():
-        rows = [row for insertion in group for row in insertion.rows]
-        starts = range(0, len(rows), MAX_ROWS)
-        larger += [Insertion(terms, rows[start : start + MAX_ROWS], group[0].context) for start in starts]
-    return larger
 
 
 def prepare(

@@ -29,7 +29,8 @@ from plinth.jobs.engine.lane import Lane
 from plinth.jobs.engine.step_recorder import StepRecorder
 from plinth.jobs.engine.step_store import StepStore
 from plinth.jobs.engine.store import Store
-from plinth.jobs.enqueue import MAX_ROWS, Insertion
+from plinth.jobs.enqueue import Insertion
+from plinth.jobs.follow_ups import MAX_ROWS
 from plinth.jobs.hooks import DiscardedJob, tell_discarded
 from plinth.jobs.metrics import LEASES_LOST, of_kind
 from plinth.jobs.outcome import Finish, Outcome, Release, State, Suspend, TryAgain, error_entry

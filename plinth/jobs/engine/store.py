@@ -43,8 +43,9 @@ from plinth.jobs.engine.sql import (
     UNKNOWN_RUNS,
 )
 from plinth.jobs.engine.step_sql import SHARE_EVENT, SUSPEND
-from plinth.jobs.enqueue import Insertion, merged
+from plinth.jobs.enqueue import Insertion
 from plinth.jobs.events import event_lock
+from plinth.jobs.follow_ups import merged
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.limits import MAX_PERIOD
 from plinth.jobs.outcome import ErrorEntry, Finish, Outcome, Release, State, Suspend, TryAgain, Wait, error_entry

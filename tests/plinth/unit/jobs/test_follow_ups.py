@@ -1,9 +1,10 @@
-"""Jobs that are made ready to be inserted."""
+"""Follow-up jobs that are inserted together."""
 
 from pydantic import BaseModel
 
 from plinth.jobs import JobContext, JobKind, RetryPolicy
-from plinth.jobs.enqueue import MAX_ROWS, merged, prepare
+from plinth.jobs.enqueue import prepare
+from plinth.jobs.follow_ups import MAX_ROWS, merged
 
 
 class Number(BaseModel):
