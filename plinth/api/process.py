@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
+from plinth.jobs.codec import check_codecs
 from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging, error_text, log_warnings
 from plinth.telemetry.metrics import tell_build
@@ -33,6 +34,10 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     if settings.traces_endpoint is not None:
         from plinth.telemetry import tracer_provider  # noqa: F401 - now, so that it is frozen with the rest
     application = create_app(settings)
+    try:
+        check_codecs(settings)  # of the kinds that the application has registered
+    except SettingsError as error:
+        sys.exit(str(error))
     if known := [name for name, _ in settings.known_keys()]:
         from plinth.http.loopback_only import LoopbackOnlyMiddleware
 

@@ -37,7 +37,7 @@ from plinth.cli.server import listen, serve
 from plinth.cli.service import ServiceError, declared_settings
 from plinth.cli.sql import sql
 from plinth.cli.workers import workers
-from plinth.settings import PlatformSettings
+from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging
 
 # With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
@@ -170,11 +170,15 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
 
     from plinth.database.errors import database_reason
     from plinth.health.probe_server import ProbeServerError
+    from plinth.jobs.codec import check_codecs
     from plinth.jobs.engine.worker import run_worker
 
     register_jobs()
     try:
+        check_codecs(settings)
         uvloop.run(run_worker(settings, queues=queues, concurrency=concurrency, host=host))
+    except SettingsError as error:
+        fail(str(error), code=2)
     except ProbeServerError as error:
         fail(str(error), code=1)
     except asyncpg.UndefinedTableError:

@@ -122,7 +122,7 @@ def load_job_settings() -> PlatformSettings:
 def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
     """Run `work` on the settings' database; what its sessions ring is rung before this returns.
 
-    Ends with 1 and a sentence where `work` raises an AppException.
+    Ends with 1 and a sentence where `work` raises an AppException, and with 2 where it raises a SettingsError.
     """
     import asyncpg
     from sqlalchemy.exc import DBAPIError
@@ -138,6 +138,8 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
         if "DATABASE_URL" not in settings.model_fields_set:
             where = "DATABASE_URL is not set. Beside `plinth run`, put `plinth with-servers --` before the command."
         fail(f"{database_reason(error)}. {where}", code=1)
+    except SettingsError as error:  # of the codec of a job
+        fail(str(error), code=2)
     except AppException as error:
         fail(str(error), code=1)
     except (DBAPIError, asyncpg.PostgresError) as error:

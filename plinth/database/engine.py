@@ -40,12 +40,16 @@ from plinth.telemetry import tracing
 from plinth.telemetry.metrics import Observed, db_error
 
 __all__ = [
+    "SETTINGS",
     "Database",
     "DatabaseUnavailableError",
     "TransactionConflictError",
     "bind_default_database",
     "default_database",
 ]
+
+SETTINGS = "database.settings"
+"""The key in a session's `info` under which its database puts the settings."""
 
 # Older connections are replaced at the next check-out: proxies and cloud networks drop them silently.
 RECYCLE_SECONDS = 1800
@@ -67,9 +71,9 @@ _PENDING = Observed(
 class Database:
     """An engine with its pool, sessions and connections, for one set of settings.
 
-    `session_info` is copied into `session.info`. With a `pool_name` the pool and its statements are counted in metrics.
-    `server_settings` are PostgreSQL settings of these connections, beside the usual ones; a transaction pooler takes
-    none.
+    `session_info` is copied into `session.info`, beside the settings. With a `pool_name` the pool and its statements
+    are counted in metrics. `server_settings` are PostgreSQL settings of these connections, beside the usual ones; a
+    transaction pooler takes none.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Database:
         if server_settings and not self._pooler:
             connect_args["server_settings"] |= server_settings
         self.engine = create_async_engine(url, connect_args=connect_args, hide_parameters=True, **options)
-        self.session_info = dict(session_info or {})
+        self.session_info = {SETTINGS: settings, **(session_info or {})}
         self._sessions = async_sessionmaker(
             self.engine, class_=AsyncSession, expire_on_commit=False, info=self.session_info
         )

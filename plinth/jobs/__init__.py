@@ -14,8 +14,10 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 """
 
 from plinth.jobs.batches import Batch, EndedBatch, MemberResult, batch, ended_batch, member_results
+from plinth.jobs.codec import PayloadCodec
 from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
+from plinth.jobs.encryption import aes_gcm
 from plinth.jobs.enqueue import EnqueuedJob, enqueue, enqueue_many
 from plinth.jobs.events import emit
 from plinth.jobs.hooks import DiscardedJob, around_jobs, on_discard, worker_lifespan
@@ -42,6 +44,7 @@ __all__ = [
     "LeaseLost",
     "Limit",
     "MemberResult",
+    "PayloadCodec",
     "Retry",
     "RetryPolicy",
     "Schedule",
@@ -51,6 +54,7 @@ __all__ = [
     "StepFailed",
     "TooManyJobsError",
     "UnknownKindError",
+    "aes_gcm",
     "around_jobs",
     "batch",
     "emit",

@@ -20,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
 from plinth.jobs.claimed import ClaimedJob, Progress
+from plinth.jobs.codec import PayloadCodec
 from plinth.jobs.enqueue import EnqueueOptions, Insertion, prepare
 from plinth.jobs.events import check_event
 from plinth.jobs.follow_ups import merged
@@ -95,10 +96,11 @@ class JobContext:
         self.settings = settings
         self.follow_ups: list[Insertion] = []
         self._earlier = job.lease > 1
+        self.codec: PayloadCodec | None = None
 
     @cached_property
     def _steps(self) -> Steps:
-        return Steps(self.id, self.run, self._recorder.steps, earlier=self._earlier)
+        return Steps(self.id, self.run, self._recorder.steps, earlier=self._earlier, codec=self.codec)
 
     @cached_property
     def log(self) -> Any:

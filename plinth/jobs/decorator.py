@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from plinth.jobs.codec import CodecOf
 from plinth.jobs.context import JobContext
 from plinth.jobs.kinds import JobKind, check_name, register
 from plinth.jobs.limits import Limit
@@ -38,6 +39,7 @@ def job(
     max_per_owner: int | None = None,
     limit: Limit[Any] | None = None,
     keep: timedelta | float | None = None,
+    codec: CodecOf | None = None,
 ) -> Callable[[Callable[[JobContext, P], Any]], JobKind[P]]:
     """Make a function `(ctx: JobContext, payload: Model)` a kind of job.
 
@@ -56,6 +58,8 @@ def job(
         limit: for the jobs that share a key of their payload; see `plinth.jobs.Limit`.
         keep: for how long (seconds) its jobs are remembered that succeeded or were cancelled, instead of
             JOBS_KEEP_SUCCEEDED_DAYS. Dead letters are kept as those of any kind.
+        codec: a function that makes a codec of the settings: what it makes of payloads and of the results of steps is
+            stored instead of them. `aes_gcm` encrypts.
 
     Raises:
         ValueError: the name is taken or is none, or a limit makes no sense.
@@ -84,6 +88,7 @@ def job(
             limit=limit,
             keep=kept,
             result=job_adapter(function),
+            codec=codec,
         )
         register(kind)
         return kind

@@ -1,7 +1,7 @@
 """Enqueues jobs: rows in a transaction of the caller or of their own, and a doorbell ring after the commit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -16,6 +16,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.after_commit import after_commit
+from plinth.jobs.codec import CodecOf, encoded_rows
 from plinth.jobs.doorbell import ring_after_commit, ring_now
 from plinth.jobs.enqueue_sql import INSERT, INSERT_KEYED, INSERT_REPLACING, LIVE, LIVE_WAITING
 from plinth.jobs.kinds import JobKind, check_name, kind_named
@@ -77,8 +78,8 @@ async def enqueue(
         delay: seconds from now, by the database's clock, before which it is not run.
         replace: a job that has the key and still waits takes this payload, priority and time. With a delay, a burst
             of calls makes one run after the last of them. A running job stays as it is.
-        unique: the job holds its key while it is `live`; while it is `waiting`, so that it is free once a run starts;
-            or until `success`, so that a dead letter holds it as well.
+        unique: the job holds its key while it is `live`, while it is `waiting` (and not once a run starts), or until
+            `success` (and so as a dead letter).
         unique_for: it holds its key for so many seconds from now at least, also if it has ended.
         batch: the open batch that it becomes a member of.
 
@@ -141,6 +142,7 @@ class Terms(NamedTuple):
     replace: bool = False
     unique: Uniqueness = Uniqueness()
     batch: UUID | None = None
+    codec: CodecOf | None = None
 
 
 class Row(NamedTuple):
@@ -166,7 +168,7 @@ class Insertion:
             return []
         terms = self.terms
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
-            found = await self._insert(await session.connection(), trace_context)
+            found = await self._stored(session.info)._insert(await session.connection(), trace_context)
         ring_after_commit(session, queues=[terms.queue])
         jobs = self._answers(found)
         after_commit(session, partial(self._count, jobs))
@@ -179,7 +181,7 @@ class Insertion:
         terms = self.terms
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
             async with database.connection() as connection:
-                found = await self._insert_alone(connection, trace_context)
+                found = await self._stored(database.session_info)._insert_alone(connection, trace_context)
         ring_now(database, queues=[terms.queue])
         jobs = self._answers(found)
         self._count(jobs)
@@ -198,6 +200,10 @@ class Insertion:
         ids, payloads, keys, limits = ([*column] for column in zip(*rows, strict=True))
         last = trace_context, limits, self.terms.unique.waiting, self.terms.batch
         return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], *last)
+
+    def _stored(self, info: Mapping[Any, Any]) -> "Insertion":
+        codec, kind = self.terms.codec, self.terms.kind
+        return self if codec is None else replace(self, rows=encoded_rows(self.rows, codec, kind, info))
 
     def _distinct(self) -> tuple[list[Row], dict[str, Row]]:
         """The rows without those of a repeated key, and the keyed ones by key.
@@ -305,9 +311,10 @@ def prepare(
         raise ValueError(f"a delay is a number of seconds, {MAX_DELAY} at most")
     if not -32768 <= priority <= 32767:
         raise ValueError("priorities are -32768 to 32767")
-    held = uniqueness(unique, unique_for, keyed=unique_keys is not None, replace=replace)
+    uniquely = uniqueness(unique, unique_for, keyed=unique_keys is not None, replace=replace)
     times = run_at, timedelta(seconds=delay)
-    terms = Terms(kind.name, queue, priority, owner, kind.retry.max_attempts, *times, replace, held, batch)
+    most = kind.retry.max_attempts
+    terms = Terms(kind.name, queue, priority, owner, most, *times, replace, uniquely, batch, kind.codec)
     rows = [
         Row(python_uuid7(), dump(kind, payload), key, kind.limit_key(payload))
         for payload, key in zip(payloads, keys, strict=True)

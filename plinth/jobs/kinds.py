@@ -43,6 +43,7 @@ class JobKind(Generic[P]):
     limit: Limit[P] | None = None
     keep: float | None = None
     result: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
+    codec: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[Any]:
         return self.function(ctx, payload)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from pydantic_core import ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.jobs.codec import PayloadCodec, decode, encode
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
 from plinth.jobs.results import adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
@@ -91,12 +92,15 @@ class StepRecorder(Protocol):
 
 
 class Steps:
-    """The steps of one run. `earlier`: an earlier run may have left some."""
+    """The steps of one run. `earlier`: an earlier run may have left some. `codec`: of the results that are stored."""
 
-    def __init__(self, job_id: UUID, lease: int, recorder: StepRecorder, *, earlier: bool) -> None:
+    def __init__(
+        self, job_id: UUID, lease: int, recorder: StepRecorder, *, earlier: bool, codec: PayloadCodec | None = None
+    ) -> None:
         self._job_id = job_id
         self._lease = lease
         self._recorder = recorder
+        self._codec = codec
         self._stored: dict[str, StoredStep] | None = None if earlier else {}
         self._reading = asyncio.Lock()
         self._used: dict[str, int] = {}
@@ -131,7 +135,8 @@ class Steps:
                 failed = self._ended(numbered, "step", "failed", None, storable(error)[:MAX_ERROR], began)
                 await self._recorder.keep(failed)
                 raise StepFailed(f"The step {numbered!r} has failed: {failed.error}") from spent.error
-            done = self._ended(numbered, "step", "done", result, None, began)
+            stored_result = result if self._codec is None else encode(self._codec, result, self._context(numbered))
+            done = self._ended(numbered, "step", "done", stored_result, None, began)
             if session is None:
                 await self._recorder.keep(done)
             else:
@@ -195,7 +200,15 @@ class Steps:
         stored = self._stored.get(name)
         if stored is not None and stored.kind != kind:
             raise StepChanged(f"{name!r} was of the kind {stored.kind!r} in an earlier run, and is {kind!r} now.")
-        return stored
+        if stored is None or kind != "step" or stored.result is None or self._codec is None:
+            return stored  # an event's payload is stored as it was emitted
+        try:
+            return stored._replace(result=decode(self._codec, stored.result, self._context(name)))
+        except ValueError:
+            raise StepChanged(f"What {name!r} gave earlier cannot be decrypted.") from None
+
+    def _context(self, name: str) -> str:
+        return f"step {self._job_id} {name}"
 
     def _ended(self, name: str, kind: str, state: str, result: str | None, error: str | None, began: float) -> KeptStep:
         kept = self._loop.create_future()

@@ -1,9 +1,12 @@
-"""The settings of the job engine: queues, slots, time limits, retention."""
+"""The settings of the job engine: queues, slots, time limits, retention, encryption."""
+
+from collections.abc import Iterator
 
 from pydantic import Field
 
 from plinth.settings import types
 from plinth.settings.general import GeneralSettings
+from plinth.settings.secret_strength import weakness_of_any
 
 __all__ = ["JobsSettings"]
 
@@ -20,3 +23,10 @@ class JobsSettings(GeneralSettings):
     JOBS_KEEP_SUCCEEDED_DAYS: types.Days = 7.0
     JOBS_KEEP_DISCARDED_DAYS: types.Days = 90.0
     AUDIT_KEEP_DAYS: types.Days = 365.0
+    JOBS_ENCRYPTION_KEY: types.HmacSecrets | None = None
+
+    def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
+        yield from super().unfit_for_deployment()
+        secret = self.JOBS_ENCRYPTION_KEY
+        if secret is not None and (problem := weakness_of_any(secret)):
+            yield "JOBS_ENCRYPTION_KEY", problem

@@ -9,12 +9,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from plinth.aio import cancel_all
 from plinth.database.engine import Database, bind_default_database
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs
 from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.codec import codec_of, decode
 from plinth.jobs.context import JobContext
 from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.run import Run
@@ -62,7 +63,8 @@ class Jobs:
     async def waiting(self) -> list[JobView]:
         """Return the jobs that are still to be done, the oldest first."""
         async with self._database.session() as session:
-            return (await list_jobs(session, states=LIVE, limit=MAX_RUNS, payloads=True))[::-1]
+            found = await list_jobs(session, states=LIVE, limit=MAX_RUNS, payloads=True)
+        return [self._decoded(job) for job in found[::-1]]
 
     async def enqueued(self, kind: str | JobKind[Any], **payload: Any) -> JobView:
         """Return the one job of this kind that is still to be done and whose payload has these values.
@@ -85,7 +87,7 @@ class Jobs:
             NotFoundError: there is none of that id.
         """
         async with self._database.session() as session:
-            return await get_job(session, job_id)
+            return self._decoded(await get_job(session, job_id))
 
     async def run_due(self, *, within: timedelta = timedelta(0)) -> list[JobView]:
         """Run the jobs that are due and those that they enqueue, one after the other; return them as they are then.
@@ -122,6 +124,13 @@ class Jobs:
         async with self._running({found.name: found}) as run:
             await run([queue])
         return await self.get(job.id)
+
+    def _decoded(self, job: JobView) -> JobView:
+        """The job with its payload as it was enqueued, if its kind has a codec."""
+        kind = self._kinds.get(job.kind)
+        if kind is None or (codec := codec_of(kind, self._settings)) is None:
+            return job
+        return replace(job, payload=from_json(decode(codec, to_json(job.payload).decode(), job.kind)))
 
     async def _queues(self) -> list[str]:
         async with self._database.connection() as connection:

@@ -53,7 +53,11 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     headers = [name for name in PlatformSettings.model_fields if name.startswith("OTEL_") and name.endswith("_HEADERS")]
     examples = dict.fromkeys(headers, "x-api-key=the-key")
     found += isolated_problems(
-        ENVIRONMENT="production", FORWARDED_ALLOW_IPS="*", SUPABASE_JWT_SECRET="a" * 32, **examples
+        ENVIRONMENT="production",
+        FORWARDED_ALLOW_IPS="*",
+        SUPABASE_JWT_SECRET="a" * 32,
+        JOBS_ENCRYPTION_KEY="a" * 32,
+        **examples,
     )
     found += isolated_problems(
         ENVIRONMENT="production", UPSTASH_REDIS_REST_URL="http://localhost", UPSTASH_REDIS_REST_TOKEN="the-token"

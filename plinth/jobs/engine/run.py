@@ -9,6 +9,7 @@ from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
 from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.codec import codec_of, decode
 from plinth.jobs.context import JobContext
 from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
 from plinth.jobs.hooks import hooked
@@ -28,6 +29,7 @@ from plinth.jobs.outcome import (
 )
 from plinth.jobs.results import dump
 from plinth.jobs.retry import RetryPolicy
+from plinth.settings import SettingsError
 from plinth.telemetry.log_records import attempt_var, job_id_var
 from plinth.telemetry.tracing import begin_job
 
@@ -115,11 +117,15 @@ class Run:
 
     def _payload(self) -> BaseModel:
         try:
-            payload: BaseModel = self.kind.read(self.job.payload)
+            self.ctx.codec = codec = codec_of(self.kind, self.ctx.settings)
+            text = self.job.payload if codec is None else decode(codec, self.job.payload, self.job.kind)
+            payload: BaseModel = self.kind.read(text)
         except ValidationError as error:
             # Its values may be secrets; where they are wrong is enough to know.
             where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
             raise InvalidPayload(f"This version cannot read the payload: {where}") from None
+        except (ValueError, SettingsError):
+            raise InvalidPayload("This version cannot decrypt the payload") from None
         return payload
 
     def _unreadable(self, entry: ErrorEntry) -> Outcome:

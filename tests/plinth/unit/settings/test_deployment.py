@@ -22,6 +22,8 @@ def test_complete_settings_pass_in_a_deployment(environment: str) -> None:
         ("SECRET_KEY", f"{PRODUCTION['SECRET_KEY']},short"),
         ("SECRET_KEY", ","),
         ("SUPABASE_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long"),
+        ("JOBS_ENCRYPTION_KEY", "a" * 64),
+        ("JOBS_ENCRYPTION_KEY", f"{PRODUCTION['SECRET_KEY']},for-development-only-the-key-of-payloads"),
         ("FORWARDED_ALLOW_IPS", "*"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.0/8,*"),
         ("DATABASE_URL", None),

@@ -20,6 +20,7 @@ VALUES = {
     "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=a-key-in-a-file",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-api-key=a-key-in-a-file",
     "SUPABASE_JWT_SECRET": "a-secret-in-a-file-which-is-long-enough",
+    "JOBS_ENCRYPTION_KEY": "a-secret-in-a-file-which-is-long-enough",
 }
 
 

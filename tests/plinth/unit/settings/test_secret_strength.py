@@ -81,7 +81,7 @@ def test_every_example_of_a_secret_that_the_repository_prints_is_known() -> None
 def test_each_secret_setting_is_looked_at() -> None:
     """A new one is looked for in what the repository prints, too."""
     assert set(variables(PlatformSettings.model_fields).values()) == {
-        *("SECRET_KEY", "SUPABASE_JWT_SECRET"),
+        *("SECRET_KEY", "SUPABASE_JWT_SECRET", "JOBS_ENCRYPTION_KEY"),
         *("DATABASE_URL", "REDIS_URL"),
         "UPSTASH_REDIS_TOKEN",
         "UPSTASH_REDIS_REST_TOKEN",
