@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
-from plinth.jobs.codec import check_codecs
+from plinth.jobs.kinds import check_codecs
 from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging, error_text, log_warnings
 from plinth.telemetry.metrics import tell_build

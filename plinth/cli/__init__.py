@@ -170,8 +170,8 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
 
     from plinth.database.errors import database_reason
     from plinth.health.probe_server import ProbeServerError
-    from plinth.jobs.codec import check_codecs
     from plinth.jobs.engine.worker import run_worker
+    from plinth.jobs.kinds import check_codecs
 
     register_jobs()
     try:

@@ -11,10 +11,8 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic_core import from_json, to_json
 
 from plinth.database.engine import SETTINGS
-from plinth.jobs.kinds import JobKind, kinds
-from plinth.settings import PlatformSettings, SettingsError
 
-__all__ = ["CodecOf", "PayloadCodec", "check_codecs", "codec_of", "decode", "encode", "encoded_rows"]
+__all__ = ["CodecOf", "PayloadCodec", "decode", "encode", "encoded_rows"]
 
 NAME = "encrypted"  # of the one field of the object that is stored
 
@@ -76,28 +74,3 @@ def encoded_rows(rows: Sequence[R], make: CodecOf, kind: str, info: Mapping[Any,
         raise RuntimeError(f"jobs {kind} have a codec: enqueue them in a session of a plinth.database.engine.Database")
     codec = make(info[SETTINGS])
     return [row._replace(payload=encode(codec, row.payload, kind)) for row in rows]
-
-
-def codec_of(kind: JobKind[Any], settings: PlatformSettings) -> PayloadCodec | None:
-    """The codec of a kind, if it has one.
-
-    Raises:
-        SettingsError: the settings lack what it needs.
-    """
-    return None if kind.codec is None else kind.codec(settings)
-
-
-def check_codecs(settings: PlatformSettings) -> None:
-    """Make the codec of each kind that is registered.
-
-    Raises:
-        SettingsError: the settings lack what one of them needs.
-    """
-    problems: dict[str, None] = {}
-    for kind in kinds().values():
-        try:
-            codec_of(kind, settings)
-        except SettingsError as error:
-            problems |= dict.fromkeys(error.problems)
-    if problems:
-        raise SettingsError([*problems])

@@ -12,11 +12,22 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from plinth.jobs.codec import CodecOf, PayloadCodec
 from plinth.jobs.limits import Limit
 from plinth.jobs.metrics import ENQUEUED
 from plinth.jobs.retry import RetryPolicy
+from plinth.settings import PlatformSettings, SettingsError
 
-__all__ = ["NAME", "JobKind", "UnknownKindError", "check_name", "kind_named", "kinds", "register"]
+__all__ = [
+    "NAME",
+    "JobKind",
+    "UnknownKindError",
+    "check_codecs",
+    "check_name",
+    "kind_named",
+    "kinds",
+    "register",
+]
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -43,7 +54,7 @@ class JobKind(Generic[P]):
     limit: Limit[P] | None = None
     keep: float | None = None
     result: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
-    codec: Callable[[Any], Any] | None = field(default=None, repr=False)
+    codec: CodecOf | None = field(default=None, repr=False)
 
     def __call__(self, ctx: Any, payload: P) -> Awaitable[Any]:
         return self.function(ctx, payload)
@@ -63,6 +74,14 @@ class JobKind(Generic[P]):
         """
         extra: Literal["forbid"] | None = None if "extra" in self.payload.model_config else "forbid"
         return self.payload.model_validate_json(text, extra=extra)
+
+    def codec_for(self, settings: PlatformSettings) -> PayloadCodec | None:
+        """Make the codec, if it has one.
+
+        Raises:
+            SettingsError: the settings lack what it needs.
+        """
+        return None if self.codec is None else self.codec(settings)
 
 
 _kinds: dict[str, JobKind[Any]] = {}
@@ -92,6 +111,22 @@ def kind_named(name: str) -> JobKind[Any]:
     except KeyError:
         known = ", ".join(sorted(_kinds)) or "none"
         raise UnknownKindError(f"There is no kind of job {name!r}. Known are: {known}.") from None
+
+
+def check_codecs(settings: PlatformSettings) -> None:
+    """Make the codecs of all kinds, to find out whether they can be.
+
+    Raises:
+        SettingsError: the settings lack what one of them needs.
+    """
+    problems: dict[str, None] = {}
+    for kind in _kinds.values():
+        try:
+            kind.codec_for(settings)
+        except SettingsError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SettingsError([*problems])
 
 
 def check_name(name: str) -> None:

@@ -9,7 +9,7 @@ from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
 from plinth.jobs.claimed import ClaimedJob
-from plinth.jobs.codec import codec_of, decode
+from plinth.jobs.codec import decode
 from plinth.jobs.context import JobContext
 from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
 from plinth.jobs.hooks import hooked
@@ -117,7 +117,7 @@ class Run:
 
     def _payload(self) -> BaseModel:
         try:
-            self.ctx.codec = codec = codec_of(self.kind, self.ctx.settings)
+            self.ctx.codec = codec = self.kind.codec_for(self.ctx.settings)
             text = self.job.payload if codec is None else decode(codec, self.job.payload, self.job.kind)
             payload: BaseModel = self.kind.read(text)
         except ValidationError as error:

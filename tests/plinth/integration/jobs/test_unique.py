@@ -4,8 +4,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import event
 
 from notes.config import Settings
 from plinth.database.engine import Database
@@ -25,9 +27,10 @@ from plinth.jobs import (
 from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.claimed import ClaimedJob
+from plinth.jobs.engine.prune_sql import PRUNE_KEYS
 from plinth.jobs.engine.store import Store
-from plinth.jobs.outcome import Finish, Outcome, Release, TryAgain, error_entry
-from plinth.jobs.unique import uniqueness
+from plinth.jobs.outcome import Finish, Release, TryAgain, error_entry
+from plinth.jobs.unique import HELD, HOLD, uniqueness
 from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 
@@ -81,24 +84,23 @@ class TestWaiting:
         assert not (await add(database, at_once, task, 4, unique="waiting")).created
         assert [row["payload"]["n"] for row in await jobs.all("SELECT payload FROM job ORDER BY id")] == [1, 3]
 
-    @pytest.mark.parametrize("how", ["retry", "snooze", "release"])
+    @pytest.mark.parametrize("how", ["retry", "snooze", "release", "reap"])
     async def test_job_that_is_run_again_does_not_take_its_key_back(
         self, database: Database, jobs: Jobs, store: Store, task: JobKind[Number], at_once: bool, how: str
     ) -> None:
         first = await add(database, at_once, task, unique="waiting")
         claimed = await claim(store, task)
-        entry = error_entry("error", run=1, attempt=1, error="broken")
-        outcomes: dict[str, Outcome] = {
-            "retry": TryAgain(first.id, claimed.lease, 0, entry),
-            "snooze": TryAgain(first.id, claimed.lease, 0, None, counts=False),
-            "release": Release(first.id, claimed.lease),
-        }
-        outcome = outcomes[how]
-        if isinstance(outcome, Release):
-            assert await store.release([outcome]) == {first.id}
+        if how == "retry":
+            entry = error_entry("error", run=1, attempt=1, error="broken")
+            await store.retry([TryAgain(first.id, claimed.lease, 0, entry)])
+        elif how == "snooze":
+            await store.retry([TryAgain(first.id, claimed.lease, 0, None, counts=False)])
+        elif how == "release":
+            await store.release([Release(first.id, claimed.lease)])
         else:
-            assert isinstance(outcome, TryAgain)
-            assert await store.retry([outcome]) == {first.id}
+            await jobs.all("UPDATE worker_session SET expires_at = now() - interval '1 second'")
+            assert [reaped.id for reaped in await store.reap(max_crashes=5)] == [first.id]
+        assert await jobs.state(first.id) != "running"
         assert (await jobs.live(first.id))["unique_key"] is None
         assert (await add(database, at_once, task, unique="waiting")).created
 
@@ -410,3 +412,55 @@ class TestLimits:
     def test_plain_key_needs_no_more_than_the_index_of_live_jobs(self) -> None:
         assert not uniqueness("live", None, keyed=True, replace=True).holds
         assert not uniqueness("waiting", None, keyed=True, replace=True).holds
+
+
+class TestCost:
+    @pytest.mark.parametrize(
+        ("options", "made", "taken"),
+        [
+            ({}, 1, 2),
+            ({"unique": "waiting"}, 1, 2),
+            ({"unique": "waiting", "replace": True}, 1, 1),
+            ({"unique": "success"}, 3, 1),
+            ({"unique_for": 60.0}, 3, 1),
+        ],
+    )
+    async def test_enqueue_takes_the_statements_that_the_page_says(
+        self, database: Database, task: JobKind[Number], options: Any, made: int, taken: int
+    ) -> None:
+        statements: list[str] = []
+
+        def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            statements.append(statement)
+
+        event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+        for number in (made, taken):
+            statements.clear()
+            await add(database, False, task, **options)
+            assert len(statements) == number
+
+    @pytest.mark.parametrize("analysed", [False, True])
+    async def test_held_keys_are_found_by_index_among_many(
+        self, database: Database, jobs: Jobs, store: Store, analysed: bool
+    ) -> None:
+        await jobs.all("ALTER TABLE job_key_hold SET (autovacuum_enabled = false)")
+        await jobs.all(
+            """
+            INSERT INTO job_key_hold (kind, key, job_id, free_at, until_success)
+            SELECT 'test.task', 'k' || n, gen_random_uuid(), now() + interval '1 hour', false
+            FROM generate_series(1, 20000) AS n
+            """
+        )
+        if analysed:
+            await jobs.all("ANALYZE job_key_hold")
+        keys, ids = [f"k{n}" for n in range(100)], [uuid4() for _ in range(100)]
+        hold = HOLD, "test.task", keys, ids, timedelta(seconds=60), False
+        for statement, *arguments in (HELD, "test.task", keys), hold, (PRUNE_KEYS,):
+            rows = await jobs.all(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *arguments)
+            scans = [node for node in nodes(rows[0][0][0]["Plan"]) if node.get("Relation Name") == "job_key_hold"]
+            read = [node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in scans]
+            assert max(read) <= 100, statement
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]

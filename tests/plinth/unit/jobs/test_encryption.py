@@ -13,8 +13,9 @@ from plinth import cli
 from plinth.api.process import make_application
 from plinth.jobs import JobContext, aes_gcm, job
 from plinth.jobs import kinds as kinds_module
-from plinth.jobs.codec import PayloadCodec, check_codecs, decode, encode, encoded_rows
+from plinth.jobs.codec import PayloadCodec, decode, encode, encoded_rows
 from plinth.jobs.enqueue import Row
+from plinth.jobs.kinds import check_codecs
 from plinth.settings import PlatformSettings, SettingsError
 
 OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)
