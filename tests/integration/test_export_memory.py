@@ -10,6 +10,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
+import asyncpg
 import psutil
 import pytest
 
@@ -59,9 +60,10 @@ async def made(database: Database, worker: psutil.Process, owner: str) -> tuple[
     return export, most
 
 
-async def test_large_export_takes_little_memory(database: Database, worker: psutil.Process) -> None:
-    async with database.connection() as connection:
-        await connection.execute(INSERT_ITEMS, timeout=PATIENCE)
+async def test_large_export_takes_little_memory(
+    database: Database, sql: asyncpg.Connection, worker: psutil.Process
+) -> None:
+    await sql.execute(INSERT_ITEMS, timeout=PATIENCE)
     _, before = await made(database, worker, "bob, who has no items")
 
     export, most = await made(database, worker, "alice")
