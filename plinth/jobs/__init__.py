@@ -14,6 +14,7 @@ PostgreSQL holds the truth; Redis only rings a doorbell. A job is a typed async 
 """
 
 from plinth.jobs.batches import Batch, EndedBatch, MemberResult, batch, ended_batch, member_results
+from plinth.jobs.children import ChildFailed, run_jobs
 from plinth.jobs.codec import PayloadCodec
 from plinth.jobs.context import JobContext
 from plinth.jobs.decorator import job
@@ -33,6 +34,7 @@ from plinth.jobs.steps import EventTimeout, StepChanged, StepFailed
 __all__ = [
     "Batch",
     "BatchEndedError",
+    "ChildFailed",
     "Discard",
     "DiscardedJob",
     "EndedBatch",
@@ -65,6 +67,7 @@ __all__ = [
     "kind_named",
     "member_results",
     "on_discard",
+    "run_jobs",
     "schedule",
     "worker_lifespan",
 ]

@@ -99,7 +99,8 @@ class JobContext:
         self.codec: PayloadCodec | None = None
 
     @cached_property
-    def _steps(self) -> Steps:
+    def steps(self) -> Steps:
+        """The steps of this run."""
         return Steps(self.id, self.run, self._recorder.steps, earlier=self._earlier, codec=self.codec)
 
     @cached_property
@@ -154,8 +155,8 @@ class JobContext:
             JobCancelled: cancellation of the job was requested.
             LeaseLost: another run has taken over.
         """
-        self._check_steps()
-        return await self._steps.run(name, function, arguments, retry=retry, session=_session.get())
+        self.check_steps()
+        return await self.steps.run(name, function, arguments, retry=retry, session=_session.get())
 
     async def sleep(self, seconds: float | None = None, *, until: datetime | None = None, name: str = "sleep") -> None:
         """Give the slot back for so many seconds, or `until` a time, and go on then, whatever is restarted meanwhile.
@@ -166,13 +167,13 @@ class JobContext:
             ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone.
             RuntimeError: within `ctx.session()`, or after `complete`.
         """
-        self._check_steps(suspends=True)
+        self.check_steps(suspends=True)
         if (seconds is None) == (until is None):
             raise ValueError("a sleep has seconds or a time until which it lasts")
         _check_wait(seconds)
         if until is not None and until.tzinfo is None:
             raise ValueError("a time until which a job sleeps needs a time zone")
-        await self._steps.sleep(name, seconds=seconds, until=until)
+        await self.steps.sleep(name, seconds=seconds, until=until)
 
     async def wait_for(
         self,
@@ -197,12 +198,13 @@ class JobContext:
             ValueError: the event's name is empty or too long, or the time is not 0 to 10 years.
             RuntimeError: within `ctx.session()`, or after `complete`.
         """
-        self._check_steps(suspends=True)
+        self.check_steps(suspends=True)
         check_event(event)
         _check_wait(timeout)
-        return await self._steps.wait_for(name or event, event, seconds=timeout, returns=returns)
+        return await self.steps.wait_for(name or event, event, seconds=timeout, returns=returns)
 
-    def _check_steps(self, *, suspends: bool = False) -> None:
+    def check_steps(self, *, suspends: bool = False) -> None:
+        """Raises JobCancelled or RuntimeError if no step may begin here, or none that gives the slot back."""
         self.raise_if_cancelled()
         if suspends and _session.get() is not None:
             raise RuntimeError("a job does not wait within `ctx.session()`, whose transaction would stay open")

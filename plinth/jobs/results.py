@@ -17,20 +17,20 @@ __all__ = ["MAX_RESULT", "adapter_of", "dump", "job_adapter"]
 MAX_RESULT = 65_536  # bytes of JSON
 
 
-def dump(what: str, adapter: TypeAdapter[Any], value: Any) -> str:
+def dump(what: str, adapter: TypeAdapter[Any], value: Any, *, limit: int = MAX_RESULT) -> str:
     """Return the value as JSON. `what` names it in errors.
 
     Raises:
         TypeError: it is no JSON of the adapter's type.
-        ValueError: it has more than `MAX_RESULT` bytes, or holds a NUL.
+        ValueError: it has more than `limit` bytes, or holds a NUL.
     """
     try:
         text = adapter.dump_json(value, warnings="error").decode()
         adapter.validate_json(text)
     except (PydanticSerializationError, ValidationError) as error:
         raise TypeError(f"{what}, a {type(value).__name__}, cannot be kept as JSON of its type.") from error
-    if len(text.encode()) > MAX_RESULT:
-        raise ValueError(f"{what} has more than {MAX_RESULT} bytes: keep it elsewhere.")
+    if len(text.encode()) > limit:
+        raise ValueError(f"{what} has more than {limit} bytes: keep it elsewhere.")
     if holds_nul(text):
         raise ValueError(f"{what} holds a NUL, which PostgreSQL cannot store.")
     return text

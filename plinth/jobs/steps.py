@@ -22,7 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.codec import PayloadCodec, decode, encode
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
-from plinth.jobs.results import adapter_of, dump
+from plinth.jobs.results import MAX_RESULT, adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
@@ -116,8 +116,9 @@ class Steps:
         *,
         retry: RetryPolicy | None,
         session: AsyncSession | None,
+        limit: int = MAX_RESULT,
     ) -> Any:
-        """Run a step, or return what an earlier run has kept of it. See `JobContext.step`."""
+        """Run a step, or return what an earlier run has kept of it. See `JobContext.step`. `limit`: bytes of JSON."""
         if session is not None and retry is not None:
             raise RuntimeError(f"The step {name!r} is in a transaction, which an error ends: it cannot have retries.")
         numbered = self._begin(name)
@@ -129,7 +130,7 @@ class Steps:
             began = monotonic()
             try:
                 value = await _attempts(numbered, function, arguments, retry)
-                result = dump(f"The result of the step {numbered!r}", adapter, value)
+                result = dump(f"The result of the step {numbered!r}", adapter, value, limit=limit)
             except _Spent as spent:
                 error = f"{type(spent.error).__name__}: {words_of(spent.error)}"
                 failed = self._ended(numbered, "step", "failed", None, storable(error)[:MAX_ERROR], began)

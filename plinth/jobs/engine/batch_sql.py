@@ -39,7 +39,7 @@ CANCEL_CHOSEN = f"""told AS (
 )"""
 CANCEL_MEMBERS = f"""
 WITH chosen AS MATERIALIZED (
-    SELECT id, state FROM job WHERE batch_id = ANY ((SELECT $1::uuid[])) AND cancel_requested_at IS NULL
+    SELECT id, state FROM job WHERE batch_id = ANY ($1::uuid[]) AND cancel_requested_at IS NULL
     ORDER BY batch_id, id LIMIT {MAX_MEMBERS} FOR UPDATE SKIP LOCKED
 ), {CANCEL_CHOSEN}
 SELECT id, state = 'running' AS running FROM chosen
