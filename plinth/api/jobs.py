@@ -13,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.api.dependencies import OperatorDep, PrincipalDep, SessionDep, check_permission, has_permission, state_of
 from plinth.api.job_events import JobEvents, event_id
 from plinth.api.schemas import (
+    BatchRead,
     BulkAction,
     BulkPriority,
     BulkResult,
@@ -30,6 +31,7 @@ from plinth.http.schemas import Page
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import State
+from plinth.jobs.admin.batches import get_batch
 from plinth.jobs.admin.bulk import act_on_many
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
 from plinth.jobs.admin.steps import list_steps
@@ -61,6 +63,7 @@ async def read_jobs(
         states=query.state,
         kind=query.kind,
         queue=query.queue,
+        batch=query.batch,
         before=pager.slice.after[0] if pager.slice.after else None,
         limit=query.limit + 1,  # one more shows whether there is a next page
     )
@@ -84,6 +87,12 @@ async def act_on_jobs(
         dry_run=body.dry_run,
     )
     return BulkResult(count=count, dry_run=body.dry_run)
+
+
+@router.get("/batches/{batch_id}", responses=problems(404))
+async def read_batch(batch_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep) -> BatchRead:
+    """A batch, and how many of its members are in which state. `GET /jobs?batch=` lists them."""
+    return BatchRead.model_validate(await get_batch(session, batch_id, owner=_owner(request, principal)))
 
 
 @router.get("/{job_id}", responses=problems(404))

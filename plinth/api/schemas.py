@@ -15,6 +15,7 @@ from plinth.jobs.kinds import NAME
 __all__ = [
     "AuditQuery",
     "AuditRead",
+    "BatchRead",
     "BulkAction",
     "BulkPriority",
     "BulkResult",
@@ -76,6 +77,7 @@ class JobQuery(PageQuery):
     owner: Annotated[Text, Field(min_length=1, max_length=255)] | None = Field(
         default=None, description="Jobs of this owner. Only operators may name another owner than themselves."
     )
+    batch: UUID | None = Field(default=None, description="Members of this batch.")
 
 
 class JobProgress(ReadModel):
@@ -104,6 +106,7 @@ class JobSummary(ReadModel):
     cancel_requested_at: datetime | None
     progress: JobProgress | None = Field(description="As reported by its last run; null if it reported none.")
     error: str | None = Field(description="The error of the last run that failed.")
+    batch_id: UUID | None = Field(description="The batch that it is a member of.")
 
 
 _RESULT = "What the job returned, of the type that its code says. Null: nothing, or it has not succeeded."
@@ -144,6 +147,22 @@ class OperatorJobRead(JobSummary):
     run_lease: int = Field(description="Counts all runs.")
 
 
+class BatchRead(ReadModel):
+    """A batch of jobs, and how far it is."""
+
+    id: UUID
+    owner: str | None = Field(description="As of a job.")
+    parent_id: UUID | None = Field(description="The job that waits for it: its members are that job's children.")
+    on_end_job_id: UUID | None = Field(description="The job that is enqueued when the batch ends.")
+    created_at: datetime
+    finished_at: datetime | None = Field(description="When its last member had ended.")
+    total: int = Field(description="The members that there are so far.")
+    live: int = Field(description="Of these, those that have not ended.")
+    states: dict[State, int] = Field(
+        description="How many members are in each state; once the batch has ended, how many had ended so then."
+    )
+
+
 class StepRead(ReadModel):
     """A step of a job as its owner sees it."""
 
@@ -168,31 +187,33 @@ def _optional(**constraints: Any) -> Any:
     return Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None), **constraints)  # type: ignore[arg-type]
 
 
-class JobSelection(WriteModel):
-    """The jobs that have all of this: at least one of `ids`, `kind`, `queue`, `owner` and `states` is there."""
+_NARROWED = ("ids", "kind", "queue", "owner", "states", "batch")
 
-    model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": [name]} for name in ("ids", "kind", "queue", "owner", "states")]}
-    )
+
+class JobSelection(WriteModel):
+    """The jobs that have all of this: one or more of `ids`, `kind`, `queue`, `owner`, `states` and `batch`."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWED]})
 
     ids: list[UUID] = _optional(min_length=1, max_length=MAX_JOBS)
     kind: EngineName = _optional()
     queue: EngineName = _optional()
     owner: Annotated[Text, Field(min_length=1, max_length=255)] = _optional()
     states: list[State] = _optional(min_length=1, max_length=len(State))
+    batch: UUID = _optional(description="Members of this batch.")
     limit: int = Field(default=1000, ge=1, le=MAX_JOBS, description="At most so many jobs, the oldest first.")
     dry_run: bool = Field(default=False, description="Only say how many jobs it would be.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not any(self.selection):
-            raise ValueError("say which jobs: by ids, kind, queue, owner or states")
+            raise ValueError("say which jobs: by ids, kind, queue, owner, states or batch")
         return self
 
     @property
     def selection(self) -> Selection:
         """The same for `plinth.jobs.admin.bulk`."""
-        return Selection(self.kind, self.queue, self.owner, self.states or (), self.ids or ())
+        return Selection(self.kind, self.queue, self.owner, self.states or (), self.ids or (), self.batch)
 
 
 class BulkAction(JobSelection):

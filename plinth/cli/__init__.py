@@ -28,6 +28,7 @@ from plinth.cli.common import (
 from plinth.cli.config import effective_configuration
 from plinth.cli.drain import drain
 from plinth.cli.import_arq import import_arq
+from plinth.cli.job_batch import batch
 from plinth.cli.job_bulk import cancel_many, delete, prioritise, run_now
 from plinth.cli.jobs import jobs
 from plinth.cli.keys import keys
@@ -67,7 +68,7 @@ def main() -> None:
 
 for _command in (audit, drain, jobs, keys, log_level, schedules, workers):
     main.add_command(_command)
-for _command in (cancel_many, delete, import_arq, pause, prioritise, resume, run_now, sql, stats):
+for _command in (batch, cancel_many, delete, import_arq, pause, prioritise, resume, run_now, sql, stats):
     jobs.add_command(_command)
 
 

@@ -30,6 +30,7 @@ def _selection(command: F) -> F:
             "--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="At most so many jobs."
         ),
         click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="A state; again for more."),
+        click.option("--batch", type=click.UUID, help="Members of this batch."),
         click.option("--owner", help="Jobs of this owner."),
         click.option("--queue", type=arguments.name, help="Jobs of this queue."),
         click.option("--kind", type=arguments.name, help="Jobs of this kind."),
@@ -76,6 +77,7 @@ def _act(
     kind: str | None,
     queue: str | None,
     owner: str | None,
+    batch: UUID | None,
     states: tuple[str, ...],
     limit: int,
     dry_run: bool,
@@ -85,9 +87,9 @@ def _act(
     from plinth.jobs import State
     from plinth.jobs.admin.bulk import Selection, act_on_many
 
-    selection = Selection(kind, queue, owner, tuple(map(State, states)), ids)
+    selection = Selection(kind, queue, owner, tuple(map(State, states)), ids, batch)
     if not any(selection):
-        raise click.UsageError("Say which jobs: by id, --kind, --queue, --owner or --state.")
+        raise click.UsageError("Say which jobs: by id, --kind, --queue, --owner, --batch or --state.")
     act = partial(
         act_on_many,
         action=action,

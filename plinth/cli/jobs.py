@@ -44,6 +44,7 @@ def jobs() -> None:
 @click.option("--kind", help="Only this kind.")
 @click.option("--queue", help="Only this queue.")
 @click.option("--owner", help="Only this owner's.")
+@click.option("--batch", type=click.UUID, help="Only members of this batch.")
 @click.option("--before", type=click.UUID, help="Only those older than this job: the next page.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @json_option
@@ -52,6 +53,7 @@ def list_command(
     kind: str | None,
     queue: str | None,
     owner: str | None,
+    batch: UUID | None,
     before: UUID | None,
     limit: int,
     as_json: bool,
@@ -62,15 +64,14 @@ def list_command(
 
     wanted = [State(state) for state in states]
     # One more than asked for tells whether there is a next page.
-    search = partial(
-        list_jobs, states=wanted, kind=kind, queue=queue, owner=owner, before=before, limit=limit + 1, payloads=as_json
-    )
-    found = transact(search)
+    search = partial(list_jobs, states=wanted, kind=kind, queue=queue, owner=owner, batch=batch, before=before)
+    found = transact(partial(search, limit=limit + 1, payloads=as_json))
     page = found[:limit]
     columns = ("ID", "KIND", "QUEUE", "STATE", "ATTEMPT", "CREATED", "OWNER", "LAST ERROR")
     print_list(page, columns, [_row(job) for job in page], as_json=as_json, none="There are no such jobs.")
     if len(found) > limit:
-        options = {"--kind": kind, "--queue": queue, "--owner": owner, "--before": page[-1].id, "--limit": limit}
+        narrowed = {"--kind": kind, "--queue": queue, "--owner": owner, "--batch": batch}
+        options = narrowed | {"--before": page[-1].id, "--limit": str(limit)}
         given = [part for state in states for part in ("--state", state)]
         given += [part for name, value in options.items() if value is not None for part in (name, str(value))]
         given += ["--json"] if as_json else []
@@ -107,6 +108,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Owner": job.owner,
         "Unique key": job.unique_key,
         "Limit key": job.limit_key or None,
+        "Batch": job.batch_id,
         "Attempts": f"{job.attempt} of {job.max_attempts}",
         "Runs": job.run_lease,
         "Crashes": job.crash_count,

@@ -10,6 +10,7 @@ _MODULES = {
     "claim_sql": ("CLAIM", "CLAIM_WITH_KEYS", "CLAIM_IN_TURN"),
     "key_sql": ("KEYS",),
     "sql": ("FINISH", "RETRY", "RELEASE", "PROGRESS", "SWEEP", "REAP", "RENEW_SESSION"),
+    "batch_sql": ("OVER", "OVER_AMONG"),
     "step_sql": ("KEEP_STEPS", "SUSPEND"),
     "prune_sql": ("PRUNE",),
 }

@@ -23,6 +23,7 @@ from app.main import create_app
 from plinth.cli import main
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, State, enqueue_many, job, kind_named, schedule
+from plinth.jobs.children import MAX_CHILDREN, MAX_RESULTS
 from plinth.jobs.context import MAX_WAIT
 from plinth.jobs.events import MAX_PAYLOAD
 from plinth.jobs.results import MAX_RESULT
@@ -33,8 +34,12 @@ from tests.support.pages import ROOT, blocks, copy_of_the_project
 PAGES = sorted((ROOT / "docs/jobs").glob("*.md"))
 
 # How many code blocks of a page the tests run. One that is added here has a test that types it; those of testing.md are
-# typed by tests/docs/test_testing.py.
+# typed by tests/docs/test_testing.py, and those of uniqueness.md and encryption.md by tests of
+# their own.
 RUN = {
+    "batches.md": {"python": 3, "sh": 1},
+    "encryption.md": {"python": 2, "sh": 1},
+    "uniqueness.md": {"python": 1},
     "handlers.md": {"python": 4},
     "limits.md": {"python": 2},
     "operators.md": {"sh": 1},
@@ -405,3 +410,58 @@ class TestSteps:
         assert MAX_RESULT == MAX_PAYLOAD
         assert f"| the name of a step, of an event | {MAX_NAME} characters |" in page
         assert MAX_WAIT // (366 * 86_400) == 10
+
+
+class TestBatches:
+    """docs/jobs/batches.md"""
+
+    @pytest.fixture
+    def page(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """The page's code, which is one module."""
+        monkeypatch.setattr("plinth.jobs.kinds._kinds", {})
+        page: dict[str, Any] = {"__name__": "pictures"}
+        for heading in (
+            "Keep what a job returns",
+            "Enqueue many jobs, and one when all have ended",
+            "Wait for child jobs",
+        ):
+            (code,) = blocks("docs/jobs/batches.md", f"## {heading}", "python")
+            exec(code, page)
+        return page
+
+    @pytest.fixture
+    def jobs(self, jobs: Jobs, database: Database, page: dict[str, Any]) -> Jobs:
+        return type(jobs)(database, Settings.isolated())
+
+    async def test_result_of_the_batches_page_is_kept(self, jobs: Jobs, page: dict[str, Any]) -> None:
+        done = await jobs.perform(page["measure"], page["Picture"](name="sea"))
+        assert done.result == {"width": 3, "height": 1}
+
+    async def test_batch_of_the_batches_page_runs_to_its_end(
+        self, jobs: Jobs, database: Database, page: dict[str, Any]
+    ) -> None:
+        async with database.session() as session:
+            batch_id = await page["order"](session, page["Album"](title="Sea"), ["sea", "shore"], "alice")
+        *members, last = await jobs.run_due()
+        assert {member.batch_id for member in members} == {batch_id}
+        assert (last.kind, last.result, last.owner, last.batch_id) == ("albums.print", 8, "alice", None)
+
+    async def test_child_jobs_of_the_batches_page_run_to_their_end(self, jobs: Jobs, page: dict[str, Any]) -> None:
+        waiting = await jobs.perform(page["measure_gallery"], page["Gallery"](names=["sea", "shore"]))
+        assert waiting.state is State.SCHEDULED
+        *_, parent = sorted(await jobs.run_due(), key=lambda job: job.kind == "galleries.measure")
+        assert (parent.state, parent.result) == (State.SUCCEEDED, 5)
+
+    def test_commands_of_the_batches_page_exist(self) -> None:
+        (commands,) = blocks("docs/jobs/batches.md", "## Look at a batch", "sh")
+        for line in commands.splitlines():
+            words = line.split("#")[0].split()[1:]
+            helped = CliRunner().invoke(main, [*words[:2], "--help"])
+            assert helped.exit_code == 0, line
+            assert all(word in helped.output for word in words if word.startswith("--")), line
+
+    def test_limits_of_the_batches_page_are_those_of_the_code(self) -> None:
+        page = (ROOT / "docs/jobs/batches.md").read_text()
+        assert f"| a job's result | {MAX_RESULT // 1024} KiB of JSON |" in page
+        assert f"| the children of one call | {MAX_CHILDREN:,} |" in page
+        assert f"| the results of one call's children together | {MAX_RESULTS // 1024**2} MiB of JSON |" in page

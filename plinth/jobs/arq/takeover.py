@@ -18,7 +18,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.jobs.arq.calls import Call
 from plinth.jobs.arq.registry import known, named
-from plinth.jobs.enqueue import Insertion, merged, prepare
+from plinth.jobs.enqueue import Insertion, prepare
+from plinth.jobs.follow_ups import merged
 from plinth.jobs.kinds import UnknownKindError
 
 __all__ = ["Report", "client_of", "take_over"]

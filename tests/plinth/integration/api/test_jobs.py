@@ -14,7 +14,7 @@ from plinth.api.schemas import JobRead, JobSummary, OperatorJobRead
 from plinth.database.engine import Database
 from plinth.http.schemas import Page
 from plinth.identity import sign_local_token
-from plinth.jobs import JobContext, State, enqueue, job
+from plinth.jobs import JobContext, State, batch, enqueue, job
 from plinth.jobs.engine.store import Store
 from plinth.jobs.outcome import Finish, error_entry
 from plinth.testing import problem
@@ -296,6 +296,64 @@ class TestResult:
             assert (await api.get(f"/jobs/{job_id}", headers=headers)).json()["result"] == {"total": 7}
         (listed,) = (await api.get("/jobs")).json()["items"]
         assert "result" not in listed
+
+
+class TestBatch:
+    async def make(self, engine: Database, owner: str = "alice", number: int = 3) -> UUID:
+        async with engine.session() as session, batch(session, owner=owner, on_end=(task, Number(n=9))) as made:
+            await made.enqueue_many(task, [Number(n=n) for n in range(number)])
+        return made.id
+
+    async def test_owner_sees_how_far_a_batch_is(
+        self, api: httpx.AsyncClient, engine: Database, store: Store, operator: dict[str, str]
+    ) -> None:
+        batch_id = await self.make(engine)
+        await run(store, State.SUCCEEDED)
+        await run(store)
+        for headers in ({}, operator):
+            seen = (await api.get(f"/jobs/batches/{batch_id}", headers=headers)).json()
+            assert (seen["total"], seen["live"], seen["finished_at"]) == (3, 2, None)
+            assert {state: number for state, number in seen["states"].items() if number} == {
+                "available": 1,
+                "running": 1,
+                "succeeded": 1,
+            }
+        assert len(await ids(api, f"?batch={batch_id}")) == 3
+        assert await ids(api, f"?batch={uuid4()}") == []
+        (listed,) = (await api.get(f"/jobs?batch={batch_id}&state=running")).json()["items"]
+        assert listed["batch_id"] == str(batch_id)
+
+    async def test_batch_that_an_operator_cancels_has_ended(
+        self, api: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        batch_id = await self.make(engine)
+        asked = {"action": "cancel", "batch": str(batch_id)}
+        assert (await api.post("/jobs/bulk/actions", json=asked, headers=operator)).json()["count"] == 3
+        seen = (await api.get(f"/jobs/batches/{batch_id}")).json()
+        assert (seen["total"], seen["live"], seen["states"]["cancelled"]) == (3, 0, 3)
+        assert seen["finished_at"] is not None
+        (last,) = await ids(api, "?state=available")
+        assert seen["on_end_job_id"] == str(last)
+
+    async def test_member_that_is_retried_after_the_end_changes_no_count(
+        self, api: httpx.AsyncClient, engine: Database
+    ) -> None:
+        batch_id = await self.make(engine, number=1)
+        (member,) = await ids(api, f"?batch={batch_id}")
+        await api.post(f"/jobs/{member}/cancel")
+        await api.post(f"/jobs/{member}/retry")
+        seen = (await api.get(f"/jobs/batches/{batch_id}")).json()
+        assert (seen["total"], seen["live"], seen["states"]["cancelled"]) == (1, 0, 1)
+        assert seen["finished_at"] is not None
+        assert await ids(api, f"?batch={batch_id}&state=available") == [member]
+
+    async def test_batch_of_another_owner_is_not_found(
+        self, api: httpx.AsyncClient, engine: Database, operator: dict[str, str]
+    ) -> None:
+        batch_id = await self.make(engine, "bob")
+        problem(await api.get(f"/jobs/batches/{batch_id}"), 404)
+        problem(await api.get(f"/jobs/batches/{uuid4()}"), 404)
+        assert (await api.get(f"/jobs/batches/{batch_id}", headers=operator)).json()["owner"] == "bob"
 
 
 class TestBulk:

@@ -19,6 +19,7 @@ import notes.jobs  # noqa: F401 - before the registries are replaced, or its kin
 from notes.config import Settings
 from plinth.database.engine import DatabaseUnavailableError
 from plinth.jobs import JobContext, job, schedule
+from plinth.jobs.admin.batches import BatchView
 from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.queues import QueueRead, ScheduleRead, WorkerRead
 from plinth.jobs.engine.sql import COMMON_COLUMNS, HISTORY_COLUMNS
@@ -34,6 +35,7 @@ ALL_COMMANDS = [
     ("jobs", "cancel", str(UUID(int=7))),
     ("jobs", "retry", str(UUID(int=7))),
     ("jobs", "retry", "--limit", "1"),
+    ("jobs", "batch", str(UUID(int=7))),
     ("jobs", "stats"),
     ("jobs", "pause", "mail"),
     ("jobs", "resume", "mail"),
@@ -328,7 +330,37 @@ class TestBulk:
     def test_act_on_all_jobs_is_refused(self, run: Run, command: str) -> None:
         refused = run("jobs", command)
         assert refused.exit_code == 2
-        assert "Say which jobs: by id, --kind, --queue, --owner or --state." in refused.stderr
+        assert "Say which jobs: by id, --kind, --queue, --owner, --batch or --state." in refused.stderr
+
+
+class TestBatch:
+    def test_batch_prints_how_many_of_its_jobs_are_in_which_state(
+        self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
+    ) -> None:
+        batch_id = uuid4()
+        sql("INSERT INTO job_batch (id, owner) VALUES ($1, 'alice')", batch_id)
+        made = [greet(), greet(), greet()]
+        sql("UPDATE job SET batch_id = $1", batch_id)
+        end(made[0])
+        greet("outside")
+        result = run("jobs", "batch", str(batch_id))
+        shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+        assert (shown["Batch"], shown["Owner"], shown["Jobs"], shown["Live"]) == (str(batch_id), "alice", "3", "2")
+        assert (shown["Available"], shown["Discarded"]) == ("2", "1")
+        assert "Finished" not in shown
+        (found,) = lines(run("jobs", "batch", str(batch_id), "--json"))
+        assert set(found) == fields(BatchView) | {"total", "live"}
+        assert (found["total"], found["live"], found["states"]["discarded"]) == (3, 2, 1)
+        listed = run("jobs", "list", "--batch", str(batch_id), "--limit", "2", "--json")
+        assert [job["batch_id"] for job in lines(listed)] == [str(batch_id)] * 2
+        assert f"--batch {batch_id} --before" in listed.stderr
+        assert run("jobs", "cancel-many", "--batch", str(batch_id)).stdout == "2 jobs will be cancelled.\n"
+        assert "Finished" in run("jobs", "batch", str(batch_id)).stdout
+        assert f"Batch         {batch_id}" in run("jobs", "show", made[0]).stdout
+
+    def test_unknown_batch_is_told(self, run: Run) -> None:
+        result = run("jobs", "batch", str(uuid4()))
+        assert (result.exit_code, result.stderr) == (1, "There is no such batch.\n")
 
 
 class TestShow:
