@@ -14,23 +14,27 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.jobs import JobContext, Limit, RetryPolicy, job
+from plinth.jobs import JobContext, Limit, RetryPolicy, ended_batch, job, run_jobs
 
 __all__ = [
     "TABLES",
     "Effect",
+    "Family",
     "Killer",
     "Nothing",
     "Stepped",
     "Trouble",
     "Work",
     "blocking",
+    "counted",
     "effect",
     "fails",
     "hangs",
     "in_a_thread",
     "killer",
+    "last",
     "limited",
+    "parent",
     "plain",
     "slot",
     "stepped",
@@ -77,6 +81,12 @@ class Effect(Work):
 
     subject: UUID | None = None
     run: int | None = None
+
+
+class Family(Work):
+    """So many children, each of so many seconds."""
+
+    children: int = 1
 
 
 class Killer(BaseModel):
@@ -261,6 +271,38 @@ async def slot(ctx: JobContext, payload: Nothing) -> None:
     """What a schedule enqueues."""
     await log_run(ctx)
     await book_and_complete(ctx)
+
+
+@job("faults.counted", retry=SOON)
+async def counted(ctx: JobContext, payload: Work) -> int:
+    """Works, takes effect in a step, and returns: the engine ends it."""
+    await log_run(ctx)
+    await asyncio.sleep(payload.seconds)
+    async with ctx.session() as session:
+        await ctx.step("book", book, session, ctx.id, ctx.run)
+    return 1
+
+
+@job("faults.last", retry=SOON)
+async def last(ctx: JobContext, payload: Nothing) -> list[int]:
+    """What a batch enqueues at its end: its effect, and how many members ended in each way."""
+    await log_run(ctx)
+    ended = list((await ended_batch(ctx))[1:])
+    async with ctx.session() as session:
+        await book(session, ctx.id, ctx.run)
+        await ctx.complete(session, result=ended)
+    return ended
+
+
+@job("faults.parent", retry=SOON)
+async def parent(ctx: JobContext, payload: Family) -> int:
+    """Runs children, and takes effect with what they returned."""
+    await log_run(ctx)
+    total: int = sum(await run_jobs(ctx, "children", counted, [Work(seconds=payload.seconds)] * payload.children))
+    async with ctx.session() as session:
+        await book(session, ctx.id, ctx.run)
+        await ctx.complete(session, result=total)
+    return total
 
 
 @job("faults.stepped", retry=SOON)

@@ -22,6 +22,7 @@ from notes.config import Settings
 from plinth.jobs import schedule
 from plinth.jobs.engine import sql as statements
 from plinth.jobs.engine import store
+from plinth.jobs.engine.batches import Batches
 from plinth.jobs.engine.heartbeat import Heartbeat
 from plinth.jobs.engine.runner import Runner
 from plinth.jobs.engine.store import Reaped, Store
@@ -86,7 +87,19 @@ def without_finish() -> None:
     Store.finish, Store.finish_in = finish, finish_in  # type: ignore[method-assign, assignment]
 
 
+def without_batches() -> None:
+    """The worker dies as it is about to end a batch."""
+
+    async def end(self: Batches, batches: Sequence[UUID]) -> Collection[UUID]:
+        if batches:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ()
+
+    Batches._end = end  # type: ignore[method-assign]
+
+
 WITHOUT = {
+    "batches": without_batches,
     "fence": without_fence,
     "heartbeat": without_heartbeat,
     "reaper": without_reaper,
