@@ -33,9 +33,11 @@ WITH ended AS (
         AND (SELECT true FROM job WHERE batch_id = over.id LIMIT 1) IS NULL
     RETURNING job_batch.*
 ), called AS (
-    INSERT INTO job (id, kind, queue, priority, owner, payload, max_attempts, run_at, state, trace_context)
+    INSERT INTO job (id, kind, queue, priority, owner, payload, max_attempts, run_at, state, trace_context,
+        limit_key)
     SELECT on_end_id, on_end ->> 'kind', on_end ->> 'queue', (on_end ->> 'priority')::smallint, owner,
-        on_end -> 'payload', (on_end ->> 'max_attempts')::smallint, now(), 'available', on_end -> 'trace_context'
+        on_end -> 'payload', (on_end ->> 'max_attempts')::smallint, now(), 'available', on_end -> 'trace_context',
+        COALESCE(on_end ->> 'limit_key', '')
     FROM ended WHERE on_end IS NOT NULL
 )
 SELECT id, parent_id, succeeded, cancelled, discarded, on_end ->> 'kind' AS kind, on_end ->> 'queue' AS queue

@@ -1,7 +1,7 @@
 """Batches: jobs that are enqueued together, and a job that runs when all of them have ended."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Unpack
@@ -10,11 +10,13 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.database.engine import SETTINGS
 from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.batch_end import end_batches
+from plinth.jobs.codec import decode, result_context
 from plinth.jobs.context import JobContext
 from plinth.jobs.enqueue import EnqueuedJob, EnqueueOptions, Insertion, enqueue_many, prepare
-from plinth.jobs.kinds import JobKind
+from plinth.jobs.kinds import JobKind, kinds
 from plinth.jobs.outcome import State
 from plinth.telemetry.tracing import enqueue_span
 
@@ -107,10 +109,10 @@ async def open_batch(
     """Write a batch. `on_end`: the one job to enqueue at its end; `parent`: the job whose children it is made of."""
     arguments: tuple[Any, ...] = (batch, owner, parent, None, None)
     if on_end is not None:
-        (row,), terms = on_end.rows, on_end.terms
+        (row,), terms = on_end.stored(session.info).rows, on_end.terms
         with enqueue_span(terms.kind, terms.queue, 1) as trace_context:
             kept = {name: getattr(terms, name) for name in ("kind", "queue", "priority", "max_attempts")}
-            kept |= {"payload": json.loads(row.payload)}
+            kept |= {"payload": json.loads(row.payload), "limit_key": row.limit_key}
             kept |= {"trace_context": json.loads(trace_context)} if trace_context is not None else {}
         arguments = (batch, owner, parent, row.id, json.dumps(kept))
     await (await session.connection()).exec_driver_sql(_OPEN, arguments)
@@ -141,7 +143,7 @@ async def ended_batch(ctx: JobContext) -> EndedBatch:
 class MemberResult(NamedTuple):
     """How a member of a batch has ended.
 
-    `result`: what its handler returned, as JSON has it. `error`: that of its last failed run.
+    `result`: what its handler returned, as JSON has it, decrypted. `error`: that of its last failed run.
     """
 
     id: UUID
@@ -152,14 +154,25 @@ class MemberResult(NamedTuple):
 
 
 async def member_results(session: AsyncSession, batch: UUID) -> AsyncIterator[MemberResult]:
-    """Yield how the members of a batch have ended that are not live, the oldest (by id) first."""
+    """Yield how the members of a batch have ended that are not live, the oldest (by id) first.
+
+    Raises:
+        ValueError: a result cannot be decrypted.
+    """
     connection = await session.connection()
     after = _BEFORE_ALL
     while True:
         rows = (await connection.exec_driver_sql(_RESULTS, (batch, after, RESULT_ROWS))).all()
         for row in rows:
-            result = None if row.result is None else json.loads(row.result)
+            result = None if row.result is None else json.loads(_plain(row.id, row.kind, row.result, session.info))
             yield MemberResult(row.id, row.kind, State(row.state), result, row.error)
         if len(rows) < RESULT_ROWS:
             return
         after = rows[-1].id
+
+
+def _plain(job_id: UUID, kind: str, result: str, info: Mapping[Any, Any]) -> str:
+    """Return the JSON of a result, which a codec may have stored otherwise; as it is if this process has no codec."""
+    known = kinds().get(kind)
+    codec = None if known is None or SETTINGS not in info else known.codec_for(info[SETTINGS])
+    return result if codec is None else decode(codec, result, result_context(job_id))

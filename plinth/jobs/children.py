@@ -13,6 +13,7 @@ from plinth.database.engine import Database
 from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.batch_end import end_batches, event_of
 from plinth.jobs.batches import open_batch
+from plinth.jobs.codec import PayloadCodec, decode, result_context
 from plinth.jobs.context import JobContext
 from plinth.jobs.enqueue import EnqueueOptions, prepare
 from plinth.jobs.kinds import JobKind, kind_named
@@ -106,7 +107,7 @@ async def run_jobs(
     await ctx.wait_for(event_of(children.batch), name=f"{name}.ended")
 
     async def read() -> list[_End]:
-        ends = await _read(ctx.database, name, children)
+        ends = await _read(ctx.database, name, children, kind.codec_for(ctx.settings))
         failed = next((end for end in ends if end.error is not None), None)
         if failed is not None and not return_exceptions:
             raise ChildFailed(failed.id, kind.name, failed.state, failed.error or "")
@@ -135,7 +136,7 @@ async def _start(
     return children
 
 
-async def _read(database: Database, name: str, children: _Children) -> list[_End]:
+async def _read(database: Database, name: str, children: _Children, codec: PayloadCodec | None) -> list[_End]:
     within = UUID(int=children.batch.int + 1), UUID(int=children.batch.int + children.number)
     async with database.connection() as connection:
         if await connection.fetchval(_SIZE, *within) > MAX_RESULTS:
@@ -143,7 +144,12 @@ async def _read(database: Database, name: str, children: _Children) -> list[_End
         rows = await connection.fetch(_ENDS, *within)
     if missing := children.number - len(rows):
         raise RuntimeError(f"Of the child jobs of {name!r}, {missing} were deleted or are being done again.")
-    return [_End(row["id"], State(row["state"]), json.loads(row["result"] or "null"), row["error"]) for row in rows]
+
+    def plain(row: Any) -> Any:
+        text = row["result"] or "null"
+        return json.loads(text if codec is None else decode(codec, text, result_context(row["id"])))
+
+    return [_End(row["id"], State(row["state"]), plain(row), row["error"]) for row in rows]
 
 
 def _result(kind: JobKind[Any], end: _End) -> Any:

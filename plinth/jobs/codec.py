@@ -7,12 +7,13 @@ A kind says with `@job(…, codec=…)` that it has one: a function that makes i
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar
+from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
 from plinth.database.engine import SETTINGS
 
-__all__ = ["CodecOf", "PayloadCodec", "decode", "encode", "encoded_rows"]
+__all__ = ["CodecOf", "PayloadCodec", "decode", "encode", "encoded_rows", "result_context"]
 
 NAME = "encrypted"  # of the one field of the object that is stored
 
@@ -61,6 +62,11 @@ def decode(codec: PayloadCodec, text: str, context: str) -> str:
     if not isinstance(stored, dict) or stored.keys() != {NAME} or not isinstance(stored[NAME], str):
         return text
     return codec.decode(b64decode(stored[NAME], validate=True), context.encode()).decode()
+
+
+def result_context(job_id: UUID) -> str:
+    """The context of what a job returns."""
+    return f"result {job_id}"
 
 
 def encoded_rows(rows: Sequence[R], make: CodecOf, kind: str, info: Mapping[Any, Any]) -> Sequence[R]:

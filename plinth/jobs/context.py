@@ -20,7 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from plinth.database.engine import Database
 from plinth.jobs.after_commit import after_commit
 from plinth.jobs.claimed import ClaimedJob, Progress
-from plinth.jobs.codec import PayloadCodec
+from plinth.jobs.codec import PayloadCodec, encode, result_context
 from plinth.jobs.enqueue import EnqueueOptions, Insertion, prepare
 from plinth.jobs.events import check_event
 from plinth.jobs.follow_ups import merged
@@ -302,8 +302,7 @@ class JobContext:
         """
         if session.in_nested_transaction():
             raise RuntimeError("a job completes with a transaction, not with a savepoint")
-        adapter = self._result or adapter_of(Any)
-        kept = None if result is None else dump(f"The result of {self.kind}", adapter, result)
+        kept = None if result is None else self.dump_result(result)
         await session.connection()  # begins the transaction
         transaction = session.sync_session.get_transaction()
         if self.completed or transaction is self._completion:
@@ -318,6 +317,11 @@ class JobContext:
 
     def _complete(self) -> None:
         self.completed = True
+
+    def dump_result(self, result: Any) -> str:
+        """Return the JSON that is stored of a result. Raises TypeError and ValueError as `complete`."""
+        text = dump(f"The result of {self.kind}", self._result or adapter_of(Any), result)
+        return text if self.codec is None else encode(self.codec, text, result_context(self.id))
 
 
 def _check_wait(seconds: float | None) -> None:

@@ -168,7 +168,7 @@ class Insertion:
             return []
         terms = self.terms
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
-            found = await self._stored(session.info)._insert(await session.connection(), trace_context)
+            found = await self.stored(session.info)._insert(await session.connection(), trace_context)
         ring_after_commit(session, queues=[terms.queue])
         jobs = self._answers(found)
         after_commit(session, partial(self._count, jobs))
@@ -181,7 +181,7 @@ class Insertion:
         terms = self.terms
         with enqueue_span(terms.kind, terms.queue, len(self.rows), self.context) as trace_context:
             async with database.connection() as connection:
-                found = await self._stored(database.session_info)._insert_alone(connection, trace_context)
+                found = await self.stored(database.session_info)._insert_alone(connection, trace_context)
         ring_now(database, queues=[terms.queue])
         jobs = self._answers(found)
         self._count(jobs)
@@ -201,7 +201,8 @@ class Insertion:
         last = trace_context, limits, self.terms.unique.waiting, self.terms.batch
         return (ids, *self.terms[:4], payloads, keys, *self.terms[4:7], *last)
 
-    def _stored(self, info: Mapping[Any, Any]) -> "Insertion":
+    def stored(self, info: Mapping[Any, Any]) -> "Insertion":
+        """The jobs with their payloads as they are stored; `info` is the `info` of the session."""
         codec, kind = self.terms.codec, self.terms.kind
         return self if codec is None else replace(self, rows=encoded_rows(self.rows, codec, kind, info))
 

@@ -15,7 +15,7 @@ from plinth.aio import cancel_all
 from plinth.database.engine import Database, bind_default_database
 from plinth.jobs.admin.jobs import JobView, get_job, list_jobs
 from plinth.jobs.claimed import ClaimedJob
-from plinth.jobs.codec import decode
+from plinth.jobs.codec import decode, result_context
 from plinth.jobs.context import JobContext
 from plinth.jobs.engine.recorder import Recorder
 from plinth.jobs.engine.run import Run
@@ -126,11 +126,13 @@ class Jobs:
         return await self.get(job.id)
 
     def _decoded(self, job: JobView) -> JobView:
-        """The job with its payload as it was enqueued, if its kind has a codec."""
+        """The job with its payload as it was enqueued and its result as it was returned, if its kind has a codec."""
         kind = self._kinds.get(job.kind)
         if kind is None or (codec := kind.codec_for(self._settings)) is None:
             return job
-        return replace(job, payload=from_json(decode(codec, to_json(job.payload).decode(), job.kind)))
+        payload = from_json(decode(codec, to_json(job.payload).decode(), job.kind))
+        result = from_json(decode(codec, to_json(job.result).decode(), result_context(job.id)))
+        return replace(job, payload=payload, result=result)
 
     async def _queues(self) -> list[str]:
         async with self._database.connection() as connection:

@@ -244,7 +244,7 @@ class TestLimits:
 
     async def test_job_of_the_limits_page_runs(self, database: Database) -> None:
         page: dict[str, Any] = {"__name__": "page"}
-        (code,) = blocks("docs/jobs/limits.md", "# Limits and fairness", "python")
+        code, *_ = blocks("docs/jobs/limits.md", "# Limits and fairness", "python")
         exec(IMPORTS + code, page)
 
         done = await Jobs(database, Settings.isolated()).perform(page["report"], page["Report"](month="2026-11"))
@@ -371,7 +371,8 @@ class TestOperators:
         assert {name for name in Settings.model_fields if name.startswith("JOBS_")} <= {name for name, _ in rows}
         for name, default in rows:
             value = getattr(Settings.isolated(), name)
-            assert default == (",".join(value) if isinstance(value, tuple) else f"{value:g}"), name
+            shown = "none" if value is None else ",".join(value) if isinstance(value, tuple) else f"{value:g}"
+            assert default == shown, name
 
 
 class TestSteps:

@@ -27,7 +27,6 @@ from plinth.jobs.outcome import (
     error_entry,
     words_of,
 )
-from plinth.jobs.results import dump
 from plinth.jobs.retry import RetryPolicy
 from plinth.settings import SettingsError
 from plinth.telemetry.log_records import attempt_var, job_id_var
@@ -176,11 +175,11 @@ class Run:
 
     def _succeed(self) -> Outcome:
         """End the job, which has done what it had to do, also if what it returned cannot be kept."""
-        job, adapter = self.job, self.kind.result
-        if self._returned is None or adapter is None:
+        job = self.job
+        if self._returned is None or self.kind.result is None:
             return Finish(job.id, job.lease, State.SUCCEEDED)
         try:
-            result = dump(f"The result of {job.kind}", adapter, self._returned)
+            result = self.ctx.dump_result(self._returned)
         except Exception as error:
             log.exception("the result of a job cannot be kept", kind=job.kind)
             entry = self._entry("result", "The job is done, and its result could not be kept.", error)

@@ -16,9 +16,12 @@ from plinth.jobs import (
     RetryPolicy,
     StepChanged,
     aes_gcm,
+    batch,
     enqueue,
     enqueue_many,
     job,
+    member_results,
+    run_jobs,
     schedule,
 )
 from plinth.jobs.admin.jobs import enqueue_by_hand, get_job, list_jobs, retry_job
@@ -301,3 +304,64 @@ async def test_jobs_under_test_are_looked_at_by_what_was_enqueued(
     (ended,) = await under_test.run_due()
     assert ended.payload == {"iban": MARK, "n": 5}
     assert seen == [Payout(n=5)]
+
+
+class TestResults:
+    @pytest.fixture
+    def drawn(self) -> JobKind[Payout]:
+        @job("test.drawn", codec=aes_gcm)
+        async def drawn(ctx: JobContext, payload: Payout) -> Receipt:
+            return Receipt(text=f"{payload.iban} {payload.n}")
+
+        return drawn
+
+    async def test_result_is_stored_encrypted_and_read_by_the_batch(
+        self, settings: Settings, database: Database, jobs: Jobs, drawn: JobKind[Payout]
+    ) -> None:
+        async with database.session() as session, batch(session) as made:
+            await made.enqueue(drawn, Payout(n=1))
+        async with working(settings, drawn):
+            await until(lambda: jobs.all("SELECT FROM job_batch WHERE finished_at IS NOT NULL"))
+        assert await jobs.all("SELECT FROM job_history WHERE result::text LIKE $1", f"%{MARK}%") == []
+        assert (await jobs.one("SELECT result FROM job_history"))["result"] is not None
+        async with database.session() as session:
+            (member,) = [member async for member in member_results(session, made.id)]
+        assert member.result == {"text": f"{MARK} 1"}
+
+    async def test_parent_reads_what_encrypted_children_return(
+        self, settings: Settings, database: Database, jobs: Jobs, drawn: JobKind[Payout]
+    ) -> None:
+        read: list[Any] = []
+
+        @job("test.parent", codec=aes_gcm)
+        async def parent(ctx: JobContext, payload: Payout) -> None:
+            read.extend(await run_jobs(ctx, "draw", drawn, [Payout(n=1), Payout(n=2)]))
+
+        made = await enqueue(database, parent, Payout())
+        async with working(settings, parent, drawn):
+            await jobs.end_of(made.id)
+        assert read == [Receipt(text=f"{MARK} {n}") for n in (1, 2)]
+        assert await jobs.all("SELECT FROM job_step WHERE result::text LIKE $1", f"%{MARK}%") == []
+
+    async def test_last_job_of_a_batch_waits_encrypted(
+        self, settings: Settings, database: Database, jobs: Jobs, payout: JobKind[Payout], seen: list[Payout]
+    ) -> None:
+        async with database.session() as session, batch(session, on_end=(payout, Payout(n=9))) as made:
+            await made.enqueue(payout, Payout(n=1))
+        assert MARK not in (await jobs.one("SELECT on_end::text AS text FROM job_batch"))["text"]
+        async with working(settings, payout):
+            await until(lambda: jobs.all("SELECT FROM job_history OFFSET 1"))
+        assert [payload.n for payload in seen] == [1, 9]
+
+    async def test_completed_result_is_stored_encrypted(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        @job("test.completed", codec=aes_gcm)
+        async def completed(ctx: JobContext, payload: Payout) -> str:
+            async with ctx.session() as session:
+                await ctx.complete(session, result=payload.iban)
+            return ""
+
+        under_test = JobsUnderTest(database, settings, registered={completed.name: completed})
+        assert (await under_test.perform(completed, Payout())).result == MARK
+        assert MARK not in (await jobs.one("SELECT result::text AS text FROM job_history"))["text"]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import JobContext, JobKind, Limit, enqueue, enqueue_many, job
+from plinth.jobs import JobContext, JobKind, Limit, batch, enqueue, enqueue_many, job
 from plinth.jobs.admin.jobs import retry_job
 from plinth.jobs.engine import key_limits as key_limits_module
 from plinth.jobs.engine.store import Store
@@ -249,6 +249,12 @@ class TestKeys:
         for api in ("a", "b"):
             await enqueue(database, kind, Call(api=api), unique_key="one", replace=True)
         assert (await jobs.one("SELECT limit_key FROM job"))["limit_key"] == "b"
+
+    async def test_last_job_of_a_batch_has_its_key(self, database: Database, jobs: Jobs) -> None:
+        kind = limited(max_running=1)
+        async with database.session() as session, batch(session, on_end=(kind, Call(api="a"))):
+            pass
+        assert (await jobs.one("SELECT limit_key FROM job"))["limit_key"] == "a"
 
     async def test_sql_function_takes_a_key(self, database: Database, jobs: Jobs) -> None:
         await jobs.all("SELECT plinth_enqueue('test.limited', '{\"api\": \"a\"}', limit_key => 'a')")
