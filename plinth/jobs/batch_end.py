@@ -20,17 +20,21 @@ __all__ = ["end_batches", "event_of"]
 
 # A statement of its own: what counts must see what the transactions before have committed.
 _LOCK = "SELECT id FROM job_batch WHERE id = ANY ($1::uuid[]) AND finished_at IS NULL ORDER BY id FOR UPDATE"
+# The members of a batch are counted once it is over: there may be a million.
 _END = """
-WITH ended AS (
+WITH over AS MATERIALIZED (
+    SELECT id FROM job_batch
+    WHERE id = ANY ($1::uuid[]) AND finished_at IS NULL
+        AND (SELECT true FROM job WHERE batch_id = job_batch.id LIMIT 1) IS NULL
+), ended AS (
     UPDATE job_batch SET finished_at = now(), succeeded = ends.succeeded, cancelled = ends.cancelled,
         discarded = ends.discarded
-    FROM unnest((SELECT $1::uuid[])) AS over (id), LATERAL (
+    FROM over, LATERAL (
         SELECT count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
             count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
             count(*) FILTER (WHERE state = 'discarded') AS discarded
         FROM job_history WHERE batch_id = over.id) AS ends
-    WHERE job_batch.id = over.id AND job_batch.id = ANY ($1) AND finished_at IS NULL
-        AND (SELECT true FROM job WHERE batch_id = over.id LIMIT 1) IS NULL
+    WHERE job_batch.id = over.id
     RETURNING job_batch.*
 ), called AS (
     INSERT INTO job (id, kind, queue, priority, owner, payload, max_attempts, run_at, state, trace_context,

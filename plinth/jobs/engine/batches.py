@@ -50,9 +50,10 @@ class Batches:
 
     async def _look(self, batches: Sequence[UUID]) -> Collection[UUID]:
         """End batches; returns those that are put off. What else goes wrong is left to `tend`."""
+        batches = list(dict.fromkeys(batches))  # each chunk of outcomes names those of its members
         try:
             async with self._database.connection() as connection:
-                over = [row["id"] for row in await connection.fetch(OVER_AMONG, list(batches))]
+                over = [row["id"] for row in await connection.fetch(OVER_AMONG, batches)]
         except DatabaseUnavailableError:
             return batches
         except Exception:

@@ -185,8 +185,9 @@ class TestMembersThatJoin:
         async with working(settings, member):
             assert (await ended(jobs, batch_id))["succeeded"] == 2
         for unknown in (batch_id, uuid4()):
-            with pytest.raises(BatchEndedError):
+            with pytest.raises(BatchEndedError) as refused:
                 await enqueue(database, member, Number(), batch=unknown)
+            assert (refused.value.status, refused.value.code) == (409, "batch_ended")
 
     async def test_batch_waits_for_the_transaction_of_a_job_that_joins(self, database: Database, jobs: Jobs) -> None:
         member = member_kind()
