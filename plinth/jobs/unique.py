@@ -106,9 +106,9 @@ async def insert_holding(
     rows: Sequence[R],
     insert: Callable[[Sequence[R]], Awaitable[Mapping[str, UUID]]],
 ) -> dict[str, UUID]:
-    """Insert the jobs whose keys are not held, and hold these; return the job of each key.
+    """Insert the jobs with keys that are free, and hold these; return the job of each key.
 
-    `insert` inserts jobs whose keys no live job has, and returns the live job of each key.
+    `insert` inserts the jobs with keys that no live job has, and returns the live job of each key.
     """
     found: dict[str, UUID] = {}
     left = list(rows)

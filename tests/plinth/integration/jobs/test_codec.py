@@ -1,4 +1,4 @@
-"""Jobs whose payloads are encrypted: what stands in the database, and what handlers get."""
+"""Jobs with encrypted payloads: what stands in the database, and what handlers get."""
 
 import secrets
 from typing import Any
