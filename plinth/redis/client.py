@@ -18,6 +18,40 @@ __all__ = ["ObservedRedis", "close_redis", "open_redis"]
 MAX_CONNECTIONS = 50
 
 
+class LeavingPool(BlockingConnectionPool):
+    """A pool that can leave its server: no command is sent on a connection that is open now."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._leaving: set[Any] = set()
+
+    def leave(self) -> None:
+        """Have each connection opened anew before it is used again."""
+        self._leaving = {*self._available_connections, *self._in_use_connections}
+
+    async def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        """Take a connection."""
+        try:
+            connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
+            if connection in self._leaving:
+                self._leaving.remove(connection)
+                await self._open_anew(connection)
+        except exceptions.ConnectionError as error:
+            if isinstance(error.__cause__, exceptions.ResponseError):  # redis-py before 6 would use it, in database 0
+                self.leave()
+            raise
+        return connection
+
+    async def _open_anew(self, connection: Any) -> None:
+        try:
+            with suppress(Exception):  # it is closed all the same
+                await connection.disconnect()
+            await connection.connect()
+        except BaseException:
+            await self.release(connection)
+            raise
+
+
 class ObservedRedis(Redis):
     """A client that counts its commands and records their spans, without their arguments.
 
@@ -34,8 +68,8 @@ class ObservedRedis(Redis):
         except BaseException as error:
             failure = error
             _count_error(error)
-            if is_wrong_server(error):
-                await self._leave_server()
+            if is_wrong_server(error) and isinstance(pool := self.connection_pool, LeavingPool):
+                pool.leave()
             raise
         finally:
             seconds = perf_counter() - started
@@ -43,12 +77,6 @@ class ObservedRedis(Redis):
             if is_recorded():
                 record_call(name, self._attributes(name), seconds=seconds, error=failure)
             failure = None  # its traceback holds this frame
-
-    async def _leave_server(self) -> None:
-        pool = self.connection_pool
-        await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-        with suppress(Exception):  # the caller gets the command's own
-            await pool.disconnect(inuse_connections=False)
 
     def _attributes(self, name: str) -> dict[str, str | int]:
         options = self.connection_pool.connection_kwargs
@@ -79,7 +107,7 @@ def open_redis(settings: PlatformSettings) -> Redis | None:
     """
     if settings.redis_url is None:
         return None
-    pool = BlockingConnectionPool.from_url(
+    pool = LeavingPool.from_url(
         settings.redis_url,
         max_connections=MAX_CONNECTIONS,
         timeout=settings.REDIS_TIMEOUT,

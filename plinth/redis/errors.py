@@ -32,11 +32,19 @@ _REFUSED = {
     "DENIED": "Redis refuses other machines: it runs in protected mode",
 }
 _REASONS = _WRONG_SERVER | _UNABLE | _REFUSED
+# Of these redis-py cuts the word off. Before version 6 it keeps it nowhere else.
+_CUT_OFF: dict[type[BaseException], str] = {
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.NoPermissionError: "NOPERM",
+}
 # Redis before version 7 puts the error of a command in a script behind its own.
 _WORD = re.compile(rf"(?:^|: -)({'|'.join(_REASONS)})\b")
 # Errors that begin with ERR, and redis-py's own.
 _TEXTS = {
     "ACL failure in script": _REFUSED["NOPERM"],
+    "Authentication required": _REFUSED["NOAUTH"],
     "DB index is out of range": "Redis has no database of this number",
     "max number of clients": "Redis has no connection left (maxclients)",
     "No connection available": "no connection of the pool was free in time",
@@ -72,8 +80,8 @@ def refuses_to_serve(error: BaseException) -> bool:
 
 def _word(error: BaseException) -> str | None:
     for cause in _causes(error):
-        code = getattr(cause, "status_code", None)
-        if code in _REASONS:  # redis-py has cut it off
+        code = getattr(cause, "status_code", None) or _CUT_OFF.get(type(cause))
+        if code in _REASONS:
             return str(code)
         if isinstance(cause, exceptions.RedisError) and (found := _WORD.search(str(cause))):
             return found[1]
