@@ -34,11 +34,12 @@ from tests.support.pages import ROOT, blocks, copy_of_the_project
 PAGES = sorted((ROOT / "docs/jobs").glob("*.md"))
 
 # How many code blocks of a page the tests run. One that is added here has a test that types it; those of testing.md are
-# typed by tests/docs/test_testing.py, and those of uniqueness.md and encryption.md by tests of
-# their own.
+# typed by tests/docs/test_testing.py, and those of uniqueness.md, encryption.md and from-arq.md
+# by tests of their own.
 RUN = {
     "batches.md": {"python": 3, "sh": 1},
     "encryption.md": {"python": 2, "sh": 1},
+    "from-arq.md": {"python": 2, "sh": 1},
     "uniqueness.md": {"python": 1},
     "handlers.md": {"python": 4},
     "limits.md": {"python": 2},
