@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 DOCS := $(VENV)/docs
+ARQ := $(VENV)/arq
 # Modules instead of the scripts beside them: those break when the folder moves.
 PLINTH := $(BIN)/python -m plinth.cli
 
@@ -37,7 +38,7 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
-# Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, e2e), or most of the time.
+# Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, arq-test, e2e), or most of the time.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
 	@$(PYTEST) tests/unit tests/integration tests/plinth/unit tests/plinth/integration $(ARGS)
@@ -88,6 +89,12 @@ test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print 
 .PHONY: edge-test
 edge-test: $(VENV)/.dev ## Test the API under attack, and behind nginx and HAProxy
 	@$(BIN)/python -m pytest tests/plinth/edge -m "" $(ARGS)
+
+.PHONY: arq-test
+arq-test: $(ARQ)/.done ## Test arq's functions beside arq itself, and Redis with the client that arq holds
+	@$(ARQ)/bin/python -m pytest tests/plinth/unit/redis tests/plinth/integration/redis tests/plinth/unit/jobs \
+		$(wildcard tests/plinth/integration/jobs/test_arq*.py) tests/plinth/integration/http/test_rate_limits.py \
+		tests/plinth/integration/test_outages.py $(ARGS)
 
 # Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
 HELM ?= helm
@@ -302,4 +309,16 @@ $(BENCH)/.done $(DOCS)/.done: $(VENV)/%/.done: requirements/%.txt $(VENV)/.uv
 	@$(BIN)/python -m venv --clear $(@D)
 	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --require-hashes -r $< \
 		|| $(@D)/bin/python -m pip install $(QUIET) --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# The environment of development but for redis-py: arq and its version of that are those of the benchmarks.
+$(ARQ)/.done: requirements/dev.txt requirements/bench.txt $(VENV)/.dev
+	@echo "Installing arq and the redis-py that it holds"
+	@$(BIN)/python -m venv --clear $(@D)
+	@sed '/^redis==/,/[^\\]$$/d' requirements/dev.txt > $(@D)/lock.txt
+	@sed -n '/^\(arq\|redis\)==/,/[^\\]$$/p' requirements/bench.txt >> $(@D)/lock.txt
+	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --no-deps --require-hashes -r $(@D)/lock.txt \
+		|| $(@D)/bin/python -m pip install $(QUIET) --disable-pip-version-check --no-deps --require-hashes -r $(@D)/lock.txt
+	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --no-deps --no-build-isolation -e . \
+		|| $(@D)/bin/python -m pip install $(QUIET) --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
