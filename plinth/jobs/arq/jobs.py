@@ -34,7 +34,7 @@ FROM (
 ) AS found ORDER BY id DESC LIMIT 1
 """
 FIND_BY_ID = FIND.format(which="id = $1")
-# Along the index on kind and id: the newest that has the key.
+# Of the ended jobs no index has the key: those of arq's functions are read.
 FIND_BY_KEY = FIND.format(which="unique_key = $1 AND kind = ANY ($2::text[])")
 
 
@@ -160,6 +160,8 @@ class Job:
             TimeoutError: it has not ended in time.
         """
         began = monotonic()
+        if self._id is None and (row := await self._find()) is not None:
+            self._id = row.id
         while (info := await self.info()) is not None:
             if isinstance(info, JobResult):
                 if info.success:
