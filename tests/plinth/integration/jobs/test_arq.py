@@ -172,6 +172,12 @@ class TestJobIds:
                 await end_of(await redis.enqueue_job("the_task", _job_id="again"))
         assert [job_id for job_id, *_ in seen] == ["again", "again"]
 
+    async def test_of_many_enqueues_of_one_id_at_the_same_time_one_makes_the_job(self, jobs: Jobs) -> None:
+        register(TheTask)
+        made = await asyncio.gather(*(ArqRedis().enqueue_job("the_task", n, _job_id="hot") for n in range(30)))
+        assert sum(job is not None for job in made) == 1
+        assert len(await jobs.all("SELECT id FROM job")) == 1
+
     async def test_job_of_a_session_is_there_when_its_transaction_commits(self, database: Database, jobs: Jobs) -> None:
         register(TheTask)
         async with database.session() as session:
