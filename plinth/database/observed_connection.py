@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Coroutine, Mapping
 from functools import lru_cache
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
@@ -34,7 +34,8 @@ _OPERATION = re.compile(r"\s*(\w+)")
 _CHANGED = re.compile(
     r'\b(?:INSERT\s+INTO|(?<!FOR\s)(?<!DO\s)UPDATE|DELETE\s+FROM)\s+"?([A-Za-z_][\w.]*)', re.IGNORECASE
 )
-_READ = re.compile(r'\bFROM\s+"?([A-Za-z_][\w.]*)', re.IGNORECASE)
+# Not what a function returns.
+_READ = re.compile(r'\b(?:FROM|JOIN)\s+(?:ONLY\s+)?"?([A-Za-z_][\w.]*+)(?!\s*\()', re.IGNORECASE)
 
 
 def observe(engine: Engine, *, counted: bool) -> None:
@@ -60,13 +61,26 @@ def observe(engine: Engine, *, counted: bool) -> None:
     event.listen(engine, "connect", begin, once=True)
 
 
+class Described(NamedTuple):
+    """What a statement's text says of it."""
+
+    name: str
+    """Of its span, such as `SELECT job`."""
+    operation: str
+    collection: str | None
+    """The table, unless it reads several and changes none."""
+
+
 @lru_cache(maxsize=1024)
-def describe(statement: str) -> tuple[str, str]:
-    """The name of a statement's span, such as `SELECT job`, and its operation, `SELECT`."""
+def describe(statement: str) -> Described:
+    """Describe a statement by its first words."""
     found = _OPERATION.match(statement)
     operation = found[1].upper() if found else "SQL"
-    target = _CHANGED.search(statement) or _READ.search(statement)
-    return (f"{operation} {target[1]}" if target else operation), operation
+    changed = _CHANGED.search(statement)
+    read = _READ.findall(statement)
+    target = changed[1] if changed else read[0] if read else None
+    alone = changed is not None or len(set(read)) == 1
+    return Described(operation if target is None else f"{operation} {target}", operation, target if alone else None)
 
 
 class _Connection(asyncpg.Connection):
@@ -142,8 +156,12 @@ def _record(connection: _Connection, query: str, seconds: float, error: BaseExce
     # A quick BEGIN or COMMIT has no span: no look at the current one is needed.
     if (quick and query in _USUAL_BOUNDARIES) or not is_recorded() or not connection.ready:
         return
-    name, operation = describe(query[:MAX_STATEMENT])
+    name, operation, collection = describe(query[:MAX_STATEMENT])
     if quick and operation in _BOUNDARIES:
         return
     attributes = {**connection.server, "db.operation.name": operation, "db.query.text": query[:MAX_STATEMENT]}
+    if collection is not None:
+        attributes["db.collection.name"] = collection
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
+        attributes["db.response.status_code"] = error.sqlstate
     record_call(name, attributes, seconds=seconds, error=error)

@@ -17,6 +17,9 @@ __all__ = ["ObservedRedis", "close_redis", "open_redis"]
 
 MAX_CONNECTIONS = 50
 
+# Of an error, such as WRONGTYPE. Of some, which have classes of their own, redis-py takes it off.
+_PREFIX = re.compile(r"[A-Z]{3,32}\b")
+
 
 class LeavingPool(BlockingConnectionPool):
     """A pool that can leave its server: no command is sent on a connection that is open now."""
@@ -75,13 +78,15 @@ class ObservedRedis(Redis):
             seconds = perf_counter() - started
             db_operation("redis", name).observe(seconds)
             if is_recorded():
-                record_call(name, self._attributes(name), seconds=seconds, error=failure)
+                record_call(name, self._attributes(name, failure), seconds=seconds, error=failure)
             failure = None  # its traceback holds this frame
 
-    def _attributes(self, name: str) -> dict[str, str | int]:
+    def _attributes(self, name: str, failure: BaseException | None) -> dict[str, str | int]:
         options = self.connection_pool.connection_kwargs
         server = {"server.address": options.get("host") or options.get("path"), "server.port": options.get("port")}
         known = {key: value for key, value in server.items() if value is not None}
+        if isinstance(failure, exceptions.ResponseError) and (prefix := _PREFIX.match(str(failure))):
+            known["db.response.status_code"] = prefix[0]
         return {"db.system.name": "redis", "db.operation.name": name, **known}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from opentelemetry.trace import StatusCode
 
-from plinth.telemetry.tracing import client_span, is_recorded, trace_headers
+from plinth.telemetry.tracing import MAX_METHOD, METHODS, OTHER_METHOD, client_span, is_recorded, trace_headers
 
 __all__ = ["TracedClient"]
 
@@ -25,13 +25,16 @@ class TracedClient(httpx.AsyncClient):
         if not is_recorded():
             return await self._send_traced(request, options)
         url = request.url
+        method = request.method if request.method in METHODS else OTHER_METHOD
         attributes: dict[str, str | int] = {
-            "http.request.method": request.method,
+            "http.request.method": method,
             "server.address": url.host,
             "server.port": url.port or (443 if url.scheme == "https" else 80),
             "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}",
         }
-        with client_span(request.method, attributes) as span:
+        if method is OTHER_METHOD:
+            attributes["http.request.method_original"] = request.method[:MAX_METHOD]
+        with client_span("HTTP" if method is OTHER_METHOD else method, attributes) as span:
             response = await self._send_traced(request, options)
             span.set_attribute("http.response.status_code", response.status_code)
             if response.status_code >= 400:

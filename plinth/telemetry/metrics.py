@@ -5,6 +5,7 @@ are bounded by the code: never a path, a caller, an id or the text of an error. 
 """
 
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,6 +160,9 @@ def db_error(system: str, kind: str) -> None:
 
 # --- exposition ---
 
+MAX_ACCEPTED = 20  # entries of an `Accept` that are read; Prometheus sends five
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+
 # For metrics of our own histograms, which the client library would render five times as slowly.
 _renderers: list[Callable[[bool], str]] = []
 
@@ -173,9 +177,9 @@ expose(lambda openmetrics: render(_DURATION, _operations.copy().values(), openme
 
 
 def exposition(accept: str) -> tuple[str, bytes]:
-    """All metrics of this process, and their content type: OpenMetrics, with exemplars, where `accept` asks for it."""
+    """All metrics of this process, and their content type: OpenMetrics, with exemplars, where `accept` prefers it."""
     try:
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = choose_encoder(_preferred(accept))
     except (TypeError, ValueError):  # a malformed version
         encode, content_type = choose_encoder("")
     content = encode(REGISTRY)
@@ -185,3 +189,24 @@ def exposition(accept: str) -> tuple[str, bytes]:
         end = b"# EOF\n"
         return content_type, content.removesuffix(end) + own + end
     return content_type, content + own
+
+
+def _preferred(accept: str) -> str:
+    """The entry of an `Accept` with the largest weight, of those that name a format of ours; OpenMetrics of two.
+
+    The client library takes the first one, whatever its weight.
+    """
+    best, chosen = (0.0, False), ""
+    for entry in accept.split(",")[:MAX_ACCEPTED]:
+        kind, *parameters = (part.strip() for part in entry.split(";"))
+        openmetrics = kind.lower() == "application/openmetrics-text"
+        if not openmetrics and kind.lower() not in ("text/plain", "text/*", "*/*"):
+            continue
+        pairs = (parameter.partition("=") for parameter in parameters)
+        given = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+        weight = given.pop("q", "1")
+        rank = (float(weight) if _WEIGHT.fullmatch(weight) else 0.0), openmetrics
+        if rank[0] > 0 and rank > best:
+            best = rank
+            chosen = ";".join([kind.lower(), *(f"{name}={value}" for name, value in given.items())])
+    return chosen

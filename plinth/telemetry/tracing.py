@@ -37,6 +37,7 @@ from starlette.types import Scope
 from plinth.telemetry.redaction import redact_text
 
 __all__ = [
+    "MAX_METHOD",
     "MAX_PATH",
     "METHODS",
     "OTHER_METHOD",
@@ -60,6 +61,7 @@ SPANS_DROPPED = Counter("plinth_trace_spans_dropped", "Spans that never reached 
 
 MAX_TRACESTATE = 512  # characters: the specification asks to pass on at least as many
 MAX_USER_AGENT = 256
+MAX_METHOD = 32
 # Of a path, in spans and log lines: spans wait for the collector in memory, and a caller must not decide their size.
 MAX_PATH = 1024
 
@@ -137,6 +139,8 @@ def begin_request(
                     "url.scheme": scope.get("scheme", "http"),
                 }
             )
+            if method is None:
+                span.set_attribute("http.request.method_original", scope["method"][:MAX_METHOD])
             if not trusted and traceparent is not None and (stranger := _parse(traceparent, tracestate)) is not None:
                 span.add_link(stranger)
     context = span.get_span_context()

@@ -107,6 +107,7 @@ class TestStatements:
         where = make_url(traced.settings.async_database_url)
         assert spans[1].attributes.items() >= {
             ("db.system.name", "postgresql"),
+            ("db.collection.name", "pair"),
             ("db.namespace", where.database),
             ("db.operation.name", "INSERT"),
             ("db.query.text", "INSERT INTO pair VALUES ($1, $2)"),
@@ -176,6 +177,7 @@ class TestBoundaries:
 
         *_, commit = await traced.spans(work)
         assert (commit.name, commit.failed, commit.attributes["error.type"]) == ("COMMIT", True, "UniqueViolationError")
+        assert commit.attributes["db.response.status_code"] == "23505"
 
     async def test_slow_commit_is_a_span(self, traced: Tracing, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(observed_connection, "BOUNDARY_SECONDS", 0.05)

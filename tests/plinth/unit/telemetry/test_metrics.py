@@ -23,6 +23,17 @@ def gauge() -> Iterator[Observed]:
     REGISTRY.unregister(gauge)
 
 
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
 class TestObserved:
     def test_observed_gauge_is_read_at_each_scrape(self, gauge: Observed) -> None:
         values = iter([1, 2])
@@ -62,6 +73,30 @@ class TestExposition:
         content_type, content = exposition(accept)
         assert content_type.startswith("text/plain; version=0.0.4")
         assert b"# EOF" not in content
+
+    @pytest.mark.parametrize(
+        ("accept", "openmetrics"),
+        [
+            (f"{OPENMETRICS};q=0,text/plain", False),
+            (f"{OPENMETRICS};q=0.3,text/plain;version=0.0.4;q=0.7", False),
+            (f"{OPENMETRICS}; q=0.3 , text/plain;q=0.2", True),
+            (f"text/plain;q=0.5,{OPENMETRICS};q=0.5", True),
+            ("text/plain,application/openmetrics-text", True),
+            ("Application/OpenMetrics-Text; Version=1.0.0; Q=0.9, */*;q=0.1", True),
+            (f"*/*,{OPENMETRICS};q=0.9", False),
+            (f"{OPENMETRICS};q=0", False),
+            (f"{OPENMETRICS};q=much,text/plain;q=0.1", False),
+            (f"{OPENMETRICS};q=2", False),
+            ('application/openmetrics-text;version="1.0.0"', True),
+            (PROMETHEUS_2, True),
+            (PROMETHEUS_3, True),
+            ("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=0.6,text/plain;q=0.3", False),
+        ],
+    )
+    def test_the_format_is_the_one_with_the_largest_weight(self, accept: str, openmetrics: bool) -> None:
+        content_type, content = exposition(accept)
+        assert content_type.startswith("application/openmetrics-text" if openmetrics else "text/plain")
+        assert content.endswith(b"# EOF\n") is openmetrics
 
     def test_both_exposition_formats_have_the_same_series(self) -> None:
         def shown(accept: str) -> set[tuple[str, frozenset[tuple[str, str]]]]:

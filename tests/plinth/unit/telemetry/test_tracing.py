@@ -249,6 +249,7 @@ class TestRequest:
         span = collector.one(name)
         assert span.attributes["http.response.status_code"] == status
         assert span.attributes["http.request.method"] == ("_OTHER" if method == "BREW" else method)
+        assert span.attributes.get("http.request.method_original") == ("BREW" if method == "BREW" else None)
         assert span.failed is failed
 
     async def test_request_without_an_answer_has_a_failed_span(self, collector: Collector, app: ASGIApp) -> None:
@@ -752,4 +753,5 @@ class TestStatement:
         ],
     )
     def test_statement_s_span_is_named_after_operation_and_table(self, statement: str, name: str) -> None:
-        assert describe(statement) == (name, name.partition(" ")[0])
+        found = describe(statement)
+        assert (found.name, found.operation) == (name, name.partition(" ")[0])
