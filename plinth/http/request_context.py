@@ -21,6 +21,7 @@ from plinth.http.routes import as_get, path_of
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_profiles import ACCESS_MESSAGE
 from plinth.telemetry.log_records import request_id_var
+from plinth.telemetry.propagation import active
 from plinth.telemetry.redaction import redact_text
 from plinth.telemetry.route_template import UNMATCHED, route_template, watch_route
 from plinth.telemetry.tracing import MAX_PATH, begin_request, end_request
@@ -89,7 +90,8 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        given = _headers(scope)
+        propagation = active()
+        given = _headers(scope, propagation.read)
         request_id = _inbound_id(given) or urandom(16).hex()
         extra_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
         state = scope.setdefault("state", {})
@@ -101,11 +103,11 @@ class RequestContextMiddleware:
             inner, send = as_get(scope), _without_body(send)
         lifecycle = self.lifecycle
         quiet = path_of(scope) in self.quiet_paths
-        traceparent = given.get(b"traceparent")
-        trusted = traceparent is not None and self.is_trusted(scope.get("client"))
-        trace = None if quiet else begin_request(scope, traceparent, given.get(b"tracestate"), trusted=trusted)
+        trusted = not propagation.read.isdisjoint(given) and self.is_trusted(scope.get("client"))
+        trace = None if quiet else begin_request(scope, given, trusted=trusted)
         if trace is not None:
-            extra_headers.append((b"traceresponse", trace.response))
+            if trace.response:
+                extra_headers.append((b"traceresponse", trace.response))
             trace_token = attach(trace.context)
         id_token = request_id_var.set(request_id)
         status = received = sent = 0
@@ -199,19 +201,20 @@ def _without_body(send: Send) -> Send:
     return send_headers
 
 
-_READ = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"transfer-encoding"})
+_READ = frozenset({b"x-request-id", b"content-length", b"transfer-encoding"})
+_LISTS = frozenset({b"tracestate", b"baggage"})
 
 
-def _headers(scope: Scope) -> dict[bytes, str]:
-    """The request's headers that the middleware reads."""
+def _headers(scope: Scope, of_traces: frozenset[bytes]) -> dict[bytes, str]:
+    """The request's headers that the middleware reads: its own, and those that carry traces."""
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
-        if name in _READ:
+        if name in _READ or name in of_traces:
             if name not in found:
                 found[name] = value.decode("latin-1")
-            elif name == b"tracestate":  # a list, which may be spread over several lines
+            elif name in _LISTS:  # which may be spread over several lines
                 found[name] += f",{value.decode('latin-1')}"
-            elif name == b"traceparent":  # two cannot both be true
+            elif name in of_traces:  # two cannot both be true
                 found[name] = ""
     return found
 

@@ -9,13 +9,14 @@ from typing import Any
 import httpx
 from opentelemetry.trace import StatusCode
 
-from plinth.telemetry.tracing import MAX_METHOD, METHODS, OTHER_METHOD, client_span, is_recorded, trace_headers
+from plinth.telemetry.propagation import outgoing_headers
+from plinth.telemetry.tracing import MAX_METHOD, METHODS, OTHER_METHOD, client_span, is_recorded
 
 __all__ = ["TracedClient"]
 
 
 class TracedClient(httpx.AsyncClient):
-    """An `httpx.AsyncClient` that makes a span of each request and sends `traceparent` and `tracestate` along.
+    """An `httpx.AsyncClient` that makes a span of each request and sends the trace's headers along, and the baggage.
 
     A request is one span, with the redirects that the client follows. Spans hold no query and no credentials. Headers
     that the caller has set stay as they are.
@@ -43,7 +44,9 @@ class TracedClient(httpx.AsyncClient):
             return response
 
     async def _send_traced(self, request: httpx.Request, options: dict[str, Any]) -> httpx.Response:
-        added = {} if "traceparent" in request.headers else trace_headers()
+        added = outgoing_headers()
+        if any(name in request.headers for name in added):
+            added = {}
         request.headers.update(added)
         try:
             return await super().send(request, **options)

@@ -33,9 +33,14 @@ log = structlog.get_logger("plinth.telemetry.logging")
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-# RequestContextMiddleware writes the access lines. OpenTelemetry's loggers quote each malformed `tracestate`, in the
-# caller's words, and report each attribute that a configured limit cuts.
-_SILENCED = ("uvicorn.access", "opentelemetry.trace.span", "opentelemetry.attributes")
+# RequestContextMiddleware writes the access lines. OpenTelemetry's loggers quote each malformed `tracestate` and
+# `baggage`, in the caller's words, and report each attribute that a configured limit cuts.
+_SILENCED = (
+    "uvicorn.access",
+    "opentelemetry.trace.span",
+    "opentelemetry.attributes",
+    "opentelemetry.baggage.propagation",
+)
 
 # SQLAlchemy keeps its own loggers at this level, but logs our pool's actions under the name of our module.
 _WARNINGS_ONLY = ("plinth.database.pool",)

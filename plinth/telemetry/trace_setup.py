@@ -10,6 +10,7 @@ import structlog
 from opentelemetry import trace
 
 from plinth.settings import PlatformSettings
+from plinth.telemetry.propagation import use
 from plinth.telemetry.tracing import is_on, use_tracer
 
 __all__ = ["running"]
@@ -26,6 +27,7 @@ async def running(settings: PlatformSettings, component: Literal["api", "worker"
 
     At the end the recorded spans are sent, for `FLUSH_SECONDS` at most.
     """
+    use(settings.OTEL_PROPAGATORS)
     if settings.traces_endpoint is None or is_on():
         yield
         return

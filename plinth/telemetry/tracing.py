@@ -9,7 +9,6 @@ This module needs OpenTelemetry's API alone, not its SDK. Spans of SQL statement
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time_ns
@@ -23,17 +22,15 @@ from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
     Span,
-    SpanContext,
     SpanKind,
     StatusCode,
     TraceFlags,
     Tracer,
-    TraceState,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter
 from starlette.types import Scope
 
+from plinth.telemetry.propagation import active, headers_of, parse_w3c, with_baggage
 from plinth.telemetry.redaction import redact_text
 
 __all__ = [
@@ -53,25 +50,19 @@ __all__ = [
     "is_on",
     "is_recorded",
     "record_call",
-    "trace_headers",
     "use_tracer",
 ]
 
 SPANS_DROPPED = Counter("plinth_trace_spans_dropped", "Spans that never reached the collector.")
 
-MAX_TRACESTATE = 512  # characters: the specification asks to pass on at least as many
 MAX_USER_AGENT = 256
 MAX_METHOD = 32
 # Of a path, in spans and log lines: spans wait for the collector in memory, and a caller must not decide their size.
 MAX_PATH = 1024
 
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_KNOWN_FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
-
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 OTHER_METHOD = "_OTHER"
 _EMPTY = Context()
-_W3C = TraceContextTextMapPropagator()
 
 _tracer: Tracer | None = None
 
@@ -106,28 +97,28 @@ class RequestTrace(NamedTuple):
 
     span: Span
     context: Context
-    """Holds the span as the current one, and nothing else of OpenTelemetry's."""
+    """Holds the span as the current one and the caller's baggage, and nothing else of OpenTelemetry's."""
     response: bytes
-    """The value of the header `traceresponse`: trace, span, and whether it is recorded here."""
+    """The value of the header `traceresponse`: trace, span, and whether it is recorded here. Empty without a trace."""
 
 
-def begin_request(
-    scope: Scope, traceparent: str | None, tracestate: str | None, *, trusted: bool
-) -> RequestTrace | None:
+def begin_request(scope: Scope, given: Mapping[bytes, str], *, trusted: bool) -> RequestTrace | None:
     """Continue the trace of a trusted caller, or begin one. None: the request belongs to no trace.
 
-    A trace that begins here has a link to the span of a caller that is not trusted, whose flags decide nothing. While
-    tracing is off the span stands for the trusted caller's and records nothing.
+    `given` are the request's headers, those at least that `active().read` names. A trace that begins here has a link to
+    the span of a caller that is not trusted, whose flags decide nothing and whose baggage is dropped. While tracing is
+    off the span stands for the trusted caller's and records nothing.
     """
-    caller = _parse(traceparent, tracestate) if trusted and traceparent is not None else None
+    caller = active().caller(given) if trusted else None
+    base = (with_baggage(given.get(b"baggage"), _EMPTY) if trusted else None) or _EMPTY
     if _tracer is None:
-        if caller is None:
+        if caller is None and not base:
             return None
-        span: Span = NonRecordingSpan(caller)
+        span: Span = trace.INVALID_SPAN if caller is None else NonRecordingSpan(caller)
         flags = 0
     else:
         method = scope["method"] if scope["method"] in METHODS else None
-        parent = _EMPTY if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), _EMPTY)
+        parent = base if caller is None else trace.set_span_in_context(NonRecordingSpan(caller), base)
         span = _tracer.start_span(method or "HTTP", parent, SpanKind.SERVER)
         flags = span.get_span_context().trace_flags
         # Not in `start_span`, which takes 2 µs longer with attributes for each request that is not recorded.
@@ -141,11 +132,11 @@ def begin_request(
             )
             if method is None:
                 span.set_attribute("http.request.method_original", scope["method"][:MAX_METHOD])
-            if not trusted and traceparent is not None and (stranger := _parse(traceparent, tracestate)) is not None:
+            if not trusted and (stranger := active().caller(given)) is not None:
                 span.add_link(stranger)
     context = span.get_span_context()
-    response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags)
-    return RequestTrace(span, trace.set_span_in_context(span, _EMPTY), response)
+    response = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, flags) if context.is_valid else b""
+    return RequestTrace(span, trace.set_span_in_context(span, base), response)
 
 
 def end_request(span: Span, scope: Scope, *, route: str | None, status: int, error: BaseException | None) -> None:
@@ -185,7 +176,7 @@ def enqueue_span(kind: str, queue: str, count: int, within: Context | None = Non
     if not context.is_valid:
         yield None
     elif _tracer is None or not context.trace_flags.sampled:
-        yield json.dumps(trace_headers(within))
+        yield json.dumps(headers_of(within))
     else:
         attributes: dict[str, str | int] = {
             "messaging.system": "plinth",
@@ -196,7 +187,7 @@ def enqueue_span(kind: str, queue: str, count: int, within: Context | None = Non
             "plinth.job.kind": kind,
         }
         with client_span(f"enqueue {kind}", attributes, kind=SpanKind.PRODUCER, within=within):
-            yield json.dumps(trace_headers())
+            yield json.dumps(headers_of())
 
 
 def begin_job(
@@ -211,7 +202,7 @@ def begin_job(
         return None
     parent = None
     if carrier is not None and "traceparent" in carrier:
-        parent = _parse(carrier["traceparent"], carrier.get("tracestate"))
+        parent = parse_w3c(carrier["traceparent"], carrier.get("tracestate"))
     span: Span | None
     if _tracer is None:
         span = None if parent is None else NonRecordingSpan(parent)
@@ -233,7 +224,7 @@ def begin_job(
         }
         span = _tracer.start_span(f"job {kind}", context, SpanKind.CONSUMER, described, links)
     if span is not None:
-        otel.attach(trace.set_span_in_context(span))
+        otel.attach(trace.set_span_in_context(span, with_baggage((carrier or {}).get("baggage"))))
     return span
 
 
@@ -293,33 +284,6 @@ def _fail(span: Span, error: BaseException) -> None:
     # The type alone: messages quote values.
     span.set_attribute("error.type", _type_of(error))
     span.set_status(StatusCode.ERROR)
-
-
-def trace_headers(within: Context | None = None) -> dict[str, str]:
-    """The W3C headers with which another service continues the current trace; none where there is no trace.
-
-    `within`: a context other than the current one.
-    """
-    headers: dict[str, str] = {}
-    _W3C.inject(headers, within)
-    return headers
-
-
-def _parse(traceparent: str, tracestate: str | None) -> SpanContext | None:
-    """Parse the W3C headers. None if `traceparent` is not valid to the letter."""
-    # OpenTelemetry's propagator takes spaces and line breaks around it, and passes unknown flags on.
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match is None:
-        return None
-    version, trace_id, span_id, flags, more = match.groups()
-    # Version 00 ends after the flags; a later one may go on, and ff is none.
-    if version == "ff" or (version == "00" and more is not None):
-        return None
-    state = None
-    if tracestate and len(tracestate) <= MAX_TRACESTATE:
-        state = TraceState.from_header([tracestate])
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & _KNOWN_FLAGS), state)
-    return context if context.is_valid else None  # zeros are none
 
 
 def _type_of(error: BaseException | None) -> str:

@@ -50,7 +50,7 @@ async def enqueue_in(database: Database, kind: JobKind[Any], caller: str | None)
     request = None
     if caller is not None:
         request = tracing.begin_request(
-            {"type": "http", "method": "POST", "path": "/", "headers": []}, caller, None, trusted=True
+            {"type": "http", "method": "POST", "path": "/", "headers": []}, {b"traceparent": caller}, trusted=True
         )
     token = otel.attach(otel.Context() if request is None else request.context)
     try:

@@ -6,8 +6,9 @@ import httpx
 import pytest
 from opentelemetry import trace
 
-from plinth.telemetry import trace_setup, tracing
+from plinth.telemetry import trace_setup
 from plinth.telemetry.http_client import TracedClient
+from plinth.telemetry.propagation import parse_w3c
 from tests.plinth.unit.telemetry.test_tracing import SAMPLED, SPAN, UNSAMPLED, traced
 from tests.support.collector import Collector, collecting
 
@@ -63,7 +64,7 @@ async def test_redirected_or_repeated_request_has_the_traceparent_of_its_current
 
 async def test_tracestate_is_propagated(collector: Collector, tracer: trace.Tracer) -> None:
     """A request sent again within another trace or none loses its old tracestate."""
-    one, another = tracing._parse(SAMPLED, "vendor=1,other=2"), tracing._parse(UNSAMPLED, None)
+    one, another = parse_w3c(SAMPLED, "vendor=1,other=2"), parse_w3c(UNSAMPLED, None)
     assert one is not None
     assert another is not None
     with collecting() as other:

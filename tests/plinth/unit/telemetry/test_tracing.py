@@ -51,6 +51,10 @@ def log() -> Iterator[Stderr]:
 pytestmark = pytest.mark.usefixtures("fresh_tracing")
 
 
+def given(traceparent: str, tracestate: str) -> dict[bytes, str]:
+    return {b"traceparent": traceparent, b"tracestate": tracestate}
+
+
 def traced(url: str, **values: Any) -> Any:
     """Settings that record every trace and export it at once."""
     defaults = {"OTEL_TRACES_SAMPLER_ARG": 1, "OTEL_BSP_SCHEDULE_DELAY": 10}
@@ -634,8 +638,8 @@ class TestRecordedCalls:
 
     async def test_recorded_call_is_like_a_span_around_it(self, collector: Collector) -> None:
         async with trace_setup.running(traced(collector.url, OTEL_BSP_SCHEDULE_DELAY=60_000), "api"):
-            scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, (SAMPLED, "a=1")
-            request = tracing.begin_request(scope, *headers, trusted=True)
+            scope, headers = {"type": "http", "method": "GET", "path": "/", "headers": []}, given(SAMPLED, "a=1")
+            request = tracing.begin_request(scope, headers, trusted=True)
             assert request is not None
             with trace.use_span(request.span), tracing.client_span("begun", {"a": 1, "b": "c"}):
                 pass
@@ -718,7 +722,7 @@ class TestJobs:
                 pass
             scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
             for caller in (SAMPLED, UNSAMPLED):
-                request = tracing.begin_request(scope, caller, "a=1", trusted=True)
+                request = tracing.begin_request(scope, given(caller, "a=1"), trusted=True)
                 assert request is not None
                 with tracing.enqueue_span("mail", "default", 3, request.context) as stored:
                     assert stored is not None
