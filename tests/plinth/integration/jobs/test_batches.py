@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from pydantic import BaseModel
 
 from notes.config import Settings
@@ -25,7 +26,7 @@ from plinth.jobs import (
 from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.engine.batches import Batches
-from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, until, working
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 
 class Done(BaseModel):
@@ -121,6 +122,15 @@ class TestEnd:
                 await jobs.end_of((await ended(jobs, batch_id))["on_end_id"])
         assert sorted(one.id for one in ENDED) == sorted(made_ids)
         assert {one[1:] for one in ENDED} == {(5, 0, 0)}
+
+    async def test_last_job_belongs_to_the_trace_that_made_the_batch(self, database: Database, jobs: Jobs) -> None:
+        caller = SpanContext(trace_id=0xABC, span_id=7, is_remote=True, trace_flags=TraceFlags(0))
+        with use_span(NonRecordingSpan(caller)):
+            batch_id = await made(database, member_kind(), 1, last=last_kind())
+        async with database.session() as session:
+            await act_on_many(session, "delete", Selection(batch=batch_id), by=OLGA)
+        row = await jobs.one("SELECT trace_context FROM job WHERE kind = 'test.last'")
+        assert row["trace_context"]["traceparent"] == f"00-{0xABC:032x}-{7:016x}-00"
 
     async def test_empty_batch_ends_at_once(self, database: Database, jobs: Jobs) -> None:
         batch_id = await made(database, member_kind(), last=last_kind())
@@ -290,6 +300,20 @@ class TestActs:
             await until(lambda: jobs.all("SELECT id FROM job WHERE state = 'running'"))
             async with database.session() as session:
                 assert await act_on_many(session, "cancel", Selection(batch=batch_id), by=OLGA) == 1
+            assert (await ended(jobs, batch_id))["cancelled"] == 1
+
+
+class TestLostWorkers:
+    async def test_member_that_is_taken_away_from_a_lost_worker_ends_the_batch(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        member = member_kind()
+        batch_id = await made(database, member, 1)
+        store = await open_store(database)
+        await store.claim(["default"], {member.name: member}, 1)
+        await jobs.all("UPDATE job SET cancel_requested_at = now()")
+        await jobs.all("UPDATE worker_session SET expires_at = now() - interval '1 second'")
+        async with working(settings, member):
             assert (await ended(jobs, batch_id))["cancelled"] == 1
 
 
