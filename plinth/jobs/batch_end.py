@@ -49,15 +49,16 @@ FROM ended ORDER BY id
 """
 
 
-async def end_batches(session: AsyncSession, batches: Collection[UUID]) -> None:
+async def end_batches(session: AsyncSession, batches: Collection[UUID], *, wait: bool = True) -> None:
     """End those of the batches that have no live member, in the session's transaction; each ends once.
 
     Their rows are locked until the end of the transaction, so that no other one overlooks what this one has ended.
+    Without `wait` those that another transaction has locked are left to it, or to the worker that looks each minute.
     """
     if not batches:
         return
     connection = await session.connection()
-    held = await connection.exec_driver_sql(_LOCK, (list(batches),))
+    held = await connection.exec_driver_sql(_LOCK if wait else f"{_LOCK} SKIP LOCKED", (list(batches),))
     ended = (await connection.exec_driver_sql(_END, ([row.id for row in held],))).all()
     for batch in ended:
         if batch.parent_id is not None:

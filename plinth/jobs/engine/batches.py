@@ -87,5 +87,6 @@ async def cancel_children(session: AsyncSession, jobs: Collection[UUID]) -> None
             return
         members = (await connection.exec_driver_sql(CANCEL_MEMBERS, (batches,))).all()
         ring_after_commit(session, cancelled=[member.id for member in members if member.running])
-        await end_batches(session, batches)
+        # What ends such a batch may wait for its parent, which is locked here. No job waits for the batch any more.
+        await end_batches(session, batches, wait=False)
         parents = [member.id for member in members]

@@ -251,6 +251,27 @@ class TestCancel:
             await self.cancelled(jobs, 4)
         assert given == []
 
+    async def test_parent_and_its_last_child_are_cancelled_at_the_same_time(
+        self, settings: Settings, database: Database, jobs: Jobs, child: JobKind[Number]
+    ) -> None:
+        parent, _ = parent_kind(child, [1])
+        made = [await enqueue(database, parent, Number()) for _ in range(10)]
+        async with working(settings, parent):
+            for one in made:
+                await waits(jobs, one.id)
+
+        async def cancel(job_id: UUID) -> None:
+            async with database.session() as session:
+                await request_cancel(session, job_id)
+
+        for one in made:
+            batch_id = (await jobs.one("SELECT id FROM job_batch WHERE parent_id = $1", one.id))["id"]
+            last = (await jobs.one("SELECT id FROM job WHERE batch_id = $1", batch_id))["id"]
+            await asyncio.gather(cancel(one.id), cancel(last))
+        await Batches(database).tend()
+        states = await jobs.all("SELECT state, count(*) AS number FROM job_history GROUP BY state")
+        assert [tuple(row) for row in states] == [("cancelled", 20)]
+
     async def test_parents_that_are_cancelled_at_once_cancel_their_children(
         self, settings: Settings, database: Database, jobs: Jobs, child: JobKind[Number]
     ) -> None:
