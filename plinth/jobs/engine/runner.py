@@ -109,8 +109,8 @@ class Runner:
         heartbeat.start()
         self._heartbeat = heartbeat
         interval = self._settings.JOBS_POLL_INTERVAL
-        common = (self._store, self._settings, self._queues, self._kinds, self._recorder.batches)
-        housekeeping = Housekeeping(*common, on_work=self._wake.set, on_freed=self._freed)
+        served = self._queues, self._kinds, self._recorder.batches
+        housekeeping = Housekeeping(self._store, self._settings, *served, on_work=self._wake.set, on_freed=self._freed)
         scheduler = Scheduler(self._store.database)
         claiming = asyncio.create_task(self._claim_loop())
         recording = asyncio.create_task(self._recorder.run())

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
@@ -178,6 +179,22 @@ class TestOverlap:
         else:
             cancelled = found[first["id"]]["cancel_requested_at"] is not None
             assert cancelled is (overlap == "cancel")
+
+    async def test_slot_that_cancels_an_earlier_job_cancels_its_children(
+        self, database: Database, jobs: Jobs, minutely: Schedule
+    ) -> None:
+        scheduler = Scheduler(database, {"test.tick": replace(minutely, overlap="cancel", catch_up=1)})
+        await scheduler.declare()
+        await self.slot_comes(jobs, scheduler)
+        await jobs.all("UPDATE job SET unique_key = regexp_replace(unique_key, '2[0-9]{3}-', '1999-')")
+        first = (await jobs.one("SELECT id FROM job"))["id"]
+        children = uuid4()
+        await jobs.all("INSERT INTO job_batch (id, parent_id) VALUES ($1, $2)", children, first)
+        await enqueue(database, minutely.kind, Number(), batch=children)
+        await self.slot_comes(jobs, scheduler)
+        ended = await jobs.all("SELECT batch_id FROM job_history WHERE state = 'cancelled' ORDER BY batch_id")
+        assert [row["batch_id"] for row in ended] == [children, None]
+        assert (await jobs.one("SELECT finished_at FROM job_batch"))["finished_at"] is not None
 
     async def test_slot_cancels_no_job_of_a_schedule_with_a_longer_name(
         self, database: Database, jobs: Jobs, minutely: Schedule
