@@ -8,8 +8,6 @@ Made: 2026-11-30 08:30:00+00:00
 import sqlalchemy as sa
 from alembic import op
 
-from plinth.migrations.versions.plinth_0007_enqueue import CREATE as OLD_CREATE
-
 revision = "plinth_0008"
 down_revision = "plinth_0007"
 branch_labels = None
@@ -22,46 +20,6 @@ OLD_LINE = ["queue", "kind", "priority", "run_at", "id"]
 OLD_TURN = sa.text("state = 'available' AND owner IS NOT NULL")
 AVAILABLE = sa.text("state = 'available'")
 TURN_ORDER = ["owner", "priority", "run_at", "id"]
-
-OLD_ENQUEUE = "plinth_enqueue(text, jsonb, text, int, text, text, int, timestamptz)"
-# As in plinth.jobs.tables, and frozen here.
-CREATE = """
-CREATE OR REPLACE FUNCTION plinth_enqueue(
-    kind text,
-    payload jsonb,
-    queue text DEFAULT 'default',
-    priority int DEFAULT 0,
-    owner text DEFAULT NULL,
-    unique_key text DEFAULT NULL,
-    max_attempts int DEFAULT 25,
-    run_at timestamptz DEFAULT NULL,
-    limit_key text DEFAULT ''
-) RETURNS uuid LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    found uuid;
-    due timestamptz := COALESCE(plinth_enqueue.run_at, now());
-BEGIN
-    IF plinth_enqueue.kind !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$'
-        OR plinth_enqueue.queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$' THEN
-        RAISE EXCEPTION 'the kind or the queue of a job has no such name' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    LOOP
-        INSERT INTO job (kind, queue, priority, owner, payload, unique_key, max_attempts, run_at, limit_key, state)
-        VALUES (plinth_enqueue.kind, plinth_enqueue.queue, plinth_enqueue.priority, plinth_enqueue.owner,
-            plinth_enqueue.payload, plinth_enqueue.unique_key, plinth_enqueue.max_attempts, due,
-            COALESCE(plinth_enqueue.limit_key, ''), CASE WHEN due > now() THEN 'scheduled' ELSE 'available' END)
-        ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-        RETURNING id INTO found;
-        EXIT WHEN found IS NOT NULL;
-        SELECT id INTO found FROM job
-        WHERE job.kind = plinth_enqueue.kind AND job.unique_key = plinth_enqueue.unique_key FOR KEY SHARE;
-        EXIT WHEN found IS NOT NULL; -- else that job has ended in between, and its key is free
-    END LOOP;
-    RETURN found;
-END
-$$
-"""
 
 
 def upgrade() -> None:
@@ -76,17 +34,16 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.create_index("ix_job_start_at", "job_start", ["at"], if_not_exists=True)
-    op.execute(f"DROP FUNCTION IF EXISTS {OLD_ENQUEUE}")
-    op.execute(CREATE)
     _replace_indexes(LINE, TURN)
     with op.get_context().autocommit_block():
+        # One that an attempt left behind which was broken off is not valid.
+        op.drop_index("ix_job_running_key", "job", postgresql_concurrently=True, if_exists=True)
         op.create_index(
             "ix_job_running_key",
             "job",
             ["kind", "limit_key"],
             postgresql_where=RUNNING,
             postgresql_concurrently=True,
-            if_not_exists=True,
         )
 
 
@@ -103,8 +60,6 @@ def _replace_indexes(line: list[str], turn: sa.TextClause) -> None:
 
 def downgrade() -> None:
     _replace_indexes(OLD_LINE, OLD_TURN)
-    op.execute("DROP FUNCTION plinth_enqueue")
-    op.execute(OLD_CREATE)
     op.drop_index("ix_job_running_key", "job")
     op.drop_table("job_start")
     for table in ("job", "job_history"):

@@ -8,7 +8,7 @@ Made: 2026-11-30 08:30:00+00:00
 import sqlalchemy as sa
 from alembic import op
 
-from plinth.migrations.versions import plinth_0008_limits
+from plinth.migrations.versions import plinth_0007_enqueue
 
 revision = "plinth_0009"
 down_revision = "plinth_0008"
@@ -105,7 +105,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(DROP)
-    op.execute(plinth_0008_limits.CREATE)
+    op.execute(plinth_0007_enqueue.CREATE)
     op.drop_table("job_key_hold")
     for table in ("job", "job_history"):
         op.drop_column(table, "unique_while_waiting")
