@@ -120,7 +120,7 @@ class TestSupported:
         assert problem.startswith(f"{name} (environment): ")
         assert value not in problem.partition(": ")[2].replace("4318", "")
 
-    @pytest.mark.parametrize("name", [*SUPPORTED, *FILES, *LENIENT])
+    @pytest.mark.parametrize("name", [*SUPPORTED, *sorted(FILES), *LENIENT])
     @pytest.mark.parametrize("empty", ["", "  "])
     def test_empty_value_counts_as_not_set(self, monkeypatch: pytest.MonkeyPatch, name: str, empty: str) -> None:
         monkeypatch.setenv(name, empty)
