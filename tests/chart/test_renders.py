@@ -1,6 +1,8 @@
 """The same values give the same objects, on any machine and at any time."""
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,10 @@ def test_the_policy_opens_the_port_of_the_collector(endpoint: str, port: int) ->
     assert {"ports": [{"port": port, "protocol": "TCP"}]} in policy["spec"]["egress"]
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("release_name", "values", "expected"),
@@ -108,7 +114,10 @@ class TestNames:
             ("shop", {}, "shop-plinth-api"),
             ("shop", {"nameOverride": "store"}, "shop-store-api"),
             ("shop", {"fullnameOverride": "store"}, "store-api"),
-            ("a" * 53, {}, "a" * 40 + "-api"),
+            ("a" * 53, {}, f"{'a' * 31}-{_hash('a' * 53 + '-plinth')}-api"),
+            ("shop.eu", {}, f"shop-eu-plinth-{_hash('shop.eu-plinth')}-api"),
+            ("2024", {}, f"plinth-2024-plinth-{_hash('2024-plinth')}-api"),
+            ("shop", {"fullnameOverride": "2024"}, f"plinth-2024-{_hash('2024')}-api"),
         ],
     )
     def test_of_a_release(self, release_name: str, values: Object, expected: str) -> None:
@@ -117,12 +126,28 @@ class TestNames:
         assert expected in names
         assert all(len(name) <= 63 for name in names)
 
-    def test_two_releases_of_one_namespace_share_nothing(self) -> None:
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("plinth", "other"),
+            ("a" * 52 + "b", "a" * 52 + "c"),
+            ("shop.eu", "shop-eu"),
+            ("2024", "plinth-2024"),
+        ],
+        ids=["short", "long", "dotted", "a number"],
+    )
+    def test_two_releases_of_one_namespace_share_nothing(self, names: tuple[str, str]) -> None:
         first, second = (
-            {(item["kind"], item["metadata"]["name"]) for item in objects_of(template({}, name=name))}
-            for name in ("plinth", "other")
+            {(item["kind"], item["metadata"]["name"]) for item in objects_of(template({}, name=name))} for name in names
         )
         assert not first & second
+
+    @pytest.mark.parametrize("name", ["a" * 53, "shop.eu", "2024", "a" * 30 + "-" * 10 + "b"])
+    def test_services_have_names_that_kubernetes_takes(self, name: str) -> None:
+        services = [
+            item["metadata"]["name"] for item in objects_of(template({}, name=name)) if item["kind"] == "Service"
+        ]
+        assert [found for found in services if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", found)] == []
 
 
 class TestNotes:

@@ -1,5 +1,6 @@
 """The programs that the chart's tests run, and what they make of the chart."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -59,17 +60,18 @@ def template(
     values: Object,
     *,
     name: str = "plinth",
+    namespace: str = "shop",
     helm: str = "HELM",
     kubernetes: str = NEWEST,
     apis: tuple[str, ...] = CUSTOM_RESOURCES,
     options: tuple[str, ...] = (),
     chart: Path = CHART,
 ) -> str:
-    """The manifest of a release in the namespace `shop`. Raises RenderError."""
+    """The manifest of a release. Raises RenderError."""
     arguments = [f"--api-versions={api}" for api in apis] + [f"--kube-version={kubernetes}", *options]
     done = run(
-        tool(helm), "template", name, str(chart), "--namespace=shop", "--values=-", *arguments,
-        stdin=yaml.safe_dump(with_key(values)),
+        tool(helm), "template", name, str(chart), f"--namespace={namespace}", "--values=-", *arguments,
+        stdin=json.dumps(with_key(values)),
     )  # fmt: skip
     if done.returncode != 0:
         raise RenderError(done.stderr)

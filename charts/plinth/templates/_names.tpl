@@ -1,15 +1,25 @@
-{{/* What everything is called after. 40 characters leave room for the longest ending: a StatefulSet's name, and a hash. */}}
+{{/*
+What everything is called after. 40 characters leave room for the longest ending: a StatefulSet's name, and a hash. A
+release may have a name that a Service may not have: longer, with a dot, or with a digit in front. Then it is changed, and a
+hash of the whole name keeps two of them apart.
+*/}}
 {{- define "plinth.fullname" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
 {{- $default := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- .Values.fullnameOverride | default $default | trunc 40 | trimSuffix "-" -}}
+{{- $full := .Values.fullnameOverride | default $default -}}
+{{- if regexMatch "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$" $full -}}
+{{ $full }}
+{{- else -}}
+{{- $letterFirst := ternary (printf "%s-%s" .Chart.Name $full) $full (regexMatch "^[0-9]" $full) -}}
+{{ $letterFirst | replace "." "-" | trunc 31 | trimSuffix "-" }}-{{ sha256sum $full | trunc 8 }}
+{{- end -}}
 {{- end -}}
 
 {{/* The labels that a selector looks for, which never change. Takes (list root component). */}}
 {{- define "plinth.selectorLabels" -}}
 {{- $root := first . -}}
-app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Chart.Name }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Chart.Name | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ last . }}
 {{- end -}}
 

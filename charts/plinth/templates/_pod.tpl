@@ -41,12 +41,12 @@ prometheus.io/path: /metrics
 {{- $values := index $root.Values .component -}}
 {{- $common := include "plinth.containerCommon" (list $root .component) -}}
 {{- include "plinth.podCommon" (list $root $values) }}
-serviceAccountName: {{ .account | default (include "plinth.serviceAccountName" (list $root .component)) }}
+serviceAccountName: {{ .account | default (include "plinth.serviceAccountName" (list $root .component)) | quote }}
 {{- with .restart }}
 restartPolicy: {{ . }}
 {{- end }}
 {{- with $values.terminationGracePeriodSeconds }}
-terminationGracePeriodSeconds: {{ . }}
+terminationGracePeriodSeconds: {{ . | int }}
 {{- end }}
 securityContext:
   {{- include "plinth.podSecurity" 10001 | nindent 2 }}
@@ -83,7 +83,7 @@ volumes:
 {{- define "plinth.containerCommon" -}}
 {{- $root := first . -}}
 {{- $values := index $root.Values (last .) -}}
-image: {{ include "plinth.image" (list $root $root.Values.image $root.Chart.AppVersion) }}
+image: {{ include "plinth.image" (list $root $root.Values.image $root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 env:
   {{- include "plinth.env" . | nindent 2 }}
@@ -116,7 +116,7 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector:

@@ -27,6 +27,11 @@ nor an identity provider of its own.
 {{- toYaml $config -}}
 {{- end -}}
 
+{{/* What every path of the API begins with. */}}
+{{- define "plinth.apiPrefix" -}}
+{{- (include "plinth.config" (list . "api") | fromYaml).API_V1_STR -}}
+{{- end -}}
+
 {{/* A value as an environment variable spells it. Helm reads every number as a float: 1048576 would be 1.048576e+06. */}}
 {{- define "plinth.scalar" -}}
 {{- if kindIs "slice" . -}}
@@ -44,8 +49,8 @@ nor an identity provider of its own.
 {{- define "plinth.fromSecret" -}}
 valueFrom:
   secretKeyRef:
-    name: {{ first . }}
-    key: {{ last . }}
+    name: {{ first . | quote }}
+    key: {{ last . | quote }}
 {{- end -}}
 
 {{- define "plinth.databaseSecret" -}}

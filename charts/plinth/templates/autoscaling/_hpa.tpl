@@ -8,7 +8,7 @@ apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
   name: {{ include "plinth.fullname" $root }}-{{ $component }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "plinth.labels" (list $root $component) | nindent 4 }}
 spec:
@@ -16,15 +16,15 @@ spec:
     apiVersion: apps/v1
     kind: Deployment
     name: {{ include "plinth.fullname" $root }}-{{ $component }}
-  minReplicas: {{ .minReplicas }}
-  maxReplicas: {{ .maxReplicas }}
+  minReplicas: {{ .minReplicas | int }}
+  maxReplicas: {{ .maxReplicas | int }}
   metrics:
     - type: Resource
       resource:
         name: cpu
         target:
           type: Utilization
-          averageUtilization: {{ .targetCPUUtilizationPercentage }}
+          averageUtilization: {{ .targetCPUUtilizationPercentage | int }}
   {{- with .behavior }}
   behavior:
     {{- toYaml . | nindent 4 }}

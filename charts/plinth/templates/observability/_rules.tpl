@@ -6,8 +6,8 @@ values, and what follows from another value is computed from it.
 {{- $name := include "plinth.fullname" . -}}
 {{- $rules := .Values.metrics.rules -}}
 {{- $worker := include "plinth.config" (list . "worker") | fromYaml -}}
-namespace: {{ .Release.Namespace }}
-release: {{ $name }}
+namespace: {{ .Release.Namespace | quote }}
+release: {{ $name | quote }}
 pods: {{ printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-(api|worker)-.+" $name) | squote }}
 recorded: {{ printf "namespace=%q,release=%q" .Release.Namespace $name | squote }}
 runbooks: {{ $rules.runbookUrl | quote }}
