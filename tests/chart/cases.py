@@ -23,6 +23,8 @@ PRODUCTION: Object = {
 def _pod(name: str) -> Object:
     """Every value that goes through to a pod, of a kind that no other component has."""
     return {
+        "podAnnotations": {"example.com/pod": name},
+        "podLabels": {"team": f"{name}-team"},
         "extraEnv": [{"name": "OWN", "value": name}],
         "extraEnvFrom": [{"secretRef": {"name": f"{name}-settings"}}],
         "nodeSelector": {"pool": name},
@@ -36,8 +38,6 @@ def _component(name: str) -> Object:
     return _pod(name) | {
         "config": {"LOG_LEVEL": "DEBUG"},
         "annotations": {"example.com/owner": f"{name}-team"},
-        "podAnnotations": {"example.com/pod": name},
-        "podLabels": {"team": f"{name}-team"},
         "extraVolumes": [{"name": "certificates", "secret": {"secretName": f"{name}-certificates"}}],
         "extraVolumeMounts": [{"name": "certificates", "mountPath": "/certificates", "readOnly": True}],
         "initContainers": [{"name": "prepare", "image": "example.com/prepare:1", "resources": _SMALL}],

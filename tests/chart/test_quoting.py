@@ -27,10 +27,10 @@ def written(text: str, case: Object) -> Object:
     for path in before:
         _put(values, path, text)
     _restore_refused(values, before)
-    # The two that have to be long enough, and right.
-    for path in (("secretKey", "value"), ("config", "JOBS_QUEUES")):
-        if path in before:
-            _put(values, path, before[path])
+    # A key has to be long enough, and the containers of a pod have a name each.
+    for path, given in before.items():
+        if path == ("secretKey", "value") or {"sidecars", "initContainers"} & set(path):
+            _put(values, path, given)
     return values
 
 

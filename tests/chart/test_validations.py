@@ -129,6 +129,42 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         ["extraEnv sets JOBS_SESSION_TIMEOUT", "Set it in config"],
     ),
     **{
+        f"{name} for one component": (
+            {"api": {"config": {name: value}}},
+            [f"api.config sets {name}", "API, worker, migration and test have to agree", "Set it in config"],
+        )
+        for name, value in {
+            "AUTH_PROVIDER": "custom",
+            "OIDC_ISSUER": "https://id.example.com/",
+            "CLERK_ISSUER": "https://id.example.com/",
+            "SUPABASE_URL": "https://id.example.com/",
+            "DB_TRANSACTION_POOLER": True,
+        }.items()
+    },
+    **{
+        f"a label of {component} by which its pods are found": (
+            {component: {"podLabels": {"app.kubernetes.io/instance": "mine"}}},
+            [f"{component}.podLabels sets app.kubernetes.io/instance", "Leave it out"],
+        )
+        for component in ("api", "worker", "migrate", "tests", "postgresql", "redis")
+    },
+    **{
+        f"a {where} container called {name}": (
+            {"worker": {where: [{"name": name, "image": "proxy:1"}] * (2 if name == "twice" else 1)}},
+            [f"have a container named {name}", "Give it another name"],
+        )
+        for where in ("sidecars", "initContainers")
+        for name in ("worker", "wait", "twice")
+    },
+    "a mount without its volume": (
+        {"api": {"extraVolumes": [{"name": "certs"}], "extraVolumeMounts": [{"name": "cert", "mountPath": "/certs"}]}},
+        ["api.extraVolumeMounts mounts the volume cert on /certs", "none of that name: tmp, certs."],
+    ),
+    "a node port without nodes": (
+        {"api": {"service": {"nodePort": 30080}}},
+        ["api.service.nodePort is 30080", "Set api.service.type=NodePort"],
+    ),
+    **{
         f"scrapes every {interval} for rules that look back over two minutes": (
             {"metrics": {"podMonitor": {"enabled": True, "interval": interval}, "rules": {"enabled": True}}},
             [f"metrics.podMonitor.interval is {interval}", "60s or less", "metrics.rules.enabled=false"],
@@ -163,10 +199,13 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"migrate": {"mode": "hook"}},
         ["migrate.mode is hook", "migrate.mode=job"],
     ),
-    "a migration through a pooler": (
-        merged(PRODUCTION, {"config": {"DB_TRANSACTION_POOLER": True}}),
-        ["config.DB_TRANSACTION_POOLER is true", "--set externalDatabase.directKey=DIRECT_URL"],
-    ),
+    **{
+        f"a migration through a pooler, said by {text!r}": (
+            merged(PRODUCTION, {"config": {"DB_TRANSACTION_POOLER": text}}),
+            ["config.DB_TRANSACTION_POOLER is true", "--set externalDatabase.directKey=DIRECT_URL"],
+        )
+        for text in (True, "true", "Yes", "1")
+    },
     "two autoscalers": (
         {"worker": {"keda": {"enabled": True}, "autoscaling": {"enabled": True}}},
         ["worker.autoscaling.enabled and worker.keda.enabled", "Set one to false"],

@@ -5,6 +5,12 @@ import hashlib
 from tests.chart.cases import Release
 from tests.chart.tools import Object
 
+HOOK = {
+    "helm.sh/hook": "test",
+    "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+    "helm.sh/hook-output-log-policy": "hook-succeeded,hook-failed",
+}
+
 
 def scrape_annotations(release: Release, component: str) -> Object:
     wanted = release.values["metrics"]["scrapeAnnotations"] and component in ("api", "worker")

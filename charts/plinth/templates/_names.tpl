@@ -36,7 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "plinth.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
-{{- $registry := $root.Values.global.imageRegistry | default $image.registry -}}
+{{- $registry := ($root.Values.global | default dict).imageRegistry | default $image.registry -}}
 {{- $name := ternary (printf "%s/%s" $registry $image.repository) $image.repository (not (empty $registry)) -}}
 {{- if $image.digest -}}
 {{ $name }}@{{ $image.digest }}

@@ -11,20 +11,22 @@ Takes a dict:
   account    the service account, where it is not the component's own
 */}}
 {{- define "plinth.podTemplate" -}}
-{{- $values := index .root.Values .component -}}
 metadata:
-  labels:
-    {{- include "plinth.selectorLabels" (list .root .component) | nindent 4 }}
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- $annotations := merge (include "plinth.scrapeAnnotations" (list .root .component) | fromYaml) (include "plinth.keyAnnotation" .root | fromYaml) }}
-  {{- with merge (deepCopy ($values.podAnnotations | default dict)) $annotations }}
-  annotations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "plinth.podMetadata" (list .root .component) | nindent 2 }}
 spec:
   {{- include "plinth.podSpec" . | nindent 2 }}
+{{- end -}}
+
+{{/* Labels and annotations of a component's pods: the chart's, and over them those of the values. Takes (list root component). */}}
+{{- define "plinth.podMetadata" -}}
+{{- $values := index (first .).Values (last .) -}}
+labels:
+  {{- include "plinth.overlaid" (list (include "plinth.selectorLabels" . | fromYaml) $values.podLabels) | nindent 2 }}
+{{- $annotations := include "plinth.overlaid" (list (include "plinth.scrapeAnnotations" . | fromYaml) (include "plinth.keyAnnotation" (first .) | fromYaml)) | fromYaml }}
+{{- with include "plinth.overlaid" (list $annotations $values.podAnnotations) | fromYaml }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* How a Prometheus without the operator is told of a pod. Takes (list root component). */}}
@@ -71,12 +73,8 @@ containers:
   {{- end }}
 volumes:
   # Nothing but /tmp can be written.
-  - name: tmp
-    emptyDir:
-      sizeLimit: 128Mi
-  {{- with $values.extraVolumes }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $tmp := dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi") }}
+  {{- include "plinth.lastOfEach" (list (prepend ($values.extraVolumes | default list) $tmp) "name") | nindent 2 }}
 {{- end -}}
 
 {{/* What our image needs in any container. Takes (list root component). */}}
@@ -87,7 +85,7 @@ image: {{ include "plinth.image" (list $root $root.Values.image $root.Chart.AppV
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 env:
   {{- include "plinth.env" . | nindent 2 }}
-{{- with concat $root.Values.extraEnvFrom ($values.extraEnvFrom | default list) }}
+{{- with concat ($root.Values.extraEnvFrom | default list) ($values.extraEnvFrom | default list) }}
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -96,11 +94,8 @@ resources:
 securityContext:
   {{- include "plinth.containerSecurity" . | nindent 2 }}
 volumeMounts:
-  - name: tmp
-    mountPath: /tmp
-  {{- with $values.extraVolumeMounts }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $tmp := dict "name" "tmp" "mountPath" "/tmp" }}
+  {{- include "plinth.lastOfEach" (list (prepend ($values.extraVolumeMounts | default list) $tmp) "mountPath") | nindent 2 }}
 {{- end -}}
 
 {{/* What every pod of the release has, the databases' too: no rights, no surprises, and where it may run.
@@ -111,9 +106,9 @@ Takes (list root values). */}}
 automountServiceAccountToken: false
 # A variable for each port of each service of the namespace could be taken for a setting.
 enableServiceLinks: false
-{{- with concat $root.Values.global.imagePullSecrets $root.Values.image.pullSecrets }}
+{{- with concat (($root.Values.global | default dict).imagePullSecrets | default list) ($root.Values.image.pullSecrets | default list) }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- include "plinth.lastOfEach" (list . "name") | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -140,8 +135,11 @@ Takes (list root component). */}}
 {{- with (index $root.Values (last .)).topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
-  {{- $defaults := dict "labelSelector" (dict "matchLabels" $labels) "matchLabelKeys" (list "pod-template-hash") }}
-  - {{ merge (deepCopy .) $defaults | toYaml | nindent 4 | trim }}
+  {{- $constraint := deepCopy . }}
+  {{- if not .labelSelector }}
+  {{- include "plinth.setMissing" (list $constraint (dict "labelSelector" (dict "matchLabels" $labels) "matchLabelKeys" (list "pod-template-hash"))) }}
+  {{- end }}
+  - {{ toYaml $constraint | nindent 4 | trim }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -165,9 +163,14 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Containers from the values. One that says nothing of its security gets ours, so the pod stays restricted. */}}
+{{/* Containers from the values. What one does not say of its security is ours, so the pod stays restricted; a privileged one
+can be none of it. */}}
 {{- define "plinth.extraContainers" -}}
 {{- range . -}}
-{{ printf "\n" }}- {{ merge (deepCopy .) (dict "securityContext" (include "plinth.containerSecurity" $ | fromYaml)) | toYaml | nindent 2 | trim }}
+{{- $container := deepCopy . -}}
+{{- if not (.securityContext | default dict).privileged -}}
+{{- include "plinth.setMissing" (list $container (dict "securityContext" (include "plinth.containerSecurity" $ | fromYaml))) -}}
+{{- end -}}
+{{ printf "\n" }}- {{ toYaml $container | nindent 2 | trim }}
 {{- end -}}
 {{- end -}}

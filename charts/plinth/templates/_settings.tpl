@@ -12,6 +12,11 @@ nor an identity provider of its own.
 {{- if has (include "plinth.environment" .) (list "staging" "production") }}true{{ end -}}
 {{- end -}}
 
+{{/* Non-empty behind a transaction pooler. The setting is read as the application reads it, since it may be text. */}}
+{{- define "plinth.transactionPooler" -}}
+{{- if has (toString .Values.config.DB_TRANSACTION_POOLER | lower) (list "true" "yes" "on" "t" "y" "1") }}true{{ end -}}
+{{- end -}}
+
 {{- define "plinth.authProvider" -}}
 {{- .Values.config.AUTH_PROVIDER | default "local" -}}
 {{- end -}}
@@ -19,8 +24,7 @@ nor an identity provider of its own.
 {{/* The settings of a component, its own over the common ones, as YAML. Takes (list root component). */}}
 {{- define "plinth.config" -}}
 {{- $root := first . -}}
-{{- $own := (index $root.Values (last .)).config | default dict -}}
-{{- $config := mergeOverwrite (deepCopy $root.Values.config) $own -}}
+{{- $config := include "plinth.overlaid" (list $root.Values.config (index $root.Values (last .)).config) | fromYaml -}}
 {{- if and (eq (last .) "migrate") $root.Values.externalDatabase.directKey -}}
 {{- $_ := set $config "DB_TRANSACTION_POOLER" false -}}
 {{- end -}}
@@ -67,11 +71,16 @@ valueFrom:
 {{- .Values.externalDatabase.directKey | default (include "plinth.databaseKey" .) -}}
 {{- end -}}
 
-{{/*
-The environment of a component's containers. Settings stand in the pod template itself, so that a changed one rolls the
-pods out and there is no checksum to forget. Takes (list root component).
-*/}}
+{{/* The environment of a component's containers. Takes (list root component). */}}
 {{- define "plinth.env" -}}
+{{- include "plinth.lastOfEach" (list (include "plinth.variables" . | fromYamlArray) "name") -}}
+{{- end -}}
+
+{{/*
+The chart's variables and those of the values; a name may come twice. Settings stand in the pod template itself, so that a
+changed one rolls the pods out and there is no checksum to forget. Takes (list root component).
+*/}}
+{{- define "plinth.variables" -}}
 {{- $root := first . -}}
 {{- $component := last . -}}
 - name: ENVIRONMENT
@@ -103,7 +112,7 @@ pods out and there is no checksum to forget. Takes (list root component).
 {{- if has $component (list "api" "worker") }}
 {{- include "plinth.tracingEnv" . }}
 {{- end }}
-{{- range concat $root.Values.extraEnv ((index $root.Values $component).extraEnv | default list) }}
+{{- range concat ($root.Values.extraEnv | default list) ((index $root.Values $component).extraEnv | default list) }}
 - {{ toYaml . | nindent 2 | trim }}
 {{- end }}
 {{- end -}}
@@ -144,7 +153,7 @@ which may only name variables that stand before them. Takes (list root component
       "service.version" (.Values.image.tag | default .Chart.AppVersion)
       "deployment.environment.name" (include "plinth.environment" .) -}}
 {{- $pairs := list -}}
-{{- range $name, $value := mergeOverwrite $attributes .Values.tracing.resourceAttributes -}}
+{{- range $name, $value := include "plinth.overlaid" (list $attributes .Values.tracing.resourceAttributes) | fromYaml -}}
 {{- $pairs = append $pairs (printf "%s=%s" $name $value) -}}
 {{- end -}}
 {{ join "," $pairs }}

@@ -57,7 +57,7 @@ def _own_labels(release: Release, item: Object) -> Object:
     """Labels of the values, by which others select what is there for them."""
     section = {"PodMonitor": "podMonitor", "PrometheusRule": "rules", "ConfigMap": "dashboards"}.get(item["kind"])
     labels: Object = release.values["metrics"][section]["labels"] if section else {}
-    return labels
+    return release.values["tests"]["podLabels"] if item["kind"] == "Pod" else labels
 
 
 def kinds_are_of_versions_that_every_supported_kubernetes_has(release: Release) -> None:

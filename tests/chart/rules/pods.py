@@ -6,7 +6,7 @@ from typing import Any
 from app.core.config import Settings
 from tests.chart.cases import Release
 from tests.chart.tools import KEY, Object
-from tests.chart.watched import key_annotation, scrape_annotations, tracing_variables
+from tests.chart.watched import HOOK, key_annotation, scrape_annotations, tracing_variables
 
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -171,15 +171,13 @@ def scheduling_follows_the_values(release: Release) -> None:
 
 
 def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release) -> None:
-    for component, pod in release.ours().items():
+    for component, pod in release.pods().items():
         values = release.values[component]
-        if component == "tests":
-            continue
         assert values["podLabels"].items() <= pod["metadata"]["labels"].items()
-        assert (
-            pod["metadata"].get("annotations", {})
-            == scrape_annotations(release, component) | key_annotation(release) | values["podAnnotations"]
-        )
+        made = HOOK if component == "tests" else scrape_annotations(release, component) | key_annotation(release)
+        assert pod["metadata"].get("annotations", {}) == made | values["podAnnotations"]
+    for component in {"api", "worker", "migrate"} & release.pods().keys():
+        values, pod = release.values[component], release.pods()[component]
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 
 

@@ -159,11 +159,6 @@ def a_hook_needs_nothing_that_comes_after_it(release: Release) -> None:
 
 def the_test_goes_through_the_service_and_tidies_up(release: Release) -> None:
     pod = release.get("Pod", "test")
-    assert pod["metadata"]["annotations"] == {
-        "helm.sh/hook": "test",
-        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
-        "helm.sh/hook-output-log-policy": "hook-succeeded,hook-failed",
-    }
     assert pod["spec"]["restartPolicy"] == "Never"
     container = _main(release, "tests")
     assert container["command"] == ["python", "-c"]
