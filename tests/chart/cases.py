@@ -70,7 +70,11 @@ FULL: Object = {
     "worker": _component("worker") | {
         "config": {"LOG_LEVEL": "DEBUG", "JOBS_SESSION_TIMEOUT": 30},
         "sidecars": [_SIDECAR],
-        "keda": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}},
+        "keda": {
+            "enabled": True,
+            "connectionKey": "KEDA_URL",
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+        },
     },
     "migrate": _component("migrate"),
     "postgresql": {
@@ -141,6 +145,16 @@ CASES: dict[str, Object] = {
     ),
     "full": FULL,
     "hook": merged(PRODUCTION, {"migrate": {"mode": "hook"}, "externalRedis": {"existingSecret": ""}}),
+    "upstash": merged(
+        PRODUCTION,
+        {
+            "externalRedis": {"existingSecret": "", "port": 6380},
+            "config": {"UPSTASH_REDIS_REST_URL": "https://example-12345.upstash.io"},
+            "extraEnv": [{"name": "UPSTASH_REDIS_REST_TOKEN", "value": "0b1c7d2e9f"}],
+            "tracing": {"endpoint": "http://collector.monitoring:80"},
+            "networkPolicy": {"collectorPort": 4318, "identityProviderPort": 8443},
+        },
+    ),
     "pooler": merged(
         PRODUCTION,
         {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.chart.cases import CASES, release
-from tests.chart.tools import CHART, KEY, NEWEST, OLDEST, Object, objects_of, run, template, tool
+from tests.chart.cases import CASES, PRODUCTION, release
+from tests.chart.tools import CHART, KEY, NEWEST, OLDEST, Object, merged, objects_of, run, template, tool
 
 SNAPSHOT = Path(__file__).with_name("default.yaml")
 
@@ -104,6 +104,32 @@ def test_the_policy_opens_the_port_of_the_collector(endpoint: str, port: int) ->
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class TestRedisPort:
+    """Upstash is reached by the names that its console hands out."""
+
+    def ports(self, values: Object) -> list[int]:
+        items = objects_of(
+            template(merged(PRODUCTION, {"externalRedis": {"existingSecret": "", "port": 6399}} | values))
+        )
+        (policy,) = [item for item in items if item["metadata"]["name"] == "plinth-clients"]
+        return [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+
+    @pytest.mark.parametrize("name", ["UPSTASH_REDIS_URL", "UPSTASH_REDIS_REST_URL"])
+    @pytest.mark.parametrize("where", ["config", "api", "variable", "worker's variable"])
+    def test_opened(self, name: str, where: str) -> None:
+        url = "https://example-12345.upstash.io"
+        values: dict[str, Object] = {
+            "config": {"config": merged(PRODUCTION["config"], {name: url})},
+            "api": {"api": {"config": {name: url}}},
+            "variable": {"extraEnv": [{"name": name, "value": url}]},
+            "worker's variable": {"worker": {"extraEnv": [{"name": name, "valueFrom": {"secretKeyRef": {}}}]}},
+        }
+        assert 6399 in self.ports(values[where])
+
+    def test_closed_without_a_redis(self) -> None:
+        assert 6399 not in self.ports({})
 
 
 class TestNames:

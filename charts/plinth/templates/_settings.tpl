@@ -162,7 +162,19 @@ which may only name variables that stand before them. Takes (list root component
 {{/* The port of the collector, for the network policy. */}}
 {{- define "plinth.collectorPort" -}}
 {{- $url := urlParse .Values.tracing.endpoint -}}
-{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- .Values.networkPolicy.collectorPort | default $port | int -}}
+{{- end -}}
+
+{{/* Non-empty where there is an external Redis, by its URL or by the names of Upstash. */}}
+{{- define "plinth.externalRedis" -}}
+{{- $found := .Values.externalRedis.existingSecret -}}
+{{- $names := list "UPSTASH_REDIS_URL" "UPSTASH_REDIS_REST_URL" -}}
+{{- range $part := list .Values .Values.api .Values.worker .Values.migrate -}}
+{{- range $name := $names }}{{ $found = $found | default (index ($part.config | default dict) $name) }}{{ end -}}
+{{- range $part.extraEnv }}{{ if has .name $names }}{{ $found = .name }}{{ end }}{{ end -}}
+{{- end -}}
+{{- $found | default "" -}}
 {{- end -}}
 
 {{/* The Secret of the key that signs: the values name it or hold what is in it. */}}

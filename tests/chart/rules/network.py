@@ -62,12 +62,12 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
             wanted |= set(product(clients, free, [values["externalDatabase"]["directPort"]]))
     if values["redis"]["enabled"]:
         wanted |= {(client, "redis", 6379) for client in ("api", "worker")}
-    elif values["externalRedis"]["existingSecret"]:
+    elif values["externalRedis"]["existingSecret"] or "UPSTASH_REDIS_REST_URL" in values["config"]:
         wanted |= set(product(clients, free, [values["externalRedis"]["port"]]))
     if values["config"]["AUTH_PROVIDER"] != "local":
-        wanted |= set(product(clients, free, [443]))
+        wanted |= set(product(clients, free, [values["networkPolicy"]["identityProviderPort"]]))
     if values["tracing"]["endpoint"]:
-        port = urlsplit(values["tracing"]["endpoint"]).port
+        port = values["networkPolicy"]["collectorPort"] or urlsplit(values["tracing"]["endpoint"]).port
         collectors = {"monitoring"} if values["networkPolicy"]["collectorNamespace"] else free
         wanted |= {(client, collector, port) for client in clients for collector in collectors if port}
     if values["networkPolicy"]["extraEgress"]:
