@@ -127,7 +127,9 @@ bench-jobs: $(VENV)/.run $(BENCH)/.done ## Measure the job engine beside others 
 SERVICE := $(shell sed -n '/^\[tool.plinth\]/,/^$$/ s/^name = "\(.*\)"/\1/p' pyproject.toml)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' app/__init__.py)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
-COMPOSE := docker compose --file docker/docker-compose.yml
+# Each clone has containers and volumes of its own.
+export COMPOSE_PROJECT_NAME ?= $(SERVICE)-$(firstword $(shell printf %s '$(CURDIR)' | cksum))
+COMPOSE := docker compose --project-name $(COMPOSE_PROJECT_NAME) --file docker/docker-compose.yml
 CLUSTER ?= plinth
 KIND_NODE_IMAGE ?= kindest/node:v1.34.4
 # What the chart brings along for trying out.
@@ -145,7 +147,7 @@ up: ## Run everything in Docker, with hot reload (PORT=…); needs nothing else
 	$(call needs,docker)
 	@test -s .plinth/compose.env || { mkdir -p .plinth && umask 077 && \
 		printf 'SECRET_KEY=%s\n' "$$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')" > .plinth/compose.env; }
-	@PORT=$(PORT) $(COMPOSE) up --build --wait
+	@PORT=$(PORT) $(COMPOSE) up --build --wait || { PORT=$(PORT) $(COMPOSE) logs --tail 20 migrate api worker; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)/docs answers. A token: $(COMPOSE) exec api plinth token --sub alice"
 
 .PHONY: down

@@ -72,9 +72,9 @@ NAMES = {
         (r'(image\.title=)"Plinth"', r'\1"{name}"'),
         (r'(image\.description=)"[^"]*"', r'\1"The service {name}"'),
     ],
-    "docker/docker-compose.yml": [(r"(?m)^name: plinth$", "name: {name}"), (r"image: plinth-dev", "image: {name}-dev")],
+    "docker/docker-compose.yml": [(r"(?m)^name: plinth$", "name: {name}")],
     "skaffold.yaml": [
-        (r"((?:image|name|namespace): )plinth(-e2e)?(?m:$)", r"\1{name}\2"),
+        (r"((?:image|name|namespace): )plinth(-dev|-e2e)?(?m:$)", r"\1{name}\2"),
         (r"(IMAGE_(?:REPO|TAG)_)plinth", r"\1{variable}"),
     ],
 }

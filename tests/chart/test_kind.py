@@ -13,6 +13,30 @@ from tests.chart.tools import ROOT, Object, objects_of, run, template
 VALUES: Object = yaml.safe_load((ROOT / "k8s/values-kind.yaml").read_text())
 
 
+_SKAFFOLD: Object = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
+_RELEASES: Object = {
+    ("run" if part is _SKAFFOLD else part["name"]): part["deploy"]["helm"]["releases"][0]
+    for part in [_SKAFFOLD, *_SKAFFOLD["profiles"]]
+}
+
+
+def test_skaffold_dev_takes_no_deployed_release_away() -> None:
+    """Ctrl-C uninstalls its own, which no other command has made."""
+    others = [release["namespace"] for name, release in _RELEASES.items() if name != "dev"]
+    assert _RELEASES["dev"]["namespace"] not in others
+    ports = [release.get("setValues", {}).get("api.service.nodePort") for release in _RELEASES.values()]
+    assert ports.count(_RELEASES["dev"]["setValues"]["api.service.nodePort"]) == 1
+
+
+def test_skaffold_run_is_the_release_of_make_deploy_and_keeps_its_values() -> None:
+    (recipe,) = re.findall(r"^deploy: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "--namespace $(SERVICE)" in recipe
+    service = run("make", "--silent", "service-name").stdout.strip()
+    assert (_RELEASES["run"]["name"], _RELEASES["run"]["namespace"]) == (service, service)
+    assert "--reset-then-reuse-values" in recipe
+    assert _SKAFFOLD["deploy"]["helm"]["flags"] == {"upgrade": ["--reset-then-reuse-values"]}
+
+
 def test_the_api_is_on_the_port_that_the_cluster_maps() -> None:
     (service,) = [
         item for item in objects_of(template(VALUES)) if item["kind"] == "Service" and "api" in item["metadata"]["name"]
@@ -23,8 +47,12 @@ def test_the_api_is_on_the_port_that_the_cluster_maps() -> None:
         for mapping in node.get("extraPortMappings", [])
     ]
     assert service["spec"]["type"] == "NodePort"
-    assert [mapping["containerPort"] for mapping in mapped] == [service["spec"]["ports"][0]["nodePort"]]
-    assert [(mapping["listenAddress"], mapping["hostPort"]) for mapping in mapped] == [("127.0.0.1", 8080)]
+    ports = [service["spec"]["ports"][0]["nodePort"], _RELEASES["dev"]["setValues"]["api.service.nodePort"]]
+    assert [mapping["containerPort"] for mapping in mapped] == ports
+    assert [(mapping["listenAddress"], mapping["hostPort"]) for mapping in mapped] == [
+        ("127.0.0.1", 8080),
+        ("127.0.0.1", 8081),
+    ]
 
 
 def test_pods_of_other_namespaces_are_left_out() -> None:

@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from tests.e2e.cluster import ROOT, Cluster
-from tests.e2e.release import URL, Release, namespace, until
+from tests.e2e.release import Release, namespace, until
 from tests.e2e.shell import Shell
 
 # What an edit changes, and a request shows.
+URL = "http://127.0.0.1:8081/api/v1/"
 HANDLER, SHOWN = Path("app/api/v1/public/health.py"), '"alive"'
 EDITS = 3
 # On an idle machine it is a tenth of that. The figure is printed.

@@ -92,7 +92,7 @@ def context() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def build(docker: Docker) -> Iterator[Callable[..., str]]:
-    """Builds the image of a tree, with options of `docker build`; returns its name. They are all removed in the end."""
+    """Builds the image of a tree, with more options of Docker; returns its name. All are removed in the end."""
     names = []
 
     def build(tree: Path, *options: str) -> str:
@@ -125,6 +125,12 @@ def start(docker: Docker, image: str) -> Iterator[Callable[..., str]]:
     yield start
     for name in ids:
         docker("rm", "--force", "--volumes", name)
+
+
+def close_to_others(tree: Path) -> None:
+    """Give files the modes of a checkout under umask 077."""
+    for path in (tree, *tree.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
 
 
 def inspect(docker: Docker, name: str) -> Any:

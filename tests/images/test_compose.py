@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import time
@@ -16,7 +18,7 @@ import pytest
 import app
 from app.core.config import Settings
 from plinth.identity import sign_local_token
-from tests.images.conftest import ROOT, Docker, Note, run, until
+from tests.images.conftest import ROOT, Docker, Note, close_to_others, run, until
 
 
 class Compose:
@@ -52,7 +54,7 @@ class Compose:
 def compose(docker: Docker, context: Path) -> Iterator[Compose]:
     compose = Compose(context)
     yield compose
-    compose("down", "--volumes", "--remove-orphans")
+    compose("down", "--volumes", "--remove-orphans", "--rmi", "local")
 
 
 def remains(docker: Docker, name: str) -> dict[str, set[str]]:
@@ -113,6 +115,9 @@ def test_it_comes_up_from_nothing_serves_reloads_and_leaves_nothing_but_volumes(
         assert {name: state["status"] for name, state in components.items()} == {"database": "up", "redis": "up"}
 
     reloads(compose, note)
+    lines = compose("logs", "--no-log-prefix", "api", "worker").splitlines()
+    assert lines
+    assert [line for line in lines if line.startswith("{")] == [], "lines are for people here"
 
     assert compose.make("down").returncode == 0
     assert remains(docker, compose.name) == {
@@ -121,8 +126,12 @@ def test_it_comes_up_from_nothing_serves_reloads_and_leaves_nothing_but_volumes(
         "volume": {f"{compose.name}_postgres", f"{compose.name}_redis"},
     }
 
-    # And the data are there again.
+    # And the data are there again, in another image: the requirements have changed.
+    before = docker("image", "inspect", "--format", "{{.Id}}", f"{compose.name}-dev")
+    with (compose.folder / "requirements/service.txt").open("a") as file:
+        file.write("# changed\n")
     assert compose.make("up").returncode == 0
+    assert docker("inspect", "--format", "{{.Image}}", compose("ps", "--quiet", "api")) != before
     names = [item["name"] for item in httpx.get(f"{compose.api}/items", headers=compose.signed_in()).json()["items"]]
     assert names == ["anvil"]
 
@@ -142,6 +151,26 @@ def reloads(compose: Compose, note: Note) -> None:
     until(lambda: version() == "9.9.9", "the API serves the new code")
     note(f"An edit was served {time.monotonic() - began:.1f} s later.")
     until(lambda: "9.9.9" in compose("exec", "-T", "api", "plinth", "workers"), "the worker runs the new code")
+
+
+def test_a_checkout_that_its_owner_alone_may_read_is_a_sentence(compose: Compose) -> None:
+    """The container's user is another one."""
+    close_to_others(compose.folder)
+    up = compose.make("up")
+    assert up.returncode != 0
+    assert "as after a checkout under umask 077" in up.stdout
+    assert "At the top of the tree: chmod -R a+rX app plinth migrations" in up.stdout
+
+
+def test_each_clone_has_a_name_of_its_own(context: Path, tmp_path: Path) -> None:
+    def name(folder: Path, **given: str) -> str:
+        done = run("make", "--dry-run", "down", cwd=folder, env={"PATH": os.environ["PATH"], **given})
+        return str(re.findall(r"--project-name (\S+)", done.stdout)[0])
+
+    other = shutil.copytree(context, tmp_path / "clone")
+    assert name(context) == name(context) != name(other)
+    assert re.fullmatch(r"plinth-[0-9]+", name(context))
+    assert name(context, COMPOSE_PROJECT_NAME="mine") == "mine"
 
 
 def test_without_docker_it_is_a_sentence(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import plinth
 from app import __version__
 from app.core.config import Settings
-from tests.images.conftest import CODE, CONFINED, REVISION, ROOT, Docker, Note, inspect, run, until
+from tests.images.conftest import CODE, CONFINED, REVISION, ROOT, Docker, Note, close_to_others, inspect, run, until
 
 LIMIT = 120e6  # bytes on top of the base
 IDLE = 100 * 2**20  # bytes of memory of a process that has nothing to do
@@ -147,6 +147,26 @@ for module in list(sys.modules.values()):
         assert set(found.split()) == {f"/app/{name}" for name in CODE}
         hidden = docker("run", "--rm", "--entrypoint", "find", name, "/app", "-name", ".env")
         assert hidden == ""
+
+
+class TestCheckout:
+    """Made under umask 077, so that files may be read by their owner alone."""
+
+    @pytest.fixture
+    def closed(self, context: Path) -> Path:
+        close_to_others(context)
+        return context
+
+    def test_image_runs(self, docker: Docker, build: Callable[..., str], closed: Path) -> None:
+        told = docker("run", "--rm", *CONFINED, "--network", "none", build(closed), "version")
+        assert told == f"{__version__} (plinth {plinth.__version__})"
+
+    def test_image_of_skaffold_dev_runs(self, docker: Docker, build: Callable[..., str], closed: Path) -> None:
+        """And says that it is the image's code which runs, and not what was edited since."""
+        name = build(closed, "--file", str(closed / "docker/Dockerfile.dev"))
+        told = docker("run", "--rm", *CONFINED, "--network", "none", name, "version")
+        assert told.splitlines()[-1] == f"{__version__} (plinth {plinth.__version__})"
+        assert "a new pod, which runs the code of its image" in told
 
 
 class TestHowItRuns:
