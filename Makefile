@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 DOCS := $(VENV)/docs
 ARQ := $(VENV)/arq
+LINTERS := $(VENV)/linters
 # Modules instead of the scripts beside them: those break when the folder moves.
 PLINTH := $(BIN)/python -m plinth.cli
 
@@ -96,17 +97,19 @@ arq-test: $(ARQ)/.done ## Test arq's functions beside arq itself, and Redis with
 		$(wildcard tests/plinth/integration/jobs/test_arq*.py) tests/plinth/integration/http/test_rate_limits.py \
 		tests/plinth/integration/test_outages.py $(ARGS)
 
-# Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs.
+# Programs of the chart's targets: Helm 3 and 4 side by side, kube-score, promtool and helm-docs; and two of requirements/.
 HELM ?= helm
 HELM4 ?= helm4
 KUBE_SCORE ?= kube-score
 PROMTOOL ?= promtool
 HELM_DOCS ?= helm-docs
-export HELM HELM4 KUBE_SCORE PROMTOOL HELM_DOCS
+CHECKOV ?= $(LINTERS)/bin/checkov
+HADOLINT ?= $(LINTERS)/bin/hadolint
+export HELM HELM4 KUBE_SCORE PROMTOOL HELM_DOCS CHECKOV HADOLINT
 
 .PHONY: chart-lint
-chart-lint: $(VENV)/.dev ## Check the chart with Helm 3, Helm 4 and kube-score
-	@$(BIN)/python -m pytest tests/chart/test_kubernetes.py -k "complain or kube_score" $(ARGS)
+chart-lint: $(VENV)/.dev $(LINTERS)/.done ## Check chart and images with Helm 3 and 4, kube-score, checkov, hadolint
+	@$(BIN)/python -m pytest tests/linters $(ARGS)
 
 .PHONY: chart-test
 chart-test: $(VENV)/.dev ## Test the chart, its rules and dashboards (UPDATE=1: write the reviewed manifest anew)
@@ -239,6 +242,7 @@ lock: $(VENV)/.uv ## Bring requirements/ in line with pyproject.toml
 	@$(LOCK) $(UPGRADE) --group service -c requirements/dev.txt -o requirements/service.txt
 	@$(LOCK) $(UPGRADE) --group bench -o requirements/bench.txt
 	@$(LOCK) $(UPGRADE) --group docs -o requirements/docs.txt
+	@$(LOCK) $(UPGRADE) --group linters -o requirements/linters.txt
 
 .PHONY: schema
 schema: $(VENV)/.dev ## Bring the chart's values.schema.json in line with the settings
@@ -304,9 +308,9 @@ $(VENV)/.dev: requirements/dev.txt requirements/run.txt requirements/service.txt
 	$(call install,requirements/dev.txt requirements/service.txt)
 	@touch $(VENV)/.run
 
-# What the job engine is compared with, and what makes the documentation's site: environments of their own, so that
-# they have no say in what the service runs on.
-$(BENCH)/.done $(DOCS)/.done: $(VENV)/%/.done: requirements/%.txt $(VENV)/.uv
+# What the job engine is compared with, what makes the documentation's site, and what checks the chart: environments of
+# their own, so that they have no say in what the service runs on.
+$(BENCH)/.done $(DOCS)/.done $(LINTERS)/.done: $(VENV)/%/.done: requirements/%.txt $(VENV)/.uv
 	@echo "Installing $<"
 	@$(BIN)/python -m venv --clear $(@D)
 	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --require-hashes -r $< \

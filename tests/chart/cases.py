@@ -49,7 +49,13 @@ _SMALL = {
     "requests": {"cpu": "10m", "memory": "16Mi", "ephemeral-storage": "1Mi"},
     "limits": {"cpu": "20m", "memory": "32Mi", "ephemeral-storage": "2Mi"},
 }
-_SIDECAR = {"name": "proxy", "image": "example.com/proxy:1", "resources": _SMALL}
+_SIDECAR = {
+    "name": "proxy",
+    "image": "example.com/proxy:1",
+    "resources": _SMALL,
+    "livenessProbe": {"tcpSocket": {"port": 15021}},
+    "readinessProbe": {"httpGet": {"path": "/ready", "port": 15021}},
+}
 
 # Everything that can be on at once, in a try-out.
 FULL: Object = {

@@ -10,12 +10,12 @@ import pytest
 from tests.chart.cases import FULL, PRODUCTION
 from tests.chart.damage import Path
 from tests.chart.schemas import problems
+from tests.chart.test_kubernetes import CUSTOM
 from tests.chart.test_values import SCHEMA
 from tests.chart.tools import NEWEST, Object, default_values, merged, nodes, objects_of, template
 
 # Numbers, a switch, nothing, a date, and a number to the base of 60.
 ODD = ("123", "1e3", "0x1f", "true", "null", "on", "2026-01-31", "12-30")
-_CUSTOM = {"ScaledObject", "TriggerAuthentication", "HTTPRoute", "PodMonitor", "PrometheusRule"}
 
 
 def written(text: str, case: Object) -> Object:
@@ -64,7 +64,7 @@ def test_text_stays_text(text: str, case: Object) -> None:
         if one["metadata"].get("labels"):
             assert one["metadata"]["namespace"] == text
             assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == text
-        if one["kind"] not in _CUSTOM:
+        if one["kind"] not in CUSTOM:
             assert problems(NEWEST, one) == [], f"{one['kind']} {one['metadata']['name']}"
 
 

@@ -34,6 +34,8 @@ _WHERE_FROM = {
     "HELM4": ("helm4", "Helm 4, beside Helm 3 under another name: https://helm.sh/docs/intro/install"),
     "KUBE_SCORE": ("kube-score", "kube-score: https://github.com/zegl/kube-score"),
     "PROMTOOL": ("promtool", "promtool, which comes with Prometheus: https://prometheus.io/download"),
+    "CHECKOV": ("checkov", "checkov, which make chart-lint installs"),
+    "HADOLINT": ("hadolint", "hadolint, which make chart-lint installs"),
     "HELM_DOCS": ("helm-docs", "helm-docs: https://github.com/norwoodj/helm-docs"),
 }
 
@@ -48,7 +50,7 @@ def tool(variable: str) -> str:
     name, source = _WHERE_FROM[variable]
     path = shutil.which(os.environ.get(variable, name))
     if path is None:
-        pytest.fail(f"the chart's tests need {source} (or {variable}=…, its path)", pytrace=False)
+        pytest.fail(f"these tests need {source} (or {variable}=…, its path)", pytrace=False)
     return path
 
 
