@@ -156,6 +156,10 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         for where in ("sidecars", "initContainers")
         for name in ("worker", "wait", "twice")
     },
+    "a variable from two sources": (
+        {"api": {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}},
+        ["extraEnv gives A a value and a valueFrom", "Leave one of them out"],
+    ),
     "a mount without its volume": (
         {"api": {"extraVolumes": [{"name": "certs"}], "extraVolumeMounts": [{"name": "cert", "mountPath": "/certs"}]}},
         ["api.extraVolumeMounts mounts the volume cert on /certs", "none of that name: tmp, certs."],

@@ -49,6 +49,29 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     ),
     "a percentage where a share is expected": ({"tracing": {"ratio": 10}}, "maximum: got 10, want 1"),
     "an address without a scheme": ({"tracing": {"endpoint": "collector:4318"}}, "does not match pattern"),
+    "a name that no Service may have": ({"fullnameOverride": "Shop"}, "at '/fullnameOverride': 'Shop' does not match"),
+    "a label with a space": ({"api": {"podLabels": {"team": "a b"}}}, "at '/api/podLabels/team': 'a b' does not match"),
+    "a label that is too long": ({"redis": {"podLabels": {"team": "a" * 64}}}, "maxLength: got 64, want 63"),
+    "a label with two prefixes": ({"tests": {"podLabels": {"a/b/c": "d"}}}, "'a/b/c' does not match pattern"),
+    "an annotation with a space": ({"worker": {"podAnnotations": {"a b": "c"}}}, "'a b' does not match pattern"),
+    "a node's label with a space": ({"migrate": {"nodeSelector": {"pool": "a b"}}}, "'a b' does not match pattern"),
+    "a variable with a space": ({"extraEnv": [{"name": "A B", "value": "1"}]}, "'A B' does not match pattern"),
+    "a container without an image": ({"api": {"sidecars": [{"name": "proxy"}]}}, "missing property 'image'"),
+    "a container in capitals": (
+        {"api": {"initContainers": [{"name": "Proxy", "image": "a"}]}}, "'Proxy' does not match pattern",
+    ),
+    "a mount without a path": ({"api": {"extraVolumeMounts": [{"name": "a"}]}}, "missing property 'mountPath'"),
+    "a quantity with a space": (
+        {"api": {"resources": {"limits": {"memory": "1 Gi"}}}}, "'1 Gi' does not match pattern",
+    ),
+    "an image in capitals": ({"image": {"repository": "Shop"}}, "'Shop' does not match pattern"),
+    "a tag with a digest": ({"image": {"tag": "1@sha256:12"}}, "'1@sha256:12' does not match pattern"),
+    "a host with a scheme": ({"ingress": {"hosts": ["https://a.example"]}}, "'https://a.example' does not match"),
+    "a host in capitals": ({"httpRoute": {"hostnames": ["A.example"]}}, "'A.example' does not match"),
+    "a key of a Secret with a slash": ({"secretKey": {"key": "a/b"}}, "'a/b' does not match pattern"),
+    "a peer that says nothing": ({"networkPolicy": {"apiFrom": [{}]}}, "minProperties: got 0, want 1"),
+    "a namespace in capitals": ({"networkPolicy": {"kedaNamespace": "Keda"}}, "'Keda' does not match pattern"),
+    "a class in capitals": ({"ingress": {"className": "NGINX"}}, "'NGINX' does not match pattern"),
     "a resource under the wrong head": ({"api": {"resources": {"cpu": "1"}}}, "'cpu' not allowed"),
 }  # fmt: skip
 
@@ -83,7 +106,8 @@ def test_our_own_objects_take_no_other_keys() -> None:
         if isinstance(part, dict) and isinstance(part.get("properties"), dict) and part.get("type") == "object"
         if part.get("additionalProperties") is not False
     }
-    assert open_objects == {"properties.global"}
+    parts_of_pods = {f"definitions.{name}.items" for name in ("containers", "volumes", "volumeMounts")}
+    assert open_objects == {"properties.global", *parts_of_pods}
 
 
 @pytest.mark.parametrize("helm", ["HELM", "HELM4"])
