@@ -113,7 +113,7 @@ chart-lint: $(VENV)/.dev $(LINTERS)/.done ## Check chart and images with Helm 3 
 
 .PHONY: chart-test
 chart-test: $(VENV)/.dev ## Test the chart, its rules and dashboards (UPDATE=1: write the reviewed manifest anew)
-	@$(BIN)/python -m pytest tests/chart tests/observability $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/chart tests/observability $(ARGS)
 
 # A fork of the last release that adds a resource and takes this tree's changes: what a service does for an upgrade.
 .PHONY: test-adoption

@@ -68,13 +68,18 @@ def template(
     apis: tuple[str, ...] = CUSTOM_RESOURCES,
     options: tuple[str, ...] = (),
     chart: Path = CHART,
+    anew: bool = False,
 ) -> str:
-    """The manifest of a release. Raises RenderError."""
+    """The manifest of a release. What was rendered once is rendered again only `anew`. Raises RenderError."""
     arguments = [f"--api-versions={api}" for api in apis] + [f"--kube-version={kubernetes}", *options]
-    done = run(
-        tool(helm), "template", name, str(chart), f"--namespace={namespace}", "--values=-", *arguments,
-        stdin=json.dumps(with_key(values)),
-    )  # fmt: skip
+    render = _rendered.__wrapped__ if anew or chart != CHART else _rendered
+    command = (tool(helm), "template", name, str(chart), f"--namespace={namespace}", "--values=-", *arguments)
+    return render(json.dumps(with_key(values)), *command)
+
+
+@cache
+def _rendered(values: str, *command: str) -> str:
+    done = run(*command, stdin=values)
     if done.returncode != 0:
         raise RenderError(done.stderr)
     return done.stdout
