@@ -40,7 +40,10 @@ def _component(name: str) -> Object:
         "annotations": {"example.com/owner": f"{name}-team"},
         "extraVolumes": [{"name": "certificates", "secret": {"secretName": f"{name}-certificates"}}],
         "extraVolumeMounts": [{"name": "certificates", "mountPath": "/certificates", "readOnly": True}],
-        "initContainers": [{"name": "prepare", "image": "example.com/prepare:1", "resources": _SMALL}],
+        "initContainers": [
+            {"name": "sidecar", "image": "example.com/sidecar:1", "restartPolicy": "Always", "resources": _SMALL},
+            {"name": "prepare", "image": "example.com/prepare:1", "resources": _SMALL},
+        ],
         "serviceAccount": {"annotations": {"example.com/role": name}},
     }
 
@@ -178,6 +181,7 @@ CASES: dict[str, Object] = {
             "pdb": {"enabled": False},
             "serviceAccount": {"create": False},
             "topologySpreadConstraints": [],
+            "affinity": {"podAntiAffinity": {}},
             "autoscaling": {"enabled": True},
         },
     },
@@ -229,6 +233,11 @@ class Release:
     def ours(self) -> dict[str, Object]:
         """The pods of our own image."""
         return {name: pod for name, pod in self.pods().items() if name in ("api", "worker", "migrate", "tests")}
+
+    def selector(self, component: str) -> Object:
+        """What selects the pods of a component."""
+        own = {"name": self.values["nameOverride"] or "plinth", "instance": "plinth", "component": component}
+        return {"matchLabels": {f"app.kubernetes.io/{key}": value for key, value in own.items()}}
 
     def config(self, component: str) -> dict[str, Any]:
         """The settings of a component."""

@@ -13,17 +13,8 @@ import yaml
 
 from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.e2e.cluster import HELM, Cluster, image
-from tests.e2e.release import (
-    NODE_PORT,
-    RESTRICTED_CONTAINER,
-    RESTRICTED_POD,
-    URL,
-    Release,
-    caller,
-    is_ready,
-    namespace,
-    until,
-)
+from tests.e2e.release import NODE_PORT, URL, Release, caller, is_ready, namespace
+from tests.e2e.servers import PASSWORD, start_postgresql, start_redis
 from tests.e2e.shell import Shell
 from tests.support.pages import blocks
 
@@ -31,9 +22,9 @@ PAGE = "docs/kubernetes.md"
 # What the page's lines say, and what is so here. A redis:8 of one's own need not speak TLS.
 HERE = {
     "postgresql://user:password@host:5432/name?sslmode=verify-full&sslrootcert=system": (
-        "postgresql://shop:much-to-guess@database:5432/shop?sslmode=disable"
+        f"postgresql://shop:{PASSWORD}@database:5432/shop?sslmode=disable"
     ),
-    "rediss://:password@host:6379/0": "redis://:much-to-guess@cache:6379/0",
+    "rediss://:password@host:6379/0": f"redis://:{PASSWORD}@cache:6379/0",
     "image.tag=1.4.0": "image.tag=e2e-2",
 }
 # What the page leaves to the chart, and a test does not.
@@ -49,20 +40,8 @@ BESIDES = {
 def release(cluster: Cluster) -> Iterator[Release]:
     """A namespace with a PostgreSQL and a Redis in it that belong to no release."""
     with namespace(cluster, "plinth-external") as release:
-        start(release, "database", 5432, {
-            "image": "postgres:17",
-            "env": [
-                {"name": "POSTGRES_USER", "value": "shop"},
-                {"name": "POSTGRES_PASSWORD", "value": "much-to-guess"},
-                {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"},
-            ],
-            "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1"]}, "periodSeconds": 1},
-        }, "/var/lib/postgresql/data", "/var/run/postgresql", "/tmp")  # fmt: skip
-        start(release, "cache", 6379, {
-            "image": "redis:8",
-            "args": ["redis-server", "--requirepass", "much-to-guess"],
-            "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
-        }, "/data", "/tmp")  # fmt: skip
+        start_postgresql(release)
+        start_redis(release)
         yield release
 
 
@@ -123,24 +102,6 @@ class TestUpgrade:
         new = [pod for pod in pods if pod.spec.containers[0].image == image("2")]
         assert [is_ready(pod) for pod in new] == [True] * 3
         assert migration.status.completion_time <= min(pod.metadata.creation_timestamp for pod in new)
-
-
-def start(release: Release, name: str, port: int, container: dict[str, Any], *folders: str) -> None:
-    """A server that has nothing to do with the chart, under a name in the DNS. Nothing it writes outlives it."""
-    mounts = [{"name": f"folder-{number}", "mountPath": folder} for number, folder in enumerate(folders)]
-    security: Any = RESTRICTED_POD["securityContext"]
-    pod = {
-        **RESTRICTED_POD,
-        # The user of both images.
-        "securityContext": {**security, "runAsUser": 999, "fsGroup": 999},
-        "containers": [{"name": name, **container, "volumeMounts": mounts, **RESTRICTED_CONTAINER}],
-        "volumes": [{"name": mount["name"], "emptyDir": {}} for mount in mounts],
-    }
-    labels = {"app": name}
-    release.core.create_namespaced_pod(release.namespace, {"metadata": {"name": name, "labels": labels}, "spec": pod})
-    service = {"selector": labels, "ports": [{"port": port}]}
-    release.core.create_namespaced_service(release.namespace, {"metadata": {"name": name}, "spec": service})
-    until(lambda: is_ready(release.core.read_namespaced_pod(name, release.namespace)), f"{name} is ready", within=60)
 
 
 def adapted(lines: str, release: Release, shell: Shell) -> str:

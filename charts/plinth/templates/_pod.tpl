@@ -42,7 +42,7 @@ prometheus.io/path: /metrics
 {{- $root := .root -}}
 {{- $values := index $root.Values .component -}}
 {{- $common := include "plinth.containerCommon" (list $root .component) -}}
-{{- include "plinth.podCommon" (list $root $values) }}
+{{- include "plinth.podCommon" (list $root .component) }}
 serviceAccountName: {{ .account | default (include "plinth.serviceAccountName" (list $root .component)) | quote }}
 {{- with .restart }}
 restartPolicy: {{ . }}
@@ -52,15 +52,26 @@ terminationGracePeriodSeconds: {{ . | int }}
 {{- end }}
 securityContext:
   {{- include "plinth.podSecurity" 10001 | nindent 2 }}
-{{- if or .wait $values.initContainers }}
+{{- /* The wait needs the native sidecars, such as a proxy to the database. What stands before the last one stays there. */}}
+{{- $own := $values.initContainers | default list }}
+{{- $sidecars := 0 }}
+{{- range $position, $container := $own }}
+{{- if eq ($container.restartPolicy | default "") "Always" }}
+{{- $sidecars = add1 $position | int }}
+{{- end }}
+{{- end }}
+{{- if or .wait $own }}
 initContainers:
+  {{- with include "plinth.extraContainers" (slice $own 0 $sidecars) }}
+  {{- . | nindent 2 }}
+  {{- end }}
   {{- if .wait }}
   # Asks the database and not Kubernetes, so it needs no rights. A newer revision will do: rollbacks start that way.
   - name: wait
     args: [wait, --timeout, "300"]
     {{- $common | nindent 4 }}
   {{- end }}
-  {{- with include "plinth.extraContainers" $values.initContainers }}
+  {{- with include "plinth.extraContainers" (slice $own $sidecars) }}
   {{- . | nindent 2 }}
   {{- end }}
 {{- end }}
@@ -99,10 +110,10 @@ volumeMounts:
 {{- end -}}
 
 {{/* What every pod of the release has, the databases' too: no rights, no surprises, and where it may run.
-Takes (list root values). */}}
+Takes (list root component). */}}
 {{- define "plinth.podCommon" -}}
 {{- $root := first . -}}
-{{- $values := last . -}}
+{{- $values := index $root.Values (last .) -}}
 automountServiceAccountToken: false
 # A variable for each port of each service of the namespace could be taken for a setting.
 enableServiceLinks: false
@@ -117,7 +128,7 @@ priorityClassName: {{ . | quote }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.affinity }}
+{{- with include "plinth.affinity" . | fromYaml }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -127,7 +138,25 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Spread over nodes and zones. Counts the pods of one version, or the old ones would push the new ones together.
+{{/* The affinity of the values. Replicas prefer different zones unless it says something else of pods: by a preference,
+which says nothing of nodes without the label, and not by a constraint beside that on nodes, which would have the
+scheduler score no node that lacks it. Takes (list root component). */}}
+{{- define "plinth.affinity" -}}
+{{- $values := index (first .).Values (last .) -}}
+{{- $affinity := $values.affinity | default dict | deepCopy -}}
+{{- if and (hasKey $values "replicas") (not (hasKey $affinity "podAntiAffinity")) -}}
+{{- $labels := include "plinth.selectorLabels" . | fromYaml -}}
+{{- $term := dict
+      "topologyKey" "topology.kubernetes.io/zone"
+      "labelSelector" (dict "matchLabels" $labels)
+      "matchLabelKeys" (list "pod-template-hash") -}}
+{{- $preference := list (dict "weight" 100 "podAffinityTerm" $term) -}}
+{{- $_ := set $affinity "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" $preference) -}}
+{{- end -}}
+{{ toYaml $affinity }}
+{{- end -}}
+
+{{/* Spread over nodes. Counts the pods of one version, or the old ones would push the new ones together.
 Takes (list root component). */}}
 {{- define "plinth.topologySpread" -}}
 {{- $root := first . -}}

@@ -13,6 +13,7 @@ _CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+_EXTRA = ("proxy", "sidecar", "prepare")
 _UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECRETS = {
     "DATABASE_URL": "postgresql://plinth:much-to-guess@db.example.com:5432/plinth?sslmode=require",
@@ -56,14 +57,14 @@ def containers_say_what_they_need_and_may_have(release: Release) -> None:
 
 def resources_are_those_of_the_values(release: Release) -> None:
     for component, container in release.containers():
-        if container["name"] not in ("proxy", "prepare"):
+        if container["name"] not in _EXTRA:
             assert container["resources"] == release.values[component]["resources"]
 
 
 def every_container_can_write_to_tmp_and_to_no_other_place_by_chance(release: Release) -> None:
     for component, pod in release.pods().items():
         for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
-            if container["name"] in ("proxy", "prepare"):
+            if container["name"] in _EXTRA:
                 continue
             mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
             expected = {
@@ -97,7 +98,7 @@ def images_are_the_ones_of_the_values(release: Release) -> None:
     registry = release.values["global"]["imageRegistry"]
     prefix = f"{registry}/" if registry else ""
     for component, container in release.containers():
-        if container["name"] in ("proxy", "prepare"):
+        if container["name"] in _EXTRA:
             continue
         image = release.values[component].get("image", release.values["image"])
         version = f"@{image['digest']}" if image["digest"] else f":{image['tag'] or '0.1.0'}"
@@ -166,7 +167,7 @@ def no_variable_is_set_twice(release: Release) -> None:
 def scheduling_follows_the_values(release: Release) -> None:
     for component, pod in release.pods().items():
         values = release.values[component]
-        for key in ("nodeSelector", "affinity", "tolerations", "priorityClassName"):
+        for key in ("nodeSelector", "tolerations", "priorityClassName"):
             assert pod["spec"].get(key, type(values[key])()) == values[key]
 
 
@@ -181,16 +182,20 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 
 
-def extra_containers_come_after_the_chart_s_and_are_as_restricted(release: Release) -> None:
+def extra_containers_start_around_the_wait_and_are_as_restricted(release: Release) -> None:
     for component, pod in release.ours().items():
         values = release.values[component]
+        own = values.get("initContainers", [])
+        native = [position for position, item in enumerate(own, start=1) if item.get("restartPolicy") == "Always"]
+        before = native[-1] if native else 0
         waits = ["wait"] if component in ("api", "worker") else []
         init = pod["spec"].get("initContainers", [])
-        assert [item["name"] for item in init] == waits + [item["name"] for item in values.get("initContainers", [])]
+        names = [item["name"] for item in own]
+        assert [item["name"] for item in init] == names[:before] + waits + names[before:]
         names = [item["name"] for item in pod["spec"]["containers"]]
         assert names == [component] + [item["name"] for item in values.get("sidecars", [])]
-        extra = init[len(waits) :] + pod["spec"]["containers"][1:]
-        given = values.get("initContainers", []) + values.get("sidecars", [])
+        extra = [item for item in init if item["name"] != "wait"] + pod["spec"]["containers"][1:]
+        given = own + values.get("sidecars", [])
         assert extra == [container | {"securityContext": _CONTAINER_SECURITY} for container in given]
 
 

@@ -78,8 +78,7 @@ def there_is_time_to_end(release: Release) -> None:
 
 def pods_wait_for_the_migration(release: Release) -> None:
     for component in ("api", "worker"):
-        first = release.ours()[component]["spec"]["initContainers"][0]
-        assert first["name"] == "wait"
+        (first,) = [item for item in release.ours()[component]["spec"]["initContainers"] if item["name"] == "wait"]
         assert first["args"] == ["wait", "--timeout", "300"]
         assert first["image"] == _main(release, component)["image"]
         assert first["env"] == _main(release, component)["env"]
@@ -107,14 +106,24 @@ def replicas_are_stated_unless_an_autoscaler_owns_them(release: Release) -> None
 
 
 def pods_spread_by_version(release: Release) -> None:
-    for component in ("api", "worker"):
-        pod = release.ours()[component]
-        own = release.values[component]["podLabels"]
-        labels = {key: value for key, value in pod["metadata"]["labels"].items() if key not in own}
+    """Over nodes by a constraint, and over zones by a preference: two constraints score no node without a zone."""
+    for component, pod in release.pods().items():
+        values = release.values[component]
+        selector = release.selector(component)
         assert pod["spec"].get("topologySpreadConstraints", []) == [
-            constraint | {"labelSelector": {"matchLabels": labels}, "matchLabelKeys": ["pod-template-hash"]}
-            for constraint in release.values[component]["topologySpreadConstraints"]
+            constraint | {"labelSelector": selector, "matchLabelKeys": ["pod-template-hash"]}
+            for constraint in values.get("topologySpreadConstraints", [])
         ]
+        affinity = dict(values["affinity"])
+        if component in ("api", "worker"):
+            term = {
+                "topologyKey": "topology.kubernetes.io/zone",
+                "labelSelector": selector,
+                "matchLabelKeys": ["pod-template-hash"],
+            }
+            preference = [{"weight": 100, "podAffinityTerm": term}]
+            affinity.setdefault("podAntiAffinity", {"preferredDuringSchedulingIgnoredDuringExecution": preference})
+        assert pod["spec"].get("affinity", {}) == affinity
 
 
 def budgets_let_drains_through(release: Release) -> None:

@@ -1,0 +1,66 @@
+"""What Kubernetes makes of the pods: where they run, and in which order their containers start."""
+
+import pytest
+
+from tests.chart.tools import Object, objects_of, template
+
+HELMS = pytest.mark.parametrize("helm", ["HELM", "HELM4"])
+
+
+def pods(values: Object, helm: str = "HELM") -> dict[str, Object]:
+    """The spec of each pod, by its component."""
+    specs = {}
+    for item in objects_of(template(values, helm=helm)):
+        template_of_pods = item if item["kind"] == "Pod" else item.get("spec", {}).get("template")
+        if template_of_pods:
+            specs[item["metadata"]["labels"]["app.kubernetes.io/component"]] = template_of_pods["spec"]
+    return specs
+
+
+class TestSpread:
+    @HELMS
+    def test_no_node_goes_without_points_for_a_label_that_it_lacks(self, helm: str) -> None:
+        """The scheduler scores no node that lacks the key of any constraint, and all have a host name."""
+        for component in ("api", "worker"):
+            constraints = pods({}, helm)[component]["topologySpreadConstraints"]
+            assert [constraint["topologyKey"] for constraint in constraints] == ["kubernetes.io/hostname"]
+
+    @HELMS
+    def test_zones_are_preferred_beside_an_affinity_to_nodes(self, helm: str) -> None:
+        node_affinity: Object = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+        affinity = pods({"api": {"affinity": node_affinity}}, helm)["api"]["affinity"]
+        assert affinity.keys() == {"nodeAffinity", "podAntiAffinity"}
+        (preference,) = affinity["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        assert preference["podAffinityTerm"]["topologyKey"] == "topology.kubernetes.io/zone"
+
+    @HELMS
+    def test_an_anti_affinity_of_the_values_takes_its_place(self, helm: str) -> None:
+        own: Object = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+        assert pods({"api": {"affinity": own}}, helm)["api"]["affinity"] == own
+
+
+class TestInitContainers:
+    def names(self, values: Object, component: str, helm: str) -> list[str]:
+        return [container["name"] for container in pods(values, helm)[component].get("initContainers", [])]
+
+    @HELMS
+    @pytest.mark.parametrize("component", ["api", "worker", "migrate"])
+    @pytest.mark.parametrize(
+        ("own", "expected"),
+        [
+            ("prepare", "wait prepare"),
+            ("proxy*", "proxy* wait"),
+            ("proxy* prepare", "proxy* wait prepare"),
+            # A sidecar may need what stands before it.
+            ("prepare proxy*", "prepare proxy* wait"),
+            ("proxy* fetch mesh* prepare", "proxy* fetch mesh* wait prepare"),
+        ],
+    )
+    def test_native_sidecars_start_before_the_wait(self, own: str, expected: str, component: str, helm: str) -> None:
+        containers = [
+            {"name": name.strip("*"), "image": "example.com/image:1"}
+            | ({"restartPolicy": "Always"} if name.endswith("*") else {})
+            for name in own.split()
+        ]
+        wanted = [name.strip("*") for name in expected.split() if name != "wait" or component != "migrate"]
+        assert self.names({component: {"initContainers": containers}}, component, helm) == wanted
