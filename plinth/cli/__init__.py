@@ -46,7 +46,9 @@ from plinth.telemetry.logging import configure_logging
 # for jobs that the old one began.
 RELOAD_GRACE = 6.0
 
-host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all.")
+host_option = click.option(
+    "--host", type=arguments.address, default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
+)
 port_option = click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
 reload_option = click.option("--reload", is_flag=True, help="Restart when the code changes.")
 data_option = click.option(
@@ -152,7 +154,13 @@ def _new_settings() -> PlatformSettings:
 @main.command()
 @click.option("--queues", type=arguments.names, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of probes and metrics.")
+@click.option(
+    "--host",
+    type=arguments.address,
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of probes and metrics; :: for all.",
+)
 @reload_option
 def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
     """Run jobs until SIGTERM; a second one gives back at once what still runs."""

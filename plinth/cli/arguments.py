@@ -1,18 +1,24 @@
 """Types of arguments that are more than a word: times, durations, names. And the option that most commands have."""
 
 import re
+import socket
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from plinth.settings.types import PATH_PREFIX
 
-__all__ = ["duration", "json_option", "moment", "name", "names", "path_prefix"]
+__all__ = ["address", "duration", "json_option", "moment", "name", "names", "path_prefix"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MAX_DURATION = timedelta(days=3650)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def address(text: str) -> str:
+    """An address to listen on. `::`, which is all of both families, is all of IPv4 where the machine has no IPv6."""
+    return text if text != "::" or socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 
 
 def _parse_duration(text: str) -> timedelta | None:

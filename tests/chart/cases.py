@@ -65,6 +65,7 @@ FULL: Object = {
     "global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": [{"name": "pull"}]},
     "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": [{"name": "pull-plinth"}]},
     "environment": "test",
+    "listenHost": "0.0.0.0",
     "fullnameOverride": "shop",
     "config": {"MAX_BODY_BYTES": 2097152, "DB_POOL_TIMEOUT": 0.5, "JOBS_QUEUES": ["default", "mail"], "DEBUG": True},
     "extraEnv": [{"name": "EVERYWHERE", "value": "yes"}],
@@ -73,7 +74,13 @@ FULL: Object = {
     "api": _component("api") | {
         "sidecars": [_SIDECAR],
         "replicas": 3,
-        "service": {"type": "NodePort", "nodePort": 30080, "annotations": {"example.com/service": "api"}},
+        "service": {
+            "type": "NodePort",
+            "nodePort": 30080,
+            "annotations": {"example.com/service": "api"},
+            "ipFamilyPolicy": "RequireDualStack",
+            "ipFamilies": ["IPv6", "IPv4"],
+        },
         "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}},
     },
     "worker": _component("worker") | {
@@ -89,9 +96,13 @@ FULL: Object = {
     "postgresql": {
         "maxConnections": 300,
         "storage": {"size": "2Gi", "className": "fast"},
+        "service": {"ipFamilyPolicy": "SingleStack"},
         **{key: value for key, value in _pod("postgresql").items() if not key.startswith("extra")},
     },
-    "redis": {key: value for key, value in _pod("redis").items() if not key.startswith("extra")},
+    "redis": {
+        "service": {"ipFamilies": ["IPv4"]},
+        **{key: value for key, value in _pod("redis").items() if not key.startswith("extra")},
+    },
     "tests": _pod("tests") | {"tokenSecret": "test-token"},
     "metrics": {
         "podMonitor": {"enabled": True, "interval": "5s", "labels": {"prometheus": "monitors"}},

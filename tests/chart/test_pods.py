@@ -1,5 +1,7 @@
 """What Kubernetes makes of the pods: where they run, and in which order their containers start."""
 
+import re
+
 import pytest
 
 from tests.chart.tools import Object, objects_of, template
@@ -64,3 +66,17 @@ class TestInitContainers:
         ]
         wanted = [name.strip("*") for name in expected.split() if name != "wait" or component != "migrate"]
         assert self.names({component: {"initContainers": containers}}, component, helm) == wanted
+
+
+class TestAddresses:
+    @HELMS
+    def test_pods_listen_on_ipv4_and_ipv6(self, helm: str) -> None:
+        for component in ("api", "worker"):
+            args = pods({}, helm)[component]["containers"][0]["args"]
+            assert args[1:3] == ["--host", "::"]
+
+    @HELMS
+    def test_no_address_of_one_family_is_written_into_the_objects(self, helm: str) -> None:
+        """But the loopback address, at which PostgreSQL is asked within its pod."""
+        manifest = template({}, helm=helm).replace("--host, 127.0.0.1", "")
+        assert not re.search(r"\d+\.\d+\.\d+\.\d+", manifest)

@@ -74,24 +74,24 @@ def existing(context: str) -> Cluster:
     return Cluster(name=context.removeprefix("kind-"), context=context, kubeconfig=None)
 
 
-def create() -> Cluster:
-    """A cluster of the run's own.
+def create(name: str = NAME, config: str | None = None) -> Cluster:
+    """A cluster of the run's own, of k8s/kind.yaml or of the text of another configuration.
 
     Raises:
         ValueError: There is one of its name, which may be in use.
     """
-    if NAME in run("kind", "get", "clusters").split():
+    if name in run("kind", "get", "clusters").split():
         raise ValueError(
-            f"There is a cluster {NAME} already. To use it: E2E_CONTEXT=kind-{NAME}. "
-            f"To be rid of it: kind delete cluster --name {NAME}"
+            f"There is a cluster {name} already. To use it: E2E_CONTEXT=kind-{name}. "
+            f"To be rid of it: kind delete cluster --name {name}"
         )
     kubeconfig = str(Path(tempfile.mkdtemp(prefix="plinth-e2e-")) / "kubeconfig")
-    cluster = Cluster(name=NAME, context=f"kind-{NAME}", kubeconfig=kubeconfig)
+    cluster = Cluster(name=name, context=f"kind-{name}", kubeconfig=kubeconfig)
     options = ["--image", NODE_IMAGE] if NODE_IMAGE else []
-    config = str(ROOT / "k8s/kind.yaml")
+    text = config or (ROOT / "k8s/kind.yaml").read_text()
     try:
-        run("kind", "create", "cluster", "--name", NAME, "--config", config, "--kubeconfig", kubeconfig,
-            "--wait", "120s", *options)  # fmt: skip
+        run("kind", "create", "cluster", "--name", name, "--config", "-", "--kubeconfig", kubeconfig,
+            "--wait", "120s", *options, text=text)  # fmt: skip
     except BaseException:
         delete(cluster)
         raise

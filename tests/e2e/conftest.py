@@ -15,18 +15,24 @@ from tests.e2e.release import Release, namespace
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A cluster that has the images `plinth:e2e-1`, `-2`, `-3` and `-broken` and those of the servers."""
+def images() -> list[str]:
+    """`plinth:e2e-1`, `-2`, `-3` and `-broken`, built here, and those of the servers."""
     if missing := clusters.missing_tools():
         pytest.exit(f"The end-to-end tests need {', '.join(missing)}, and it is not installed.", returncode=1)
+    clusters.build_images()
+    return [*map(image, ("1", "2", "3", "broken")), *SERVER_IMAGES]
+
+
+@pytest.fixture(scope="session")
+def cluster(images: list[str]) -> Iterator[Cluster]:
+    """A cluster that has the images."""
     context = os.environ.get("E2E_CONTEXT")
     try:
         cluster = clusters.existing(context) if context else clusters.create()
     except ValueError as error:
         pytest.exit(str(error), returncode=1)
     try:
-        clusters.build_images()
-        cluster.load(*map(image, ("1", "2", "3", "broken")), *SERVER_IMAGES)
+        cluster.load(*images)
         yield cluster
     finally:
         if not context:

@@ -4,16 +4,14 @@ The tests follow on one another; the last one uninstalls.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient, ResourceList
 
-from tests.e2e.cluster import image
-from tests.e2e.release import RESTRICTED_CONTAINER, RESTRICTED_POD, Release, caller, until
+from tests.e2e.release import Release, caller, until
+from tests.e2e.visitor import visitor
 
 
 class TestInstall:
@@ -53,11 +51,11 @@ class TestNetworkPolicy:
     """Which of the release's ports a pod of the same namespace can reach. The same pod, but for its labels."""
 
     def test_a_stranger_reaches_the_api_and_nothing_else(self, release: Release) -> None:
-        with pod(release, {}) as name:
+        with visitor(release, {}) as name:
             assert reached(release, name) == {"api"}
 
     def test_an_operator_reaches_the_database(self, release: Release) -> None:
-        with pod(release, {"app.kubernetes.io/component": "operator"}) as name:
+        with visitor(release, {"app.kubernetes.io/component": "operator"}) as name:
             assert reached(release, name) == {"postgresql"}
 
     def test_an_api_pod_reaches_the_servers_and_no_other_api_pod(self, release: Release) -> None:
@@ -70,23 +68,6 @@ class TestUninstall:
         assert named
         release.helm("uninstall", "plinth", "--wait", "--timeout", "120s")
         until(lambda: left(release) == {f"PersistentVolumeClaim/{name}" for name in named}, "all is gone", within=30)
-
-
-@contextmanager
-def pod(release: Release, labels: dict[str, str]) -> Iterator[str]:
-    name = "visitor"
-    if labels:
-        labels = labels | {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
-    container = {"name": name, "image": image("1"), "command": ["sleep", "600"], **RESTRICTED_CONTAINER}
-    release.core.create_namespaced_pod(
-        release.namespace,
-        {"metadata": {"name": name, "labels": labels}, "spec": {**RESTRICTED_POD, "containers": [container]}},
-    )
-    try:
-        until(lambda: release.phase(name) == "Running", "the visitor is there", within=30)
-        yield name
-    finally:
-        release.remove_pod(name)
 
 
 def reached(release: Release, pod: str) -> set[str]:

@@ -190,7 +190,7 @@ class TestHowItRuns:
         assert done.returncode == 2
         assert done.stderr.startswith("SECRET_KEY: expected a secret of your own ")
 
-    @pytest.mark.parametrize("command", [("api", "--host", "0.0.0.0"), ("worker", "--host", "0.0.0.0")], ids=" ".join)
+    @pytest.mark.parametrize("command", [("api", "--host", "::"), ("worker", "--host", "::")], ids=" ".join)
     def test_a_process_lives_without_a_database_and_ends_when_it_is_told_to(
         self, docker: Docker, start: Start, command: tuple[str, ...], note: Note
     ) -> None:

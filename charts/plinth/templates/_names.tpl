@@ -55,3 +55,12 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{ $account.name | default "default" }}
 {{- end -}}
 {{- end -}}
+
+{{/* The families of a Service's addresses, where its values name any. Takes those. */}}
+{{- define "plinth.ipFamilies" -}}
+{{- range $key := list "ipFamilyPolicy" "ipFamilies" }}
+{{- with index ($ | default dict) $key }}
+{{ $key }}: {{ toJson . }}
+{{- end }}
+{{- end }}
+{{- end -}}

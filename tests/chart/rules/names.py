@@ -137,6 +137,14 @@ def services_reach_pods_of_one_component_on_a_port_they_have(release: Release) -
         assert service["spec"]["ports"][0]["name"] == service["spec"]["ports"][0]["targetPort"]
 
 
+def services_have_the_families_of_the_values(release: Release) -> None:
+    for service in release.all("Service"):
+        component = service["metadata"]["labels"]["app.kubernetes.io/component"]
+        for key in ("ipFamilyPolicy", "ipFamilies"):
+            wanted = release.values[component]["service"][key]
+            assert service["spec"].get(key, type(wanted)()) == wanted
+
+
 def pods_do_not_change_with_the_chart(release: Release) -> None:
     """A label with a version would roll every pod out, and give the Job a new name, for a change in a comment."""
     for name, pod in release.pods().items():

@@ -17,8 +17,9 @@ def _get(path: str, port: str) -> Object:
 
 
 def commands_are_those_of_the_image(release: Release) -> None:
-    assert _main(release, "api")["args"] == ["api", "--host", "0.0.0.0", "--port", "8000"]
-    assert _main(release, "worker")["args"] == ["worker", "--host", "0.0.0.0"]
+    host = release.values["listenHost"]
+    assert _main(release, "api")["args"] == ["api", "--host", host, "--port", "8000"]
+    assert _main(release, "worker")["args"] == ["worker", "--host", host]
     for component in ("api", "worker", "migrate"):
         if component in release.ours():
             assert "command" not in _main(release, component)

@@ -142,6 +142,20 @@ class TestKnownKey:
         refuse_known_keys(Settings.isolated(SECRET_KEY=secrets.token_hex(32)), "0.0.0.0")
 
 
+class TestHost:
+    def test_all_addresses_are_those_of_ipv4_where_there_is_no_ipv6(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a node whose kernel was started without it, where no socket of IPv6 can be made."""
+        heard: list[str] = []
+        monkeypatch.setattr("plinth.cli.serve", lambda _settings, *, host, **_options: heard.append(host))
+        given = {"SECRET_KEY": secrets.token_hex(32), "DATABASE_URL": NO_DATABASE}
+        for has_ipv6, host in ((True, "::1"), (False, "::1"), (False, "::")):
+            monkeypatch.setattr("socket.has_dualstack_ipv6", lambda has_ipv6=has_ipv6: has_ipv6)
+            assert run("api", "--host", host, **given).exit_code == 0
+        assert heard == ["::1", "::1", "0.0.0.0"]
+
+
 class TestMigrate:
     def test_migrate_check_names_the_missing_migrations(self, run: Run, empty_database_url: str) -> None:
         result = run("migrate", "--check", DATABASE_URL=empty_database_url)
