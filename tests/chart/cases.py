@@ -31,6 +31,8 @@ def _pod(name: str) -> Object:
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "tolerations": [{"key": name, "operator": "Exists"}],
         "priorityClassName": f"{name}-first",
+        "podSecurityContext": {"supplementalGroups": [len(name)]},
+        "securityContext": {"runAsUser": 2000 + len(name)},
     }
 
 
@@ -133,6 +135,11 @@ FULL: Object = {
         "collectorNamespace": "monitoring",
         "apiFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
         "extraEgress": [{"ports": [{"port": 8443, "protocol": "TCP"}]}],
+        "testsExtraEgress": [{"ports": [{"port": 15012, "protocol": "TCP"}]}],
+        "dns": {
+            "ports": [53, 5353],
+            "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
+        },
     },
     "ingress": {
         "enabled": True,
@@ -184,6 +191,7 @@ CASES: dict[str, Object] = {
         },
     ),
     "bare": {
+        "securityPreset": "openshift",
         "redis": {"enabled": False},
         "networkPolicy": {"enabled": False},
         "migrate": {"mode": "disabled"},

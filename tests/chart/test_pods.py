@@ -80,3 +80,43 @@ class TestAddresses:
         """But the loopback address, at which PostgreSQL is asked within its pod."""
         manifest = template({}, helm=helm).replace("--host, 127.0.0.1", "")
         assert not re.search(r"\d+\.\d+\.\d+\.\d+", manifest)
+
+
+class TestSecurityContexts:
+    COMPONENTS = ("api", "worker", "migrate", "postgresql", "redis", "tests")
+
+    @HELMS
+    def test_openshift_gives_users_and_groups_and_finds_none(self, helm: str) -> None:
+        """Its SCC restricted-v2 refuses any of other ranges, and wants all else of the restricted standard."""
+        specs = pods({"securityPreset": "openshift"}, helm)
+        assert specs.keys() == {*self.COMPONENTS}
+        for spec in specs.values():
+            contexts = [spec["securityContext"]]
+            contexts += [item["securityContext"] for item in spec.get("initContainers", []) + spec["containers"]]
+            for context in contexts:
+                assert not context.keys() & {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"}
+            assert contexts[0]["runAsNonRoot"] is True
+            assert contexts[0]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert all(context["allowPrivilegeEscalation"] is False for context in contexts[1:])
+
+    @HELMS
+    @pytest.mark.parametrize("component", COMPONENTS)
+    def test_values_go_over_the_preset(self, component: str, helm: str) -> None:
+        values: Object = {
+            "podSecurityContext": {"runAsUser": 0, "runAsNonRoot": False, "fsGroup": None},
+            "securityContext": {"readOnlyRootFilesystem": False, "capabilities": {"drop": []}},
+        }
+        spec = pods({component: values}, helm)[component]
+        assert spec["securityContext"] == {
+            "runAsNonRoot": False,
+            "runAsUser": 0,
+            "runAsGroup": 999 if component in ("postgresql", "redis") else 10001,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        for container in spec.get("initContainers", []) + spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": False,
+                "capabilities": {"drop": []},
+            }

@@ -51,7 +51,7 @@ restartPolicy: {{ . }}
 terminationGracePeriodSeconds: {{ . | int }}
 {{- end }}
 securityContext:
-  {{- include "plinth.podSecurity" 10001 | nindent 2 }}
+  {{- include "plinth.podSecurity" (list $root .component) | nindent 2 }}
 {{- /* The wait needs the native sidecars, such as a proxy to the database. What stands before the last one stays there. */}}
 {{- $own := $values.initContainers | default list }}
 {{- $sidecars := 0 }}
@@ -103,10 +103,19 @@ envFrom:
 resources:
   {{- toYaml $values.resources | nindent 2 }}
 securityContext:
-  {{- include "plinth.containerSecurity" . | nindent 2 }}
+  {{- include "plinth.securityContext" . | nindent 2 }}
 volumeMounts:
   {{- $tmp := dict "name" "tmp" "mountPath" "/tmp" }}
   {{- include "plinth.lastOfEach" (list (prepend ($values.extraVolumeMounts | default list) $tmp) "mountPath") | nindent 2 }}
+{{- end -}}
+
+{{/* The Secrets to pull images with, each once. A parent chart may name them as text, or give none. */}}
+{{- define "plinth.pullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat ((.Values.global | default dict).imagePullSecrets | default list) (.Values.image.pullSecrets | default list) -}}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{ include "plinth.lastOfEach" (list $secrets "name") }}
 {{- end -}}
 
 {{/* What every pod of the release has, the databases' too: no rights, no surprises, and where it may run.
@@ -117,9 +126,9 @@ Takes (list root component). */}}
 automountServiceAccountToken: false
 # A variable for each port of each service of the namespace could be taken for a setting.
 enableServiceLinks: false
-{{- with concat (($root.Values.global | default dict).imagePullSecrets | default list) ($root.Values.image.pullSecrets | default list) }}
+{{- with include "plinth.pullSecrets" $root | fromYamlArray }}
 imagePullSecrets:
-  {{- include "plinth.lastOfEach" (list . "name") | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -173,18 +182,38 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* The restricted Pod Security Standard, for a pod. Takes the user's number. */}}
+{{/* The restricted Pod Security Standard for a pod, and its values over that. Takes (list root component). */}}
 {{- define "plinth.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile:
-  type: RuntimeDefault
+{{- $root := first . -}}
+{{- $user := ternary 999 10001 (has (last .) (list "postgresql" "redis")) -}}
+{{- $context := dict
+      "runAsNonRoot" true
+      "fsGroupChangePolicy" "OnRootMismatch"
+      "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- if ne $root.Values.securityPreset "openshift" -}}
+{{- $context = merge $context (dict "runAsUser" $user "runAsGroup" $user "fsGroup" $user) -}}
+{{- end -}}
+{{ include "plinth.contextOver" (list $context (index $root.Values (last .)).podSecurityContext) }}
 {{- end -}}
 
-{{/* The same for a container, and a root file system that cannot be written. */}}
+{{/* The same for a container of the chart. Takes (list root component). */}}
+{{- define "plinth.securityContext" -}}
+{{- $context := include "plinth.containerSecurity" . | fromYaml -}}
+{{ include "plinth.contextOver" (list $context (index (first .).Values (last .)).securityContext) }}
+{{- end -}}
+
+{{/* A security context with that of the values over it, in which null takes a key out. Takes (list context values). */}}
+{{- define "plinth.contextOver" -}}
+{{- $context := mergeOverwrite (deepCopy (first .)) (last . | default dict | deepCopy) -}}
+{{- range $key, $value := $context -}}
+{{- if kindIs "invalid" $value -}}
+{{- $context = omit $context $key -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $context }}
+{{- end -}}
+
+{{/* The restricted standard for a container, and a root file system that cannot be written. */}}
 {{- define "plinth.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

@@ -7,7 +7,7 @@ from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
 from tests.chart.tools import Object
 
-_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22, 4318, 4443)
+_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
 
 
 def _peers(release: Release) -> dict[str, Peer]:
@@ -72,6 +72,8 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
         wanted |= {(client, collector, port) for client in clients for collector in collectors if port}
     if values["networkPolicy"]["extraEgress"]:
         wanted |= set(product(clients, free, [8443]))
+    if values["networkPolicy"]["testsExtraEgress"]:
+        wanted |= set(product(["tests"], free, [15012]))
     return wanted
 
 
@@ -94,11 +96,15 @@ def names_can_be_looked_up(release: Release) -> None:
     policies = release.all("NetworkPolicy")
     peers = _peers(release)
     dns = Peer("kube-system", {"k8s-app": "kube-dns"})
+    values = release.values["networkPolicy"]["dns"]
     for client, protocol in product(("api", "worker", "migrate", "tests", "operator"), ("UDP", "TCP")):
-        assert allowed(policies, peers[client], dns, 53, protocol)
+        assert all(allowed(policies, peers[client], dns, port, protocol) for port in values["ports"])
+        if policies:
+            assert not allowed(policies, peers[client], dns, 54, protocol)
+            assert allowed(policies, peers[client], peers["neighbour"], 53, protocol) == (not values["to"])
     if policies:
         for server in ("postgresql", "redis"):
-            assert not allowed(policies, peers[server], dns, 53, "UDP")
+            assert not allowed(policies, peers[server], dns, values["ports"][0], "UDP")
 
 
 def policies_name_what_they_mean(release: Release) -> None:

@@ -25,20 +25,20 @@ _SECRETS = {
 def pods_meet_the_restricted_standard(release: Release) -> None:
     for component, pod in release.pods().items():
         number = 999 if component in ("postgresql", "redis") else 10001
-        assert pod["spec"]["securityContext"] == {
+        users = {"runAsUser": number, "runAsGroup": number, "fsGroup": number}
+        standard = {
             "runAsNonRoot": True,
-            "runAsUser": number,
-            "runAsGroup": number,
-            "fsGroup": number,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
-        }
+        } | ({} if release.values["securityPreset"] == "openshift" else users)
+        assert pod["spec"]["securityContext"] == standard | release.values[component]["podSecurityContext"]
         assert not pod["spec"].keys() & {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"}
 
 
 def containers_meet_the_restricted_standard(release: Release) -> None:
-    for _, container in release.containers():
-        assert container["securityContext"] == _CONTAINER_SECURITY
+    for component, container in release.containers():
+        own = {} if container["name"] in _EXTRA else release.values[component]["securityContext"]
+        assert container["securityContext"] == _CONTAINER_SECURITY | own
 
 
 def pods_hold_no_token_and_no_service_links(release: Release) -> None:

@@ -25,8 +25,14 @@ matchExpressions:
 
 {{- define "plinth.dnsEgress" -}}
 - ports:
-    - port: 53
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . | int }}
       protocol: UDP
-    - port: 53
+    - port: {{ . | int }}
       protocol: TCP
+    {{- end }}
+  {{- with .Values.networkPolicy.dns.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}
