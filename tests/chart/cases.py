@@ -32,7 +32,7 @@ def _pod(name: str) -> Object:
         "tolerations": [{"key": name, "operator": "Exists"}],
         "priorityClassName": f"{name}-first",
         "podSecurityContext": {"supplementalGroups": [len(name)]},
-        "securityContext": {"runAsUser": 2000 + len(name)},
+        "securityContext": {"runAsUser": 20000 + len(name)},
     }
 
 
@@ -92,6 +92,18 @@ FULL: Object = {
             "enabled": True,
             "connectionKey": "KEDA_URL",
             "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+        },
+    },
+    "workers": {
+        "default": {"podAnnotations": {"example.com/group": "default"}},
+        "exports": {
+            "queues": ["exports", "reports"],
+            "config": {"JOBS_CONCURRENCY": 2},
+            "replicas": 2,
+            "podLabels": {"team": "exports-team"},
+            "serviceAccount": {"annotations": {"example.com/role": "exports"}},
+            "keda": {"enabled": False},
+            "autoscaling": {"enabled": True},
         },
     },
     "migrate": _component("migrate"),
@@ -207,6 +219,11 @@ CASES: dict[str, Object] = {
 }
 
 
+def main_container(component: str) -> str:
+    """The name of a component's main container, which is the same for each group of workers."""
+    return "worker" if component.startswith("worker-") else component
+
+
 @dataclass(frozen=True)
 class Release:
     """What Kubernetes would get, and the values it was made of."""
@@ -251,7 +268,17 @@ class Release:
 
     def ours(self) -> dict[str, Object]:
         """The pods of our own image."""
-        return {name: pod for name, pod in self.pods().items() if name in ("api", "worker", "migrate", "tests")}
+        return {name: pod for name, pod in self.pods().items() if name in (*self.watched, "migrate", "tests")}
+
+    @property
+    def workers(self) -> list[str]:
+        """The component of each group of workers."""
+        return [name for name in self.values if name == "worker" or name.startswith("worker-")]
+
+    @property
+    def watched(self) -> list[str]:
+        """The components that have metrics: the API and the workers."""
+        return ["api", *self.workers]
 
     def selector(self, component: str) -> Object:
         """What selects the pods of a component."""
@@ -269,7 +296,18 @@ class Release:
         return str(self.values["externalDatabase"]["directKey"])
 
 
+def _with_groups(values: Object) -> Object:
+    """The values with those of each group of workers under its component: the common ones and its own over them."""
+    groups = {}
+    for group, own in ({"default": {}} | values["workers"]).items():
+        component = "worker" if group == "default" else f"worker-{group}"
+        groups[component] = merged(values["worker"], own)
+        if queues := groups[component]["queues"]:
+            groups[component]["config"] = groups[component]["config"] | {"JOBS_QUEUES": queues}
+    return values | groups
+
+
 @cache
 def release(case: str) -> Release:
     values = with_key(CASES[case])
-    return Release(case, merged(default_values(), values), objects_of(template(values)))
+    return Release(case, _with_groups(merged(default_values(), values)), objects_of(template(values)))

@@ -13,7 +13,7 @@ HOOK = {
 
 
 def scrape_annotations(release: Release, component: str) -> Object:
-    wanted = release.values["metrics"]["scrapeAnnotations"] and component in ("api", "worker")
+    wanted = release.values["metrics"]["scrapeAnnotations"] and component in release.watched
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/path": "/metrics"}
     return annotations if wanted else {}
 
@@ -27,7 +27,7 @@ def key_annotation(release: Release) -> Object:
 def tracing_variables(release: Release, component: str) -> Object:
     """The variables that lead to the collector: a value, or the field of the pod that it comes from."""
     values = release.values["tracing"]
-    if not values["endpoint"] or component not in ("api", "worker"):
+    if not values["endpoint"] or component not in release.watched:
         return {}
     environment = release.values["environment"] or "production"
     attributes = {

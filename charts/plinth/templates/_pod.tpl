@@ -31,7 +31,7 @@ annotations:
 
 {{/* How a Prometheus without the operator is told of a pod. Takes (list root component). */}}
 {{- define "plinth.scrapeAnnotations" -}}
-{{- if and (first .).Values.metrics.scrapeAnnotations (has (last .) (list "api" "worker")) -}}
+{{- if and (first .).Values.metrics.scrapeAnnotations (include "plinth.watched" (last .)) -}}
 prometheus.io/scrape: "true"
 prometheus.io/port: "9090"
 prometheus.io/path: /metrics
@@ -76,7 +76,7 @@ initContainers:
   {{- end }}
 {{- end }}
 containers:
-  - name: {{ .component }}
+  - name: {{ ternary "worker" .component (hasPrefix "worker" .component) }}
     {{- .container | nindent 4 }}
     {{- $common | nindent 4 }}
   {{- with include "plinth.extraContainers" $values.sidecars }}

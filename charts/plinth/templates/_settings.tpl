@@ -109,7 +109,7 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 - name: TOKEN
   {{- include "plinth.fromSecret" (list $root.Values.tests.tokenSecret "TOKEN") | nindent 2 }}
 {{- end }}
-{{- if has $component (list "api" "worker") }}
+{{- if include "plinth.watched" $component }}
 {{- include "plinth.tracingEnv" . }}
 {{- end }}
 {{- range concat ($root.Values.extraEnv | default list) ((index $root.Values $component).extraEnv | default list) }}
@@ -170,7 +170,9 @@ which may only name variables that stand before them. Takes (list root component
 {{- define "plinth.externalRedis" -}}
 {{- $found := .Values.externalRedis.existingSecret -}}
 {{- $names := list "UPSTASH_REDIS_URL" "UPSTASH_REDIS_REST_URL" -}}
-{{- range $part := list .Values .Values.api .Values.worker .Values.migrate -}}
+{{- $parts := list .Values .Values.api .Values.migrate -}}
+{{- range include "plinth.workers" . | fromJsonArray }}{{ $parts = append $parts (index $.Values .) }}{{ end -}}
+{{- range $part := $parts -}}
 {{- range $name := $names }}{{ $found = $found | default (index ($part.config | default dict) $name) }}{{ end -}}
 {{- range $part.extraEnv }}{{ if has .name $names }}{{ $found = .name }}{{ end }}{{ end -}}
 {{- end -}}

@@ -4,7 +4,7 @@ from tests.chart.cases import Release
 from tests.chart.tools import CHART, Object
 
 _SELECTOR = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
-_COMPONENTS = {"api", "worker", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics", "key"}
+_COMPONENTS = {"api", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics", "key"}
 
 _API_VERSIONS = {
     "ConfigMap": "v1",
@@ -42,7 +42,7 @@ def every_object_says_what_it_is_and_where(release: Release) -> None:
         assert metadata["namespace"] == "shop"
         assert metadata["name"].startswith(release.name)
         assert len(metadata["name"]) <= 63
-        assert labels["app.kubernetes.io/component"] in _COMPONENTS
+        assert labels["app.kubernetes.io/component"] in _COMPONENTS | {*release.workers}
         assert labels == {
             "app.kubernetes.io/name": "plinth",
             "app.kubernetes.io/instance": "plinth",
@@ -86,21 +86,25 @@ def objects_are_there_when_their_values_say_so(release: Release) -> None:
         ("Secret", "key"): bool(values["secretKey"]["value"]),
         ("Service", "redis"): values["redis"]["enabled"],
         ("PodDisruptionBudget", "api"): values["api"]["pdb"]["enabled"],
-        ("PodDisruptionBudget", "worker"): values["worker"]["pdb"]["enabled"],
         ("HorizontalPodAutoscaler", "api"): values["api"]["autoscaling"]["enabled"],
-        ("HorizontalPodAutoscaler", "worker"): values["worker"]["autoscaling"]["enabled"],
-        ("ScaledObject", "worker"): values["worker"]["keda"]["enabled"],
-        ("TriggerAuthentication", "worker"): values["worker"]["keda"]["enabled"],
         ("Ingress", "api"): values["ingress"]["enabled"],
         ("HTTPRoute", "api"): values["httpRoute"]["enabled"],
         ("ServiceAccount", "api"): values["api"]["serviceAccount"]["create"],
-        ("ServiceAccount", "worker"): values["worker"]["serviceAccount"]["create"],
         ("ServiceAccount", "migrate"): values["migrate"]["mode"] == "job",
         ("NetworkPolicy", "default-deny"): values["networkPolicy"]["enabled"],
         ("ConfigMap", "dashboard-service"): values["metrics"]["dashboards"]["enabled"],
         ("ConfigMap", "dashboard-jobs"): values["metrics"]["dashboards"]["enabled"],
         ("ConfigMap", "dashboard-resources"): values["metrics"]["dashboards"]["enabled"],
     }
+    for worker in release.workers:
+        expected |= {
+            ("Deployment", worker): True,
+            ("PodDisruptionBudget", worker): values[worker]["pdb"]["enabled"],
+            ("HorizontalPodAutoscaler", worker): values[worker]["autoscaling"]["enabled"],
+            ("ScaledObject", worker): values[worker]["keda"]["enabled"],
+            ("TriggerAuthentication", worker): values[worker]["keda"]["enabled"],
+            ("ServiceAccount", worker): values[worker]["serviceAccount"]["create"],
+        }
     for (kind, name), there in expected.items():
         assert (release.find(kind, name) is not None) == there, f"{kind} {name}"
     extra = {item["metadata"]["name"] for item in release.objects if item["metadata"]["name"] in _EXTRA}
@@ -155,7 +159,7 @@ def pods_do_not_change_with_the_chart(release: Release) -> None:
 
 def accounts_exist_and_mount_no_token(release: Release) -> None:
     accounts = {item["metadata"]["name"]: item for item in release.all("ServiceAccount")}
-    for component in ("api", "worker", "migrate"):
+    for component in (*release.watched, "migrate"):
         pod = release.pods().get(component)
         if pod is None:
             continue

@@ -17,7 +17,7 @@ def _peers(release: Release) -> dict[str, Peer]:
         labels = pod["metadata"]["labels"] if pod else own | {"app.kubernetes.io/component": component}
         return Peer("shop", labels)
 
-    components = ("api", "worker", "migrate", "tests", "postgresql", "redis", "operator")
+    components = (*release.watched, "migrate", "tests", "postgresql", "redis", "operator")
     other_release = {
         "app.kubernetes.io/name": "plinth",
         "app.kubernetes.io/instance": "other",
@@ -40,9 +40,9 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     """The connections that may be, as (from, to, port)."""
     values = release.values
     everybody = set(_peers(release))
-    isolated = {"api", "worker", "migrate", "tests", "postgresql", "redis", "operator"}
+    isolated = {*release.watched, "migrate", "tests", "postgresql", "redis", "operator"}
     free = everybody - isolated
-    clients = ("api", "worker", "migrate", "operator")
+    clients = (*release.watched, "migrate", "operator")
 
     # What is no pod of the release is none of our policies' business.
     wanted = set(product(free, free, _PORTS))
@@ -51,17 +51,17 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     namespace = {"neighbour", "other release", "other chart"}
     callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free if deployed else namespace
     wanted |= {(caller, "api", 8000) for caller in callers}
-    wanted |= {("monitoring", component, 9090) for component in ("api", "worker")}
+    wanted |= {("monitoring", component, 9090) for component in release.watched}
     if values["postgresql"]["enabled"]:
         wanted |= {(client, "postgresql", 5432) for client in clients}
-        if values["worker"]["keda"]["enabled"]:
+        if any(values[worker]["keda"]["enabled"] for worker in release.workers):
             wanted |= {("keda", "postgresql", 5432)}
     else:
         wanted |= set(product(clients, free, [values["externalDatabase"]["port"]]))
         if release.direct:
             wanted |= set(product(clients, free, [values["externalDatabase"]["directPort"]]))
     if values["redis"]["enabled"]:
-        wanted |= {(client, "redis", 6379) for client in ("api", "worker")}
+        wanted |= {(client, "redis", 6379) for client in release.watched}
     elif values["externalRedis"]["existingSecret"] or "UPSTASH_REDIS_REST_URL" in values["config"]:
         wanted |= set(product(clients, free, [values["externalRedis"]["port"]]))
     if values["config"]["AUTH_PROVIDER"] != "local":
@@ -97,7 +97,7 @@ def names_can_be_looked_up(release: Release) -> None:
     peers = _peers(release)
     dns = Peer("kube-system", {"k8s-app": "kube-dns"})
     values = release.values["networkPolicy"]["dns"]
-    for client, protocol in product(("api", "worker", "migrate", "tests", "operator"), ("UDP", "TCP")):
+    for client, protocol in product((*release.watched, "migrate", "tests", "operator"), ("UDP", "TCP")):
         assert all(allowed(policies, peers[client], dns, port, protocol) for port in values["ports"])
         if policies:
             assert not allowed(policies, peers[client], dns, 54, protocol)

@@ -4,7 +4,7 @@ from functools import cache
 
 import yaml
 
-from tests.chart.cases import Release, release
+from tests.chart.cases import Release, main_container, release
 from tests.chart.tools import CHART, Object
 from tests.chart.watched import tracing_variables
 
@@ -13,7 +13,7 @@ _METRICS_LABELS = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instan
 
 def traces_say_where_they_come_from(release: Release) -> None:
     for component, container in release.containers():
-        if container["name"] not in (component, "wait") or component not in release.ours():
+        if container["name"] not in (main_container(component), "wait") or component not in release.ours():
             continue
         wanted = tracing_variables(release, component)
         own = [entry for entry in container["env"] if entry["name"].startswith(("OTEL_", "K8S_"))]
@@ -31,9 +31,10 @@ def the_monitor_finds_the_pods_by_their_port(release: Release) -> None:
         assert values["labels"].items() <= item["metadata"]["labels"].items()
         assert item["spec"]["selector"] == {
             "matchLabels": _METRICS_LABELS,
-            "matchExpressions": [{"key": "app.kubernetes.io/component", "operator": "In", "values": ["api", "worker"]}],
+            "matchExpressions": [{"key": "app.kubernetes.io/component", "operator": "In", "values": release.watched}],
         }
-        assert item["spec"].keys() == {"selector", "podMetricsEndpoints"}
+        assert item["spec"].keys() == {"selector", "podTargetLabels", "podMetricsEndpoints"}
+        assert item["spec"]["podTargetLabels"] == ["app.kubernetes.io/component"]
         assert item["spec"]["podMetricsEndpoints"] == [
             {
                 "port": "metrics",
@@ -44,7 +45,7 @@ def the_monitor_finds_the_pods_by_their_port(release: Release) -> None:
                 ],
             }
         ]
-        for component in ("api", "worker"):
+        for component in release.watched:
             ports = release.pods()[component]["spec"]["containers"][0]["ports"]
             assert {"name": "metrics", "containerPort": 9090} in ports
 
@@ -64,7 +65,7 @@ def _groups(case: str) -> list[Object]:
     whole = release(case)
     values = whole.values["metrics"]["rules"]
     objectives = values["objectives"]
-    worker = whole.config("worker")
+    timeout = min(whole.config(worker).get("JOBS_SESSION_TIMEOUT", 10) for worker in whole.workers)
     filled = {
         "namespace": "shop",
         "release": whole.name,
@@ -72,10 +73,10 @@ def _groups(case: str) -> list[Object]:
         "recorded": f'namespace="shop",release="{whole.name}"',
         "runbooks": values["runbookUrl"],
         "late": str(values["lateSeconds"]),
-        "heartbeat": f"{worker.get('JOBS_SESSION_TIMEOUT', 10) / 2:g}",
+        "heartbeat": f"{timeout / 2:g}",
         "migrationDeadline": str(whole.values["migrate"]["activeDeadlineSeconds"]),
         "apiReplicas": str(_least(whole.values["api"])),
-        "workerReplicas": str(_least(whole.values["worker"])),
+        "workerReplicas": str(sum(_least(whole.values[worker]) for worker in whole.workers)),
         "latencyExceptRoutes": objectives["latency"]["exceptRoutes"],
     }
     for name, promise in objectives.items():

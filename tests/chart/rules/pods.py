@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from app.core.config import Settings
-from tests.chart.cases import Release
+from tests.chart.cases import Release, main_container
 from tests.chart.tools import KEY, Object
 from tests.chart.watched import HOOK, key_annotation, scrape_annotations, tracing_variables
 
@@ -177,7 +177,7 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
         assert values["podLabels"].items() <= pod["metadata"]["labels"].items()
         made = HOOK if component == "tests" else scrape_annotations(release, component) | key_annotation(release)
         assert pod["metadata"].get("annotations", {}) == made | values["podAnnotations"]
-    for component in {"api", "worker", "migrate"} & release.pods().keys():
+    for component in {*release.watched, "migrate"} & release.pods().keys():
         values, pod = release.values[component], release.pods()[component]
         assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
 
@@ -188,12 +188,12 @@ def extra_containers_start_around_the_wait_and_are_as_restricted(release: Releas
         own = values.get("initContainers", [])
         native = [position for position, item in enumerate(own, start=1) if item.get("restartPolicy") == "Always"]
         before = native[-1] if native else 0
-        waits = ["wait"] if component in ("api", "worker") else []
+        waits = ["wait"] if component in release.watched else []
         init = pod["spec"].get("initContainers", [])
         names = [item["name"] for item in own]
         assert [item["name"] for item in init] == names[:before] + waits + names[before:]
         names = [item["name"] for item in pod["spec"]["containers"]]
-        assert names == [component] + [item["name"] for item in values.get("sidecars", [])]
+        assert names == [main_container(component)] + [item["name"] for item in values.get("sidecars", [])]
         extra = [item for item in init if item["name"] != "wait"] + pod["spec"]["containers"][1:]
         given = own + values.get("sidecars", [])
         assert extra == [container | {"securityContext": _CONTAINER_SECURITY} for container in given]
@@ -203,7 +203,7 @@ def _ours(release: Release) -> list[tuple[str, Object]]:
     return [
         (component, container)
         for component, container in release.containers()
-        if component in release.ours() and container["name"] in (component, "wait")
+        if component in release.ours() and container["name"] in (main_container(component), "wait")
     ]
 
 

@@ -22,14 +22,15 @@ def autoscalers_scale_their_deployment_on_cpu(release: Release) -> None:
 
 
 def keda_asks_the_database_how_much_there_is_to_do(release: Release) -> None:
-    values = release.values["worker"]["keda"]
     for item in release.all("ScaledObject"):
+        component = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        values = release.values[component]["keda"]
         spec = dict(item["spec"])
         triggers = spec.pop("triggers")
         behavior = values["behavior"]
         advanced = {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}} if behavior else {}
         assert spec == advanced | {
-            "scaleTargetRef": {"name": release.get("Deployment", "worker")["metadata"]["name"]},
+            "scaleTargetRef": {"name": release.get("Deployment", component)["metadata"]["name"]},
             "minReplicaCount": values["minReplicas"],
             "maxReplicaCount": values["maxReplicas"],
             "pollingInterval": values["pollingInterval"],
@@ -43,7 +44,7 @@ def keda_asks_the_database_how_much_there_is_to_do(release: Release) -> None:
         for trigger in triggers:
             assert trigger["type"] == "postgresql"
             assert trigger["metricType"] == "AverageValue", "the fallback knows no other"
-            assert trigger["authenticationRef"] == {"name": f"{release.name}-worker"}
+            assert trigger["authenticationRef"] == {"name": f"{release.name}-{component}"}
             assert trigger["metadata"].keys() == {"query", "targetQueryValue"}
             assert "FROM job" in trigger["metadata"]["query"]
             targets[trigger["name"]] = trigger["metadata"]["targetQueryValue"]

@@ -19,8 +19,9 @@ def _get(path: str, port: str) -> Object:
 def commands_are_those_of_the_image(release: Release) -> None:
     host = release.values["listenHost"]
     assert _main(release, "api")["args"] == ["api", "--host", host, "--port", "8000"]
-    assert _main(release, "worker")["args"] == ["worker", "--host", host]
-    for component in ("api", "worker", "migrate"):
+    for worker in release.workers:
+        assert _main(release, worker)["args"] == ["worker", "--host", host]
+    for component in (*release.watched, "migrate"):
         if component in release.ours():
             assert "command" not in _main(release, component)
 
@@ -28,7 +29,8 @@ def commands_are_those_of_the_image(release: Release) -> None:
 def ports_have_names(release: Release) -> None:
     metrics = {"name": "metrics", "containerPort": 9090}
     assert _main(release, "api")["ports"] == [{"name": "http", "containerPort": 8000}, metrics]
-    assert _main(release, "worker")["ports"] == [metrics]
+    for worker in release.workers:
+        assert _main(release, worker)["ports"] == [metrics]
 
 
 def probes_ask_each_process_for_its_own_truth(release: Release) -> None:
@@ -39,19 +41,20 @@ def probes_ask_each_process_for_its_own_truth(release: Release) -> None:
             "livenessProbe": _get("/livez", "metrics"),
             "readinessProbe": _get(ready, "http"),
         },
-        "worker": {
-            "startupProbe": _get("/livez", "metrics"),
-            "livenessProbe": _get("/livez", "metrics"),
-            "readinessProbe": _get("/readyz", "metrics"),
-        },
     }
+    of_worker = {
+        "startupProbe": _get("/livez", "metrics"),
+        "livenessProbe": _get("/livez", "metrics"),
+        "readinessProbe": _get("/readyz", "metrics"),
+    }
+    expected |= dict.fromkeys(release.workers, of_worker)
     for component, probes in expected.items():
         for name, handler in probes.items():
             assert _main(release, component)[name] == handler | release.values[component][name]
 
 
 def probes_leave_time_to_start_and_do_not_kill_for_a_hiccup(release: Release) -> None:
-    for component in ("api", "worker"):
+    for component in release.watched:
         container = _main(release, component)
         start, live, ready = container["startupProbe"], container["livenessProbe"], container["readinessProbe"]
         assert start["periodSeconds"] == 1, "a pod that starts in two seconds is not to wait for ten"
@@ -64,21 +67,22 @@ def probes_leave_time_to_start_and_do_not_kill_for_a_hiccup(release: Release) ->
 def the_api_drains_before_it_is_told_to_stop(release: Release) -> None:
     drain = ["plinth", "drain", "--port", str(_main(release, "api")["ports"][1]["containerPort"])]
     assert _main(release, "api")["lifecycle"] == {"preStop": {"exec": {"command": drain}}}
-    assert "lifecycle" not in _main(release, "worker"), "SIGTERM is what makes a worker claim no more"
+    for worker in release.workers:
+        assert "lifecycle" not in _main(release, worker), "SIGTERM is what makes a worker claim no more"
 
 
 def there_is_time_to_end(release: Release) -> None:
     needed = {
         "api": release.config("api")["DRAIN_SECONDS"] + GRACE_SECONDS + 5,
-        "worker": release.config("worker")["JOBS_SHUTDOWN_GRACE"] + 5,
     }
+    needed |= {worker: release.config(worker)["JOBS_SHUTDOWN_GRACE"] + 5 for worker in release.workers}
     for component, seconds in needed.items():
         grace = release.ours()[component]["spec"]["terminationGracePeriodSeconds"]
         assert grace == release.values[component]["terminationGracePeriodSeconds"] >= seconds
 
 
 def pods_wait_for_the_migration(release: Release) -> None:
-    for component in ("api", "worker"):
+    for component in release.watched:
         (first,) = [item for item in release.ours()[component]["spec"]["initContainers"] if item["name"] == "wait"]
         assert first["args"] == ["wait", "--timeout", "300"]
         assert first["image"] == _main(release, component)["image"]
@@ -87,7 +91,7 @@ def pods_wait_for_the_migration(release: Release) -> None:
 
 
 def roll_outs_take_no_pod_away_before_a_new_one_is_there(release: Release) -> None:
-    for component in ("api", "worker"):
+    for component in release.watched:
         spec = release.get("Deployment", component)["spec"]
         values = release.values[component]
         assert spec["strategy"] == {
@@ -100,7 +104,7 @@ def roll_outs_take_no_pod_away_before_a_new_one_is_there(release: Release) -> No
 
 
 def replicas_are_stated_unless_an_autoscaler_owns_them(release: Release) -> None:
-    for component in ("api", "worker"):
+    for component in release.watched:
         values = release.values[component]
         scaled = values["autoscaling"]["enabled"] or values.get("keda", {}).get("enabled", False)
         assert release.get("Deployment", component)["spec"].get("replicas") == (None if scaled else values["replicas"])
@@ -116,7 +120,7 @@ def pods_spread_by_version(release: Release) -> None:
             for constraint in values.get("topologySpreadConstraints", [])
         ]
         affinity = dict(values["affinity"])
-        if component in ("api", "worker"):
+        if component in release.watched:
             term = {
                 "topologyKey": "topology.kubernetes.io/zone",
                 "labelSelector": selector,

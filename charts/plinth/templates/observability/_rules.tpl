@@ -5,7 +5,13 @@ values, and what follows from another value is computed from it.
 {{- define "plinth.ruleValues" -}}
 {{- $name := include "plinth.fullname" . -}}
 {{- $rules := .Values.metrics.rules -}}
-{{- $worker := include "plinth.config" (list . "worker") | fromYaml -}}
+{{- $timeout := (include "plinth.config" (list . "worker") | fromYaml).JOBS_SESSION_TIMEOUT | default 10 -}}
+{{- $workers := 0 -}}
+{{- range $component := include "plinth.workers" . | fromJsonArray -}}
+{{- $config := include "plinth.config" (list $ $component) | fromYaml -}}
+{{- $timeout = minf $timeout ($config.JOBS_SESSION_TIMEOUT | default 10) -}}
+{{- $workers = add $workers (include "plinth.leastReplicas" (index $.Values $component) | int) -}}
+{{- end -}}
 namespace: {{ .Release.Namespace | quote }}
 release: {{ $name | quote }}
 pods: {{ printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-(api|worker)-.+" $name) | squote }}
@@ -13,10 +19,10 @@ recorded: {{ printf "namespace=%q,release=%q" .Release.Namespace $name | squote 
 runbooks: {{ $rules.runbookUrl | quote }}
 late: {{ include "plinth.scalar" $rules.lateSeconds | quote }}
 # A worker beats four times within the time after which its session is over; half of it means that a beat has failed.
-heartbeat: {{ divf ($worker.JOBS_SESSION_TIMEOUT | default 10) 2 | quote }}
+heartbeat: {{ divf $timeout 2 | quote }}
 migrationDeadline: {{ include "plinth.scalar" .Values.migrate.activeDeadlineSeconds | quote }}
 apiReplicas: {{ include "plinth.leastReplicas" .Values.api | quote }}
-workerReplicas: {{ include "plinth.leastReplicas" .Values.worker | quote }}
+workerReplicas: {{ $workers | quote }}
 {{- range $objective, $promise := $rules.objectives }}
 {{ $objective }}: {{ include "plinth.scalar" $promise.percent | quote }}
 {{ $objective }}Minimum: {{ include "plinth.scalar" $promise.minimum | quote }}

@@ -1,6 +1,7 @@
-{{/* The queues that the workers serve and that are not paused: more workers would not help other queues. */}}
+{{/* The queues that a group of workers serves and that are not paused: more workers would not help other queues.
+Takes (list root component). */}}
 {{- define "plinth.servedQueues" -}}
-{{- $queues := (include "plinth.config" (list . "worker") | fromYaml).JOBS_QUEUES | default "default" -}}
+{{- $queues := (include "plinth.config" . | fromYaml).JOBS_QUEUES | default "default" -}}
 {{- $names := list -}}
 {{- range splitList "," (include "plinth.scalar" $queues) -}}
 {{- $names = append $names (printf "'%s'" (trim . | replace "'" "''")) -}}
@@ -27,10 +28,11 @@ waiting AS (
 
 {{/*
 Jobs that are due or running. No count goes on past what already asks for every worker there may be, so the query takes
-the same time over a backlog of a million.
+the same time over a backlog of a million. Takes (list root component).
 */}}
 {{- define "plinth.dueAndRunning" -}}
-{{- $enough := mul .Values.worker.keda.maxReplicas .Values.worker.keda.jobsPerReplica -}}
+{{- $keda := (index (first .).Values (last .)).keda -}}
+{{- $enough := mul $keda.maxReplicas $keda.jobsPerReplica -}}
 WITH RECURSIVE served AS MATERIALIZED (
 {{ include "plinth.servedQueues" . | indent 2 }}
 ), {{ include "plinth.waiting" . }}
@@ -57,7 +59,7 @@ SELECT COALESCE(sum(figure), 0) FROM (
 
 {{/*
 Seconds for which the oldest due job has waited. `hops` goes through the claim's index from one kind and priority to the
-next, of which the first has waited longest: it reads a row for each, whatever the backlog.
+next, of which the first has waited longest: it reads a row for each, whatever the backlog. Takes (list root component).
 */}}
 {{- define "plinth.oldestDueAge" -}}
 WITH RECURSIVE served AS MATERIALIZED (
