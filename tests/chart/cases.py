@@ -31,6 +31,9 @@ def _pod(name: str) -> Object:
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "tolerations": [{"key": name, "operator": "Exists"}],
         "priorityClassName": f"{name}-first",
+        "runtimeClassName": f"{name}-sandbox",
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": [f"{name}.example.com"]}],
+        "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
         "podSecurityContext": {"supplementalGroups": [len(name)]},
         "securityContext": {"runAsUser": 20000 + len(name)},
     }
@@ -61,6 +64,8 @@ _SIDECAR = {
     "livenessProbe": {"tcpSocket": {"port": 15021}},
     "readinessProbe": {"httpGet": {"path": "/ready", "port": 15021}},
 }
+
+_BACKEND = {"service": {"name": "shop-api", "port": {"name": "http"}}}
 
 # Everything that can be on at once, in a try-out.
 FULL: Object = {
@@ -158,6 +163,8 @@ FULL: Object = {
         "className": "nginx",
         "annotations": {"example.com/ingress": "yes"},
         "hosts": ["api.example.com", "*.example.net"],
+        "pathType": "Exact",
+        "extraPaths": [{"path": "/docs", "pathType": "Prefix", "backend": _BACKEND}],
         "tls": [{"hosts": ["api.example.com"], "secretName": "api-tls"}],
     },
     "httpRoute": {
@@ -165,6 +172,8 @@ FULL: Object = {
         "annotations": {"example.com/route": "yes"},
         "parentRefs": [{"name": "gateway", "namespace": "gateways"}],
         "hostnames": ["api.example.com"],
+        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}],
+        "timeouts": {"request": "30s"},
     },
     "extraObjects": [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-map"}},

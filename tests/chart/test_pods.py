@@ -81,6 +81,19 @@ class TestAddresses:
         manifest = template({}, helm=helm).replace("--host, 127.0.0.1", "")
         assert not re.search(r"\d+\.\d+\.\d+\.\d+", manifest)
 
+    @HELMS
+    def test_a_load_balancer_admits_the_networks_of_the_values(self, helm: str) -> None:
+        values: Object = {
+            "api": {"service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24", "2001:db8::/32"]}},
+            "networkPolicy": {"apiFrom": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]},
+        }
+        (service,) = [
+            item["spec"]
+            for item in objects_of(template(values, helm=helm))
+            if item["kind"] == "Service" and item["metadata"]["name"] == "plinth-api"
+        ]
+        assert service["loadBalancerSourceRanges"] == ["192.0.2.0/24", "2001:db8::/32"]
+
 
 class TestSecurityContexts:
     COMPONENTS = ("api", "worker", "migrate", "postgresql", "redis", "tests")
@@ -120,3 +133,45 @@ class TestSecurityContexts:
                 "readOnlyRootFilesystem": False,
                 "capabilities": {"drop": []},
             }
+
+
+class TestPassedThrough:
+    @HELMS
+    def test_containers_of_the_values_keep_their_lifecycle(self, helm: str) -> None:
+        lifecycle = {"preStop": {"sleep": {"seconds": 10}}}
+        sidecar = {"name": "proxy", "image": "example.com/proxy:1", "lifecycle": lifecycle}
+        spec = pods({"api": {"sidecars": [sidecar], "initContainers": [sidecar | {"name": "init"}]}}, helm)["api"]
+        assert spec["containers"][1]["lifecycle"] == spec["initContainers"][1]["lifecycle"] == lifecycle
+
+    @HELMS
+    def test_another_strategy_takes_the_place_of_ours(self, helm: str) -> None:
+        items = objects_of(template({"worker": {"strategy": {"type": "Recreate"}}}, helm=helm))
+        strategies = {
+            item["metadata"]["name"]: item["spec"]["strategy"]["type"] for item in items if item["kind"] == "Deployment"
+        }
+        assert strategies == {"plinth-api": "RollingUpdate", "plinth-worker": "Recreate"}
+
+    @HELMS
+    @pytest.mark.parametrize("least", [0, 1, "50%"])
+    def test_a_budget_says_what_has_to_stay(self, least: int | str, helm: str) -> None:
+        budgets = {
+            item["metadata"]["name"]: item["spec"]
+            for item in objects_of(template({"api": {"pdb": {"minAvailable": least}}}, helm=helm))
+            if item["kind"] == "PodDisruptionBudget"
+        }
+        assert budgets["plinth-api"]["minAvailable"] == least
+        assert "maxUnavailable" not in budgets["plinth-api"]
+        assert budgets["plinth-worker"]["maxUnavailable"] == 1
+
+    @HELMS
+    def test_pods_get_a_token_of_their_account_where_they_shall(self, helm: str) -> None:
+        accounts = {name: {"serviceAccount": {"automount": True}} for name in ("worker", "migrate")}
+        items = objects_of(template(accounts, helm=helm))
+        mounted = {
+            item["metadata"]["name"]: item["automountServiceAccountToken"]
+            for item in items
+            if item["kind"] == "ServiceAccount"
+        }
+        assert mounted == {"plinth-api": False, "plinth-worker": True, "plinth-migrate": True}
+        specs = pods(accounts, helm)
+        assert {name for name, spec in specs.items() if spec["automountServiceAccountToken"]} == {"worker", "migrate"}

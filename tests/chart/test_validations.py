@@ -233,6 +233,10 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         },
         ["extraEnv sets OTEL_TRACES_SAMPLER_ARG", "Use tracing.endpoint, tracing.ratio"],
     ),
+    "source ranges of no load balancer": (
+        {"api": {"service": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}},
+        ["api.service.loadBalancerSourceRanges is set, and api.service.type is ClusterIP", "networkPolicy.apiFrom"],
+    ),
     "an ingress without hosts": (
         {"ingress": {"enabled": True}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}},
         ["ingress.hosts is empty", "--set 'ingress.hosts={api.example.com}'"],

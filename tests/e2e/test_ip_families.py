@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
 
 from tests.e2e import cluster as clusters
-from tests.e2e.cluster import SERVER_IMAGES, Cluster, image
+from tests.e2e.cluster import SERVER_IMAGES, image
 from tests.e2e.release import KEY, Release, namespace
 from tests.e2e.visitor import visitor
 
@@ -19,63 +20,60 @@ networking: {{ipFamily: {family}}}
 VALUES = ("--set", "image.tag=e2e-1", "--set", f"secretKey.value={KEY}")
 
 
-def cluster_of(family: str) -> Iterator[Cluster]:
-    """A cluster of one node."""
+@contextmanager
+def installed(family: str, *options: str) -> Iterator[Release]:
+    """A release on a cluster of one node, which goes with the block."""
     cluster = clusters.create(f"{clusters.NAME}-{family}", CONFIG.format(family=family))
     try:
         cluster.load(image("1"), *SERVER_IMAGES)
-        yield cluster
+        with namespace(cluster, f"plinth-{family}") as release:
+            release.helm("install", "plinth", "charts/plinth", "--wait", "--timeout", "300s", *VALUES, *options)
+            yield release
     finally:
         clusters.delete(cluster)
 
 
-def install(release: Release, *options: str) -> None:
-    release.helm("install", "plinth", "charts/plinth", "--wait", "--timeout", "300s", *VALUES, *options)
+@pytest.fixture(scope="class")
+def ipv6(images: list[str]) -> Iterator[Release]:
+    with installed("ipv6") as release:
+        yield release
+
+
+@pytest.fixture(scope="class")
+def dual(images: list[str]) -> Iterator[Release]:
+    with installed("dual", "--set", "api.service.ipFamilyPolicy=RequireDualStack") as release:
+        yield release
 
 
 class TestIPv6Alone:
-    @pytest.fixture(scope="class")
-    def release(self, images: list[str]) -> Iterator[Release]:
-        for cluster in cluster_of("ipv6"):
-            with namespace(cluster, "plinth-ipv6") as release:
-                install(release)
-                yield release
-
-    def test_everything_is_ready_when_helm_comes_back(self, release: Release) -> None:
+    def test_everything_is_ready_when_helm_comes_back(self, ipv6: Release) -> None:
         """By probes of each pod, to addresses of IPv6."""
         for component, number in {"api": 2, "worker": 1, "postgresql": 1, "redis": 1}.items():
-            assert release.ready(component, number)
-            assert {ip_address(pod.status.pod_ip).version for pod in release.pods(component)} == {6}
-        assert release.restarts("api", "worker", "postgresql", "redis") == 0
+            assert ipv6.ready(component, number)
+            assert {ip_address(pod.status.pod_ip).version for pod in ipv6.pods(component)} == {6}
+        assert ipv6.restarts("api", "worker", "postgresql", "redis") == 0
 
-    def test_helm_test_passes(self, release: Release) -> None:
-        assert "Succeeded" in release.helm("test", "plinth")
+    def test_helm_test_passes(self, ipv6: Release) -> None:
+        assert "Succeeded" in ipv6.helm("test", "plinth")
 
 
 class TestBothFamilies:
-    @pytest.fixture(scope="class")
-    def release(self, images: list[str]) -> Iterator[Release]:
-        for cluster in cluster_of("dual"):
-            with namespace(cluster, "plinth-dual") as release:
-                install(release, "--set", "api.service.ipFamilyPolicy=RequireDualStack")
-                yield release
-
-    def test_the_service_answers_on_both(self, release: Release) -> None:
-        service = release.core.read_namespaced_service("plinth-api", release.namespace)
+    def test_the_service_answers_on_both(self, dual: Release) -> None:
+        service = dual.core.read_namespaced_service("plinth-api", dual.namespace)
         addresses = service.spec.cluster_i_ps
         assert {ip_address(address).version for address in addresses} == {4, 6}
-        with visitor(release, {}) as name:
-            assert answering(release, name, [(address, 80) for address in addresses]) == {*addresses}
+        with visitor(dual, {}) as name:
+            assert answering(dual, name, [(address, 80) for address in addresses]) == {*addresses}
 
     @pytest.mark.parametrize(("component", "port"), [("api", 8000), ("api", 9090), ("worker", 9090)])
-    def test_each_pod_listens_on_both(self, release: Release, component: str, port: int) -> None:
-        pod = release.pods(component)[0]
+    def test_each_pod_listens_on_both(self, dual: Release, component: str, port: int) -> None:
+        pod = dual.pods(component)[0]
         addresses = [entry.ip for entry in pod.status.pod_i_ps]
         assert {ip_address(address).version for address in addresses} == {4, 6}
-        assert answering(release, pod.metadata.name, [(address, port) for address in addresses]) == {*addresses}
+        assert answering(dual, pod.metadata.name, [(address, port) for address in addresses]) == {*addresses}
 
-    def test_helm_test_passes(self, release: Release) -> None:
-        assert "Succeeded" in release.helm("test", "plinth")
+    def test_helm_test_passes(self, dual: Release) -> None:
+        assert "Succeeded" in dual.helm("test", "plinth")
 
 
 def answering(release: Release, pod: str, addresses: list[tuple[str, int]]) -> set[str]:

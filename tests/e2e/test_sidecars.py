@@ -8,12 +8,15 @@ import pytest
 import yaml
 
 from tests.e2e.cluster import Cluster, image
-from tests.e2e.release import KEY, Release, namespace
+from tests.e2e.release import KEY, Release, namespace, until
 from tests.e2e.servers import PASSWORD, start_postgresql
 
 # What such a proxy does: it listens for its own pod alone and passes connections on.
 PROXY = """
-import asyncio
+import asyncio, signal, sys
+
+# Process 1 gets no signal that it does not handle.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 async def pump(reader, writer):
     while data := await reader.read(65536):
@@ -82,9 +85,14 @@ def test_every_pod_comes_up_behind_its_sidecar(release: Release) -> None:
 
 
 def test_the_migration_ends_although_its_sidecar_would_run_on(release: Release) -> None:
-    (migration,) = release.batch.list_namespaced_job(release.namespace).items
-    assert migration.status.succeeded == 1
-    assert not migration.status.failed
+    """Helm does not wait for Jobs, and the sidecar is told to stop when the migration has ended."""
+
+    def status() -> Any:
+        (migration,) = release.batch.list_namespaced_job(release.namespace).items
+        return migration.status
+
+    until(lambda: status().succeeded == 1, "the migration has succeeded", within=60)
+    assert not status().failed
 
 
 def test_helm_test_passes(release: Release) -> None:

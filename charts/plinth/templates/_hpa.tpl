@@ -11,6 +11,7 @@ metadata:
   namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "plinth.labels" (list $root $component) | nindent 4 }}
+  {{- include "plinth.annotations" (list $root dict) }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1

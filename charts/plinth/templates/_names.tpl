@@ -30,6 +30,20 @@ app.kubernetes.io/component: {{ last . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- range $name, $value := $root.Values.commonLabels }}
+{{- if not (regexMatch "^(app\\.kubernetes\\.io/(name|instance|component|version|managed-by)|helm\\.sh/chart)$" $name) }}
+{{ dict $name $value | toYaml }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The annotations of an object: the common ones, and its own over them. Begins with a line break and stands where metadata
+of an object does, so that none leave no empty line. Takes (list root own). */}}
+{{- define "plinth.annotations" -}}
+{{- with include "plinth.overlaid" (list (first .).Values.commonAnnotations (last .)) | fromYaml }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
 {{- end -}}
 
 {{/* An image's whole name. Takes (list root image defaultTag). */}}

@@ -21,7 +21,8 @@ spec:
 {{- define "plinth.podMetadata" -}}
 {{- $values := index (first .).Values (last .) -}}
 labels:
-  {{- include "plinth.overlaid" (list (include "plinth.selectorLabels" . | fromYaml) $values.podLabels) | nindent 2 }}
+  {{- $own := include "plinth.overlaid" (list (first .).Values.commonLabels $values.podLabels) | fromYaml }}
+  {{- include "plinth.overlaid" (list $own (include "plinth.selectorLabels" . | fromYaml)) | nindent 2 }}
 {{- $annotations := include "plinth.overlaid" (list (include "plinth.scrapeAnnotations" . | fromYaml) (include "plinth.keyAnnotation" (first .) | fromYaml)) | fromYaml }}
 {{- with include "plinth.overlaid" (list $annotations $values.podAnnotations) | fromYaml }}
 annotations:
@@ -123,26 +124,20 @@ Takes (list root component). */}}
 {{- define "plinth.podCommon" -}}
 {{- $root := first . -}}
 {{- $values := index $root.Values (last .) -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ ($values.serviceAccount | default dict).automount | default false }}
 # A variable for each port of each service of the namespace could be taken for a setting.
 enableServiceLinks: false
 {{- with include "plinth.pullSecrets" $root | fromYamlArray }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.priorityClassName }}
-priorityClassName: {{ . | quote }}
+{{- range $key := list "priorityClassName" "runtimeClassName" "nodeSelector" "tolerations" "hostAliases" "dnsConfig" }}
+{{- with index $values $key }}
+{{ dict $key . | toYaml }}
 {{- end }}
-{{- with $values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with include "plinth.affinity" . | fromYaml }}
 affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.tolerations }}
-tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}

@@ -7,6 +7,7 @@ def the_service_is_as_the_values_say(release: Release) -> None:
     service = release.get("Service", "api")
     values = release.values["api"]["service"]
     assert service["spec"]["type"] == values["type"]
+    assert service["spec"].get("loadBalancerSourceRanges", []) == values["loadBalancerSourceRanges"]
     assert service["metadata"].get("annotations", {}) == values["annotations"]
     (port,) = service["spec"]["ports"]
     node_port = {"nodePort": values["nodePort"]} if values["nodePort"] else {}
@@ -29,11 +30,11 @@ def the_ingress_leads_to_the_service(release: Release) -> None:
     }
     for item in release.all("Ingress"):
         assert item["metadata"].get("annotations", {}) == values["annotations"]
-        path = {"path": values["path"], "pathType": "Prefix", "backend": backend}
+        path = {"path": values["path"], "pathType": values["pathType"], "backend": backend}
         assert item["spec"] == {
             "ingressClassName": values["className"],
             "tls": values["tls"],
-            "rules": [{"host": host, "http": {"paths": [path]}} for host in values["hosts"]],
+            "rules": [{"host": host, "http": {"paths": [*values["extraPaths"], path]}} for host in values["hosts"]],
         }
 
 
@@ -52,6 +53,7 @@ def the_route_leads_to_the_service(release: Release) -> None:
             "rules": [
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": values["path"]}}],
+                    **{key: values[key] for key in ("filters", "timeouts") if values[key]},
                     "backendRefs": [
                         {
                             "group": "",

@@ -13,6 +13,10 @@ _CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+_OF_PODS = (
+    *("nodeSelector", "tolerations", "priorityClassName"),
+    *("runtimeClassName", "hostAliases", "dnsConfig"),
+)
 _EXTRA = ("proxy", "sidecar", "prepare")
 _UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECRETS = {
@@ -167,7 +171,7 @@ def no_variable_is_set_twice(release: Release) -> None:
 def scheduling_follows_the_values(release: Release) -> None:
     for component, pod in release.pods().items():
         values = release.values[component]
-        for key in ("nodeSelector", "tolerations", "priorityClassName"):
+        for key in _OF_PODS:
             assert pod["spec"].get(key, type(values[key])()) == values[key]
 
 

@@ -8,6 +8,7 @@ metadata:
   namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "plinth.labels" (list $root "networkpolicy") | nindent 4 }}
+  {{- include "plinth.annotations" (list $root dict) }}
 spec:
   podSelector:
     {{- include "plinth.podsOf" (list $root (index . 2)) | nindent 4 }}
