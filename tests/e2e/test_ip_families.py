@@ -60,7 +60,7 @@ class TestIPv6Alone:
 class TestBothFamilies:
     def test_the_service_answers_on_both(self, dual: Release) -> None:
         service = dual.core.read_namespaced_service("plinth-api", dual.namespace)
-        addresses = service.spec.cluster_i_ps
+        addresses = service.spec.cluster_ips
         assert {ip_address(address).version for address in addresses} == {4, 6}
         with visitor(dual, {}) as name:
             assert answering(dual, name, [(address, 80) for address in addresses]) == {*addresses}
@@ -68,7 +68,7 @@ class TestBothFamilies:
     @pytest.mark.parametrize(("component", "port"), [("api", 8000), ("api", 9090), ("worker", 9090)])
     def test_each_pod_listens_on_both(self, dual: Release, component: str, port: int) -> None:
         pod = dual.pods(component)[0]
-        addresses = [entry.ip for entry in pod.status.pod_i_ps]
+        addresses = [entry.ip for entry in pod.status.pod_ips]
         assert {ip_address(address).version for address in addresses} == {4, 6}
         assert answering(dual, pod.metadata.name, [(address, port) for address in addresses]) == {*addresses}
 

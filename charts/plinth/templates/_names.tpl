@@ -70,6 +70,16 @@ of an object does, so that none leave no empty line. Takes (list root own). */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Text of the values, with the templates in it filled in. Takes (list root text). */}}
+{{- define "plinth.text" -}}
+{{- $text := last . | default "" -}}
+{{- if contains "{{" $text -}}
+{{ tpl $text (first .) }}
+{{- else -}}
+{{ $text }}
+{{- end -}}
+{{- end -}}
+
 {{/* The families of a Service's addresses, where its values name any. Takes those. */}}
 {{- define "plinth.ipFamilies" -}}
 {{- range $key := list "ipFamilyPolicy" "ipFamilies" }}

@@ -64,7 +64,7 @@ securityContext:
 {{- if or .wait $own }}
 initContainers:
   {{- with include "plinth.extraContainers" (slice $own 0 $sidecars) }}
-  {{- . | nindent 2 }}
+  {{- include "plinth.text" (list $root .) | nindent 2 }}
   {{- end }}
   {{- if .wait }}
   # Asks the database and not Kubernetes, so it needs no rights. A newer revision will do: rollbacks start that way.
@@ -73,7 +73,7 @@ initContainers:
     {{- $common | nindent 4 }}
   {{- end }}
   {{- with include "plinth.extraContainers" (slice $own $sidecars) }}
-  {{- . | nindent 2 }}
+  {{- include "plinth.text" (list $root .) | nindent 2 }}
   {{- end }}
 {{- end }}
 containers:
@@ -81,12 +81,13 @@ containers:
     {{- .container | nindent 4 }}
     {{- $common | nindent 4 }}
   {{- with include "plinth.extraContainers" $values.sidecars }}
-  {{- . | nindent 2 }}
+  {{- include "plinth.text" (list $root .) | nindent 2 }}
   {{- end }}
 volumes:
   # Nothing but /tmp can be written.
   {{- $tmp := dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi") }}
-  {{- include "plinth.lastOfEach" (list (prepend ($values.extraVolumes | default list) $tmp) "name") | nindent 2 }}
+  {{- $volumes := include "plinth.lastOfEach" (list (prepend ($values.extraVolumes | default list) $tmp) "name") }}
+  {{- include "plinth.text" (list $root $volumes) | nindent 2 }}
 {{- end -}}
 
 {{/* What our image needs in any container. Takes (list root component). */}}
@@ -99,7 +100,7 @@ env:
   {{- include "plinth.env" . | nindent 2 }}
 {{- with concat ($root.Values.extraEnvFrom | default list) ($values.extraEnvFrom | default list) }}
 envFrom:
-  {{- toYaml . | nindent 2 }}
+  {{- include "plinth.text" (list $root (toYaml .)) | nindent 2 }}
 {{- end }}
 resources:
   {{- toYaml $values.resources | nindent 2 }}

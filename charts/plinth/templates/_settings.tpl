@@ -58,7 +58,7 @@ valueFrom:
 {{- end -}}
 
 {{- define "plinth.databaseSecret" -}}
-{{- .Values.externalDatabase.existingSecret | default (printf "%s-postgresql" (include "plinth.fullname" .)) -}}
+{{- include "plinth.text" (list . .Values.externalDatabase.existingSecret) | default (printf "%s-postgresql" (include "plinth.fullname" .)) -}}
 {{- end -}}
 
 {{/* The key of the URL in that Secret. */}}
@@ -88,7 +88,7 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- range $name, $value := include "plinth.config" . | fromYaml }}
 {{- if not (kindIs "invalid" $value) }}
 - name: {{ $name }}
-  value: {{ include "plinth.scalar" $value | quote }}
+  value: {{ include "plinth.text" (list $root (include "plinth.scalar" $value)) | quote }}
 {{- end }}
 {{- end }}
 - name: METRICS_PORT
@@ -96,24 +96,26 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- $key := include (ternary "plinth.directDatabaseKey" "plinth.databaseKey" (eq $component "migrate")) $root }}
 - name: DATABASE_URL
   {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $key) | nindent 2 }}
-{{- if $root.Values.externalRedis.existingSecret }}
+{{- with $root.Values.externalRedis.existingSecret }}
 - name: REDIS_URL
-  {{- include "plinth.fromSecret" (list $root.Values.externalRedis.existingSecret $root.Values.externalRedis.key) | nindent 2 }}
-{{- else if $root.Values.redis.enabled }}
+  {{- include "plinth.fromSecret" (list (include "plinth.text" (list $root .)) $root.Values.externalRedis.key) | nindent 2 }}
+{{- else }}
+{{- if $root.Values.redis.enabled }}
 - name: REDIS_URL
   {{- include "plinth.fromSecret" (list (printf "%s-redis-auth" (include "plinth.fullname" $root)) "REDIS_URL") | nindent 2 }}
+{{- end }}
 {{- end }}
 - name: SECRET_KEY
   {{- include "plinth.fromSecret" (list (include "plinth.keySecret" $root) $root.Values.secretKey.key) | nindent 2 }}
 {{- if and (eq $component "tests") $root.Values.tests.tokenSecret }}
 - name: TOKEN
-  {{- include "plinth.fromSecret" (list $root.Values.tests.tokenSecret "TOKEN") | nindent 2 }}
+  {{- include "plinth.fromSecret" (list (include "plinth.text" (list $root $root.Values.tests.tokenSecret)) "TOKEN") | nindent 2 }}
 {{- end }}
 {{- if include "plinth.watched" $component }}
 {{- include "plinth.tracingEnv" . }}
 {{- end }}
 {{- range concat ($root.Values.extraEnv | default list) ((index $root.Values $component).extraEnv | default list) }}
-- {{ toYaml . | nindent 2 | trim }}
+- {{ include "plinth.text" (list $root (toYaml .)) | nindent 2 | trim }}
 {{- end }}
 {{- end -}}
 
@@ -181,7 +183,7 @@ which may only name variables that stand before them. Takes (list root component
 
 {{/* The Secret of the key that signs: the values name it or hold what is in it. */}}
 {{- define "plinth.keySecret" -}}
-{{- .Values.secretKey.existingSecret | default (printf "%s-key" (include "plinth.fullname" .)) -}}
+{{- include "plinth.text" (list . .Values.secretKey.existingSecret) | default (printf "%s-key" (include "plinth.fullname" .)) -}}
 {{- end -}}
 
 {{/* Rolls out the pods that have read the key of the values, or a password that is made of it. */}}

@@ -1,0 +1,75 @@
+"""Values in which templates are filled in, and those in which they are left to others."""
+
+import pytest
+
+from tests.chart.tools import Object, RenderError, objects_of, template
+
+pytestmark = pytest.mark.parametrize("helm", ["HELM", "HELM4"])
+
+VALUES: Object = {
+    "environment": "local",
+    "externalDatabase": {"existingSecret": "{{ .Release.Name }}-database"},
+    "postgresql": {"enabled": False},
+    "externalRedis": {"existingSecret": "{{ .Release.Name }}-cache"},
+    "redis": {"enabled": False},
+    "secretKey": {"existingSecret": '{{ include "plinth.fullname" . }}-key'},
+    "tests": {"tokenSecret": "{{ .Release.Name }}-token"},
+    "config": {"LOG_LEVEL": '{{ upper "debug" }}'},
+    "extraEnv": [{"name": "REGION", "value": "{{ .Values.global.region }}"}],
+    "extraEnvFrom": [{"secretRef": {"name": "{{ .Release.Name }}-settings"}}],
+    "global": {"region": "eu"},
+    "api": {
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "{{ .Release.Name }}-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+        "initContainers": [{"name": "init", "image": "init:{{ .Chart.AppVersion }}"}],
+        "sidecars": [{"name": "proxy", "image": "proxy:{{ .Chart.AppVersion }}"}],
+    },
+    "networkPolicy": {"apiFrom": [{"podSelector": {}}]},
+    "ingress": {
+        "enabled": True,
+        "hosts": ["{{ .Release.Name }}.example.com"],
+        "tls": [{"hosts": ["{{ .Release.Name }}.example.com"], "secretName": "{{ .Release.Name }}-tls"}],
+    },
+    "httpRoute": {
+        "enabled": True,
+        "parentRefs": [{"name": "gateway"}],
+        "hostnames": ["{{ .Release.Name }}.example.com"],
+    },
+}
+
+
+def test_templates_are_filled_in(helm: str) -> None:
+    items = {(item["kind"], item["metadata"]["name"]): item for item in objects_of(template(VALUES, helm=helm))}
+    assert "{{" not in str({name: item for name, item in items.items() if name[0] != "Pod"})
+    spec = items["Deployment", "plinth-api"]["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    env = {
+        entry["name"]: entry.get("value") or entry["valueFrom"]["secretKeyRef"]["name"] for entry in container["env"]
+    }
+    assert env["DATABASE_URL"] == "plinth-database"
+    assert env["REDIS_URL"] == "plinth-cache"
+    assert (env["SECRET_KEY"], env["LOG_LEVEL"], env["REGION"]) == ("plinth-key", "DEBUG", "eu")
+    assert container["envFrom"] == [{"secretRef": {"name": "plinth-settings"}}]
+    assert {"name": "ca", "configMap": {"name": "plinth-ca"}} in spec["volumes"]
+    assert (spec["initContainers"][1]["image"], spec["containers"][1]["image"]) == ("init:0.1.0", "proxy:0.1.0")
+    ingress = items["Ingress", "plinth-api"]["spec"]
+    assert ingress["rules"][0]["host"] == "plinth.example.com"
+    assert ingress["tls"] == [{"hosts": ["plinth.example.com"], "secretName": "plinth-tls"}]
+    assert items["HTTPRoute", "plinth-api"]["spec"]["hostnames"] == ["plinth.example.com"]
+    test = items["Pod", "plinth-test"]["spec"]["containers"][0]
+    assert {"name": "plinth-token", "key": "TOKEN"} in [
+        entry["valueFrom"]["secretKeyRef"] for entry in test["env"] if "valueFrom" in entry
+    ]
+
+
+def test_annotations_keep_the_templates_of_others(helm: str) -> None:
+    """As an injector of Vault's finds them in a pod."""
+    annotation = {"vault.hashicorp.com/agent-inject-template-db": '{{ with secret "database/creds/db" }}{{ end }}'}
+    items = objects_of(template({"api": {"podAnnotations": annotation}}, helm=helm))
+    (api,) = [item for item in items if item["kind"] == "Deployment" and item["metadata"]["name"] == "plinth-api"]
+    assert annotation.items() <= api["spec"]["template"]["metadata"]["annotations"].items()
+
+
+def test_a_template_with_a_mistake_is_refused(helm: str) -> None:
+    with pytest.raises(RenderError, match="nothing"):
+        template({"extraEnv": [{"name": "REGION", "value": '{{ include "nothing" . }}'}]}, helm=helm)
