@@ -200,8 +200,9 @@ topologySpreadConstraints:
 
 {{/* A security context with that of the values over it, in which null takes a key out. Takes (list context values). */}}
 {{- define "plinth.contextOver" -}}
-{{- $context := mergeOverwrite (deepCopy (first .)) (last . | default dict | deepCopy) -}}
-{{- range $key, $value := $context -}}
+{{- $context := last . | default dict | deepCopy -}}
+{{- include "plinth.setMissing" (list $context (first .)) -}}
+{{- range $key, $value := last . -}}
 {{- if kindIs "invalid" $value -}}
 {{- $context = omit $context $key -}}
 {{- end -}}

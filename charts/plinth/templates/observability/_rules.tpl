@@ -5,9 +5,10 @@ values, and what follows from another value is computed from it.
 {{- define "plinth.ruleValues" -}}
 {{- $name := include "plinth.fullname" . -}}
 {{- $rules := .Values.metrics.rules -}}
+{{- $components := include "plinth.workers" . | fromJsonArray -}}
 {{- $timeout := (include "plinth.config" (list . "worker") | fromYaml).JOBS_SESSION_TIMEOUT | default 10 -}}
 {{- $workers := 0 -}}
-{{- range $component := include "plinth.workers" . | fromJsonArray -}}
+{{- range $component := $components -}}
 {{- $config := include "plinth.config" (list $ $component) | fromYaml -}}
 {{- $timeout = minf $timeout ($config.JOBS_SESSION_TIMEOUT | default 10) -}}
 {{- $workers = add $workers (include "plinth.leastReplicas" (index $.Values $component) | int) -}}

@@ -7,9 +7,10 @@ do: those of `worker`, and the group's own over them.
 {{- if not (hasKey .Values "workerComponents") -}}
 {{- $common := .Values.worker -}}
 {{- $components := list -}}
-{{- range $group, $own := mergeOverwrite (dict "default" dict) (.Values.workers | default dict) -}}
+{{- range $group, $own := include "plinth.overlaid" (list (dict "default" dict) .Values.workers) | fromYaml -}}
 {{- $component := ternary "worker" (printf "worker-%s" $group) (eq $group "default") -}}
-{{- $values := mergeOverwrite (deepCopy $common) (deepCopy $own) -}}
+{{- $values := $own | default dict | deepCopy -}}
+{{- include "plinth.setMissing" (list $values (deepCopy $common)) -}}
 {{- with $values.queues -}}
 {{- $_ := set $values "config" (set ($values.config | default dict) "JOBS_QUEUES" .) -}}
 {{- end -}}
