@@ -128,6 +128,8 @@ FULL: Object = {
         "rules": {
             "enabled": True,
             "labels": {"prometheus": "rules"},
+            "severities": {"critical": "page", "warning": "ticket"},
+            "additionalLabels": {"team": "shop", "severity": "none", "release": "other"},
             "runbookUrl": "https://runbooks.example.com/plinth",
             "lateSeconds": 90,
             "certManager": True,

@@ -132,10 +132,10 @@ def test_budgets_are_judged_over_the_windows_of_the_book() -> None:
             assert int(seconds) == int(step) * 60
             found[long] = short, float(factor), alert["labels"]["severity"]
     assert found == {
-        "1h": ("5m", 14.4, "page"),
-        "6h": ("30m", 6, "page"),
-        "1d": ("2h", 3, "ticket"),
-        "3d": ("6h", 1, "ticket"),
+        "1h": ("5m", 14.4, "critical"),
+        "6h": ("30m", 6, "critical"),
+        "1d": ("2h", 3, "warning"),
+        "3d": ("6h", 1, "warning"),
     }
 
 
@@ -151,7 +151,7 @@ def test_a_test_that_fails_would_be_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("alert", ALERTS, ids=_name)
 def test_an_alert_says_what_and_how_bad_and_what_to_do(alert: Object) -> None:
     labels, annotations = alert["labels"], alert["annotations"]
-    assert labels["severity"] in ("page", "ticket")
+    assert labels["severity"] in ("critical", "warning")
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert all(text == text.strip() and "\n" not in text for text in annotations.values())
     # What a text names of the alert has to be there: what the query groups by, and what the rule adds.
@@ -160,7 +160,7 @@ def test_an_alert_says_what_and_how_bad_and_what_to_do(alert: Object) -> None:
 
 
 def test_pages_are_few_and_symptoms() -> None:
-    pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "page"}
+    pages = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "critical"}
     assert pages == {
         "PlinthBudgetBurn",
         "PlinthDatabaseUnreachable",

@@ -16,6 +16,7 @@ FOLDER = ROOT / "docs" / "runbooks"
 # The platform's: a service puts the pages of its own alerts beside them.
 NAMES = ("README.md", "dependencies.md", "jobs.md", "objectives.md", "service.md")
 PAGES = {name: (FOLDER / name).read_text() for name in NAMES}
+ALERT_CASES = sorted((Path(__file__).parent / "alerts").glob("*.yaml"))
 SLOS = ("availability", "latency", "timeliness")
 ALERTS: list[Object] = [rule for group in groups() for rule in group["rules"] if "alert" in rule]
 # `page.md#anchor` of each, as the alert's own labels fill it in.
@@ -126,3 +127,31 @@ def test_links_lead_somewhere() -> None:
 def test_every_section_is_an_alert_s() -> None:
     found = {f"{page}#{anchor}" for page in PAGES if page != "README.md" for anchor in sections(page)}
     assert found == set(TARGETS)
+
+
+def test_the_inhibitions_leave_one_notification_of_a_full_burn() -> None:
+    (text,) = _blocks("yaml", PAGES["README.md"])
+    rules = yaml.safe_load(text)["inhibit_rules"]
+    (case,) = [case for case in ALERT_CASES if case.stem == "budgets"]
+    burns = [
+        [expected["exp_labels"] | {"alertname": check["alertname"]} for expected in check["exp_alerts"]]
+        for test in yaml.safe_load(case.read_text())["tests"]
+        for check in test["alert_rule_test"]
+    ]
+    assert max(map(len, burns)) > 5
+    for firing in burns:
+        left = [
+            alert for alert in firing if not any(_inhibits(rule, other, alert) for rule in rules for other in firing)
+        ]
+        assert sorted(alert["slo"] for alert in left) == sorted({alert["slo"] for alert in firing})
+
+
+def _inhibits(rule: Object, source: Object, target: Object) -> bool:
+    same = all(source.get(label) == target.get(label) for label in rule["equal"])
+    return same and _matches(rule["source_matchers"], source) and _matches(rule["target_matchers"], target)
+
+
+def _matches(matchers: list[str], alert: Object) -> bool:
+    found = [re.fullmatch(r'(\w+)(=~?)"(.*)"', matcher) for matcher in matchers]
+    assert all(found)
+    return all(re.fullmatch(match[3], str(alert.get(match[1]))) for match in found if match)

@@ -72,6 +72,7 @@ def _groups(case: str) -> list[Object]:
         "pods": f'namespace="shop",pod=~"{whole.name}-(api|worker)-.+"',
         "recorded": f'namespace="shop",release="{whole.name}"',
         "runbooks": values["runbookUrl"],
+        **values["severities"],
         "late": str(values["lateSeconds"]),
         "heartbeat": f"{timeout / 2:g}",
         "migrationDeadline": str(whole.values["migrate"]["activeDeadlineSeconds"]),
@@ -92,6 +93,8 @@ def _groups(case: str) -> list[Object]:
         for name, value in filled.items():
             text = text.replace(f"${{{name}}}", value)
         groups += yaml.safe_load(text)["groups"]
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        rule["labels"] = {**values["additionalLabels"], **rule["labels"]}
     return groups
 
 

@@ -18,6 +18,8 @@ release: {{ $name | quote }}
 pods: {{ printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-(api|worker)-.+" $name) | squote }}
 recorded: {{ printf "namespace=%q,release=%q" .Release.Namespace $name | squote }}
 runbooks: {{ $rules.runbookUrl | quote }}
+critical: {{ $rules.severities.critical | quote }}
+warning: {{ $rules.severities.warning | quote }}
 late: {{ include "plinth.scalar" $rules.lateSeconds | quote }}
 # A worker beats four times within the time after which its session is over; half of it means that a beat has failed.
 heartbeat: {{ divf $timeout 2 | quote }}
@@ -48,11 +50,21 @@ workerReplicas: {{ $workers | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* The groups of a file of rules, filled in. Takes (list root path). */}}
+{{/*
+The groups of a file of rules, filled in; an alert's own labels win over the values'. Takes (list root path).
+*/}}
 {{- define "plinth.ruleGroups" -}}
 {{- $text := (first .).Files.Get (last .) -}}
 {{- range $name, $value := include "plinth.ruleValues" (first .) | fromYaml -}}
 {{- $text = $text | replace (printf "${%s}" $name) $value -}}
 {{- end -}}
-{{ ($text | fromYaml).groups | toYaml }}
+{{- $groups := ($text | fromYaml).groups -}}
+{{- range $groups -}}
+{{- range .rules -}}
+{{- if .alert -}}
+{{- $_ := set . "labels" (merge (.labels | default dict) (first $).Values.metrics.rules.additionalLabels) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ $groups | toYaml }}
 {{- end -}}
