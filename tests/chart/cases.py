@@ -20,6 +20,14 @@ PRODUCTION: Object = {
 }
 
 
+_SCRAPE: Object = {
+    "scrapeTimeout": "4500ms",
+    "relabelings": [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}],
+    "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "python_gc_.*", "action": "drop"}],
+    "sampleLimit": 20000,
+}
+
+
 def _pod(name: str) -> Object:
     """Every value that goes through to a pod, of a kind that no other component has."""
     return {
@@ -124,7 +132,7 @@ FULL: Object = {
     },
     "tests": _pod("tests") | {"tokenSecret": "test-token"},
     "metrics": {
-        "podMonitor": {"enabled": True, "interval": "5s", "labels": {"prometheus": "monitors"}},
+        "podMonitor": {"enabled": True, "interval": "5s", "labels": {"prometheus": "monitors"}} | _SCRAPE,
         "rules": {
             "enabled": True,
             "labels": {"prometheus": "rules"},
@@ -210,6 +218,7 @@ CASES: dict[str, Object] = {
         {
             "externalDatabase": {"port": 6432, "directKey": "DIRECT_URL"},
             "config": {"DB_TRANSACTION_POOLER": True},
+            "metrics": {"serviceMonitor": {"enabled": True, "interval": "30s"} | _SCRAPE},
             "worker": {"keda": {"enabled": True, "maxReplicas": 1}},
         },
     ),

@@ -5,7 +5,7 @@ import pytest
 from app.core.config import Settings
 from plinth.cli.server import GRACE_SECONDS
 from plinth.settings import DEVELOPMENT_SECRET_KEY
-from tests.chart.cases import FULL, PRODUCTION
+from tests.chart.cases import CASES, FULL, PRODUCTION
 from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, template
 
 # Without a database of its own, and in production in all else.
@@ -175,6 +175,32 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         )
         for interval in ("61s", "100s", "2m", "10m", "90000ms")
     },
+    **{
+        f"a {monitor} that scrapes too rarely": (
+            {"metrics": {monitor: {"enabled": True, "interval": "90s"}, "rules": {"enabled": True}}},
+            [f"metrics.{monitor}.interval is 90s", "60s or less", "metrics.rules.enabled=false"],
+        )
+        for monitor in ("podMonitor", "serviceMonitor")
+    },
+    **{
+        f"a scrape that may take {timeout} of {interval}": (
+            {"metrics": {monitor: {"enabled": True, "interval": interval, "scrapeTimeout": timeout}}},
+            [f"metrics.{monitor}.scrapeTimeout is {timeout}", f"metrics.{monitor}.interval is {interval}"],
+        )
+        for monitor, timeout, interval in (
+            ("podMonitor", "16s", "15s"),
+            ("serviceMonitor", "1001ms", "1s"),
+            ("podMonitor", "1m", "59s"),
+        )
+    },
+    "two monitors": (
+        {"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+        ["metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are true", "Set one to false"],
+    ),
+    "a monitor of Services and annotations": (
+        {"metrics": {"serviceMonitor": {"enabled": True}, "scrapeAnnotations": True}},
+        ["metrics.serviceMonitor.enabled and metrics.scrapeAnnotations are true"],
+    ),
     "too little time for requests": (
         {"config": {"DRAIN_SECONDS": 20}},
         ["api.terminationGracePeriodSeconds is 40 and has to be 45", "20 (preStop) + 20 (uvicorn", "+ 5 (slack) = 45"],
@@ -263,7 +289,7 @@ def test_refused_with_what_to_do(case: str) -> None:
 def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None:
     said = " ".join(api.rsplit("/", 1))
     with pytest.raises(RenderError, match=f"this cluster has no {said}. Install .* first, or set .*enabled=false"):
-        template(FULL, apis=tuple(set(CUSTOM_RESOURCES) - {api}))
+        template(CASES["pooler"] if "ServiceMonitor" in api else FULL, apis=tuple(set(CUSTOM_RESOURCES) - {api}))
 
 
 def test_without_custom_resources_the_defaults_render() -> None:

@@ -40,6 +40,14 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     "no worker at all": ({"worker": {"keda": {"minReplicas": 0}}}, "minimum: got 0, want 1"),
     "a removed section": ({"api": None}, "missing property 'api'"),
     "a removed key": ({"config": {"DB_POOL_SIZE": None}}, "missing property 'DB_POOL_SIZE'"),
+    "a relabeling that the operator does not have": (
+        {"metrics": {"podMonitor": {"relabelings": [{"source_labels": ["a"]}]}}},
+        "source_labels",
+    ),
+    "a label that Prometheus does not take": (
+        {"metrics": {"rules": {"additionalLabels": {"my-team": "shop"}}}},
+        "my-team",
+    ),
     "an interval without a unit": ({"metrics": {"podMonitor": {"interval": "15"}}}, "does not match pattern"),
     "an objective of 100%": (
         {"metrics": {"rules": {"objectives": {"latency": {"percent": 100}}}}}, "exclusiveMaximum: got 100, want 100",

@@ -24,6 +24,7 @@ CUSTOM_RESOURCES = (
     "gateway.networking.k8s.io/v1/HTTPRoute",
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
+    "monitoring.coreos.com/v1/ServiceMonitor",
 )
 
 KEY = "5b0f2d7c91e84a36f0c7b21d9e6a4f8338f4a6e9d12b7c0f63a48e19c7d2f0b5"

@@ -22,6 +22,7 @@ _API_VERSIONS = {
     "Secret": "v1",
     "Service": "v1",
     "ServiceAccount": "v1",
+    "ServiceMonitor": "monitoring.coreos.com/v1",
     "StatefulSet": "apps/v1",
     "TriggerAuthentication": "keda.sh/v1alpha1",
 }
@@ -55,7 +56,13 @@ def every_object_says_what_it_is_and_where(release: Release) -> None:
 
 def _own_labels(release: Release, item: Object) -> Object:
     """Labels of the values, by which others select what is there for them."""
-    section = {"PodMonitor": "podMonitor", "PrometheusRule": "rules", "ConfigMap": "dashboards"}.get(item["kind"])
+    sections = {
+        "PodMonitor": "podMonitor",
+        "ServiceMonitor": "serviceMonitor",
+        "PrometheusRule": "rules",
+        "ConfigMap": "dashboards",
+    }
+    section = sections.get(item["kind"])
     labels: Object = release.values["metrics"][section]["labels"] if section else {}
     return release.values["tests"]["podLabels"] if item["kind"] == "Pod" else labels
 
@@ -92,6 +99,11 @@ def objects_are_there_when_their_values_say_so(release: Release) -> None:
         ("ServiceAccount", "api"): values["api"]["serviceAccount"]["create"],
         ("ServiceAccount", "migrate"): values["migrate"]["mode"] == "job",
         ("NetworkPolicy", "default-deny"): values["networkPolicy"]["enabled"],
+        ("Service", "api-metrics"): values["metrics"]["serviceMonitor"]["enabled"],
+        **{
+            ("Service", f"{worker}-metrics"): values["metrics"]["serviceMonitor"]["enabled"]
+            for worker in release.workers
+        },
         ("ConfigMap", "dashboard-service"): values["metrics"]["dashboards"]["enabled"],
         ("ConfigMap", "dashboard-jobs"): values["metrics"]["dashboards"]["enabled"],
         ("ConfigMap", "dashboard-resources"): values["metrics"]["dashboards"]["enabled"],

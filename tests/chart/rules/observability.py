@@ -1,4 +1,4 @@
-"""How the release is watched: PodMonitor, rules, dashboards, and where its traces go."""
+"""How the release is watched: monitors, rules, dashboards, and where its traces go."""
 
 from functools import cache
 
@@ -23,31 +23,55 @@ def traces_say_where_they_come_from(release: Release) -> None:
             assert own[-1]["name"] == "OTEL_RESOURCE_ATTRIBUTES"
 
 
-def the_monitor_finds_the_pods_by_their_port(release: Release) -> None:
-    values = release.values["metrics"]["podMonitor"]
-    assert len(release.all("PodMonitor")) == values["enabled"]
-    for item in release.all("PodMonitor"):
-        assert item["metadata"]["name"] == release.name
-        assert values["labels"].items() <= item["metadata"]["labels"].items()
-        assert item["spec"]["selector"] == {
-            "matchLabels": _METRICS_LABELS,
-            "matchExpressions": [{"key": "app.kubernetes.io/component", "operator": "In", "values": release.watched}],
-        }
-        assert item["spec"].keys() == {"selector", "podTargetLabels", "podMetricsEndpoints"}
-        assert item["spec"]["podTargetLabels"] == ["app.kubernetes.io/component"]
-        assert item["spec"]["podMetricsEndpoints"] == [
-            {
-                "port": "metrics",
-                "path": "/metrics",
-                "interval": values["interval"],
-                "relabelings": [
-                    {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
-                ],
+def monitors_find_the_pods_by_their_port(release: Release) -> None:
+    for kind, section, endpoints in (
+        ("PodMonitor", "podMonitor", "podMetricsEndpoints"),
+        ("ServiceMonitor", "serviceMonitor", "endpoints"),
+    ):
+        values = release.values["metrics"][section]
+        assert len(release.all(kind)) == values["enabled"]
+        for item in release.all(kind):
+            assert item["metadata"]["name"] == release.name
+            assert values["labels"].items() <= item["metadata"]["labels"].items()
+            components = {"key": "app.kubernetes.io/component", "operator": "In", "values": release.watched}
+            limit = {"sampleLimit": values["sampleLimit"]} if values["sampleLimit"] else {}
+            assert item["spec"] == {
+                "selector": {"matchLabels": _METRICS_LABELS, "matchExpressions": [components]},
+                "podTargetLabels": ["app.kubernetes.io/component"],
+                endpoints: [_endpoint(values)],
+                **limit,
             }
-        ]
-        for component in release.watched:
-            ports = release.pods()[component]["spec"]["containers"][0]["ports"]
-            assert {"name": "metrics", "containerPort": 9090} in ports
+            for component in release.watched:
+                ports = release.pods()[component]["spec"]["containers"][0]["ports"]
+                assert {"name": "metrics", "containerPort": 9090} in ports
+
+
+def _endpoint(values: Object) -> Object:
+    running = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+    endpoint = {
+        "port": "metrics",
+        "path": "/metrics",
+        "interval": values["interval"],
+        "relabelings": [running, *values["relabelings"]],
+    }
+    for name in ("scrapeTimeout", "metricRelabelings"):
+        if values[name]:
+            endpoint[name] = values[name]
+    return endpoint
+
+
+def a_service_monitor_has_services_that_lead_to_each_pod(release: Release) -> None:
+    monitored = release.values["metrics"]["serviceMonitor"]["enabled"]
+    named = [item for item in release.all("Service") if item["spec"]["ports"][0]["name"] == "metrics"]
+    assert len(named) == (len(release.watched) if monitored else 0)
+    for item in named:
+        families = {"ipFamilies", "ipFamilyPolicy"}
+        spec = {name: value for name, value in item["spec"].items() if name not in {"selector", *families}}
+        assert spec == {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "metrics", "port": 9090, "targetPort": "metrics"}],
+        }
 
 
 def rules_are_the_files_filled_in(release: Release) -> None:
