@@ -4,8 +4,10 @@ import json
 import os
 import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from tests.chart.tools import CHART, Object
@@ -17,6 +19,70 @@ _UNITS = {"s", "bytes", "Bps", "reqps", "ops", "percentunit", "none"}
 _TYPES = {"timeseries", "stat", "table"}
 # What a query is about, and the units that go with it.
 _UNIT_OF = {"_seconds": {"s", "percentunit", "reqps", "ops", "none"}, "_bytes": {"bytes", "Bps"}}
+
+
+_SCHEMA = jsonschema_rs.Draft202012Validator(
+    json.loads((Path(__file__).parent / "dashboard.schema.json").read_text(encoding="utf-8"))
+)
+
+
+def problems(dashboard: Object) -> list[str]:
+    """What Grafana's published schema does not have so."""
+    return [f"{'.'.join(map(str, error.instance_path))}: {error.message}" for error in _SCHEMA.iter_errors(dashboard)]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_is_what_grafana_s_schema_says(name: str) -> None:
+    assert problems(DASHBOARDS[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (("grahpTooltip",), 1),
+        (("graphTooltip",), 3),
+        (("panels", 1, "gridPos", "w"), 25),
+        (("panels", 1, "fieldConfig", "defaults", "units"), "s"),
+        (("panels", 1, "targets", 0, "exprr"), "up"),
+        (("panels", 0, "panels"), None),
+        (("templating", "list", 0, "type"), "data source"),
+        (("links", 0, "url"), None),
+    ],
+)
+def test_the_schema_sees_a_slip(path: tuple[Any, ...], wrong: Any) -> None:
+    dashboard = json.loads(json.dumps(DASHBOARDS["service"]))
+    part = dashboard
+    for step in path[:-1]:
+        part = part[step]
+    part[path[-1]] = wrong
+    assert len(problems(dashboard)) == 1
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_passes_the_rules_of_grafana_s_linter(name: str) -> None:
+    """Of github.com/grafana/dashboard-linter; instead of its `job` and `instance` there are `namespace`, `release` and
+    `pod`."""
+    dashboard = DASHBOARDS[name]
+    (datasource,) = [variable for variable in dashboard["templating"]["list"] if variable["type"] == "datasource"]
+    assert (datasource["name"], datasource["label"]) == ("datasource", "Data source")
+    # Reloaded when the time changes, and used.
+    text = json.dumps(dashboard["panels"])
+    for variable in dashboard["templating"]["list"]:
+        assert variable["type"] == "datasource" or variable["refresh"] == 2
+        assert re.search(rf"\$\{{?{variable['name']}\b", text)
+    assert dashboard["editable"] is False  # a change would be lost with the next start of Grafana
+    for panel in panels(dashboard):
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["targets"]
+        assert all(target.get("datasource", _DATASOURCE) == _DATASOURCE for target in panel["targets"])
+        for target in panel["targets"]:
+            for counter in re.finditer(r"(?<![:\w])\w+_total(?![:\w])(?:\{[^}]*\})?(\[)?", target["expr"]):
+                before = target["expr"][: counter.start()]
+                assert counter[1], f"{panel['title']}: a counter without a range"
+                assert re.search(r"\b(rate|irate|increase)\($", before), panel["title"]
+    # No data source but the variable, anywhere.
+    assert set(re.findall(r'"uid": "([^"]*)"', text)) == {"${datasource}"}
 
 
 def test_they_are_the_three() -> None:
