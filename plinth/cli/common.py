@@ -48,6 +48,12 @@ def fail(message: str, *, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def refuse(settings: PlatformSettings, problem: str) -> NoReturn:
+    """End with 2 because of a setting: with the sentence, or with LOG_FORMAT=json a line of the log."""
+    error = SettingsError([problem], settings.LOG_FORMAT, settings.LOG_PROFILE)
+    fail(error_text(error) if settings.LOG_FORMAT == "json" else problem, code=2)
+
+
 def not_migrated() -> NoReturn:
     """End because the database lacks what this code needs."""
     fail("The database lacks tables or columns that this version needs: run `plinth migrate`.", code=1)
@@ -74,10 +80,10 @@ def refuse_known_keys(settings: PlatformSettings, host: str, *, but: Collection[
     """End with 2 if other machines could reach `host` and know a key that signs tokens, one in `but` aside."""
     for name, problem in settings.known_keys():
         if name not in but and not is_loopback_host(host):
-            fail(
+            refuse(
+                settings,
                 f"{name}: {problem}. With a key that others can know, any client could sign tokens, so nothing listens "
                 f"on {host or 'every address'}. Set {name}, or listen on 127.0.0.1.",
-                code=2,
             )
 
 
@@ -115,7 +121,7 @@ def load_job_settings() -> PlatformSettings:
     """The same, for what needs the job engine's tables."""
     settings = load_settings()
     if settings.async_database_url.startswith("sqlite"):
-        fail("DATABASE_URL: jobs need PostgreSQL.", code=2)
+        refuse(settings, "DATABASE_URL: jobs need PostgreSQL.")
     return settings
 
 

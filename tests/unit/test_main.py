@@ -1,5 +1,6 @@
 """The application factory needs settings alone; `app.main.app` is made when it is first read."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,21 @@ print(app.main.app.title)
         code = "import uvicorn; uvicorn.Config('app.main:app', log_config=None).load(); print('loaded')"
         done = python(code, tmp_path, OTEL_PROPAGATORS=names)
         assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr
+
+    def test_variables_without_effect_are_logged_once(self, tmp_path: Path) -> None:
+        code = "import uvicorn; uvicorn.Config('app.main:app', log_config=None).load()"
+        ignored = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://collector:4317"}
+        done = python(code, tmp_path, LOG_FORMAT="json", **ignored)
+        line = json.loads(done.stderr)
+        assert (line["level"], line["message"]) == ("warning", "setting")
+        assert line["name"] == "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, OTEL_METRICS_EXPORTER"
+
+    def test_invalid_settings_are_a_line_of_the_log(self, tmp_path: Path) -> None:
+        code = "import uvicorn; uvicorn.main(['app.main:app', '--port', '1'])"
+        done = python(code, tmp_path, LOG_FORMAT="json", LOG_PROFILE="ecs", DB_POOL_SIZE="many")
+        line = json.loads(done.stderr)
+        assert line["log.level"] == "critical"
+        assert line["problems"] == ["DB_POOL_SIZE (environment): expected a valid integer"]
 
     def test_invalid_settings_are_reported_in_one_message(self, tmp_path: Path) -> None:
         wrong = {"DATABASE_URL": "mysql://plinth:hunter2@db/plinth", "DB_POOL_SIZE": "many", "SECRET_KEY": "hunter3"}

@@ -43,6 +43,15 @@ class TestSettings:
         assert "ENVIRONMENT" in result.stderr
         assert SECRET not in result.output
 
+    def test_config_check_prints_warnings_on_stderr(self, run: Run) -> None:
+        result = run(
+            *("config", "check"), OTEL_METRICS_EXPORTER="otlp", OTEL_LOGS_EXPORTER="none", OTEL_PROPAGATORS="jaeger"
+        )
+        assert result.exit_code == 0
+        first, second = result.stderr.splitlines()
+        assert first.startswith("warning: OTEL_LOGS_EXPORTER, OTEL_METRICS_EXPORTER: ignored")
+        assert second.startswith("warning: OTEL_PROPAGATORS: ")
+
     def test_config_check_prints_the_settings_without_secrets(self, run: Run) -> None:
         result = run(
             "config",

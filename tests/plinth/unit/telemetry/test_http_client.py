@@ -88,3 +88,12 @@ async def test_a_failed_request_s_span_has_the_type_of_the_error(collector: Coll
     span = collector.one("GET")
     assert span.failed
     assert span.attributes["error.type"] == "ConnectError"
+
+
+async def test_a_method_that_http_does_not_know_is_original(collector: Collector, tracer: trace.Tracer) -> None:
+    with collecting("refuses") as other, tracer.start_as_current_span("outer"):
+        async with TracedClient() as client:
+            await client.request("BREW", f"{other.url}/v1/traces")
+    span = collector.one("HTTP")
+    assert span.attributes["http.request.method"] == "_OTHER"
+    assert span.attributes["http.request.method_original"] == "BREW"

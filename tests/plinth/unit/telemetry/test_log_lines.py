@@ -164,6 +164,12 @@ class TestConfigurationErrors:
             (None, "CRITICAL") if profile == "gcp" else ("critical", None)
         )
 
+    def test_a_key_that_others_can_know_is_such_a_line_too(self) -> None:
+        done = run(PROGRAM.replace("'config', 'check'", "'api', '--host', '::'"), LOG_FORMAT="json")
+        assert done.returncode == 2
+        (problem,) = json.loads(done.stderr)["problems"]
+        assert problem.startswith("SECRET_KEY: ")
+
     @pytest.mark.parametrize("form", ["auto", "console", "nonsense"])
     def test_they_are_plain_text_otherwise(self, form: str) -> None:
         done = run(PROGRAM, LOG_FORMAT=form, DB_POOL_SIZE="many")
