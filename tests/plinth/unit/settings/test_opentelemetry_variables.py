@@ -5,9 +5,14 @@ https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from opentelemetry.sdk import environment_variables
 
 from plinth.settings import PlatformSettings
@@ -138,6 +143,33 @@ class TestSupported:
             monkeypatch.setenv(name, str(tmp_path / path))
             (problem,) = problems(PlatformSettings)
             assert problem.startswith(f"{name} (environment): expected ")
+
+
+@pytest.mark.usefixtures("traces_are_on")
+def test_files_that_can_be_used_are_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "collector")])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=9999))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "ca.pem").write_bytes(certificate)
+    (tmp_path / "client.key").write_bytes(private)
+    (tmp_path / "both.pem").write_bytes(certificate + private)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector")
+    for authorities, client, client_key in (("ca.pem", "ca.pem", "client.key"), (".", "both.pem", None)):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / authorities))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(tmp_path / client))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(tmp_path / client_key) if client_key else "")
+        assert PlatformSettings().warnings == ()
+    # Without TLS they have no effect, and are not looked at.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/missing.pem")
+    PlatformSettings()
 
 
 def test_only_true_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
