@@ -118,7 +118,7 @@ class TestTraces:
         trace_id = answer.json()["trace_id"]
         assert trace_id == answer.headers["traceresponse"].split("-")[1]
         lines = [line for line in log_lines(release, "api") if line.get("trace_id") == trace_id]
-        assert any(line["level"] == "error" and "item" in line["exception"] for line in lines)
+        assert any(line["level"] == "error" and "item" in line.get("exception", "") for line in lines)
 
 
 class TestDashboards:
