@@ -160,6 +160,18 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"api": {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}},
         ["extraEnv gives A a value and a valueFrom", "Leave one of them out"],
     ),
+    **{
+        f"a sidecar of {component} on a port of the chart's: {port}": (
+            {component: {"sidecars": [{"name": "proxy", "image": "proxy:1", "ports": [port]}]}},
+            [f"The container proxy of {component} has the port {port['containerPort']}", "is the chart's own"],
+        )
+        for component, port in (
+            ("api", {"name": "http", "containerPort": 15021}),
+            ("api", {"name": "own", "containerPort": 8000}),
+            ("worker", {"name": "metrics", "containerPort": 15020}),
+            ("worker", {"containerPort": 9090}),
+        )
+    },
     "a mount without its volume": (
         {"api": {"extraVolumes": [{"name": "certs"}], "extraVolumeMounts": [{"name": "cert", "mountPath": "/certs"}]}},
         ["api.extraVolumeMounts mounts the volume cert on /certs", "none of that name: tmp, certs."],
@@ -301,6 +313,13 @@ def test_values_of_a_release_from_before_the_key_are_understood() -> None:
     template({"secretKey": {"existingSecret": "keys", "value": None}})
     with pytest.raises(RenderError, match="No key"):
         template({"secretKey": {"existingSecret": "", "value": None}})
+
+
+def test_sidecar_on_a_port_of_its_own_is_accepted() -> None:
+    ports = [{"name": "http-proxy", "containerPort": 15001}, {"containerPort": 15021}]
+    template({"api": {"sidecars": [{"name": "proxy", "image": "proxy:1", "ports": ports}]}})
+    ports = [{"name": "http", "containerPort": 8000}]
+    template({"worker": {"sidecars": [{"name": "proxy", "image": "proxy:1", "ports": ports}]}})
 
 
 def test_just_enough_is_accepted() -> None:
