@@ -95,7 +95,7 @@ class TraceSettings(GeneralSettings):
             )
         if self.OTEL_BSP_MAX_EXPORT_BATCH_SIZE > self.OTEL_BSP_MAX_QUEUE_SIZE:
             yield "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "expected no more than OTEL_BSP_MAX_QUEUE_SIZE"
-        if self.traces_endpoint.startswith("https:"):
+        if urlsplit(self.traces_endpoint).scheme == "https":
             yield from self._wrong_files()
 
     def _wrong_files(self) -> Iterator[tuple[str, str]]:

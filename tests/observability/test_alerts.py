@@ -69,9 +69,9 @@ def test_alerts_fire_on_series_as_a_collector_rewrites_them(case: Path, tmp_path
 
 
 def _as_a_collector_writes(series: str) -> str:
-    assert series.endswith("}")
     scope = 'otel_scope_name="prometheusreceiver",otel_scope_version="0.150.0"'
-    return re.sub(r'le="(\d+)\.0"', r'le="\1"', f"{series[:-1]},{scope}}}")
+    name, _, labels = series.rstrip("}").partition("{")
+    return re.sub(r'le="(\d+)\.0"', r'le="\1"', f"{name}{{{labels}{',' if labels else ''}{scope}}}")
 
 
 @pytest.mark.parametrize("seconds", [1, 10, 0.5, 2.5])
