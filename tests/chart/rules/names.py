@@ -157,7 +157,7 @@ def services_have_the_families_of_the_values(release: Release) -> None:
     for service in release.all("Service"):
         component = service["metadata"]["labels"]["app.kubernetes.io/component"]
         for key in ("ipFamilyPolicy", "ipFamilies"):
-            wanted = release.values[component]["service"][key]
+            wanted = release.values[component].get("service", release.values["api"]["service"])[key]
             assert service["spec"].get(key, type(wanted)()) == wanted
 
 

@@ -40,7 +40,7 @@ SELECT COALESCE(sum(figure), 0) FROM (
   SELECT count(*) AS figure FROM (
     SELECT FROM served, LATERAL (
       SELECT FROM job WHERE state = 'available' AND queue = served.name
-      ORDER BY kind, priority, run_at, id LIMIT {{ $enough }}) AS line
+      ORDER BY kind, limit_key, priority, run_at, id LIMIT {{ $enough }}) AS line
     LIMIT {{ $enough }}) AS available
   UNION ALL
   SELECT count(*) FROM (
@@ -58,20 +58,21 @@ SELECT COALESCE(sum(figure), 0) FROM (
 {{- end -}}
 
 {{/*
-Seconds for which the oldest due job has waited. `hops` goes through the claim's index from one kind and priority to the
-next, of which the first has waited longest: it reads a row for each, whatever the backlog. Takes (list root component).
+Seconds for which the oldest due job has waited. `hops` goes through the claim's index from one kind, key and priority to
+the next, of which the first has waited longest: it reads a row for each, whatever the backlog. Takes (list root component).
 */}}
 {{- define "plinth.oldestDueAge" -}}
 WITH RECURSIVE served AS MATERIALIZED (
 {{ include "plinth.servedQueues" . | indent 2 }}
 ), hops AS (
-  (SELECT queue, kind, priority, run_at FROM job WHERE state = 'available'
-    ORDER BY queue, kind, priority, run_at, id LIMIT 1)
+  (SELECT queue, kind, limit_key, priority, run_at FROM job WHERE state = 'available'
+    ORDER BY queue, kind, limit_key, priority, run_at, id LIMIT 1)
   UNION ALL
   SELECT next.* FROM hops, LATERAL (
-    SELECT queue, kind, priority, run_at FROM job
-    WHERE state = 'available' AND (queue, kind, priority) > (hops.queue, hops.kind, hops.priority)
-    ORDER BY queue, kind, priority, run_at, id LIMIT 1) AS next
+    SELECT queue, kind, limit_key, priority, run_at FROM job
+    WHERE state = 'available'
+      AND (queue, kind, limit_key, priority) > (hops.queue, hops.kind, hops.limit_key, hops.priority)
+    ORDER BY queue, kind, limit_key, priority, run_at, id LIMIT 1) AS next
 ), {{ include "plinth.waiting" . }}, due AS (
   SELECT queue, run_at FROM (SELECT queue, run_at FROM hops LIMIT 1000) AS available
   UNION ALL
