@@ -81,23 +81,28 @@ WITH ahead AS MATERIALIZED (
 {_TAKE}"""
 
 # The same with the jobs of keys: of the kinds $8 and keys $9, for which so many have room ($10) and run already ($11).
-# Those of which the fewest run go first.
+# Within a kind those of which the fewest run go first. Each kind is cut off by itself: one that has many keys, or
+# little room of its own, must not take the places of others.
 CLAIM_WITH_KEYS = f"""
 WITH keyed AS MATERIALIZED (
     SELECT queue, kind, key, priority, run_at, id FROM (
-        SELECT w.*, first.*, {_PLACE.format(of="w.kind, w.key", line="first")}
+        SELECT turn.*, row_number() OVER (PARTITION BY kind ORDER BY priority, running + place, run_at, id) AS nth
         FROM (
-            SELECT q.name AS queue, k.* FROM unnest($1::text[]) AS q (name),
-                unnest($8::text[], $9::text[], $10::int[], $11::int[]) AS k (kind, key, room, running)
-            WHERE {_OPEN_QUEUES}
-        ) AS w,
-        LATERAL (
-            SELECT priority, run_at, id FROM job
-            WHERE {_FREE} AND job.queue = w.queue AND job.kind = w.kind AND limit_key = w.key
-            ORDER BY priority, run_at, id LIMIT least(w.room, $4)
-        ) AS first
-    ) AS turn
-    WHERE place <= room ORDER BY priority, running + place, run_at, id LIMIT $4
+            SELECT w.*, first.*, {_PLACE.format(of="w.kind, w.key", line="first")}
+            FROM (
+                SELECT q.name AS queue, k.* FROM unnest($1::text[]) AS q (name),
+                    unnest($8::text[], $9::text[], $10::int[], $11::int[]) AS k (kind, key, room, running)
+                WHERE {_OPEN_QUEUES}
+            ) AS w,
+            LATERAL (
+                SELECT priority, run_at, id FROM job
+                WHERE {_FREE} AND job.queue = w.queue AND job.kind = w.kind AND limit_key = w.key
+                ORDER BY priority, run_at, id LIMIT least(w.room, $4)
+            ) AS first
+        ) AS turn
+        WHERE place <= room
+    ) AS line JOIN unnest($2::text[], $3::int[]) AS k (kind, most) USING (kind)
+    WHERE nth <= least(most, $4)
 ), seen AS (
     {_line("'' AS key,")}
     UNION ALL

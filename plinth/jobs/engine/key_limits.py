@@ -1,5 +1,6 @@
 """Finds the keys whose limits let jobs start, for the claims of one worker session."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -92,10 +93,13 @@ class KeyLimits:
 
 
 def _last_key(rows: Sequence[Any]) -> str:
-    """Return the key up to which all keys of a kind have been seen, in every queue; empty: to the end."""
-    last: dict[str, str] = {}
-    number: dict[str, int] = {}
-    for row in rows:  # in the order of keys
-        last[row["queue"]] = row["key"]
-        number[row["queue"]] = number.get(row["queue"], 0) + 1
-    return min((key for queue, key in last.items() if number[queue] == KEYS_OF_A_WALK), default="")
+    """Return the key up to which all keys of a kind have been seen, in every queue; empty: to the end.
+
+    `rows`: in the order of keys, which is the database's: its collation may put "a" before "B", and Python does not.
+    """
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row["queue"]] += 1
+        if seen[row["queue"]] == KEYS_OF_A_WALK:
+            return str(row["key"])
+    return ""

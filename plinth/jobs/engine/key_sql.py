@@ -43,7 +43,7 @@ FROM found,
         FROM job_start
         WHERE job_start.kind = found.kind AND limit_key = found.key
             AND at > clock_timestamp() - found.per * interval '1 second') AS started
-ORDER BY found.queue, found.kind, found.key
+ORDER BY found.kind, found.key
 """
 
 # Of the claimed jobs $1, whose kinds $2 have limits of starts per $3 seconds. Older starts of the same keys go.

@@ -129,6 +129,36 @@ class TestRunning:
         assert Counter(job.kind for job in found) == {"test.limited": 10, "test.plain": 5}
 
 
+class TestManyKinds:
+    """Kinds with keys beside each other: none of them keeps the others waiting."""
+
+    @pytest.fixture
+    def other(self) -> JobKind[Call]:
+        return job("test.other", limit=Limit(by_api, max_running=50))(idle)
+
+    async def claimed(self, store: Store, *kinds: JobKind[Any]) -> Any:
+        found = await store.claim(["default"], {kind.name: kind for kind in kinds}, 10)
+        return Counter(job.kind for job in found)
+
+    async def test_kind_near_its_limit_leaves_slots_to_others(self, database: Database, other: JobKind[Call]) -> None:
+        kind = job("test.limited", max_running=1, limit=Limit(by_api, max_running=1))(idle)
+        await enqueue_many(database, kind, [Call(api=f"{n}") for n in range(50)])
+        await enqueue_many(database, other, [Call(api="a", n=n) for n in range(20)])
+        store = await open_store(database)
+        assert await self.claimed(store, kind, other) == {"test.limited": 1, "test.other": 9}
+
+    async def test_kind_with_many_keys_goes_not_before_one_that_is_due_for_longer(
+        self, database: Database, other: JobKind[Call]
+    ) -> None:
+        kind = limited(max_running=1)
+        await enqueue_many(database, other, [Call(api="a", n=n) for n in range(25)])
+        await enqueue_many(database, kind, [Call(api=f"{n}") for n in range(50)])
+        store = await open_store(database)
+        assert await self.claimed(store, other) == {"test.other": 10}
+        assert await self.claimed(store, kind, other) == {"test.other": 10}
+        assert await self.claimed(store, kind, other) == {"test.other": 5, "test.limited": 5}
+
+
 class TestManyKeys:
     async def test_keys_that_are_full_hide_none_with_room(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
