@@ -5,9 +5,16 @@ __all__ = ["PRUNE", "PRUNE_AUDIT", "PRUNE_BATCHES", "PRUNE_EVENTS", "PRUNE_KEYS"
 PRUNE_LOCK = 0x706C696E6A02
 PRUNE_ROWS = 5000
 
+# A job reads what came of the members of a batch: the one that is enqueued at its end, or their parent. Until it has
+# done so they are kept, however short a time their kinds say. A dead letter may be retried, and reads them then.
+_READERS = "(job_batch.on_end_id, job_batch.parent_id)"
+_WANTED = f"""(job_batch.finished_at IS NULL
+    OR EXISTS (SELECT FROM job WHERE job.id IN {_READERS})
+    OR EXISTS (SELECT FROM job_history AS reader WHERE reader.id IN {_READERS} AND reader.state = 'discarded'))"""
+
 # Of each kind by itself, since $3 keeps some for another time than $2: what is kept longer is not walked over. `ended`
-# walks the index from one kind to the next. Members of an open batch are kept: their ends are counted, and their
-# results read, when it ends.
+# walks the index from one kind to the next. A job whose children are not done is kept too: to workers children without
+# a parent are those of a deleted one, and are cancelled.
 PRUNE = f"""
 WITH RECURSIVE ended AS (
     (SELECT kind FROM job_history WHERE state = $1 AND (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK}))
@@ -21,8 +28,9 @@ WITH RECURSIVE ended AS (
             SELECT id FROM job_history
             WHERE state = $1 AND job_history.kind = ended.kind
                 AND finished_at < now() - COALESCE(($3::jsonb ->> ended.kind)::float8 * interval '1 second', $2)
+                AND NOT EXISTS (SELECT FROM job_batch WHERE job_batch.id = batch_id AND {_WANTED})
                 AND NOT EXISTS (
-                    SELECT FROM job_batch WHERE job_batch.id = batch_id AND job_batch.finished_at IS NULL)
+                    SELECT FROM job_batch WHERE parent_id = job_history.id AND job_batch.finished_at IS NULL)
             ORDER BY finished_at LIMIT {PRUNE_ROWS}) AS first
         LIMIT {PRUNE_ROWS}))
     RETURNING id
@@ -60,7 +68,7 @@ PRUNE_BATCHES = f"""
 WITH old AS (
     DELETE FROM job_batch WHERE id = ANY (ARRAY(
         SELECT id FROM job_batch
-        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND finished_at < now() - $1::interval
+        WHERE (SELECT pg_try_advisory_xact_lock({PRUNE_LOCK})) AND finished_at < now() - $1::interval AND NOT {_WANTED}
         ORDER BY finished_at LIMIT {PRUNE_ROWS}))
     RETURNING id
 )

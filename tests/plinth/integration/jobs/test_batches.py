@@ -26,6 +26,7 @@ from plinth.jobs import (
 from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.engine.batches import Batches
+from plinth.jobs.outcome import State
 from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 
@@ -108,6 +109,27 @@ class TestEnd:
             found = [result async for result in member_results(session, batch_id)]
         seen = sorted((result.state, result.result, result.error) for result in found)
         assert seen == [("discarded", None, "less than nothing"), ("succeeded", 1, None), ("succeeded", 99, None)]
+
+    async def test_members_are_kept_until_the_last_job_has_read_them(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        """Their kind may remember its jobs for less time than the last job waits, or is a dead letter."""
+        member, last = member_kind(keep=0), last_kind()
+        batch_id = await made(database, member, 1, 2, last=last)
+        store = await open_store(database)
+        async with working(settings, member):
+            on_end = (await ended(jobs, batch_id))["on_end_id"]
+
+        async def pruned() -> tuple[int, int]:
+            return await store.prune(State.SUCCEEDED, 0), await store.prune_batches(0)
+
+        assert await pruned() == (0, 0), "it waits"
+        async with database.session() as session:
+            await request_cancel(session, on_end)
+        await jobs.all("UPDATE job_history SET state = 'discarded' WHERE id = $1", on_end)
+        assert await pruned() == (0, 0), "it may be retried"
+        await jobs.all("UPDATE job_history SET state = 'succeeded' WHERE id = $1", on_end)
+        assert await pruned() == (3, 1)
 
     async def test_members_of_many_batches_end_them_all(
         self, settings: Settings, database: Database, jobs: Jobs

@@ -14,7 +14,8 @@ from plinth.jobs import children as children_module
 from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.engine.batches import Batches
-from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, until, working
+from plinth.jobs.outcome import State
+from tests.plinth.integration.jobs.conftest import OLGA, Jobs, Number, open_store, until, working
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -83,6 +84,28 @@ class TestRunJobs:
         async with working(settings, parent, child):
             assert (await jobs.end_of(made.id))["state"] == "succeeded"
         assert given == [[]]
+
+    async def test_children_and_parent_are_kept_while_the_other_needs_them(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        child = square_kind()
+        parent, _ = parent_kind(child, [1, 2])
+        made = await enqueue(database, parent, Number())
+        store = await open_store(database)
+        async with working(settings, parent):  # and not the children
+            await waits(jobs, made.id)
+        await jobs.all("UPDATE job SET queue = 'later' WHERE id = $1", made.id)
+        async with working(settings, child):
+            await until(lambda: jobs.all("SELECT FROM job_batch WHERE finished_at IS NOT NULL"))
+        assert await store.prune(State.SUCCEEDED, 0) == 0, "the parent has not read them"
+
+        async with database.session() as session:
+            await request_cancel(session, made.id)
+        await jobs.all("UPDATE job_history SET state = 'succeeded'")
+        await jobs.all("UPDATE job_batch SET finished_at = NULL")
+        assert await store.prune(State.SUCCEEDED, 0) == 0, "children whose parent is gone would be cancelled"
+        await jobs.all("UPDATE job_batch SET finished_at = now()")
+        assert await store.prune(State.SUCCEEDED, 0) == 3
 
     async def test_later_run_finds_the_same_results_though_the_children_are_gone(
         self, settings: Settings, database: Database, jobs: Jobs
