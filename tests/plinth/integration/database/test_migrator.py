@@ -2,14 +2,15 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine, event
 from structlog.testing import capture_logs
 
 from notes.config import Settings
@@ -17,6 +18,7 @@ from plinth.database import migrator as migrations
 from plinth.database.engine import Database
 from plinth.database.migrator import MigrationError, Migrator, wait_until_migrated
 from plinth.database.tables import PlatformTable
+from plinth.testing.servers import superuser_url
 from tests.support.forked import run_module
 from tests.support.notes import FOLDER
 
@@ -25,6 +27,15 @@ PLATFORM_TABLES = {
     *("idempotency_record", "first_issuer", "audit_record", "api_key", "job_step", "job_event", "job_start"),
     *("job_key_hold", "job_batch"),
 }
+# What indexes there are, and whether they are good.
+SCHEMA = """
+SELECT string_agg(pg_get_indexdef(indexrelid) || indisvalid, '\n' ORDER BY indexrelid::regclass::text)
+FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relnamespace = 'public'::regnamespace
+"""
+ENDED = """
+(kind, queue, priority, payload, max_attempts, run_at, state, finished_at)
+VALUES ('test', 'default', 0, '{}', 1, now(), 'succeeded', now())
+"""
 AHEAD = "UPDATE alembic_version SET version_num = version_num || '_from_the_future'"
 
 
@@ -107,6 +118,38 @@ class TestUpgrade:
         assert await tables(fresh_database_url) == {"alembic_version"}
         await migrator(fresh_database_url).upgrade()
         assert "note" in await tables(fresh_database_url)
+
+    @pytest.mark.slow
+    async def test_revision_that_is_broken_off_is_begun_again(self, fresh_database_url: str) -> None:
+        """After each statement; an index that it built is invalid then, as when a lock was not to be had."""
+        seen, broken = 0, 0
+
+        def break_off(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+            nonlocal seen
+            seen += statement.startswith(("ALTER", "CREATE", "DROP", "\nCREATE"))
+            if seen > broken and not broken_off:
+                broken_off.append(statement)
+                raise OSError("broken off")
+
+        before = await fetch(fresh_database_url, SCHEMA)
+        await execute(fresh_database_url, "INSERT INTO job_history " + ENDED)
+        event.listen(Engine, "after_cursor_execute", break_off)
+        try:
+            broken_off: list[str] = ["downgrade"]
+            while broken_off:
+                broken += 1
+                await migrator(fresh_database_url).downgrade("plinth_0007")
+                seen, broken_off = 0, []
+                with suppress(MigrationError, OSError):
+                    await migrator(fresh_database_url).upgrade()
+                if broken_off and (half_built := re.match(r"CREATE INDEX CONCURRENTLY.* (ix_\w+) ON", broken_off[0])):
+                    bad = f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{half_built[1]}'::regclass"
+                    await execute(superuser_url(fresh_database_url), bad)
+                await migrator(fresh_database_url).upgrade()
+                assert await fetch(fresh_database_url, SCHEMA) == before, broken_off
+        finally:
+            event.remove(Engine, "after_cursor_execute", break_off)
+        assert broken > 20
 
     async def test_concurrent_migrators_apply_each_revision_once(self, empty_database_url: str) -> None:
         with capture_logs() as entries:
