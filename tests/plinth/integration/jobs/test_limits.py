@@ -193,7 +193,7 @@ class TestStarts:
         assert await claimed(store, kind) == {"a": 3, "b": 3}
         assert await claimed(store, kind) == {}
         assert store.key_limits.free_in == pytest.approx(60, abs=30)
-        await jobs.all("UPDATE job_start SET at = at - interval '1 minute' WHERE limit_key = 'a'")
+        await jobs.all("UPDATE job_start SET at = at - interval '61 seconds' WHERE limit_key = 'a'")
         assert await claimed(store, kind) == {"a": 2}
         assert [tuple(row) for row in await jobs.all("SELECT limit_key, starts FROM job_start ORDER BY 1")] == [
             ("a", 2),
@@ -229,6 +229,17 @@ class TestStarts:
             (run,) = await store.claim(["default"], {kind.name: kind}, 1)
             await store.release([Release(run.id, run.lease)])
         assert await claimed(store, kind) == {}
+
+    async def test_starts_of_a_key_take_few_rows_however_many_they_are(self, database: Database, jobs: Jobs) -> None:
+        """A claim reads them all for each key."""
+        kind = limited(max_starts=10_000, per=86_400)
+        await enqueue_many(database, kind, [Call(api="a")] * 30)
+        store = await open_store(database)
+        for _ in range(30):
+            assert await claimed(store, kind, 1) == {"a": 1}
+        rows = [row["starts"] for row in await jobs.all("SELECT starts FROM job_start")]
+        assert len(rows) <= 2, "a hundredth of a day has begun meanwhile, at most"
+        assert sum(rows) == 30
 
     async def test_old_starts_are_pruned(self, database: Database, jobs: Jobs) -> None:
         store = await open_store(database)
