@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -70,6 +71,11 @@ class EndedRun:
         return self.job.id, self.job.lease
 
     @property
+    def length(self) -> int:
+        """The characters of its result."""
+        return len(self.outcome.result or "") if isinstance(self.outcome, Finish) else 0
+
+    @property
     def discarded(self) -> DiscardedJob | None:
         """The job, if the outcome discards it."""
         outcome = self.outcome
@@ -101,9 +107,11 @@ class Recorder:
         self._store = store
         self._on_written = on_written
         self._on_lost = on_lost
-        self._plain = Lane(self._write_plain, size=BATCH, again=BATCH)
+        measure = attrgetter("length")
+        self._plain = Lane(self._write_plain, size=BATCH, again=BATCH, measure=measure)
         self._with_follow_ups, self._slow = (
-            Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN) for _ in range(2)
+            Lane(self._write_with_follow_ups, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN, measure=measure)
+            for _ in range(2)
         )
         self._suspended = Lane(self._write_suspended, size=FOLLOW_UP_BATCH, again=FOLLOW_UP_AGAIN)
         self._lanes = (self._plain, self._with_follow_ups, self._slow, self._suspended)

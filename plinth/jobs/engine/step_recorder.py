@@ -40,7 +40,9 @@ class StepRecorder:
         self._held = held
         self._away = False  # the database is away, and that is logged
         self._rows = rows
-        self._lane: Lane[KeptStep] = Lane(self._write, size=BATCH, again=BATCH)
+        self._lane: Lane[KeptStep] = Lane(
+            self._write, size=BATCH, again=BATCH, measure=lambda step: len(step.result or "")
+        )
         self.stored = store.stored
         self.event = store.event
         self.time_out = store.time_out

@@ -100,6 +100,28 @@ async def test_second_outcome_of_a_run_is_refused_while_the_first_is_written() -
     assert later in {outcome.id for outcome in store.written}
 
 
+async def test_large_results_are_written_few_at_a_time() -> None:
+    """After an outage there are many: all in one statement would take longer than a statement may."""
+    numbers: list[int] = []
+
+    class CountingStore(SlowStore):
+        async def finish(self, outcomes: Sequence[Finish]) -> set[UUID]:
+            numbers.append(len(outcomes))
+            return {outcome.id for outcome in outcomes}
+
+    recorder = Recorder(cast(Store, CountingStore(uuid4())), on_written=lambda runs: None, on_lost=lambda key: None)
+    for _ in range(200):
+        put(recorder, Finish(uuid4(), 1, State.SUCCEEDED, result="x" * 65_536))
+    running = asyncio.create_task(recorder.run())
+    try:
+        async with asyncio.timeout(20):
+            await recorder.drained()
+    finally:
+        running.cancel()
+    assert sum(numbers) == 200
+    assert max(numbers) <= 61
+
+
 class LockedStore:
     """A store all of whose rows are locked when they are written for the first time."""
 
