@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plinth.database.engine import Database
     from plinth.jobs.admin.jobs import JobView
     from plinth.jobs.admin.steps import StepView
+    from plinth.jobs.outcome import ErrorEntry
 
 # The values of plinth.jobs.State, repeated because importing it would slow every other command.
 STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
@@ -79,7 +80,7 @@ def list_command(
 
 
 def _row(job: "JobView") -> tuple[object, ...]:
-    error = cut(job.errors[-1]["error"], ERROR_LENGTH) if job.errors else None
+    error = cut(_said(job.errors[-1])[0], ERROR_LENGTH) if job.errors else None
     attempts = f"{job.attempt}/{job.max_attempts}"
     return job.id, job.kind, job.queue, job.state, attempts, job.created_at, job.owner, error
 
@@ -133,9 +134,14 @@ def show(job_id: UUID, as_json: bool) -> None:
     for entry in job.errors:
         at = shown(datetime.fromisoformat(entry["at"]))
         click.echo(f"\nRun {entry['run']}, attempt {entry['attempt']}, {at}: {entry['outcome']}")
-        said = [entry["error"]] if entry["detail"] == entry["error"] else [entry["error"], entry["detail"]]
-        for line in [*said, *entry["traceback"].splitlines()]:
+        for line in [*_said(entry), *entry["traceback"].splitlines()]:
             click.echo(f"  {printable(line)}".rstrip())
+
+
+def _said(entry: "ErrorEntry") -> list[str]:
+    """What an error says to its owner and to operators, or once if operators read the same and more."""
+    error, detail = entry["error"], entry["detail"].removesuffix(": ")
+    return [detail] if detail.startswith(error) else [error, detail]
 
 
 def _progress(job: "JobView") -> str | None:
