@@ -66,7 +66,7 @@ def aes_gcm(settings: PlatformSettings) -> PayloadCodec:
         SettingsError: there is none.
     """
     if settings.JOBS_ENCRYPTION_KEY is None:
-        raise SettingsError(["JOBS_ENCRYPTION_KEY (not set): expected a secret, as the payloads of jobs are encrypted"])
+        raise SettingsError(["JOBS_ENCRYPTION_KEY (not set): expected a secret, as payloads are encrypted"])
     return _with_keys(settings.JOBS_ENCRYPTION_KEY)
 
 

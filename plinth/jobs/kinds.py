@@ -119,14 +119,15 @@ def check_codecs(settings: PlatformSettings) -> None:
     Raises:
         SettingsError: the settings lack what one of them needs.
     """
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     for kind in _kinds.values():
         try:
             kind.codec_for(settings)
         except SettingsError as error:
-            problems |= dict.fromkeys(error.problems)
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(kind.name)
     if problems:
-        raise SettingsError([*problems])
+        raise SettingsError([f"{problem} (jobs of the kind {', '.join(names)})" for problem, names in problems.items()])
 
 
 def check_name(name: str) -> None:

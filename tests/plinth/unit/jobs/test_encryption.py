@@ -100,11 +100,12 @@ class TestStart:
             @job(name, codec=aes_gcm)
             async def kind(ctx: JobContext, payload: Payload) -> None: ...
 
-    def test_missing_key_is_named_once(self) -> None:
+    def test_missing_key_is_named_once_with_the_kinds_that_need_it(self) -> None:
         with pytest.raises(SettingsError) as refused:
             check_codecs(PlatformSettings.isolated())
         (problem,) = refused.value.problems
         assert problem.startswith("JOBS_ENCRYPTION_KEY (not set): expected a secret")
+        assert problem.endswith("(jobs of the kind a, b)")
         check_codecs(PlatformSettings.isolated(JOBS_ENCRYPTION_KEY=SecretStr(NEW)))
 
     def test_api_without_the_key_does_not_start(self) -> None:
