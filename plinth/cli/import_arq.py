@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["import_arq"]
 
+SHOWN_IDS = 3  # of the jobs that stay for one reason
+
 
 @click.command("import-arq")
 @click.option("--redis-url", help="arq's Redis. Without it: that of RedisSettings, else the service's own.")
@@ -84,8 +86,13 @@ def _print(report: "Report", *, dry_run: bool) -> None:
         "had expired, and are dropped": report.expired,
         "were ended by arq's workers meanwhile": report.gone,
         "are run by arq's workers, and stay": report.running,
-        **{f"stay: {reason}": count for reason, count in report.left.items()},
+        **{f"stay: {reason} ({_some(ids)})": len(ids) for reason, ids in report.left.items()},
     }
     for what, count in counts.items():
         if count or what == "waited in the queue":
             click.echo(f"{count:>8}  {printable(what)}")
+
+
+def _some(ids: list[str]) -> str:
+    """The first of the ids. With --json all of them are printed."""
+    return ", ".join(ids[:SHOWN_IDS]) + (", …" if len(ids) > SHOWN_IDS else "")

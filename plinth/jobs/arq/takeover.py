@@ -5,7 +5,6 @@ which it was enqueued, also when it has ended since.
 """
 
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -48,7 +47,7 @@ DELETE = "DELETE FROM job WHERE id = ANY ($1::uuid[])"
 
 @dataclass
 class Report:
-    """What has become of the jobs of the queue. `left`: those that stay in Redis, by the reason.
+    """What has become of the jobs of the queue. `left`: the ids of those that stay in Redis, by the reason.
 
     `already`: an earlier run had taken them over; `expired`: their time was over, and Redis has dropped what they call;
     `gone`: arq's workers ended them meanwhile; `running`: arq's workers run them, so they stay.
@@ -60,7 +59,7 @@ class Report:
     expired: int = 0
     gone: int = 0
     running: int = 0
-    left: Counter[str] = field(default_factory=Counter)
+    left: dict[str, list[str]] = field(default_factory=dict)
 
 
 class _Left(Exception):
@@ -151,7 +150,7 @@ async def _take_batch(
             try:
                 jobs.append(reader.read(found, found.payload, found.score))
             except _Left as error:
-                report.left[str(error)] += 1
+                report.left.setdefault(str(error), []).append(found.id)
     if dry_run:
         report.taken += len(jobs)
         return
@@ -259,7 +258,7 @@ async def _insert(session: AsyncSession, jobs: Sequence[_Taken], report: Report)
         elif job.id in new:
             report.taken += 1
         else:
-            report.left["another job that waits or runs has its id"] += 1
+            report.left.setdefault("another job that waits or runs has its id", []).append(job.id)
             continue
         done.append(job.id)
     await connection.exec_driver_sql(SET_TIMES, (list(times), list(times.values())))

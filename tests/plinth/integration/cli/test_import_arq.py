@@ -58,10 +58,10 @@ def test_counts_are_told_and_what_stays(run: Run, redis_url: str) -> None:
     assert done.stdout.splitlines() == [
         "       3  waited in the queue",
         "       2  taken over",
-        "       1  stay: no function 'another_task' is registered",
+        "       1  stay: no function 'another_task' is registered (three)",
     ]
     again = run("jobs", "import-arq", "--redis-url", redis_url, "--json")
-    assert json.loads(again.stdout)["waiting"] == 1
+    assert json.loads(again.stdout)["left"] == {"no function 'another_task' is registered": ["three"]}
     listed = [json.loads(line) for line in run("jobs", "list", "--json").stdout.splitlines()]
     assert {job["unique_key"] for job in listed} == {"one", "two"}
 

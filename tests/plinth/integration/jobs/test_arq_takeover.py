@@ -88,12 +88,14 @@ async def test_what_cannot_be_taken_over_stays_and_is_told(redis: Redis, databas
         taken=1,
         expired=1,
         running=1,
-        left={  # type: ignore[arg-type]
-            "no function 'another_task' is registered": 1,
+        left={
+            "no function 'another_task' is registered": ["unknown"],
             "cannot be kept: 'the_task': argument 2 has a Unknown, which does not survive JSON. Give it in another "
-            "form, or give WorkerSettings a job_serializer and a job_deserializer.": 1,
-            "cannot be kept: owners and unique keys have 1 to 255 characters, no NUL and no lone surrogate": 1,
-            "cannot be read: UnpicklingError": 1,
+            "form, or give WorkerSettings a job_serializer and a job_deserializer.": ["argument"],
+            "cannot be kept: owners and unique keys have 1 to 255 characters, no NUL and no lone surrogate": [
+                "x" * 256
+            ],
+            "cannot be read: UnpicklingError": ["unreadable"],
         },
     )
     assert [row["unique_key"] for row in await rows(jobs)] == ["good"]
@@ -144,7 +146,7 @@ async def test_job_whose_id_another_one_has_waits_for_its_end(redis: Redis, data
     await put(redis, "backup", "the_task", "from arq")
     await ArqRedis().enqueue_job("the_task", "from here", _job_id="backup")
     report = await take_over(redis, database, QUEUE)
-    assert (report.taken, dict(report.left)) == (0, {"another job that waits or runs has its id": 1})
+    assert (report.taken, report.left) == (0, {"another job that waits or runs has its id": ["backup"]})
     assert await redis.zcard(QUEUE) == 1
     async with database.connection() as connection:
         await connection.execute("DELETE FROM job")
@@ -156,7 +158,7 @@ async def test_dry_run_changes_nothing(redis: Redis, database: Database, jobs: J
     await put(redis, "unknown", "another_task")
     before = await keys(redis)
     report = await take_over(redis, database, QUEUE, dry_run=True)
-    assert (report.taken, dict(report.left)) == (1, {"no function 'another_task' is registered": 1})
+    assert (report.taken, report.left) == (1, {"no function 'another_task' is registered": ["unknown"]})
     assert await keys(redis) == before
     assert await rows(jobs) == []
 
