@@ -47,7 +47,7 @@ RUN = {
     "payloads.md": {"python": 1},
     "schedules.md": {"python": 1},
     "sql.md": {"sql": 3},
-    "start.md": {"python": 3, "sh": 1},
+    "start.md": {"python": 4, "text": 1, "sh": 1},
     "steps.md": {"python": 2},
     "testing.md": {"python": 3},
 }
@@ -121,7 +121,7 @@ class TestStart:
         (script,) = blocks("docs/jobs/start.md", "## Run it, and see it", "sh")
         with copy_of_the_project(DATABASE_URL=database_url) as copy:
             files = copy.type(ROOT / "docs/jobs/start.md")
-            assert len(files) == 3
+            assert len(files) == 4
             copy.run("ruff", "check", "--no-cache", *files)
             copy.run("ruff", "format", "--no-cache", "--check", *files)
             copy.run("importlinter.cli", "lint", "--no-cache")
