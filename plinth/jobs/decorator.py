@@ -62,19 +62,25 @@ def job(
             stored instead of them. `aes_gcm` encrypts.
 
     Raises:
-        ValueError: the name is taken or is none, or a limit makes no sense.
-        TypeError: the function does not have that form, or its results cannot be made JSON.
+        ValueError: the name is taken or is none, or an option is out of range.
+        TypeError: the function does not have that form, its results cannot be made JSON, or `retry` is no RetryPolicy.
     """
 
     def decorate(function: Callable[[JobContext, P], Any]) -> JobKind[P]:
         check_name(name)
         check_name(queue)
-        counts = all(limit is None or limit >= 1 for limit in (max_running, max_per_owner))
-        if not counts or not 0 < time_limit <= MAX_TIME_LIMIT or not -32768 <= priority <= 32767:
-            raise ValueError(f"{name!r}: a limit is out of range")
+        if not isinstance(retry, RetryPolicy):  # a number, as other systems take it
+            raise TypeError(f"{name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
         kept = keep.total_seconds() if isinstance(keep, timedelta) else keep
-        if kept is not None and not 0 <= kept <= MAX_KEEP:
-            raise ValueError(f"{name!r}: keep is 0 seconds to a hundred years")
+        bounds = {
+            "max_running is 1 or more": max_running is None or max_running >= 1,
+            "max_per_owner is 1 or more": max_per_owner is None or max_per_owner >= 1,
+            f"time_limit is above 0 seconds and {MAX_TIME_LIMIT:.0f} at most": 0 < time_limit <= MAX_TIME_LIMIT,
+            "priority is -32768 to 32767": -32768 <= priority <= 32767,
+            "keep is 0 seconds to a hundred years": kept is None or 0 <= kept <= MAX_KEEP,
+        }
+        if broken := [bound for bound, holds in bounds.items() if not holds]:
+            raise ValueError(f"{name!r}: {', '.join(broken)}")
         kind = JobKind(
             name=name,
             function=function if inspect.iscoroutinefunction(function) else _in_thread(function),
