@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from plinth.database.engine import Database
-from plinth.jobs import Discard, JobContext, JobKind, RetryPolicy, State, enqueue
+from plinth.jobs import Discard, JobContext, JobKind, RetryPolicy, State, aes_gcm, enqueue
 from plinth.settings import PlatformSettings
 from plinth.testing import Jobs
 
@@ -231,3 +231,15 @@ class TestEnqueued:
 
         with pytest.raises(AssertionError, match="none"):
             await jobs.enqueued(send)
+
+
+class TestEncryptedJobs:
+    async def test_encrypted_job_needs_no_setting_of_the_test(
+        self, database: Database, settings: PlatformSettings, sent: Sent
+    ) -> None:
+        secret = kind(sent, codec=aes_gcm)
+        jobs = Jobs(database, settings, registered={secret.name: secret})
+        await put(database, secret, Parcel(number=7))
+        assert (await jobs.enqueued(secret, number=7)).payload == {"number": 7, "tags": []}
+        await jobs.run_due()
+        assert sent == [7]
