@@ -57,7 +57,10 @@ def delete(**selection: Any) -> None:
 @click.command("run-now")
 @_selection
 def run_now(**selection: Any) -> None:
-    """Make jobs due that wait for their time or for their next attempt."""
+    """Make jobs due that wait for their time or for their next attempt.
+
+    One that sleeps, or waits for an event, finds that it still has to, and goes on waiting.
+    """
     _act("run_now", "due now", **selection)
 
 

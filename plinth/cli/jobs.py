@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # The values of plinth.jobs.State, repeated because importing it would slow every other command.
 STATES = ("scheduled", "available", "running", "retryable", "succeeded", "cancelled", "discarded")
 ERROR_LENGTH = 60  # characters of an error in a list
+NEVER = 9999  # the year in which a job is due that waits for an event without a time-out
 
 
 @click.group()
@@ -114,7 +115,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Runs": job.run_lease,
         "Crashes": job.crash_count,
         "Created": job.created_at,
-        "Due": job.run_at,
+        "Due": None if job.run_at.year == NEVER else job.run_at,
         "Started": job.started_at,
         "Worker": job.worker,
         "Progress": _progress(job),

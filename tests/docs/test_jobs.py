@@ -21,8 +21,10 @@ from sqlmodel import Field, SQLModel
 from app.core.config import Settings
 from app.main import create_app
 from plinth.cli import main
+from plinth.cli.common import system_user
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, RetryPolicy, State, enqueue_many, job, kind_named, schedule
+from plinth.jobs.admin.bulk import Selection, act_on_many
 from plinth.jobs.children import MAX_CHILDREN, MAX_RESULTS
 from plinth.jobs.context import MAX_WAIT
 from plinth.jobs.events import MAX_PAYLOAD
@@ -356,6 +358,21 @@ class TestOperators:
                 known = [f"/api/v1{path}", f"/api/v1{base.rpartition('/')[0]}{path}"]
                 assert paths & set(known), code
                 base = path if f"/api/v1{path}" in paths else base
+
+    @pytest.mark.usefixtures("_no_kinds")
+    async def test_job_that_is_run_now_sleeps_on(self, database: Database) -> None:
+        class Nothing(BaseModel): ...
+
+        @job("sleeps")
+        async def sleeps(ctx: JobContext, payload: Nothing) -> None:
+            await ctx.sleep(3600)
+
+        jobs = Jobs(database, Settings.isolated())
+        asleep = await jobs.perform(sleeps, Nothing())
+        async with database.session() as session:
+            assert await act_on_many(session, "run_now", Selection(ids=[asleep.id]), by=system_user()) == 1
+        (still,) = await jobs.run_due()
+        assert (still.state, still.run_at) == (State.SCHEDULED, asleep.run_at)
 
     def test_table_of_states_is_complete(self) -> None:
         states = re.findall(r"`(\w+)`", "".join(row[0] for row in rows_of("docs/jobs/operators.md", "## States")))

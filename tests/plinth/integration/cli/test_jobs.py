@@ -430,6 +430,14 @@ class TestShow:
         (shown,) = lines(run("jobs", "show", job_id, "--json"))
         assert (shown["steps"][0]["name"], shown["steps"][0]["result"]) == ("charge", {"id": 7})
 
+    def test_show_of_a_job_that_waits_without_a_time_out_names_no_time(
+        self, run: Run, greet: Callable[..., str], sql: Sql
+    ) -> None:
+        job_id = greet()
+        assert "\nDue " in run("jobs", "show", job_id).stdout
+        sql("UPDATE job SET state = 'scheduled', run_at = '9999-12-31 UTC'")
+        assert "9999" not in run("jobs", "show", job_id).stdout
+
     def test_show_names_the_worker_of_a_running_job(self, run: Run, greet: Callable[..., str], sql: Sql) -> None:
         job_id = greet()
         work(sql, "pod-1:7", job_id)
