@@ -50,6 +50,9 @@ ENGINE_LIMITS = {
 # table for each run of a batch once a burst arrives. Every statement of the engine on a large table has an index.
 # One plan fits all arguments, and planning a claim anew takes 0.4 ms.
 ENGINE_PLANNING = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+# A claim holds the locks of kinds with limits from its first statement to its last. A worker that stands still in
+# between, its event loop blocked or its node gone, keeps such kinds from all others for no longer than this.
+ENGINE_SESSION = {**ENGINE_PLANNING, "idle_in_transaction_session_timeout": "5s"}
 
 
 def engine_database(settings: PlatformSettings, session_info: Mapping[str, Any] | None = None) -> Database:
@@ -58,7 +61,7 @@ def engine_database(settings: PlatformSettings, session_info: Mapping[str, Any] 
         settings.model_copy(update=ENGINE_LIMITS),
         session_info=session_info,
         pool_name="engine",
-        server_settings=ENGINE_PLANNING,
+        server_settings=ENGINE_SESSION,
     )
 
 

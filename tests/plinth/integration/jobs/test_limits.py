@@ -12,7 +12,9 @@ from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, Limit, batch, enqueue, enqueue_many, job
 from plinth.jobs.admin.jobs import retry_job
 from plinth.jobs.engine import key_limits as key_limits_module
+from plinth.jobs.engine.claim_sql import LIMIT_LOCK, TRY_LIMIT_LOCK
 from plinth.jobs.engine.store import Store
+from plinth.jobs.engine.worker import engine_database
 from plinth.jobs.outcome import Release
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
@@ -93,6 +95,21 @@ class TestRunning:
             await enqueue_many(database, kind, [Call(api="a")] * 5, queue=queue)
         store = await open_store(database)
         assert await claimed(store, kind, queues=("default", "other")) == {"a": 3}
+
+    async def test_worker_that_stands_still_in_a_claim_keeps_others_from_its_kinds_for_seconds_alone(
+        self, settings: Settings, database: Database
+    ) -> None:
+        kind = limited(max_running=1)
+        await enqueue(database, kind, Call(api="a"))
+        store = await open_store(database)
+        still = engine_database(settings)
+        async with still.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            assert await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, kind.name)
+            assert await claimed(store, kind) == {}
+            assert await until(lambda: claimed(store, kind)) == {"a": 1}
+        await still.aclose()
 
     async def test_released_job_gives_its_place_back(self, database: Database) -> None:
         kind = limited(max_running=1)
