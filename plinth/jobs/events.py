@@ -7,6 +7,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.doorbell import ring_after_commit
+from plinth.jobs.outcome import storable
 from plinth.jobs.payload import holds_nul
 from plinth.jobs.steps import MAX_NAME
 
@@ -57,8 +58,8 @@ async def emit(session: AsyncSession, event: str, payload: Any = None) -> bool:
 
 def check_event(event: str) -> None:
     """Raises ValueError if it cannot be the name of an event."""
-    if not 0 < len(event) <= MAX_NAME or "\0" in event:
-        raise ValueError(f"an event's name has 1 to {MAX_NAME} characters, and no NUL")
+    if not 0 < len(event) <= MAX_NAME or storable(event) != event:
+        raise ValueError(f"an event's name has 1 to {MAX_NAME} characters, no NUL and no lone surrogate")
 
 
 def event_lock(event: str) -> int:

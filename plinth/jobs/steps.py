@@ -179,8 +179,8 @@ class Steps:
 
     def _begin(self, name: str) -> str:
         """Return the name of a step that begins now: with a number if the name comes again."""
-        if not 0 < len(name) <= MAX_NAME or "\0" in name:
-            raise ValueError(f"a step's name has 1 to {MAX_NAME} characters, and no NUL")
+        if not 0 < len(name) <= MAX_NAME or storable(name) != name:
+            raise ValueError(f"a step's name has 1 to {MAX_NAME} characters, no NUL and no lone surrogate")
         if name in self._open:
             raise RuntimeError(f"Two steps {name!r} run at the same time: give each a name of its own.")
         if sum(self._used.values()) >= MAX_STEPS:
