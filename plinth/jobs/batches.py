@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.database.engine import SETTINGS
+from plinth.database.engine import SETTINGS, Database
 from plinth.database.uuid7 import python_uuid7
 from plinth.jobs.batch_end import end_batches
 from plinth.jobs.codec import decode, result_context
@@ -75,27 +75,36 @@ class Batch:
 
 @asynccontextmanager
 async def batch(
-    session: AsyncSession, *, owner: str | None = None, on_end: tuple[str | JobKind[Any], BaseModel] | None = None
+    to: AsyncSession | Database,
+    *,
+    owner: str | None = None,
+    on_end: tuple[str | JobKind[Any], BaseModel] | None = None,
 ) -> AsyncIterator[Batch]:
-    """Enqueue jobs as a batch, in the session's transaction: all that the block enqueues by it, or nothing.
+    """Enqueue jobs as a batch: all that the block enqueues by it, or nothing.
 
     A batch has ended when none of its members is live. One without members ends at once, and one that has ended stays
     so, also if a member is retried by hand.
 
     Args:
+        to: a session: the batch is part of its transaction. A database: of one of its own, which commits at the end of
+            the block.
         owner: the `owner` of the principal that may see it, and of its jobs.
         on_end: a kind and a payload: the job that is enqueued when the batch ends, once, whatever came of its members.
 
     Raises:
         UnknownKindError, TypeError, ValueError: as for `plinth.jobs.enqueue`.
     """
+    if isinstance(to, Database):
+        async with to.session() as session, batch(session, owner=owner, on_end=on_end) as made:
+            yield made
+        return
     last = None if on_end is None else prepare(on_end[0], [on_end[1]], owner=owner)
-    made = Batch(python_uuid7(), owner, session)
-    async with session.begin_nested():
-        await open_batch(session, made.id, owner=owner, on_end=last)
+    made = Batch(python_uuid7(), owner, to)
+    async with to.begin_nested():
+        await open_batch(to, made.id, owner=owner, on_end=last)
         yield made
         if not made.filled:
-            await end_batches(session, [made.id])
+            await end_batches(to, [made.id])
 
 
 async def open_batch(

@@ -167,6 +167,21 @@ class TestEnd:
         assert not await is_open(jobs, made.id)
         assert (await jobs.one("SELECT batch_id FROM job"))["batch_id"] is None
 
+    async def test_batch_of_a_database_commits_at_the_end_of_its_block(self, database: Database, jobs: Jobs) -> None:
+        member = member_kind()
+
+        async def make(part: int) -> UUID:
+            async with batch(database) as made:
+                await made.enqueue(member, Number(n=12 // part))
+                await made.enqueue(member, Number(n=12 // (part - 1)))
+            return made.id
+
+        with pytest.raises(ZeroDivisionError):
+            await make(1)
+        assert await jobs.all("SELECT FROM job_batch") == []
+        batch_id = await make(2)
+        assert {row["batch_id"] for row in await jobs.all("SELECT batch_id FROM job")} == {batch_id}
+
     async def test_nothing_remains_of_a_batch_whose_block_raises(self, database: Database, jobs: Jobs) -> None:
         member = member_kind()
         async with database.session() as session:
