@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from plinth.cli.arguments import json_option
-from plinth.cli.common import fail, load_job_settings, on_database, register_jobs
+from plinth.cli.common import fail, load_job_settings, on_database, register_jobs, system_user
 from plinth.cli.output import print_json, printable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def import_arq(redis_url: str | None, queue: str, dry_run: bool, as_json: bool) 
             click.echo(f"{done} of {total}", err=True)
 
         async with _open(redis_url, queue) as redis:
-            return await take_over(redis, database, queue, dry_run=dry_run, told=told)
+            return await take_over(redis, database, queue, by=system_user(), dry_run=dry_run, told=told)
 
     try:
         report = on_database(work)

@@ -14,6 +14,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from plinth.audit import Actor, record
 from plinth.database.engine import Database
 from plinth.jobs.arq.calls import Call
 from plinth.jobs.arq.registry import known, named
@@ -105,6 +106,7 @@ async def take_over(
     database: Database,
     queue: str,
     *,
+    by: Actor | None = None,
     dry_run: bool = False,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -116,6 +118,7 @@ async def take_over(
     Args:
         redis: arq's, without `decode_responses`.
         queue: its name in arq.
+        by: the operator in whose name it is recorded.
         dry_run: only read and count them.
         told: called with how many are done, and of how many.
 
@@ -128,13 +131,21 @@ async def take_over(
     reader = _Reader(queue)
     for start in range(0, len(ids), BATCH):
         batch = ids[start : start + BATCH]
-        await _take_batch(redis, database, queue, batch, reader, report, dry_run=dry_run)
+        await _take_batch(redis, database, queue, batch, reader, report, by=by, dry_run=dry_run)
         told(start + len(batch), len(ids))
     return report
 
 
 async def _take_batch(
-    redis: Redis, database: Database, queue: str, ids: list[str], reader: "_Reader", report: Report, *, dry_run: bool
+    redis: Redis,
+    database: Database,
+    queue: str,
+    ids: list[str],
+    reader: "_Reader",
+    report: Report,
+    *,
+    by: Actor | None,
+    dry_run: bool,
 ) -> None:
     free = await _claim(redis, ids, dry_run=dry_run)
     report.running += len(ids) - len(free)
@@ -155,8 +166,11 @@ async def _take_batch(
         report.taken += len(jobs)
         return
     # If the commit fails the claims stay: it may have been done for all that.
+    before = report.taken
     async with database.session() as session:
         remove += await _insert(session, jobs, report)
+        if by is not None and report.taken > before:
+            await record(session, by, "jobs.import_arq", "jobs", queue=queue, count=report.taken - before)
     async with redis.pipeline(transaction=True) as pipe:
         if remove:
             pipe.zrem(queue, *remove)

@@ -64,6 +64,8 @@ def test_counts_are_told_and_what_stays(run: Run, redis_url: str) -> None:
     assert json.loads(again.stdout)["left"] == {"no function 'another_task' is registered": ["three"]}
     listed = [json.loads(line) for line in run("jobs", "list", "--json").stdout.splitlines()]
     assert {job["unique_key"] for job in listed} == {"one", "two"}
+    (act,) = [json.loads(line) for line in run("audit", "--json").stdout.splitlines()]
+    assert (act["action"], act["detail"]) == ("jobs.import_arq", {"queue": "arq:queue", "count": 2})
 
 
 @pytest.mark.usefixtures("queue")

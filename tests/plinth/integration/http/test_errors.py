@@ -294,7 +294,7 @@ class TestUnexpectedErrors:
 
             said = problem(response, 500, "internal_error")
             assert set(said) == {"type", "title", "status", "code", "request_id"}
-            (error,) = [line for line in logs if line["log_level"] == "error"]
+            (error,) = [line for line in logs if line["log_level"] == "error" and line["event"] != "request"]
             assert error["exc_info"]
             assert error["path"] == f"/api/v1{path}"
 
