@@ -11,6 +11,7 @@ from app import (
 from app.api.v1.router import router
 from app.core.config import Settings, get_settings
 from app.core.middleware import middleware_of
+from plinth.api.docs import install_docs
 from plinth.api.lifespan import lifespan_of
 from plinth.api.process import make_application
 from plinth.health.lifecycle import Lifecycle
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         debug=settings.DEBUG,
         openapi_url=f"{settings.API_V1_STR}/openapi.json" if docs else None,
-        docs_url="/docs" if docs else None,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan_of(settings, lifecycle),
@@ -39,6 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.lifecycle = lifecycle  # the second port answers from it
     install_exception_handlers(app)
     app.include_router(router, prefix=settings.API_V1_STR)
+    if docs:
+        install_docs(app)
     return app
 
 

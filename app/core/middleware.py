@@ -35,7 +35,7 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
             trace_callers=settings.TRACEPARENT_ALLOW_IPS,
         ),
         *cors_of(settings),
-        Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
+        Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed),
         Middleware(UnhandledErrorMiddleware),
         Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),
         Middleware(GZipAcceptedMiddleware, minimum_size=GZIP_MINIMUM_BYTES, compresslevel=GZIP_LEVEL),

@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 from notes import __version__, api, health
 from notes.config import Settings
 from plinth.api import audit, jobs, me, queues, schedules, workers
+from plinth.api.docs import install_docs
 from plinth.api.identity_first import check_caller
 from plinth.api.lifespan import lifespan_of
 from plinth.health.lifecycle import Lifecycle
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         title=settings.PROJECT_NAME,
         version=__version__,
         openapi_url=f"{settings.API_V1_STR}/openapi.json" if settings.docs_enabled else None,
-        docs_url="/docs" if settings.docs_enabled else None,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan_of(settings, lifecycle),
@@ -44,6 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
     install_exception_handlers(app)
     for part in (api, health, jobs, me, queues, workers, schedules, audit):
         app.include_router(part.router, prefix=settings.API_V1_STR)
+    if settings.docs_enabled:
+        install_docs(app)
     return app
 
 
@@ -61,7 +64,7 @@ def middleware_of(settings: Settings, lifecycle: Lifecycle) -> list[Middleware]:
     return [
         context,
         *cors_of(settings),
-        Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed, docs_paths=frozenset({"/docs"})),
+        Middleware(SecurityHeadersMiddleware, hsts=settings.ENVIRONMENT.deployed),
         Middleware(UnhandledErrorMiddleware),
         Middleware(BodyLimitMiddleware, max_bytes=settings.MAX_BODY_BYTES, before_reading=check_caller),
         Middleware(GZipAcceptedMiddleware, minimum_size=1024, compresslevel=4),

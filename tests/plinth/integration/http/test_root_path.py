@@ -43,8 +43,10 @@ async def test_document_and_its_page_name_the_root_path(shop: httpx.AsyncClient)
 
     assert document["servers"] == [{"url": "/shop"}]
     assert "/api/v1/notes" in document["paths"]
-    assert "/shop/api/v1/openapi.json" in page.text
-    assert "content-security-policy" not in page.headers  # the page's scripts would not load
+    assert 'data-document="/shop/api/v1/openapi.json"' in page.text
+    assert (await shop.get("/shop/")).headers["location"] == "/shop/docs"
+    assert 'src="/shop/docs/assets/docs.js"' in page.text
+    assert (await shop.get("/shop/docs/assets/docs.js")).status_code == 200
 
 
 async def test_methods_are_those_of_the_path_behind_the_root_path(shop: httpx.AsyncClient) -> None:
