@@ -8,11 +8,13 @@ from app import (
     __version__,
     jobs,  # noqa: F401 - registers every kind of job
 )
-from app.api.v1.router import router
+from app.api.v1.router import TAGS, router
 from app.core.config import Settings, get_settings
 from app.core.middleware import middleware_of
 from plinth.api.docs import install_docs
 from plinth.api.lifespan import lifespan_of
+from plinth.api.openapi import TAGS as PLATFORM_TAGS
+from plinth.api.openapi import operation_id
 from plinth.api.process import make_application
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.error_handlers import install_exception_handlers
@@ -28,6 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
         title=settings.PROJECT_NAME,
         version=__version__,
         debug=settings.DEBUG,
+        openapi_tags=[*TAGS, *PLATFORM_TAGS],
+        generate_unique_id_function=operation_id,
         openapi_url=f"{settings.API_V1_STR}/openapi.json" if docs else None,
         docs_url=None,
         redoc_url=None,

@@ -10,9 +10,9 @@ from plinth.http.schemas import PageQuery, ReadModel, Text, WriteModel
 
 __all__ = ["ItemCreate", "ItemQuery", "ItemRead", "ItemSort", "ItemUpdate"]
 
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
-Description = Annotated[Text, Field(max_length=10_000)]
-Tag = Annotated[Text, Field(min_length=1, max_length=50)]
+Name = Annotated[Text, Field(min_length=1, max_length=200, examples=["anvil"])]
+Description = Annotated[Text, Field(max_length=10_000, examples=["cast iron"])]
+Tag = Annotated[Text, Field(min_length=1, max_length=50, examples=["heavy"])]
 Tags = Annotated[list[Tag], Field(max_length=20)]
 
 ItemSort = Literal["created_at", "-created_at", "name", "-name"]

@@ -12,13 +12,13 @@ from plinth.http.pagination import Order, Pager
 from plinth.http.problems import problems
 from plinth.http.schemas import Page
 
-router = APIRouter(prefix="/audit", tags=["operations"], responses=problems(401, 403, 422, 429, 503))
+router = APIRouter(prefix="/audit", tags=["audit"], responses=problems(401, 403, 422, 429, 503))
 
 NEWEST_FIRST = Order(AuditRecord.id, descending=True)
 
 
 @router.get("", response_model=Page[AuditRead], responses={200: with_headers("Link")})
-async def read_audit(
+async def list_audit(
     query: Annotated[AuditQuery, Query()], operator: ReaderDep, request: Request, session: SessionDep
 ) -> Response:
     """What operators did, by the API and by commands; the newest first, a page at a time."""

@@ -31,9 +31,10 @@ from plinth.http.schemas import Page
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.jobs import State
+from plinth.jobs.admin import jobs as admin
 from plinth.jobs.admin.batches import get_batch
 from plinth.jobs.admin.bulk import act_on_many
-from plinth.jobs.admin.jobs import JobView, get_job, list_jobs, request_cancel, retry_job
+from plinth.jobs.admin.jobs import JobView
 from plinth.jobs.admin.steps import list_steps
 from plinth.jobs.tables import Job
 
@@ -47,7 +48,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", response_model=Page[JobSummary], responses={200: with_headers("Link"), **problems(403)})
-async def read_jobs(
+async def list_jobs(
     query: Annotated[JobQuery, Query()], principal: PrincipalDep, request: Request, session: SessionDep
 ) -> Response:
     """The caller's jobs, for operators all jobs; the newest first, a page at a time."""
@@ -57,7 +58,7 @@ async def read_jobs(
     else:
         check_permission(request, principal, READ_JOBS)
     pager = Pager(request, principal, query, NEWEST_FIRST)
-    jobs = await list_jobs(
+    jobs = await admin.list_jobs(
         session,
         owner=owner,
         states=query.state,
@@ -71,7 +72,7 @@ async def read_jobs(
 
 
 @router.post("/bulk/actions", responses=problems(400, 403, 413))
-async def act_on_jobs(
+async def change_many_jobs(
     body: Annotated[BulkAction | BulkPriority, Field(discriminator="action")],
     operator: OperatorDep,
     session: SessionDep,
@@ -100,7 +101,7 @@ async def read_job(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> OperatorJobRead | JobRead:
     """A job, with its progress and the errors of its failed runs."""
-    job = await get_job(session, job_id, owner=_owner(request, principal))
+    job = await admin.get_job(session, job_id, owner=_owner(request, principal))
     return _read(request, principal, job)
 
 
@@ -109,7 +110,7 @@ async def read_steps(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> list[OperatorStepRead] | list[StepRead]:
     """A job's steps, in the order in which they began."""
-    await get_job(session, job_id, owner=_owner(request, principal))
+    await admin.get_job(session, job_id, owner=_owner(request, principal))
     steps = await list_steps(session, job_id)
     if has_permission(request, principal, READ_JOBS):
         return [OperatorStepRead.model_validate(step) for step in steps]
@@ -122,19 +123,19 @@ async def cancel_job(
 ) -> OperatorJobRead | JobRead:
     """Cancel a job. 200: it has ended; 202: it is running, and its worker was told to stop it."""
     owner = await _owner_to_change(request, principal, session, job_id)
-    job = await request_cancel(session, job_id, owner=owner, by=principal)
+    job = await admin.request_cancel(session, job_id, owner=owner, by=principal)
     if job.state is State.RUNNING:
         response.status_code = 202
     return _read(request, principal, job)
 
 
 @router.post("/{job_id}/retry", responses=problems(403, 404, 409))
-async def do_job_again(
+async def retry_job(
     job_id: UUID, principal: PrincipalDep, request: Request, session: SessionDep
 ) -> OperatorJobRead | JobRead:
     """Retry a discarded or cancelled job, with all its attempts."""
     owner = await _owner_to_change(request, principal, session, job_id)
-    job = await retry_job(session, job_id, owner=owner, by=principal)
+    job = await admin.retry_job(session, job_id, owner=owner, by=principal)
     return _read(request, principal, job)
 
 
@@ -153,7 +154,7 @@ async def watch_job(
     state = state_of(request)
     # Not the request's session: its connection would be held until the stream begins.
     async with state["database"].session() as session:
-        job = (await get_job(session, job_id, owner=_owner(request, principal))).summary()
+        job = (await admin.get_job(session, job_id, owner=_owner(request, principal))).summary()
     if job.state.terminal and last_event_id == event_id(job):
         return Response(status_code=204)
     return JobEvents(state["job_watch"], job, principal.key, last_event_id)
@@ -176,7 +177,7 @@ async def _owner_to_change(request: Request, principal: Principal, session: Asyn
         NotFoundError: there is no such job that the caller sees.
         ForbiddenError: the caller sees this job and may not change it.
     """
-    job = await get_job(session, job_id, owner=_owner(request, principal))
+    job = await admin.get_job(session, job_id, owner=_owner(request, principal))
     if job.owner != principal.owner:
         check_permission(request, principal, OPERATE_JOBS)
         return None

@@ -8,7 +8,7 @@ from plinth.api.dependencies import PrincipalDep
 from plinth.api.schemas import Me
 from plinth.http.problems import problems
 
-router = APIRouter(prefix="/me", tags=["identity"])
+router = APIRouter(prefix="/me", tags=["me"])
 
 
 @router.get("", responses=problems(401, 429, 503))

@@ -10,13 +10,13 @@ from plinth.http.problems import problems
 from plinth.http.schemas import Page
 from plinth.jobs.admin import queues
 
-router = APIRouter(prefix="/queues", tags=["operations"], responses=problems(401, 403, 429, 503))
+router = APIRouter(prefix="/queues", tags=["queues"], responses=problems(401, 403, 429, 503))
 
 Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_queues(operator: ReaderDep, session: SessionDep) -> Page[queues.QueueRead]:
+async def list_queues(operator: ReaderDep, session: SessionDep) -> Page[queues.QueueRead]:
     """Every queue that holds a job or is paused."""
     return Page(items=await queues.count_queues(session), next_cursor=None)
 

@@ -12,13 +12,13 @@ from plinth.http.problems import problems
 from plinth.http.schemas import Page
 from plinth.jobs.admin import queues as schedules
 
-router = APIRouter(prefix="/schedules", tags=["operations"], responses=problems(401, 403, 429, 503))
+router = APIRouter(prefix="/schedules", tags=["schedules"], responses=problems(401, 403, 429, 503))
 
 Name = Annotated[EngineName, Path()]
 
 
 @router.get("")
-async def read_schedules(operator: ReaderDep, session: SessionDep) -> Page[schedules.ScheduleRead]:
+async def list_schedules(operator: ReaderDep, session: SessionDep) -> Page[schedules.ScheduleRead]:
     """Every schedule that a worker has declared."""
     return Page(items=await schedules.list_schedules(session), next_cursor=None)
 

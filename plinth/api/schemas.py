@@ -196,9 +196,9 @@ class JobSelection(WriteModel):
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": [name]} for name in _NARROWED]})
 
     ids: list[UUID] = _optional(min_length=1, max_length=MAX_JOBS)
-    kind: EngineName = _optional()
-    queue: EngineName = _optional()
-    owner: Annotated[Text, Field(min_length=1, max_length=255)] = _optional()
+    kind: EngineName = _optional(examples=["send_mail"])
+    queue: EngineName = _optional(examples=["default"])
+    owner: Annotated[Text, Field(min_length=1, max_length=255)] = _optional(examples=["alice"])
     states: list[State] = _optional(min_length=1, max_length=len(State))
     batch: UUID = _optional(description="Members of this batch.")
     limit: int = Field(default=1000, ge=1, le=MAX_JOBS, description="At most so many jobs, the oldest first.")

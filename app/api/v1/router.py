@@ -21,3 +21,9 @@ router = APIRouter(
         *audit.router.routes,
     ]
 )
+
+# What /docs says of the service's own tags, in its order.
+TAGS: list[dict[str, str]] = [
+    {"name": "items", "description": "Things with a name, a text and tags."},  # sample
+    {"name": "exports", "description": "Files of items, which a job writes."},  # sample
+]

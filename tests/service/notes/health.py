@@ -13,7 +13,7 @@ router = APIRouter(prefix="/public/health", tags=["health"])
 
 
 @router.get("", responses=problems())
-async def health() -> Any:
+async def live() -> Any:
     """The process runs and its event loop turns."""
     return json_response({"status": "alive", "version": __version__})
 

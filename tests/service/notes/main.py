@@ -9,6 +9,7 @@ from plinth.api import audit, jobs, me, queues, schedules, workers
 from plinth.api.docs import install_docs
 from plinth.api.identity_first import check_caller
 from plinth.api.lifespan import lifespan_of
+from plinth.api.openapi import TAGS, operation_id
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.body_limit import BodyLimitMiddleware
 from plinth.http.cors import cors_of
@@ -28,6 +29,8 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title=settings.PROJECT_NAME,
         version=__version__,
+        openapi_tags=[{"name": "notes", "description": "Texts with tags."}, *TAGS],
+        generate_unique_id_function=operation_id,
         openapi_url=f"{settings.API_V1_STR}/openapi.json" if settings.docs_enabled else None,
         docs_url=None,
         redoc_url=None,

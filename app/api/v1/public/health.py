@@ -14,7 +14,7 @@ router = APIRouter(prefix="/public/health", tags=["health"])
 
 
 @router.get("", response_model=Health, responses=problems())
-async def health() -> Any:
+async def live() -> Any:
     """Liveness: the process runs and its event loop turns. Checks no dependency."""
     return json_response({"status": "alive", "version": __version__})
 

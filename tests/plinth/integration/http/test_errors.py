@@ -325,7 +325,7 @@ class TestDescription:
         for operation in operations:
             for status, response in operation["responses"].items():
                 if status >= "400" and (operation["operationId"], status) != (
-                    "ready_api_v1_public_health_ready_get",
+                    "health_ready",
                     "503",
                 ):
                     assert list(response["content"]) == ["application/problem+json"]
