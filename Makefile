@@ -39,7 +39,7 @@ dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
-# Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, arq-test, e2e), or most of the time.
+# Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, arq-test, browser-test, e2e), or most of the time.
 .PHONY: test
 test: $(VENV)/.dev ## Run the tests (ARGS='--cov', '-k …')
 	@$(PYTEST) tests/unit tests/integration tests/plinth/unit tests/plinth/integration $(ARGS)
@@ -90,6 +90,13 @@ test-faults: $(VENV)/.dev ## Run every fault test, the slow ones too, and print 
 .PHONY: edge-test
 edge-test: $(VENV)/.dev ## Test the API under attack, and behind nginx and HAProxy
 	@$(BIN)/python -m pytest tests/plinth/edge -m "" $(ARGS)
+
+# The browser is Debian's package chromium.
+.PHONY: browser-test
+browser-test: ## Test /docs in a browser that reaches no other machine (ARGS='-k …')
+	$(call needs,chromium)
+	@$(MAKE) --no-print-directory $(VENV)/.browser
+	@$(BIN)/python -m pytest tests/plinth/browser -m "" $(ARGS)
 
 .PHONY: arq-test
 arq-test: $(ARQ)/.done ## Test arq's functions beside arq itself, and Redis with the client that arq holds
@@ -237,6 +244,7 @@ LOCK := env -u UV_FIND_LINKS -u UV_CONFIG_FILE $(BIN)/uv pip compile --quiet --n
 lock: $(VENV)/.uv ## Bring requirements/ in line with pyproject.toml
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra dev --group build -o requirements/dev.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra e2e --group build -c requirements/dev.txt -o requirements/e2e.txt
+	@$(LOCK) $(UPGRADE) pyproject.toml --extra browser --group build -c requirements/dev.txt -o requirements/browser.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml --extra embedded --group build -c requirements/dev.txt -o requirements/run.txt
 	@$(LOCK) $(UPGRADE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
 	@$(LOCK) $(UPGRADE) --group service -c requirements/dev.txt -o requirements/service.txt
@@ -316,6 +324,10 @@ $(BENCH)/.done $(DOCS)/.done $(LINTERS)/.done: $(VENV)/%/.done: requirements/%.t
 	@$(BIN)/uv pip install $(QUIET) --no-config --python $(@D)/bin/python --require-hashes -r $< \
 		|| $(@D)/bin/python -m pip install $(QUIET) --disable-pip-version-check --require-hashes -r $<
 	@touch $@
+
+# The environment of development and what drives a browser.
+$(VENV)/.browser: requirements/browser.txt $(VENV)/.dev
+	$(call install,requirements/browser.txt requirements/service.txt)
 
 # The environment of development but for redis-py: arq and its version of that are those of the benchmarks.
 $(ARQ)/.done: requirements/dev.txt requirements/bench.txt $(VENV)/.dev

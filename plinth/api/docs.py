@@ -29,6 +29,7 @@ _PAGE = """\
 <title>{title}</title>
 <link rel="icon" href="{assets}/favicon.png">
 <link rel="stylesheet" href="{assets}/swagger-ui.css">
+<link rel="stylesheet" href="{assets}/docs.css">
 </head>
 <body>
 <main id="swagger-ui" data-document="{document}"></main>

@@ -10,8 +10,8 @@ from plinth.http.schemas import ReadModel, Text, WriteModel
 
 __all__ = ["DigestRead", "NoteChange", "NoteCreate", "NoteRead"]
 
-NoteText = Annotated[Text, Field(min_length=1, max_length=10_000)]
-Tags = Annotated[list[Annotated[Text, Field(min_length=1, max_length=50)]], Field(max_length=20)]
+NoteText = Annotated[Text, Field(min_length=1, max_length=10_000, examples=["Buy milk"])]
+Tags = Annotated[list[Annotated[Text, Field(min_length=1, max_length=50, examples=["errand"])]], Field(max_length=20)]
 
 
 class NoteCreate(WriteModel):

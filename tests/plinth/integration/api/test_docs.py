@@ -24,6 +24,7 @@ async def test_page_loads_nothing_from_another_host(page: httpx.Response, servic
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
 
     assert sorted(loaded) == [
+        "/docs/assets/docs.css",
         "/docs/assets/docs.js",
         "/docs/assets/favicon.png",
         "/docs/assets/swagger-ui-bundle.js",

@@ -1,0 +1,112 @@
+"""The page /docs in a browser that reaches no other machine."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from notes.config import Settings
+from notes.main import create_app
+from plinth.identity import sign_local_token
+from plinth.testing import serving
+
+pytest.importorskip("playwright", reason="`make browser-test` installs it")
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, async_playwright, expect
+
+pytestmark = pytest.mark.slow  # needs more than Python: `make browser-test`
+
+# A machine that has more to do takes longer than the five seconds that Playwright waits.
+TIMEOUT = 60_000
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings) -> Iterator[str]:
+    with serving(create_app(settings)) as url:
+        yield url
+
+
+@pytest.fixture
+def problems() -> list[str]:
+    """What the browser complains of, and what the page wants of other hosts."""
+    return []
+
+
+@pytest.fixture
+async def page(url: str, problems: list[str]) -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            chromium_sandbox=os.geteuid() != 0,  # root has none
+            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+        )
+        page = await browser.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: None if own(request.url, url) else problems.append(request.url))
+        await page.goto(url)
+        await page.locator("#operations-notes-notes_create").wait_for()
+        yield page
+        await browser.close()
+
+
+def own(address: str, url: str) -> bool:
+    """Whether the page asks this service, or itself."""
+    return address.startswith((f"{url}/", "data:"))
+
+
+async def test_a_token_is_given_and_a_request_answered(page: Page, settings: Settings, problems: list[str]) -> None:
+    assert page.url.endswith("/docs")  # / leads there
+
+    await page.get_by_role("button", name="Authorize").click()
+    dialog = page.locator(".modal-ux")
+    await dialog.locator("input").fill(sign_local_token(settings, subject="alice", ttl=600))
+    await dialog.get_by_role("button", name="Apply credentials").click()
+    await dialog.get_by_role("button", name="Close").last.click()
+
+    create = page.locator("#operations-notes-notes_create")
+    await create.locator("button.opblock-summary-control").click()
+    await create.get_by_role("button", name="Try it out").click()
+    example = json.loads(await create.locator("textarea.body-param__text").input_value())
+    assert example == {"text": "Buy milk", "tags": ["errand"]}
+    await create.get_by_role("button", name="Execute").click()
+    answer = create.locator(".live-responses-table .response")
+    await expect(answer.locator(".response-col_status")).to_contain_text("201", timeout=TIMEOUT)
+    await expect(answer).to_contain_text('"text": "Buy milk"')
+
+    await page.reload()
+    await expect(page.locator(".auth-wrapper .authorize.locked")).to_be_visible(timeout=TIMEOUT)  # the token is kept
+    assert problems == []
+
+
+ATTACK = """() => {
+    const refused = [];
+    document.addEventListener("securitypolicyviolation", event => refused.push(event.effectiveDirective));
+    const script = document.createElement("script");
+    script.textContent = "window.ran = true";
+    document.body.append(script);
+    const picture = document.createElement("div");
+    picture.innerHTML = '<img src="nothing" onerror="window.ran = true">';
+    document.body.append(picture);
+    return fetch("http://127.0.0.1:9/token").catch(() => 0)
+        .then(() => new Promise(done => setTimeout(() => done([window.ran, ...refused.sort()]), 500)));
+}"""
+
+
+async def test_a_script_in_the_page_does_not_run_and_sends_nothing(page: Page) -> None:
+    ran, *refused = await page.evaluate(ATTACK)
+
+    assert ran is None
+    assert refused == ["connect-src", "script-src-attr", "script-src-elem"]
+
+
+async def test_axe_finds_nothing_serious(page: Page) -> None:
+    found: dict[str, Any] = (await Axe().run(page)).response
+
+    serious = [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
+    assert serious == []
+    assert len(found["passes"]) > 10
