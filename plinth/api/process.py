@@ -28,7 +28,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
         settings = read_settings()
     except SettingsError as error:
         sys.exit(error_text(error))
-    configure_logging(settings)
+    configure_logging(settings, "api")
     log_warnings(settings)
     tell_build(settings)
     if settings.traces_endpoint is not None:

@@ -113,7 +113,7 @@ def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
 )
 def api(host: str, port: int, reload: bool, root_path: str | None) -> None:
     """Serve the API, and its probes and metrics on METRICS_PORT."""
-    settings = load_settings()
+    settings = load_settings("api")
     refuse_known_keys(settings, host)
     if not reload:
         # The event loop would listen on IPv6 alone.
@@ -141,13 +141,13 @@ def _code_of(settings: PlatformSettings) -> list[Path]:
 
 def _serve_reloaded(**options: Any) -> None:
     """The API in a process of the reloader, which reports what this raises."""
-    serve(_new_settings(), **options)
+    serve(_new_settings("api"), **options)
 
 
-def _new_settings() -> PlatformSettings:
+def _new_settings(process: str) -> PlatformSettings:
     """The settings of code that has changed. Raises ServiceError or SettingsError."""
     settings = declared_settings(Path.cwd())()
-    configure_logging(settings)
+    configure_logging(settings, process)
     return settings
 
 
@@ -164,7 +164,7 @@ def _new_settings() -> PlatformSettings:
 @reload_option
 def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
     """Run jobs until SIGTERM; a second one gives back at once what still runs."""
-    settings = load_job_settings()
+    settings = load_job_settings("worker")
     if not reload:
         _work(settings, queues=queues, concurrency=concurrency, host=host)
         return
@@ -199,7 +199,7 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
 
 def _work_reloaded(**options: Any) -> None:
     """The worker in a process of the reloader."""
-    settings = _new_settings()
+    settings = _new_settings("worker")
     grace = min(settings.JOBS_SHUTDOWN_GRACE, RELOAD_GRACE)
     _work(settings.model_copy(update={"JOBS_SHUTDOWN_GRACE": grace}), **options)
 

@@ -59,10 +59,10 @@ def not_migrated() -> NoReturn:
     fail("The database lacks tables or columns that this version needs: run `plinth migrate`.", code=1)
 
 
-def load_settings() -> PlatformSettings:
+def load_settings(process: str | None = None) -> PlatformSettings:
     """The service's settings, with logging set up as they say; ends with 2 if they cannot be used."""
     settings = read_settings()
-    configure_logging(settings)
+    configure_logging(settings, process)
     return settings
 
 
@@ -117,9 +117,9 @@ def system_user() -> SystemUser:
     return SystemUser("plinth:cli", f"cli:{name}@{socket.gethostname()}"[:255])
 
 
-def load_job_settings() -> PlatformSettings:
+def load_job_settings(process: str | None = None) -> PlatformSettings:
     """The same, for what needs the job engine's tables."""
-    settings = load_settings()
+    settings = load_settings(process)
     if settings.async_database_url.startswith("sqlite"):
         refuse(settings, "DATABASE_URL: jobs need PostgreSQL.")
     return settings

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from plinth.settings import PlatformSettings, SettingsError
+from plinth.telemetry.console import console
 from plinth.telemetry.log_profiles import PROFILES
 from plinth.telemetry.log_records import (
     add_exception,
@@ -68,13 +69,12 @@ class _Handler(logging.StreamHandler[Any]):
             log.error("a line could not be written", logger=record.name, template=template, place=place, error=error)
 
 
-def configure_logging(settings: PlatformSettings) -> None:
-    """Send this process's log to stderr, in the configured level and format."""
+def configure_logging(settings: PlatformSettings, process: str | None = None) -> None:
+    """Send this process's log to stderr, in the configured level and format.
+
+    `process` is the name of one that may share a terminal with others: `api`, `worker`.
+    """
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
-    # Plain tracebacks: the pretty ones show what variables hold, secrets included, and take seconds.
-    console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
     render = renderer_of(PROFILES[settings.LOG_PROFILE])
     processors: list[structlog.typing.Processor] = (
         [render]
@@ -83,11 +83,11 @@ def configure_logging(settings: PlatformSettings) -> None:
             keep_reserved,
             add_ids,
             structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             add_exception,  # before secrets are masked: the renderer would do it afterwards
             mask,
             escape,
-            console,
+            console(process, colours=sys.stderr.isatty()),
         ]
     )
     structlog.configure(

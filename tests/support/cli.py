@@ -23,5 +23,5 @@ def command_line(folder: Path, **given: str) -> Iterator[Run]:
     with pytest.MonkeyPatch.context() as patch:
         declare(folder)
         patch.chdir(folder)
-        patch.setattr("plinth.cli.common.configure_logging", lambda settings: None)  # it is for the whole process
+        patch.setattr("plinth.cli.common.configure_logging", lambda *_: None)  # it is for the whole process
         yield run
