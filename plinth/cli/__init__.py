@@ -26,6 +26,7 @@ from plinth.cli.common import (
     register_jobs,
 )
 from plinth.cli.config import effective_configuration
+from plinth.cli.doctor import doctor
 from plinth.cli.drain import drain
 from plinth.cli.import_arq import import_arq
 from plinth.cli.job_batch import batch
@@ -33,7 +34,7 @@ from plinth.cli.job_bulk import cancel_many, delete, prioritise, run_now
 from plinth.cli.jobs import jobs
 from plinth.cli.keys import keys
 from plinth.cli.log_level import log_level
-from plinth.cli.queues import pause, resume, stats
+from plinth.cli.queues import pause, resume, stats, watch
 from plinth.cli.schedules import schedules
 from plinth.cli.server import listen, serve
 from plinth.cli.service import ServiceError, declared_settings
@@ -68,13 +69,13 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-for _command in (audit, drain, jobs, keys, log_level, schedules, workers):
+for _command in (audit, doctor, drain, jobs, keys, log_level, schedules, workers):
     main.add_command(_command)
-for _command in (batch, cancel_many, delete, import_arq, pause, prioritise, resume, run_now, sql, stats):
+for _command in (batch, cancel_many, delete, import_arq, pause, prioritise, resume, run_now, sql, stats, watch):
     jobs.add_command(_command)
 
 
-@main.command()
+@main.command(short_help="Run everything here: servers, migrations, API, worker.")
 @host_option
 @port_option
 @reload_option
@@ -95,7 +96,11 @@ def _embedded(module: str) -> Any:
         fail(f"{error.name} is not installed. Install it with: pip install 'plinth[embedded]'", code=2)
 
 
-@main.command("with-servers", context_settings={"ignore_unknown_options": True})
+@main.command(
+    "with-servers",
+    context_settings={"ignore_unknown_options": True},
+    short_help="Run a command beside the embedded servers.",
+)
 @data_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def with_servers(command: tuple[str, ...], data_dir: Path) -> None:
@@ -151,7 +156,7 @@ def _new_settings(process: str) -> PlatformSettings:
     return settings
 
 
-@main.command()
+@main.command(short_help="Run jobs until SIGTERM.")
 @click.option("--queues", type=arguments.names, help="Instead of JOBS_QUEUES: queues to serve, separated by commas.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), help="Instead of JOBS_CONCURRENCY: jobs at once.")
 @click.option(
@@ -204,7 +209,7 @@ def _work_reloaded(**options: Any) -> None:
     _work(settings.model_copy(update={"JOBS_SHUTDOWN_GRACE": grace}), **options)
 
 
-@main.command()
+@main.command(short_help="Bring the database to the revisions of this code.")
 @click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
 @click.option("--to", default="heads", show_default=True, help="The revision to upgrade to.")
 @click.option(
@@ -228,7 +233,7 @@ def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
         fail(str(error), code=1)
 
 
-@main.command()
+@main.command(short_help="Wait until the database has the migrations of this code.")
 @click.option("--timeout", type=click.FloatRange(0), default=300, show_default=True, help="Seconds until it gives up.")
 def wait(timeout: float) -> None:
     """Wait until the database answers and has the migrations of this code, or later ones."""
@@ -279,7 +284,7 @@ def config() -> None:
     """The configuration."""
 
 
-@config.command("check")
+@config.command("check", short_help="Print what is in force, secrets masked.")
 def config_check() -> None:
     """Print what is in force, secrets masked, and warnings; if it cannot be used, say why and exit 2."""
     settings = load_settings()

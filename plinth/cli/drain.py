@@ -10,7 +10,7 @@ __all__ = ["drain"]
 TIMEOUT_SECONDS = 310.0
 
 
-@click.command()
+@click.command(short_help="Have the API that runs here send its clients elsewhere.")
 @port_option
 def drain(port: int | None) -> None:
     """Have the API that runs here send its clients elsewhere, and come back when it has, after DRAIN_SECONDS.

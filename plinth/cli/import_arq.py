@@ -21,7 +21,7 @@ __all__ = ["import_arq"]
 SHOWN_IDS = 3  # of the jobs that stay for one reason
 
 
-@click.command("import-arq")
+@click.command("import-arq", short_help="Take over what waits in a queue of arq.")
 @click.option("--redis-url", help="arq's Redis. Without it: that of RedisSettings, else the service's own.")
 @click.option("--queue", default="arq:queue", show_default=True, help="arq's queue.")
 @click.option("--dry-run", is_flag=True, help="Only read and count the jobs.")

@@ -13,7 +13,7 @@ from plinth.cli.output import print_json, shown
 __all__ = ["batch"]
 
 
-@click.command()
+@click.command(short_help="Show a batch: how many of its jobs are in which state.")
 @click.argument("batch_id", type=click.UUID, metavar="ID")
 @json_option
 def batch(batch_id: UUID, as_json: bool) -> None:

@@ -40,21 +40,21 @@ def _selection(command: F) -> F:
     return command
 
 
-@click.command("cancel-many")
+@click.command("cancel-many", short_help="Cancel the jobs that fit, the oldest first.")
 @_selection
 def cancel_many(**selection: Any) -> None:
     """Cancel the jobs that fit, the oldest first: those that wait end at once, those that run are told."""
     _act("cancel", "cancelled", **selection)
 
 
-@click.command()
+@click.command(short_help="Delete jobs that wait or have ended.")
 @_selection
 def delete(**selection: Any) -> None:
     """Delete jobs that wait or have ended, with their steps, the oldest first. Nothing remains of them."""
     _act("delete", "deleted", **selection)
 
 
-@click.command("run-now")
+@click.command("run-now", short_help="Make jobs due that wait for their time.")
 @_selection
 def run_now(**selection: Any) -> None:
     """Make jobs due that wait for their time or for their next attempt.

@@ -86,7 +86,7 @@ def _row(job: "JobView") -> tuple[object, ...]:
     return job.id, job.kind, job.queue, job.state, attempts, job.created_at, job.owner, error
 
 
-@jobs.command()
+@jobs.command(short_help="Show all that is known of a job.")
 @click.argument("job_id", type=click.UUID, metavar="ID")
 @json_option
 def show(job_id: UUID, as_json: bool) -> None:
@@ -152,7 +152,7 @@ def _progress(job: "JobView") -> str | None:
     return f"{done}: {job.progress_message}" if job.progress_message else done
 
 
-@jobs.command()
+@jobs.command(short_help="Cancel jobs that wait or run.")
 @click.argument("ids", nargs=-1, required=True, type=click.UUID, metavar="ID...")
 @json_option
 def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
@@ -162,7 +162,7 @@ def cancel(ids: tuple[UUID, ...], as_json: bool) -> None:
     _change(ids, partial(request_cancel, by=system_user()), as_json=as_json)
 
 
-@jobs.command()
+@jobs.command(short_help="Do cancelled or discarded jobs again.")
 @click.argument("ids", nargs=-1, type=click.UUID, metavar="[ID]...")
 @click.option("--kind", type=arguments.name, help="Dead letters of this kind.")
 @click.option(
@@ -259,7 +259,7 @@ def _change(
         sys.exit(1)
 
 
-@jobs.command()
+@jobs.command(short_help="Enqueue a job and print its id.")
 @click.argument("kind")
 @click.argument("payload", metavar="JSON")
 @click.option("--queue", type=arguments.name, help="Another one than the kind's.")

@@ -34,7 +34,7 @@ def keys() -> None:
     """API keys, with which machines call the API. --json and exit codes as for `plinth jobs`."""
 
 
-@keys.command()
+@keys.command(short_help="Make a key and print it, this once.")
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, help="What it may do; may be given again.")
 @click.option("--expires", type=arguments.duration, default="90d", show_default=True, help="Its life, up to 3650d.")

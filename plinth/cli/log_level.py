@@ -10,7 +10,7 @@ __all__ = ["log_level"]
 TIMEOUT_SECONDS = 5.0
 
 
-@click.command("log-level")
+@click.command("log-level", short_help="Print or change the log level of the process here.")
 @click.argument("level", required=False, type=click.Choice(LEVELS, case_sensitive=False))
 @port_option
 def log_level(level: str | None, port: int | None) -> None:

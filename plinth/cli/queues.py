@@ -1,27 +1,53 @@
-"""`plinth jobs stats`, `pause` and `resume`: counts of the queues, and pausing them."""
+"""`plinth jobs stats`, `watch`, `pause` and `resume`: counts of the queues, and pausing them."""
 
-from typing import TYPE_CHECKING
+import asyncio
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from plinth.cli import arguments
 from plinth.cli.arguments import json_option
-from plinth.cli.common import system_user, transact
+from plinth.cli.common import on_database, system_user, transact
 from plinth.cli.output import print_list, print_one
 
 if TYPE_CHECKING:
+    from plinth.database.engine import Database
     from plinth.jobs.admin.queues import QueueRead
 
-__all__ = ["pause", "resume", "stats"]
+__all__ = ["pause", "resume", "stats", "watch"]
 
 
-@click.command()
+@click.command(short_help="Show the jobs of each queue by state.")
 @json_option
 def stats(as_json: bool) -> None:
     """Show the jobs of each queue by state, and how long the oldest due job has waited."""
     from plinth.jobs.admin.queues import count_queues
 
-    found = transact(count_queues)
+    _print(transact(count_queues), as_json=as_json)
+
+
+@click.command(short_help="Show the same again and again, until Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.1), default=2, show_default=True, help="Seconds from one to the next.")
+def watch(every: float) -> None:
+    """Show the jobs of each queue by state, as `plinth jobs stats` does, until Ctrl-C."""
+    from plinth.jobs.admin.queues import count_queues
+
+    async def look(database: "Database") -> NoReturn:
+        while True:
+            async with database.session() as session:
+                found = await count_queues(session)
+            click.clear()  # nothing where stdout is no terminal
+            click.echo(f"{datetime.now().astimezone():%H:%M:%S}  Ctrl-C ends.\n")
+            _print(found, as_json=False)
+            await asyncio.sleep(every)
+
+    with suppress(KeyboardInterrupt):
+        on_database(look)
+
+
+def _print(found: "list[QueueRead]", *, as_json: bool) -> None:
     columns = ("QUEUE", "PAUSED", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "OLDEST DUE")
     print_list(found, columns, map(_row, found), as_json=as_json, none="The queues are empty.")
 

@@ -25,7 +25,7 @@ def list_command(as_json: bool) -> None:
     print_list(found, columns, rows, as_json=as_json, none="No worker has declared a schedule.")
 
 
-@schedules.command()
+@schedules.command(short_help="Enqueue a schedule's job now, beside its slots.")
 @click.argument("name")
 @json_option
 def run(name: str, as_json: bool) -> None:

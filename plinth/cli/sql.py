@@ -17,7 +17,7 @@ _MODULES = {
 _NAMES = [name.lower() for names in _MODULES.values() for name in names]
 
 
-@click.command()
+@click.command(short_help="Print the statements of the job engine.")
 @click.argument("name", type=click.Choice([*_NAMES, "enqueue"]), required=False, metavar="[NAME]")
 def sql(name: str | None) -> None:
     """Print the statements of the job engine, or one of them; $1, $2 … are their parameters."""

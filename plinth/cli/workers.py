@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from plinth.jobs.admin.queues import WorkerRead
 
 
-@click.command()
+@click.command(short_help="List the workers, and those lost within the last hour.")
 @json_option
 def workers(as_json: bool) -> None:
     """List the workers that live, and those that were lost within the last hour. --json as for `plinth jobs`."""

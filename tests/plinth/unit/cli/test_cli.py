@@ -1,6 +1,8 @@
 """The command line: its output and its exit codes."""
 
+import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ import pytest
 import notes
 import plinth
 from notes.config import Settings
+from plinth.cli import main
 from plinth.cli.common import refuse_known_keys
 from plinth.cli.drain import TIMEOUT_SECONDS
 from plinth.cli.jobs import STATES
@@ -333,3 +336,22 @@ def second_port(drain: Callable[[], None] | None = None) -> Iterator[str]:
     server = ProbeServer("127.0.0.1", 0, alive=lambda: True, ready=lambda: True, drain=drain)
     yield str(server.start())
     server.stop()
+
+
+class TestHelp:
+    @pytest.mark.parametrize("group", [name for name, command in main.commands.items() if hasattr(command, "commands")])
+    def test_lists_of_commands_are_not_cut_on_a_terminal_of_80_columns(self, run: Run, group: str) -> None:
+        for arguments in ((group,), ()):
+            lines = run(*arguments, "--help", COLUMNS="80").stdout.splitlines()
+            assert [line for line in lines[1:] if line.endswith("...")] == []
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_shells_get_a_script_that_completes(self, shell: str) -> None:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("plinth")],
+            env={**os.environ, "_PLINTH_COMPLETE": f"{shell}_source"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "_PLINTH_COMPLETE" in done.stdout
