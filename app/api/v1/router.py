@@ -24,6 +24,7 @@ router = APIRouter(
 
 # What /docs says of the service's own tags, in its order.
 TAGS: list[dict[str, str]] = [
+    # {"name": "orders", "description": "What customers have ordered."}
     {"name": "items", "description": "Things with a name, a text and tags."},  # sample
     {"name": "exports", "description": "Files of items, which a job writes."},  # sample
 ]
