@@ -22,6 +22,7 @@ from plinth.identity.api_keys import PREFIX as API_KEY_PREFIX
 from plinth.identity.errors import KeysUnavailable, TokenError
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
 from plinth.identity.principal import Principal
+from plinth.settings.general import Environment
 from plinth.settings.types import is_permission
 
 __all__ = [
@@ -78,7 +79,10 @@ class Bearer(SecurityBase):
             except TokenError as error:
                 await count_address(request, state["anonymous_rate_limiter"])
                 log.info("token refused", reason=error.reason)
-                raise UnauthorizedError("The token is not valid.", invalid_token=True) from None
+                # A forger learns nothing elsewhere; on a developer's machine the reason spares a look into the log.
+                local = state["settings"].ENVIRONMENT is Environment.LOCAL
+                detail = f"The token is not valid: {error.reason}." if local else "The token is not valid."
+                raise UnauthorizedError(detail, invalid_token=True) from None
             except KeysUnavailable as error:
                 raise ServiceUnavailableError(
                     "The token cannot be verified right now: the identity provider does not answer.",

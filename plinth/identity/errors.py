@@ -6,7 +6,7 @@ __all__ = ["KeysUnavailable", "Reason", "TokenError"]
 
 
 class Reason(StrEnum):
-    """The reason for which a token was refused: a fixed set, for logs. The client does not see it."""
+    """The reason for which a token was refused: a fixed set, for logs. Clients see it with ENVIRONMENT=local alone."""
 
     OVERSIZED = "oversized"  # longer than MAX_TOKEN_LENGTH
     MALFORMED = "malformed"  # not a signed token in compact form, or a part that must be JSON is not
