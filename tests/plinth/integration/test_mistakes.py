@@ -104,7 +104,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, str], int, str]] = {
     "a state that is none": (["jobs", "list", "--state", "done"], {}, 2, "'done' is not"),
     "an id that is none": (["jobs", "show", "7"], {}, 2, "UUID"),
     "the id of nothing": (["jobs", "show", str(SOME)], {}, 1, "no such job"),
-    "an unknown kind": (["jobs", "enqueue", "nonsense", "{}"], {}, 2, "Known are: notes.digest"),
+    "an unknown kind": (["jobs", "enqueue", "nonsense", "{}"], {}, 2, "There is no kind of job"),
     "a payload that is no JSON": (["jobs", "enqueue", "digest", "{owner}"], {}, 2, "JSON"),
     "a number that is none": (["config", "check"], {"DB_POOL_SIZE": "many"}, 2, "DB_POOL_SIZE"),
     "another kind of database": (["config", "check"], {"DATABASE_URL": "mysql://db/x"}, 2, "postgresql://"),
