@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 
 from notes.config import Settings
 from plinth import cli
+from plinth.api import process
 from plinth.api.process import make_application
 from plinth.jobs import JobContext, aes_gcm, job
 from plinth.jobs import kinds as kinds_module
@@ -108,7 +109,8 @@ class TestStart:
         assert problem.endswith("(jobs of the kind a, b)")
         check_codecs(PlatformSettings.isolated(JOBS_ENCRYPTION_KEY=SecretStr(NEW)))
 
-    def test_api_without_the_key_does_not_start(self) -> None:
+    def test_api_without_the_key_does_not_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(process, "configure_logging", lambda *_: None)  # it is for the whole process
         with pytest.raises(SystemExit, match="JOBS_ENCRYPTION_KEY"):
             make_application(lambda settings: FastAPI(), Settings.isolated)
 
