@@ -1,5 +1,8 @@
 """The application factory. `uvicorn app.main:app` serves the application of the environment's settings."""
 
+import plinth  # noqa: F401 - before FastAPI, whose import OTEL_PROPAGATORS could stop
+
+# isort: split
 from typing import Any
 
 from fastapi import FastAPI
