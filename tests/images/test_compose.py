@@ -127,7 +127,7 @@ def test_it_comes_up_from_nothing_serves_reloads_and_leaves_nothing_but_volumes(
     }
 
     # And the data are there again, in another image: the requirements have changed.
-    before = docker("image", "inspect", "--format", "{{.Id}}", f"{compose.name}-dev")
+    before = docker("image", "inspect", "--format", "{{.Id}}", "plinth-dev")
     with (compose.folder / "requirements/service.txt").open("a") as file:
         file.write("# changed\n")
     assert compose.make("up").returncode == 0

@@ -146,7 +146,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
 # Commands that change nothing in the database, or are no operator's: processes, migrations, tokens for development.
 OTHERS = {
     *("audit", "jobs list", "jobs show", "jobs sql", "jobs stats", "keys list", "schedules list", "workers"),
-    *("config check", "version", "wait", "jobs batch"),
+    *("config check", "version", "wait", "doctor", "jobs batch", "jobs watch"),
     "jobs import-arq",  # it needs arq's Redis: tests/plinth/integration/cli/test_import_arq.py
     *("run", "with-servers", "api", "worker", "migrate", "token", "log-level", "drain"),
 }
