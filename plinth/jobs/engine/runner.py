@@ -72,7 +72,7 @@ class Runner:
         reaped(UNKNOWN_KIND)
         self._queues = queues
         self._concurrency = concurrency
-        # Kinds of which an ended run may let another start.
+        # Kinds of which an ended run may let another start, or has the time of the next start looked up.
         self._limited = {name for name, kind in kinds.items() if kind.max_running is not None or kind.limit is not None}
         self._free_later: asyncio.TimerHandle | None = None  # when a limit of starts lets a job go
         self._running: dict[RunKey, Run] = {}
