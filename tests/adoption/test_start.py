@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from plinth.testing.servers import scratch_folder
 from tests.adoption.fork import INSTALLED, OWN, ROOT, Fork, git
+from tests.support.ports import free_port
 
 PATIENCE = 120.0  # seconds, for what takes ten on an idle machine
 # Words of the sample that a service must not meet in what is its own.
@@ -148,8 +148,7 @@ class TestStarted:
         assert done.returncode == 0, done.stdout[-8000:]
 
     def test_it_runs(self, fork: Fork) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         url = f"http://127.0.0.1:{port}/api/v1"
         command = ["make", *INSTALLED, "run", f"PORT={port}"]
         environment = OWN | {"PYTHONPATH": str(fork.folder)}

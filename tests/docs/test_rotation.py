@@ -3,7 +3,6 @@
 import os
 import re
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.pages import ROOT, blocks
+from tests.support.ports import free_port
 from tests.support.processes import PATIENCE, declare
 
 OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)
@@ -58,8 +58,7 @@ class Api:
 
 @contextmanager
 def started(folder: Path, key_file: Path, key: str, database_url: str) -> Iterator[Api]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     key_file.write_text(f"{key}\n")
     given = {"DATABASE_URL": database_url, "SECRET_KEY_FILE": str(key_file), "METRICS_PORT": "0", "RATE_LIMIT": ""}
     api = Api(folder, {**os.environ, **given, "PYTHONPATH": str(ROOT), "LOG_LEVEL": "WARNING"}, port)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,14 +18,14 @@ import app
 from app.core.config import Settings
 from plinth.identity import sign_local_token
 from tests.images.conftest import ROOT, Docker, Note, close_to_others, run, until
+from tests.support.ports import free_port
 
 
 class Compose:
     """The compose file of a copy of this tree, as a project of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+        port = free_port()
         self.folder = folder
         self.name = f"plinth-test-{uuid4().hex[:8]}"
         self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": self.name, "PORT": str(port)}

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.api import signed_in
 from tests.support.notes import settings_with
+from tests.support.ports import free_port
 from tests.support.processes import plinth
 
 pytestmark = pytest.mark.slow  # a minute, most of it waiting: `make edge-test`
@@ -88,8 +89,7 @@ class Watch(threading.Thread):
 
 
 def test_attack_costs_neither_memory_nor_clients(tmp_path: Path, database_url: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    port = free_port()
     given = {
         "ENVIRONMENT": "test",
         "DATABASE_URL": database_url,

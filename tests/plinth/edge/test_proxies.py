@@ -21,6 +21,7 @@ from plinth.testing.servers import scratch_folder
 from tests.plinth.integration.http.test_connections import Peer
 from tests.support.api import signed_in
 from tests.support.notes import settings_with
+from tests.support.ports import free_port
 from tests.support.processes import PATIENCE, Process, plinth
 
 pytestmark = pytest.mark.slow  # needs more than Python: `make edge-test`
@@ -97,12 +98,6 @@ class Service:
                 return found[0]
             time.sleep(0.05)
         raise AssertionError(f"there is no line for {path}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Times are upper bounds of what users are promised, far above what it takes.
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from plinth.testing import problem
 from plinth.testing.servers import Servers
 from tests.support.api import signed_in
 from tests.support.notes import FOLDER, PACKAGES, note
+from tests.support.ports import free_port
 
 READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
 # Seconds for any request while the database is away: 2 by the time limits (1.6 on an idle machine), and one for a
@@ -30,12 +30,11 @@ ANSWER_WITHIN = 3.0
 @pytest.fixture(scope="module")
 def service(own_servers: Servers) -> Iterator[tuple[str, dict[str, str]]]:
     """The service as `plinth api` runs it, in a process of its own and with the default time limits."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "PYTHONPATH": PACKAGES,
+        "METRICS_PORT": "0",
         "DATABASE_URL": own_servers.postgres.url(),
         "REDIS_URL": own_servers.redis.url(),
         "RATE_LIMIT": "100000/minute",

@@ -19,14 +19,13 @@ from plinth.testing import NO_DATABASE
 from plinth.testing.servers import Servers, scratch_folder
 from tests.support.api import signed_in
 from tests.support.notes import copy_packages, note, settings_with
+from tests.support.ports import free_port
 from tests.support.processes import PATIENCE, Process, plinth
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found: int = server.getsockname()[1]
-        return found
+    return free_port()
 
 
 def test_host_decides_only_with_a_known_key(tmp_path: Path, port: int) -> None:

@@ -5,7 +5,6 @@ import pty
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 from plinth.testing import NO_DATABASE
 from plinth.testing.servers import scratch_folder
 from tests.support.notes import FOLDER, copy_packages
+from tests.support.ports import free_port
 from tests.support.processes import PATIENCE, Process, declare, plinth
 
 HEALTH = "notes/health.py"
@@ -26,9 +26,7 @@ AT_ONCE = 1.0  # seconds for an answer of the reloader, once the code has ended
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found: int = server.getsockname()[1]
-        return found
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +170,7 @@ def test_breakpoint_reads_the_terminal_under_reload(
     stopped = health.read_text().replace(line, f"    secret = 6 * 7\n    breakpoint()\n{line}")
     assert "breakpoint()" in stopped
     health.write_text(stopped)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        another = free.getsockname()[1]
+    another = free_port()
     command = [sys.executable, "-m", "plinth.cli", "run", "--reload", "--port", str(another)]
     given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "TERM": "dumb", "PYTHONPATH": str(copied)}
     terminal, end = pty.openpty()

@@ -20,6 +20,7 @@ import pytest
 from plinth.testing.servers import scratch_folder
 from tests.support.api import signed_in
 from tests.support.notes import PACKAGES, settings_with
+from tests.support.ports import free_port
 from tests.support.processes import declare
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
@@ -51,9 +52,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        found: int = server.getsockname()[1]
-        return found
+    return free_port()
 
 
 @pytest.fixture
@@ -220,8 +219,7 @@ def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dic
 
 
 def test_death_of_the_worker_ends_the_run(folder: Path, port: int, fresh_database_url: str, redis_url: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        probes = free.getsockname()[1]
+    probes = free_port()
     given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url, "METRICS_PORT": str(probes)}
     with run(folder, "--port", str(port), "--data-dir", "given", **given) as broken:
         assert broken.running, broken.process.communicate()[1]

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from plinth.testing.servers import scratch_folder
 from tests.support.notes import FOLDER, ROOT
+from tests.support.ports import free_port
 from tests.support.wheel import build_wheel
 
 PATIENCE = 60.0  # seconds, for what takes three on an idle machine
@@ -72,8 +72,7 @@ def test_config_check_of_an_installed_service_shows_its_own_setting(installed: I
 
 
 def test_installed_service_migrates_and_serves_a_request_and_a_job(installed: Installed) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(
         [installed.programs / "plinth", "run", "--port", str(port)],
         cwd=installed.folder,

@@ -1,7 +1,6 @@
 """Why the database cannot be used is told in a sentence: by readiness, the log and every command."""
 
 import asyncio
-import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from plinth.embedded.postgres import Postgres
 from plinth.testing.servers import scratch_folder
 from tests.support.cli import command_line
 from tests.support.notes import settings_with
+from tests.support.ports import free_port
 
 SECRETS = ("s3cret", "127.0.0.1", "ann", "nosuch")
 PG_HBA = """
@@ -44,10 +44,7 @@ CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' LOCALE_PRO
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    return free_port()
 
 
 @pytest.fixture(scope="module")

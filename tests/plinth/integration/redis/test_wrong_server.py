@@ -1,7 +1,6 @@
 """A Redis that answers and cannot do what limits need: a replica, a node of a cluster, one that is full or refuses."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from plinth.testing.servers import scratch_folder
 from tests.support.api import client_of, signed_in
 from tests.support.metrics import metric
 from tests.support.notes import settings_with
+from tests.support.ports import free_port
 
 CLUSTER = "Redis is a node of a cluster, which has other nodes for other keys: Redis Cluster is not supported"
 
@@ -151,13 +151,6 @@ class TestCheck:
                 assert await told(check, 1) == ["Redis does not answer: there was no answer in time"]
             finally:
                 server.resume()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture
