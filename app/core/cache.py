@@ -1,9 +1,9 @@
 """The service's Redis client: a cache that may be away, or empty, at any time."""
 
 from fastapi import Request
-from redis.asyncio import Redis
 
 from app.core.config import get_settings
+from plinth.redis import Redis
 from plinth.redis.client import close_redis as close_client
 from plinth.redis.client import open_redis
 from plinth.redis.keys import key_prefix

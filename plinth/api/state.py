@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import TypedDict
 
-from redis.asyncio import Redis
-
 from plinth.database.engine import Database
 from plinth.health.readiness import Readiness
 from plinth.http.caller_limit import CallerLimit
@@ -14,6 +12,7 @@ from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.permissions import Permissions
 from plinth.identity.verifier import TokenVerifier
 from plinth.jobs.admin.watch import JobWatch
+from plinth.redis import Redis
 from plinth.settings import PlatformSettings
 
 __all__ = ["AppState"]

@@ -11,10 +11,9 @@ from plinth.cli.common import fail, load_job_settings, on_database, register_job
 from plinth.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from plinth.database.engine import Database
     from plinth.jobs.arq.takeover import Report
+    from plinth.redis import Redis
 
 __all__ = ["import_arq"]
 
@@ -59,10 +58,9 @@ def import_arq(redis_url: str | None, queue: str, dry_run: bool, as_json: bool) 
 
 
 def _open(url: str | None, queue: str) -> "Redis":
-    from redis.asyncio import Redis
-
     from plinth.jobs.arq.registry import known
     from plinth.jobs.arq.takeover import client_of
+    from plinth.redis import Redis
 
     if not known():
         fail("The service registers no functions of arq's: call plinth.jobs.arq.register(WorkerSettings).", code=2)

@@ -20,11 +20,11 @@ from time import monotonic
 import structlog
 from limits import RateLimitItem, parse
 from prometheus_client import Counter
-from redis.asyncio import Redis
 from starlette.requests import Request
 
 from plinth.errors import RateLimitError
 from plinth.http.addresses import read_address
+from plinth.redis import Redis
 from plinth.redis.errors import redis_reason
 from plinth.redis.window import WindowCounter
 

@@ -13,12 +13,12 @@ from functools import partial
 from uuid import UUID
 
 import structlog
-from redis.asyncio import Redis
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.database.engine import Database
 from plinth.errors import ServiceUnavailableError
 from plinth.jobs.after_commit import after_commit
+from plinth.redis import Redis
 from plinth.redis.errors import is_wrong_server, redis_reason
 from plinth.redis.keys import key_prefix
 from plinth.redis.window import WriteCheck

@@ -5,10 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-
 from plinth.database.engine import Database
 from plinth.jobs.doorbell import DOORBELL, Doorbell, doorbell_for
+from plinth.redis import Redis
 from plinth.redis.client import close_redis, open_redis
 from plinth.settings import PlatformSettings
 

@@ -6,8 +6,9 @@ from time import perf_counter
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
 
+from plinth.redis import Redis
 from plinth.redis.errors import is_wrong_server, refuses_to_serve
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation

@@ -1,8 +1,7 @@
 """Counts in Redis by key and fixed window, and the check whether Redis can keep such a count."""
 
-from redis.asyncio import Redis
-
 from plinth.errors import ServiceUnavailableError
+from plinth.redis import Redis
 from plinth.redis.errors import redis_reason
 
 __all__ = ["WindowCounter", "WriteCheck"]

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from redis.asyncio import Redis
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.audit import Actor, record
@@ -21,6 +20,7 @@ from plinth.jobs.arq.registry import known, named
 from plinth.jobs.enqueue import Insertion, prepare
 from plinth.jobs.follow_ups import merged
 from plinth.jobs.kinds import UnknownKindError
+from plinth.redis import Redis
 
 __all__ = ["Report", "client_of", "take_over"]
 

@@ -99,3 +99,17 @@ def test_the_worker_loads_no_http_framework() -> None:
     script = "import sys, plinth.jobs.engine.worker, plinth.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"fastapi", "starlette.applications", "uvicorn"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("process", ["plinth.jobs.engine.worker", "plinth.api.process"])
+def test_process_without_traces_loads_no_sdk_of_opentelemetry(process: str) -> None:
+    """redis-py would import it, with psutil: 2.4 MB of each process."""
+    script = f"import sys, {process}, plinth.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "redis.asyncio" in done.stdout.split()
+    assert not {"opentelemetry.sdk.trace", "opentelemetry.sdk.metrics", "psutil"} & set(done.stdout.split())
+
+
+def test_sdk_can_be_imported_behind_redis() -> None:
+    script = "import plinth.redis, opentelemetry.sdk.metrics, opentelemetry.sdk.trace"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
