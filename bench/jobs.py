@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.growth import Row, measure_growth, print_growth
+from bench.growth.jobs import Row, measure_growth, print_growth
 from bench.http import LOAD_CORE, pinned
 from bench.measure import (
     BULK,

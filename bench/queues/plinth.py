@@ -2,7 +2,7 @@
 
 Of its settings only the number of jobs at once is another than the default of 20. Of 200 to 800, 400 drained fastest.
 
-For `bench/growth.py`, BENCH_KINDS says how many kinds there are, and JOBS_QUEUES which queues; jobs are dealt out.
+For `bench/growth/jobs.py`, BENCH_KINDS says how many kinds there are, and JOBS_QUEUES which queues; jobs are dealt out.
 """
 
 import itertools
