@@ -101,6 +101,14 @@ def test_the_collector_hands_on_to_jaeger() -> None:
     assert int(port) in {entry["port"] for entry in _get("Service", "jaeger")["spec"]["ports"]}
 
 
+def test_servers_listen_on_ipv6_too() -> None:
+    """On a cluster of IPv6 alone a pod has no other address."""
+    for file in FOLDER.glob("*.yaml"):
+        assert "0.0.0.0" not in file.read_text(), file.name
+    receivers = yaml.safe_load(_get("ConfigMap", "otel-collector")["data"]["config.yaml"])["receivers"]
+    assert {of["endpoint"] for of in receivers["otlp"]["protocols"].values()} == {":4317", ":4318"}
+
+
 def test_plain_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     file = tmp_path / "prometheus.yml"
     file.write_text(_get("ConfigMap", "prometheus")["data"]["prometheus.yml"])
