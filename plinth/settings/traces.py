@@ -145,11 +145,16 @@ class TraceSettings(GeneralSettings):
             yield "OTEL_PROPAGATORS", f"names other than {', '.join(PROPAGATORS)} are ignored"
         if self.traces_endpoint is None:
             return
-        if urlsplit(self.traces_endpoint).port == GRPC_PORT:
+        endpoint, url = self.exporter_variable("ENDPOINT"), urlsplit(self.traces_endpoint)
+        if url.port == GRPC_PORT:
             yield (
-                self.exporter_variable("ENDPOINT"),
+                endpoint,
                 "port 4317 is that of OTLP over gRPC; spans are sent over HTTP, which collectors have on port 4318",
             )
+        elif url.path.strip("/") == "":
+            yield endpoint, "is the whole URL; collectors have traces at /v1/traces, which is not appended to it"
+        elif url.path.endswith("/v1/traces/v1/traces"):
+            yield endpoint, "/v1/traces is appended to it, where it is already"
         timeout = self.exporter_variable("TIMEOUT")
         if 0 < getattr(self, timeout) < 100:
             yield timeout, "is in milliseconds, in which hardly any collector answers"

@@ -100,7 +100,8 @@ def _check_headers(value: str) -> None:
         if not (
             re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", unquote(name.strip()), re.ASCII)
             and re.fullmatch(r"[ !#-:<-\[\]-~]+", text.strip())
-            and re.fullmatch(r"[ -~]+", unquote(text.strip()))
+            # Without blanks at its ends, of which requests complains in the log, with the value.
+            and re.fullmatch(r"[!-~]([ -~]*[!-~])?", unquote(text.strip()))
         ):
             raise ValueError("expected name=value pairs, separated by commas, with other characters percent-encoded")
 

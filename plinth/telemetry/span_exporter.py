@@ -26,6 +26,7 @@ log = structlog.get_logger("plinth.tracing")
 WARNING_INTERVAL_SECONDS = 60.0
 MAX_ANSWER = 65_536  # bytes that are read of a collector's answer, so that its connection can be used again
 NO_TIMEOUT_MILLISECONDS = 2**31 - 1  # the specification's 0: 24 days
+_PROTOCOL_HEADERS = ("content-type", "content-encoding", "user-agent")
 MAX_REASON = 500  # characters of a reason in the log: part of it may be the collector's own text
 
 
@@ -45,10 +46,11 @@ class BoundedSpanProcessor(BatchSpanProcessor):
         self._unreported = 0
         self._warn_from = 0.0
         super().__init__(
-            _Exporter(self._after_export, endpoint=endpoint, headers=headers, session=_Session(), **_options(settings)),
+            _Exporter(self._after_export, endpoint=endpoint, session=_Session(headers), **_options(settings)),
             max_queue_size=settings.OTEL_BSP_MAX_QUEUE_SIZE,
             schedule_delay_millis=settings.OTEL_BSP_SCHEDULE_DELAY,
             max_export_batch_size=settings.OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+            export_timeout_millis=NO_TIMEOUT_MILLISECONDS,  # not used by the SDK, which else reads a variable for it
         )
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -103,12 +105,22 @@ def _options(settings: PlatformSettings) -> dict[str, Any]:
 
 
 class _Session(requests.Session):
-    """The exporter's connections. It alone would take a redirect for a success and read an answer of any size."""
+    """The exporter's connections. It alone would take a redirect for a success and read an answer of any size.
+
+    Requests have the exporter's headers of the protocol, and `own`.
+    """
+
+    def __init__(self, own: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._own = dict(own or {})
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
+        # The exporter adds headers of the environment, which may be for another collector than the traces' own.
+        kept = {name: value for name, value in options["headers"].items() if name.lower() in _PROTOCOL_HEADERS}
+        # With `verify`, since REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE win over the session's own.
+        options = {"verify": self.verify, **options, "headers": kept | self._own, "stream": True}
         try:
-            # With `verify`, since REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE win over the session's own.
-            response = super().request(*args, **{"verify": self.verify, **options, "stream": True})
+            response = super().request(*args, **options)
         except requests.ConnectionError as error:
             if "BadStatusLine" not in repr(error):
                 raise
@@ -140,9 +152,13 @@ logging.getLogger(trace_exporter.__name__).addFilter(_keep_message)
 class _Exporter(trace_exporter.OTLPSpanExporter):
     """Calls `after` with the number of spans of each batch, and the problem if it was not delivered."""
 
-    def __init__(self, after: Callable[[int, str | None], None], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, after: Callable[[int, str | None], None], *, session: _Session, **options: Any) -> None:
+        super().__init__(session=session, **options)
         self._after = after
+        # Of a file that is not given it reads the environment by itself, where blanks would be a path.
+        certificate, key = options["client_certificate_file"], options["client_key_file"]
+        session.verify = options["certificate_file"] or True
+        session.cert = (certificate, key) if certificate and key else certificate
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         _messages.clear()

@@ -248,6 +248,25 @@ def test_port_of_grpc_has_a_hint(name: str) -> None:
     assert "4318" in reason
 
 
+@pytest.mark.parametrize(
+    ("name", "url", "hint"),
+    [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318", "at /v1/traces, which is not appended"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318/", "at /v1/traces, which is not appended"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/v1/traces/", "/v1/traces is appended to it"),
+    ],
+)
+def test_path_that_hardly_any_collector_has_is_a_warning(name: str, url: str, hint: str) -> None:
+    ((warned_of, reason),) = PlatformSettings.isolated(**{name: url}).warnings
+    assert warned_of == name
+    assert hint in reason
+
+
+@pytest.mark.parametrize("url", ["http://collector", "https://otlp.example/otlp", "http://[::1]:4318/"])
+def test_base_of_a_url_is_no_warning(url: str) -> None:
+    assert PlatformSettings.isolated(OTEL_EXPORTER_OTLP_ENDPOINT=url).warnings == ()
+
+
 def test_timeout_that_was_meant_in_seconds_has_a_warning() -> None:
     settings = PlatformSettings.isolated(OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, OTEL_EXPORTER_OTLP_TIMEOUT="10")
     ((name, reason),) = settings.warnings

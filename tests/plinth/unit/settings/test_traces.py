@@ -39,6 +39,8 @@ def test_traces_go_to_the_endpoint_that_opentelemetry_specifies(values: dict[str
         ("OTEL_EXPORTER_OTLP_HEADERS", "no-pair"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,two words=c"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a=two%0Alines"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=%20the-key"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=the-key%20"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=\u00fc"),
         ("OTEL_RESOURCE_ATTRIBUTES", "no pairs"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=b,=c"),

@@ -12,8 +12,10 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from plinth.telemetry import span_exporter
-from plinth.telemetry.span_exporter import _Exporter, _options, _Session
+from plinth.telemetry.span_exporter import BoundedSpanProcessor, _Exporter, _options, _Session
 from plinth.telemetry.tracer_provider import _limits, _resource
+from tests.support.collector import collecting
+from tests.support.logs import logging_as
 from tests.support.notes import settings_with
 
 
@@ -105,3 +107,30 @@ def test_answer_in_grpc_has_a_hint(grpc_server: str, monkeypatch: pytest.MonkeyP
     exporter = _Exporter(lambda _, problem: told.append(problem), endpoint=grpc_server, session=_Session(), **options)
     assert exporter.export([]) is SpanExportResult.FAILURE
     assert "4318" in str(told[0])
+
+
+@pytest.mark.parametrize("name", ["CERTIFICATE", "TRACES_CERTIFICATE", "CLIENT_CERTIFICATE", "TRACES_CLIENT_KEY"])
+def test_a_variable_of_blanks_names_no_file(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", "  ")  # which the exporter reads too
+    session = _Session()
+    _Exporter(lambda *_: None, endpoint="https://collector", session=session, **_options(settings_with()))
+    assert (session.verify, session.cert) == (True, None)
+
+
+def test_headers_of_the_environment_do_not_go_beside_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where OTEL_EXPORTER_OTLP_TRACES_HEADERS_FILE names those for the traces' own collector."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=that-of-another-collector")
+    with collecting() as collector:
+        endpoint, session = f"{collector.url}/v1/traces", _Session({"X-Own": "1"})
+        exporter = _Exporter(lambda *_: None, endpoint=endpoint, session=session, **_options(settings_with()))
+        assert exporter.export([]) is SpanExportResult.SUCCESS
+    (sent,) = collector.headers
+    assert (sent["x-own"], sent["content-type"]) == ("1", "application/x-protobuf")
+    assert "x-key" not in sent
+
+
+def test_a_variable_that_is_ignored_is_not_complained_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_EXPORT_TIMEOUT", "nonsense")
+    with logging_as(LOG_FORMAT="json") as log:
+        BoundedSpanProcessor(settings_with(), "http://collector", None).shutdown()
+    assert log.lines() == []
