@@ -37,7 +37,7 @@ def make_application(create_app: Callable[[S], FastAPI], read_settings: Callable
     try:
         check_codecs(settings)  # of the kinds that the application has registered
     except SettingsError as error:
-        sys.exit(str(error))
+        sys.exit(error_text(error))
     if known := [name for name, _ in settings.known_keys()]:
         from plinth.http.loopback_only import LoopbackOnlyMiddleware
 

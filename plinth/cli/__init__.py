@@ -41,7 +41,7 @@ from plinth.cli.service import ServiceError, declared_settings
 from plinth.cli.sql import sql
 from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings, SettingsError
-from plinth.telemetry.logging import configure_logging
+from plinth.telemetry.logging import configure_logging, error_text
 
 # With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
 # for jobs that the old one began.
@@ -193,7 +193,7 @@ def _work(settings: PlatformSettings, *, queues: list[str] | None, concurrency: 
         check_codecs(settings)
         uvloop.run(run_worker(settings, queues=queues, concurrency=concurrency, host=host))
     except SettingsError as error:
-        fail(str(error), code=2)
+        fail(error_text(error), code=2)
     except ProbeServerError as error:
         fail(str(error), code=1)
     except asyncpg.UndefinedTableError:

@@ -145,7 +145,7 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
             where = "DATABASE_URL is not set. Beside `plinth run`, put `plinth with-servers --` before the command."
         fail(f"{database_reason(error)}. {where}", code=1)
     except SettingsError as error:  # of the codec of a job
-        fail(str(error), code=2)
+        fail(error_text(SettingsError(error.problems, settings.LOG_FORMAT, settings.LOG_PROFILE)), code=2)
     except AppException as error:
         fail(str(error), code=1)
     except (DBAPIError, asyncpg.PostgresError) as error:

@@ -25,6 +25,7 @@ import structlog
 
 from plinth.cli.service import ServiceError
 from plinth.settings import SettingsError
+from plinth.telemetry.logging import error_text
 
 __all__ = ["run_reloaded"]
 
@@ -128,7 +129,7 @@ def _run(target: Callable[[], None], report: Connection) -> None:
         pass
     except (ServiceError, SettingsError) as error:
         report.send(str(error))
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{error_text(error) if isinstance(error, SettingsError) else error}\n")
         sys.exit(2)
     except Exception as error:
         report.send(_describe(error))

@@ -127,7 +127,8 @@ def check_codecs(settings: PlatformSettings) -> None:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(kind.name)
     if problems:
-        raise SettingsError([f"{problem} (jobs of the kind {', '.join(names)})" for problem, names in problems.items()])
+        found = [f"{problem} (jobs of the kind {', '.join(names)})" for problem, names in problems.items()]
+        raise SettingsError(found, settings.LOG_FORMAT, settings.LOG_PROFILE)
 
 
 def check_name(name: str) -> None:

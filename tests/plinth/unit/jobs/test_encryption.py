@@ -1,5 +1,6 @@
 """Codecs of payloads, and the encryption that comes along."""
 
+import json
 import secrets
 from itertools import pairwise
 from uuid import uuid4
@@ -113,6 +114,9 @@ class TestStart:
         monkeypatch.setattr(process, "configure_logging", lambda *_: None)  # it is for the whole process
         with pytest.raises(SystemExit, match="JOBS_ENCRYPTION_KEY"):
             make_application(lambda settings: FastAPI(), Settings.isolated)
+        with pytest.raises(SystemExit) as ended:
+            make_application(lambda settings: FastAPI(), lambda: Settings.isolated(LOG_FORMAT="json"))
+        assert "JOBS_ENCRYPTION_KEY" in json.loads(str(ended.value.code))["problems"][0]
 
     def test_worker_without_the_key_does_not_start(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -122,3 +126,6 @@ class TestStart:
             cli._work(Settings.isolated(), queues=None, concurrency=None, host="127.0.0.1")
         assert ended.value.code == 2
         assert "JOBS_ENCRYPTION_KEY (not set)" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            cli._work(Settings.isolated(LOG_FORMAT="json"), queues=None, concurrency=None, host="127.0.0.1")
+        assert "JOBS_ENCRYPTION_KEY" in json.loads(capsys.readouterr().err)["problems"][0]
