@@ -23,11 +23,20 @@ def console(process: str | None, *, colours: bool) -> structlog.typing.Processor
         margin = _styled(f"{process:<6} | ", colours=colours, fg=_PROCESS_COLOURS.get(process))
 
     def line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-        is_access = event.get("event") == ACCESS_MESSAGE and "duration_ms" in event
-        text = _access(event, colours=colours) if is_access else str(render(logger, method, event))
+        text = _access(event, colours=colours) if _is_access(event) else str(render(logger, method, event))
         return margin + text.replace("\n", f"\n{margin}")
 
     return line
+
+
+def _is_access(event: Mapping[str, Any]) -> bool:
+    """Whether it is an access line, and none of other code's with the same message."""
+    return (
+        event.get("event") == ACCESS_MESSAGE
+        and type(event.get("status")) is int
+        and type(event.get("duration_ms")) in (int, float)
+        and type(event.get("method")) is type(event.get("path")) is str
+    )
 
 
 def _access(event: Mapping[str, Any], *, colours: bool) -> str:

@@ -1,17 +1,31 @@
 """Encodes a log line as JSON that every parser takes, of a size that log stores take."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_json
 
-__all__ = ["MAX_LINE", "MAX_VALUE", "to_line"]
+__all__ = ["MAX_LINE", "MAX_VALUE", "cut", "to_line"]
 
 MAX_LINE = 131_072
 """Bytes of a line. Loki drops lines above 256 KB, Cloud Logging entries above 256 KB with what agents add."""
 MAX_VALUE = 16_384
 """Characters of each value in a line that is too long."""
 _END = 4096  # of them, the last: a traceback ends with what was raised
+_HEAD = MAX_VALUE - _END
+_MARK = 40  # characters, at most, of what stands where a value was cut
+_BESIDE = 32_768  # characters: more than a key or a token has
+
+
+def cut(text: str, masked: Callable[[str], str] = str) -> str:
+    """Cut a long text to its beginning and its end.
+
+    `masked` masks the secrets of both, with what stands beside them, so that a secret that is cut is seen as a whole.
+    """
+    if len(text) <= MAX_VALUE + _MARK:
+        return text
+    head, end = masked(text[: _HEAD + _BESIDE])[:_HEAD], masked(text[-_END - _BESIDE :])[-_END:]
+    return f"{head} [cut: {len(text) - MAX_VALUE} characters] {end}"
 
 
 def to_line(line: Mapping[str, Any]) -> bytes:
@@ -42,9 +56,8 @@ def _cut(line: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in line.items():
         text = value if isinstance(value, str) else to_json(value, inf_nan_mode="strings").decode()
-        kept = value
-        if len(text) > MAX_VALUE:
-            kept = f"{text[: MAX_VALUE - _END]} [cut: {len(text) - MAX_VALUE} characters] {text[-_END:]}"
+        shorter = cut(text)
+        kept = value if shorter == text else shorter
         size = len(to_json({name: kept}, inf_nan_mode="strings"))
         if size <= room:
             room -= size

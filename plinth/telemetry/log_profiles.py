@@ -5,7 +5,8 @@ Elastic: https://www.elastic.co/docs/reference/ecs, https://www.elastic.co/docs/
 Datadog: https://docs.datadoghq.com/logs/log_configuration/attributes_naming_convention/#reserved-attributes
 """
 
-from collections.abc import Mapping, MutableMapping
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 __all__ = ["ACCESS_MESSAGE", "PROFILES", "RESERVED", "Profile", "free", "move", "translate"]
@@ -28,7 +29,7 @@ class Profile(NamedTuple):
     reserved: frozenset[str]
     """Names that the store gives a meaning: a value of the code's own moves to another name."""
     objects: frozenset[str] = frozenset()
-    """Names under which the store expects objects."""
+    """Names under which the store expects objects. A store that has some takes dots in names for objects too."""
     constant: Mapping[str, str] = {}
     decimal_ids: bool = False
     """Whether lines have `dd.trace_id` and `dd.span_id` too: the lower 64 bits, as decimals."""
@@ -151,6 +152,8 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
     line = {profile.renamed.get(name, name): value for name, value in ours.items()}
     level = profile.renamed["level"]
     line[level] = profile.levels.get(line[level], line[level])
+    if isinstance(line["message"], dict | list):  # of a store's text an object would be an error of the whole line
+        line["message"] = json.dumps(line["message"])
     line |= profile.constant
     if profile.decimal_ids and "trace_id" in ours:
         line["dd.trace_id"] = str(int(ours["trace_id"][16:], 16))
@@ -161,10 +164,37 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
     for name, value in theirs.items():
         if name in names and not isinstance(value, dict):
             own = names[name]
-        elif name in profile.reserved or (name in profile.objects and not isinstance(value, dict)):
+        elif name in profile.reserved:
             own = free(name, line)
+        elif name in profile.objects or "." in name or isinstance(value, dict):
+            own = free(name, line) if _is_odd(profile, name, value) else name
         else:
             own = name
         # A line about another job has that one's id.
         line[own if own not in line or own in ("job_id", "attempt") else free(own, line)] = value
     return line
+
+
+def _is_odd(profile: Profile, name: str, value: Any) -> bool:
+    """Whether a store that takes dots for objects would take a member for another, or refuse the line.
+
+    `http={"request": {"id": …}}` is `http.request.id` there, and what is an object cannot be a text.
+    """
+    if name in profile.objects and not isinstance(value, dict):
+        return True
+    if not profile.objects:
+        return False
+    reserved = [f"{own}." for own in profile.reserved - profile.objects]
+    head = f"{name.partition('.')[0]}."
+    if not any(own.startswith(head) for own in reserved):
+        return False
+    return any(own.startswith(path) or path.startswith(own) for path in _paths(name, value) for own in reserved)
+
+
+def _paths(name: str, value: Any) -> Iterator[str]:
+    """The names of a member's values with all dots, and one behind each."""
+    if isinstance(value, dict):
+        for part, inner in value.items():
+            yield from _paths(f"{name}.{part}", inner)
+    else:
+        yield f"{name}."

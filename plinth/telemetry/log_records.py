@@ -5,11 +5,13 @@ Processors for structlog. Secrets that `plinth.telemetry.redaction` knows are ma
 
 import logging
 import re
+import sys
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
+from traceback import format_tb
 from typing import Any, cast
 
 from opentelemetry.trace import get_current_span
@@ -40,6 +42,9 @@ attempt_var: ContextVar[int | None] = ContextVar("attempt", default=None)
 
 # All but line breaks and tabs.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+# Members that the console writes below the line, as they are.
+_OF_LINES = ("exception", "stack")
 
 _RECORD = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
@@ -91,9 +96,15 @@ def keep_reserved(logger: Any, method: str, event: Event) -> Event:
 
 def add_exception(logger: Any, method: str, event: Event) -> Event:
     """Replace `exc_info` by `exception`, the traceback."""
-    if event.get("exc_info") and "exception" in event:
+    given = event.get("exc_info")
+    if given and "exception" in event:
         move(event, "exception")
-    return format_exc_info(logger, method, event)
+    error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else sys.exception()
+    try:
+        return format_exc_info(logger, method, event)
+    except Exception:  # noqa: BLE001 - Python cannot show every exception, such as a SyntaxError with an odd place
+        event["exception"] = "".join(format_tb(getattr(error, "__traceback__", None))) + type(error).__qualname__
+        return event
 
 
 def add_extra(logger: Any, method: str, event: Event) -> Event:
@@ -143,10 +154,12 @@ def drop_colours(logger: Any, method: str, event: Event) -> Event:
 
 def escape(logger: Any, method: str, event: Event) -> Event:
     """Escape control characters for a terminal, which obeys them; a line break in a path would forge a line."""
-    for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            if name in ("exception", "stack"):  # these have lines
-                event[name] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], value)
-            else:
-                event[name] = repr(value)[1:-1]
+    for name, value in list(event.items()):
+        if name in _OF_LINES and value is not None:
+            text = value if isinstance(value, str) else repr(value)
+            event[name] = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+        elif isinstance(value, str) and not value.isprintable():
+            event[name] = repr(value)[1:-1]
+        if not name.isprintable():
+            event[repr(name)[1:-1]] = event.pop(name)
     return event

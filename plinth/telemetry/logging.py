@@ -9,8 +9,9 @@ import logging
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
@@ -54,6 +55,33 @@ class _Logger(structlog.BoundLoggerBase):
     """
 
 
+class _Writer:
+    """Writes the lines of structlog's loggers to stderr, as bytes or as text.
+
+    It never raises: with a full disk, or a reader that is gone, requests and jobs go on without their lines. It has no
+    lock, for which structlog's waits without end where the garbage collector or a signal makes code log meanwhile.
+    """
+
+    def __init__(self, *, as_bytes: bool) -> None:
+        self._as_bytes = as_bytes
+        self._end: Any = b"\n" if as_bytes else "\n"
+        stream: IO[Any] = sys.stderr.buffer if as_bytes else sys.stderr
+        self._write, self._flush = stream.write, stream.flush
+
+    def __reduce__(self) -> Any:
+        # A logger may be copied, and go to another process.
+        return partial(_Writer, as_bytes=self._as_bytes), ()
+
+    def info(self, line: Any) -> None:
+        try:
+            self._write(line + self._end)
+            self._flush()
+        except (OSError, RuntimeError, ValueError):  # it fails, is being written to by this thread, or is closed
+            pass
+
+    debug = warning = error = critical = info
+
+
 class _Handler(logging.StreamHandler[Any]):
     """The handler of the standard library's loggers."""
 
@@ -67,6 +95,16 @@ class _Handler(logging.StreamHandler[Any]):
         place = f"{record.pathname}:{record.lineno}"
         with suppress(Exception):  # it may be the stream that fails
             log.error("a line could not be written", logger=record.name, template=template, place=place, error=error)
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """The form of the standard library's lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelname not in LEVELS:  # a library's own: `level` stays one of those that alerts know
+            name = next((name for name in reversed(LEVELS) if record.levelno >= getattr(logging, name)), LEVELS[0])
+            record = logging.makeLogRecord({**vars(record), "levelname": name, "level_name": record.levelname})
+        return super().format(record)
 
 
 def configure_logging(settings: PlatformSettings, process: str | None = None) -> None:
@@ -90,17 +128,16 @@ def configure_logging(settings: PlatformSettings, process: str | None = None) ->
             console(process, colours=sys.stderr.isatty()),
         ]
     )
+    writer = _Writer(as_bytes=as_json)
     structlog.configure(
         processors=processors,
         wrapper_class=_Logger,
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer)
-        if as_json
-        else structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
     handler = _Handler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Formatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, add_extra, drop_colours],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,

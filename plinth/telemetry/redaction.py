@@ -14,6 +14,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from plinth.settings.urls import MASK
+from plinth.telemetry.log_lines import MAX_LINE, cut
 
 __all__ = ["redact", "redact_text"]
 
@@ -49,6 +50,7 @@ _HEADER = re.compile(
     r"""\b((?:proxy-)?authorization|(?:set-)?cookie)(:[ \t]*)(?:[^\r\n"']|(?<==)"[^"\r\n]*"|(?<=\\)")+""", re.IGNORECASE
 )
 
+MAX_BITS = 64  # of a number: parsers refuse a larger one, and Python those of more than 4300 digits
 _PLAIN = (int, float, bool, type(None))
 _NEVER_SECRET = (bool, type(None))
 
@@ -59,10 +61,14 @@ def redact(event: MutableMapping[str, Any]) -> None:
         if type(value) is str:
             if is_secret(name):
                 event[name] = MASK
+            elif len(value) > MAX_LINE:
+                event[name] = _text(value)
             elif " " in value or ":" in value or "=" in value or "eyJ" in value or "plk_" in value or '",' in value:
                 event[name] = redact_text(value)
         elif type(value) not in _PLAIN or (is_secret(name) and type(value) not in _NEVER_SECRET):
             event[name] = _redacted(name, value)
+        elif type(value) is int and value.bit_length() > MAX_BITS:
+            event[name] = hex(value)
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +109,12 @@ def _redacted(name: str, value: object) -> Any:
     try:
         return _walk(to_jsonable_python(value, fallback=str))
     except Exception:  # noqa: BLE001
-        return redact_text(_shown(value))
+        return _text(_shown(value))
+
+
+def _text(text: str) -> str:
+    """Mask the secrets in a text, and cut one that makes a line too long: 10 MB would take seconds."""
+    return redact_text(text) if len(text) <= MAX_LINE else cut(text, redact_text)
 
 
 def _shown(value: object) -> str:
@@ -115,7 +126,9 @@ def _shown(value: object) -> str:
 
 def _walk(value: Any) -> Any:
     if isinstance(value, str):
-        return redact_text(value)
+        return _text(value)
+    if type(value) is int and value.bit_length() > MAX_BITS:
+        return hex(value)
     if isinstance(value, dict):
         return {
             key: MASK if is_secret(str(key)) and not isinstance(item, _NEVER_SECRET) else _walk(item)

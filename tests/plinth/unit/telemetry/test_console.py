@@ -50,7 +50,11 @@ def test_each_line_of_an_entry_has_the_name_of_its_process() -> None:
 
 
 def test_line_of_other_code_with_the_message_of_an_access_line_is_whole() -> None:
-    assert "path=/x" in rendered({"event": "request", "path": "/x", "level": "info", "timestamp": "10:02:33"})
+    line = {"event": "request", "level": "info", "timestamp": "10:02:33"}
+    assert "path=/x" in rendered(line | {"path": "/x"})
+    assert "duration_ms=7" in rendered(line | {"duration_ms": 7})
+    for name, value in (("status", "200"), ("duration_ms", "7"), ("method", None), ("path", 5)):
+        assert f"{name}=" in rendered({**ACCESS, name: value})
 
 
 def test_log_of_a_process_has_its_name_and_the_local_time(configure: Any) -> None:

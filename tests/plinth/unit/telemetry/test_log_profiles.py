@@ -141,3 +141,66 @@ def test_no_member_is_lost(configure: Configure, log: Log, profile: str) -> None
     structlog.get_logger().info("not the access line", **values)
     (line,) = stderr.lines()
     assert set(values.values()) <= set(line.values())
+
+
+# What each says of a reserved name, in parts, or would make an object of what is a text there.
+_WITHIN_ELASTIC: list[tuple[str, Any]] = [
+    ("http", {"request": {"id": "forged"}}),
+    ("http", {"request.id": "forged"}),
+    ("http", {"request": "forged"}),
+    ("http.request", {"id": "forged"}),
+    ("http.request", "forged"),
+    ("error", {"stack_trace": "forged"}),
+    ("error.stack_trace", {"a": 1}),
+    ("message.text", "forged"),
+    ("@timestamp.seconds", 1),
+]
+_WITHIN_DATADOG: list[tuple[str, Any]] = [
+    ("http", {"request_id": "forged"}),
+    ("error", {"stack": {"a": "forged"}}),
+    ("logger", {"name": "forged"}),
+    ("dd.trace_id.high", 1),
+    ("status.code", 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "value"),
+    [
+        *(("ecs", *member) for member in _WITHIN_ELASTIC),
+        *(("datadog", *member) for member in _WITHIN_DATADOG),
+    ],
+)
+def test_reserved_names_cannot_be_set_in_parts(configure: Configure, profile: str, name: str, value: Any) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+    structlog.get_logger().info("x", **{name: value})
+    logging.getLogger("any").warning("x", extra={name: value})
+    for line in stderr.lines():
+        assert name not in line
+        assert line[f"{name}_"] == value
+
+
+def test_names_beside_those_that_are_reserved_stay(configure: Configure) -> None:
+    theirs: dict[str, Any] = {
+        "http": {"request": {"method": "GET"}, "response": {"status_code": 200}},
+        "log.origin": {"file": {"name": "a.py"}},
+        "error": {"code": "7"},
+        "url.path": "/",
+        "payload": {"http": {"request": {"id": "mine"}}},
+        "transaction.id": "t",
+    }
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE="ecs")
+    structlog.get_logger().info("x", **theirs)
+    (line,) = stderr.lines()
+    assert theirs.items() <= line.items()
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE="gcp")  # which takes a dot for a part of the name
+    structlog.get_logger().info("x", logging={"googleapis": "mine"}, **{"message.text": "mine"})
+    (line,) = stderr.lines()
+    assert (line["logging"], line["message.text"]) == ({"googleapis": "mine"}, "mine")
+
+
+@pytest.mark.parametrize("profile", ["gcp", "ecs", "datadog"])
+def test_a_message_is_a_text(configure: Configure, profile: str) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+    structlog.get_logger().info({"a": ["b"]})
+    assert [line["message"] for line in stderr.lines()] == ['{"a": ["b"]}']

@@ -186,6 +186,8 @@ class TestBaggage:
         ("header", "kept"),
         [
             (f"a={'x' * MAX_BAGGAGE}", 0),
+            (f"a={'x' * 4095},b=1", 1),
+            (",".join(f"a{n}={'!' * 4000}" for n in range(2)), 2),  # three times as long when it is sent
             (",".join(f"a{n}={n}" for n in range(500)), 64),
             (",".join(f"a{n}={'x' * 200}" for n in range(64)), 0),
             ("no pair,a=1,=2,b=\x7f", 1),
