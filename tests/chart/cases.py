@@ -136,7 +136,7 @@ FULL: Object = {
         "rules": {
             "enabled": True,
             "labels": {"prometheus": "rules"},
-            "severities": {"critical": "page", "warning": "ticket"},
+            "severities": {"critical": 'P1 "page" \\now', "warning": "ticket: #2"},
             "additionalLabels": {"team": "shop", "severity": "none", "release": "other"},
             "runbookUrl": "https://runbooks.example.com/plinth",
             "lateSeconds": 90,

@@ -271,6 +271,10 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         },
         ["extraEnv sets OTEL_TRACES_SAMPLER_ARG", "Use tracing.endpoint, tracing.ratio"],
     ),
+    "routes that are no regular expression": (
+        {"metrics": {"rules": {"objectives": {"latency": {"exceptRoutes": ".*/(events|content"}}}}},
+        ["metrics.rules.objectives.latency.exceptRoutes", "refuse all rules", "Take one such as .*/(events|content)"],
+    ),
     "source ranges of no load balancer": (
         {"api": {"service": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}},
         ["api.service.loadBalancerSourceRanges is set, and api.service.type is ClusterIP", "networkPolicy.apiFrom"],

@@ -1,12 +1,13 @@
 """The alert rule and the dashboard of `docs/extend.md` take no edit of a file of the platform."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.chart.tools import ROOT, objects_of, template
+from tests.chart.tools import CHART, ROOT, RenderError, objects_of, template
 from tests.support.pages import Copy, copy_of_the_project, files_of
 
 PAGE = ROOT / "docs" / "extend.md"
@@ -34,6 +35,23 @@ def test_a_rule_file_and_a_dashboard_become_part_of_the_release(copy: Copy) -> N
     assert "${" not in yaml.safe_dump(group)
     (dashboard,) = [item for item in objects if item["metadata"]["name"] == "plinth-dashboard-shipping"]
     assert '"uid": "shipping"' in dashboard["data"]["plinth-shipping.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("groups:\n  - name: a\n   rules: []\n", "yaml: line"),
+        ("group:\n  - {name: a, rules: []}\n", "groups: [{name, rules}]"),
+        ("", "groups: [{name, rules}]"),
+    ],
+)
+def test_a_rule_file_of_which_no_alert_would_fire_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    chart = tmp_path / "plinth"
+    shutil.copytree(CHART, chart)
+    (chart / "rules" / "shipping.yaml").write_text(text)
+    with pytest.raises(RenderError, match=r"rules/shipping\.yaml has no groups of rules") as refused:
+        template(VALUES, chart=chart)
+    assert reason in str(refused.value)
 
 
 def test_the_tests_of_the_chart_pass_beside_them(copy: Copy) -> None:

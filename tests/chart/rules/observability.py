@@ -1,5 +1,6 @@
 """How the release is watched: monitors, rules, dashboards, and where its traces go."""
 
+import json
 from functools import cache
 
 import yaml
@@ -89,14 +90,14 @@ def _groups(case: str) -> list[Object]:
     whole = release(case)
     values = whole.values["metrics"]["rules"]
     objectives = values["objectives"]
+    texts = {"runbooks": values["runbookUrl"], **values["severities"]}
     timeout = min(whole.config(worker).get("JOBS_SESSION_TIMEOUT", 10) for worker in whole.workers)
     filled = {
         "namespace": "shop",
         "release": whole.name,
         "pods": f'namespace="shop",pod=~"{whole.name}-(api|worker)-.+"',
         "recorded": f'namespace="shop",release="{whole.name}"',
-        "runbooks": values["runbookUrl"],
-        **values["severities"],
+        **{name: json.dumps(text)[1:-1] for name, text in texts.items()},  # as YAML has it between double quotes
         "late": str(values["lateSeconds"]),
         "heartbeat": f"{timeout / 2:g}",
         "migrationDeadline": str(whole.values["migrate"]["activeDeadlineSeconds"]),

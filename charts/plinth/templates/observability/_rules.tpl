@@ -17,9 +17,10 @@ namespace: {{ .Release.Namespace | quote }}
 release: {{ $name | quote }}
 pods: {{ printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-(api|worker)-.+" $name) | squote }}
 recorded: {{ printf "namespace=%q,release=%q" .Release.Namespace $name | squote }}
-runbooks: {{ $rules.runbookUrl | quote }}
-critical: {{ $rules.severities.critical | quote }}
-warning: {{ $rules.severities.warning | quote }}
+{{- /* They stand between double quotes there, and may have some. */}}
+{{- range $part, $text := merge (dict "runbooks" $rules.runbookUrl) $rules.severities }}
+{{ $part }}: {{ $text | toJson | trimPrefix "\"" | trimSuffix "\"" | quote }}
+{{- end }}
 late: {{ include "plinth.scalar" $rules.lateSeconds | quote }}
 # A worker beats four times within the time after which its session is over; half of it means that a beat has failed.
 heartbeat: {{ divf $timeout 2 | quote }}
@@ -58,7 +59,11 @@ The groups of a file of rules, filled in; an alert's own labels win over the val
 {{- range $name, $value := include "plinth.ruleValues" (first .) | fromYaml -}}
 {{- $text = $text | replace (printf "${%s}" $name) $value -}}
 {{- end -}}
-{{- $groups := ($text | fromYaml).groups -}}
+{{- $read := $text | fromYaml -}}
+{{- if not $read.groups -}}
+{{- fail (printf "%s has no groups of rules, so no alert of it would fire: %s" (last .) ($read.Error | default "it is to be as the files beside it, groups: [{name, rules}]")) -}}
+{{- end -}}
+{{- $groups := $read.groups -}}
 {{- range $groups -}}
 {{- range .rules -}}
 {{- if .alert -}}
