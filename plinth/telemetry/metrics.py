@@ -204,6 +204,8 @@ def _preferred(accept: str) -> str:
             continue
         pairs = (parameter.partition("=") for parameter in parameters)
         given = {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+        if openmetrics and given.get("version", "1.0.0") != "1.0.0":  # the client library would call ours that
+            continue
         weight = given.pop("q", "1")
         rank = (float(weight) if _WEIGHT.fullmatch(weight) else 0.0), openmetrics
         if rank[0] > 0 and rank > best:

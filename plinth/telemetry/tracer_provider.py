@@ -3,11 +3,13 @@
 Imported only when tracing is enabled, like `plinth.telemetry.span_exporter` and OpenTelemetry's SDK.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from urllib.parse import unquote
 
 from opentelemetry.context import Context
+from opentelemetry.sdk import resources
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import (
@@ -25,6 +27,9 @@ from plinth.settings import PlatformSettings
 from plinth.telemetry.span_exporter import BoundedSpanProcessor
 
 __all__ = ["build_tracer_provider"]
+
+# Of an empty pair, such as behind a comma at the end: the settings have read the variable, and accept it.
+logging.getLogger(resources.__name__).addFilter(lambda record: "Invalid key value" not in str(record.msg))
 
 
 def build_tracer_provider(

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from plinth.telemetry import span_exporter
-from plinth.telemetry.span_exporter import BoundedSpanProcessor, _Exporter, _options, _Session
-from plinth.telemetry.tracer_provider import _limits, _resource
+from plinth.telemetry.span_exporter import _Exporter, _options, _Session
+from plinth.telemetry.tracer_provider import _limits, _resource, build_tracer_provider
 from tests.support.collector import collecting
 from tests.support.logs import logging_as
 from tests.support.notes import settings_with
@@ -129,8 +129,11 @@ def test_headers_of_the_environment_do_not_go_beside_those_of_the_settings(monke
     assert "x-key" not in sent
 
 
-def test_a_variable_that_is_ignored_is_not_complained_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sdk_complains_of_no_variable_that_the_settings_have_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_EXPORT_TIMEOUT", "nonsense")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "a=b, ,")
     with logging_as(LOG_FORMAT="json") as log:
-        BoundedSpanProcessor(settings_with(), "http://collector", None).shutdown()
+        settings = settings_with(OTEL_RESOURCE_ATTRIBUTES="a=b, ,")
+        _, processor = build_tracer_provider(settings, "http://collector", "api")
+        processor.shutdown()
     assert log.lines() == []
