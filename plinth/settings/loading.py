@@ -156,11 +156,13 @@ class CheckedSettings(BaseSettings):
         # An empty value counts as not set, except where the type gives it a meaning.
         may_be_empty = {name for name, field in cls.model_fields.items() if types.MAY_BE_EMPTY in field.metadata}
         data = {name: value for name, value in data.items() if value != "" or name in may_be_empty}
-        problems: dict[str, str] = {}
+        # Bytes of the environment that are none are lone surrogates here, at which encoding fails later.
+        problems = {name: "expected text in UTF-8" for name, value in data.items() if not _is_utf8(value)}
+        data = {name: value for name, value in data.items() if name not in problems}
         try:
             settings = validate(data)
         except PydanticError as error:
-            problems = dict(_describe(error, cls.model_fields))
+            problems |= _describe(error, cls.model_fields)
             # Validated again without the wrong values, to find the broken rules too: one message lists everything.
             try:
                 settings = validate({name: value for name, value in data.items() if name not in problems})
@@ -178,6 +180,13 @@ class CheckedSettings(BaseSettings):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("Settings are not pickled: they hold secrets")
+
+
+def _is_utf8(value: object) -> bool:
+    try:
+        return not isinstance(value, str) or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _log_form(written: Mapping[str, object], fields: Mapping[str, FieldInfo]) -> dict[str, str]:

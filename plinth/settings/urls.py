@@ -19,6 +19,8 @@ def check_web_url(url: str) -> str:
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a URL that starts with https://")
+    if not is_host(parts.hostname) or not url.isprintable() or " " in url:
+        raise ValueError("expected a URL with a host name or an address, and without blanks")
     if "@" in parts.netloc or "?" in url or "#" in url:
         raise ValueError("expected a URL without user name, password, query and fragment")
     return url

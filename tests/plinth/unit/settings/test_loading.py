@@ -1,3 +1,4 @@
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_lists_are_written_with_commas_or_in_json(monkeypatch: pytest.MonkeyPatc
 def test_list_setting_may_be_empty_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("READINESS_REQUIRED", "[]")
     assert PlatformSettings().READINESS_REQUIRED == ()
+
+
+@pytest.mark.parametrize("name", PlatformSettings.model_fields)
+def test_bytes_of_the_environment_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, os.fsdecode(b"a=\xff"))
+    (problem,) = problems(PlatformSettings)
+    assert problem == f"{name} (environment): expected text in UTF-8"
 
 
 def test_broken_json_of_a_list_is_a_problem() -> None:

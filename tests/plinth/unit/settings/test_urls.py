@@ -28,6 +28,14 @@ class TestWebURL:
             urls.check_web_url(url)
 
     @pytest.mark.parametrize(
+        "url",
+        ["https://i d", "https://id/a b", "https://i\nd", "https://id\u00a0", f"https://{'i' * 64}.d", "https://i..d"],
+    )
+    def test_web_url_with_blanks_or_a_host_that_cannot_be_is_refused(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"with a host name or an address, and without blanks$"):
+            urls.check_web_url(url)
+
+    @pytest.mark.parametrize(
         ("url", "expected"),
         [
             *(
