@@ -1,10 +1,11 @@
 """States of a job, outcomes of a run, and the error entry of a failed run."""
 
-import traceback
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, NotRequired, TypedDict
 from uuid import UUID
+
+from plinth.telemetry.tracebacks import traceback_of
 
 __all__ = [
     "Discard",
@@ -110,7 +111,7 @@ def error_entry(
     outcome: str, *, run: int, attempt: int, error: str = "", exception: BaseException | None = None
 ) -> ErrorEntry:
     """Make the entry of a failed run. Without `error` the owner sees only the exception's type."""
-    trace = "".join(traceback.format_exception(exception)) if exception is not None else ""
+    trace = traceback_of(exception) if exception is not None else ""
     name = type(exception).__name__
     words = "" if exception is None else words_of(exception)
     return {

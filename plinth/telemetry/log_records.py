@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import time_ns
-from traceback import format_tb
 from typing import Any, cast
 
 from opentelemetry.trace import get_current_span
@@ -20,6 +19,7 @@ from structlog.processors import format_exc_info
 from plinth.telemetry.log_lines import to_line
 from plinth.telemetry.log_profiles import RESERVED, Profile, free, move, translate
 from plinth.telemetry.redaction import redact
+from plinth.telemetry.tracebacks import traceback_of
 
 __all__ = [
     "add_exception",
@@ -99,11 +99,13 @@ def add_exception(logger: Any, method: str, event: Event) -> Event:
     given = event.get("exc_info")
     if given and "exception" in event:
         move(event, "exception")
-    error = given if isinstance(given, BaseException) else given[1] if isinstance(given, tuple) else sys.exception()
+    error: Any = given if isinstance(given, BaseException) else sys.exception()
+    if isinstance(given, tuple) and len(given) == 3:
+        error = given[1]
     try:
         return format_exc_info(logger, method, event)
-    except Exception:  # noqa: BLE001 - Python cannot show every exception, such as a SyntaxError with an odd place
-        event["exception"] = "".join(format_tb(getattr(error, "__traceback__", None))) + type(error).__qualname__
+    except Exception:  # noqa: BLE001 - Python cannot show every exception
+        event["exception"] = traceback_of(error).rstrip()
         return event
 
 

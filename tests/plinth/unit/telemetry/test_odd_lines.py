@@ -157,6 +157,13 @@ def test_any_exception_may_be_logged(configure: Configure, form: dict[str, str],
         assert [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.parametrize("odd", [(), (1,), (None, None, None), (1, 2, 3), "yes", 0, object()])
+def test_any_exc_info_may_be_given(configure: Configure, form: dict[str, str], odd: Any) -> None:
+    stderr = configure(**form)
+    structlog.get_logger().info("ours", exc_info=odd)
+    assert stderr.getvalue().count("ours") == 1
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_of_a_long_text_what_is_kept_alone_is_searched_for_secrets(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, nested: bool
