@@ -48,6 +48,15 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         {"metrics": {"rules": {"additionalLabels": {"my-team": "shop"}}}},
         "my-team",
     ),
+    "a label that Prometheus refuses": (
+        {"metrics": {"rules": {"additionalLabels": {"__name__": "shop"}}}}, "invalid propertyName '__name__'",
+    ),
+    "a label that Prometheus sets itself": (
+        {"metrics": {"rules": {"additionalLabels": {"alertname": "shop"}}}}, "invalid propertyName 'alertname'",
+    ),
+    "routes with a line break": (
+        {"metrics": {"rules": {"objectives": {"latency": {"exceptRoutes": ".*/events\n"}}}}}, "does not match pattern",
+    ),
     "an interval without a unit": ({"metrics": {"podMonitor": {"interval": "15"}}}, "does not match pattern"),
     "an objective of 100%": (
         {"metrics": {"rules": {"objectives": {"latency": {"percent": 100}}}}}, "exclusiveMaximum: got 100, want 100",
@@ -56,6 +65,9 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         {"metrics": {"rules": {"objectives": {"latency": {"seconds": 0.3}}}}}, "value must be one of",
     ),
     "a percentage where a share is expected": ({"tracing": {"ratio": 10}}, "maximum: got 10, want 1"),
+    "an attribute of spans with a comma": (
+        {"tracing": {"resourceAttributes": {"a,b": "c"}}}, "'a,b' does not match pattern",
+    ),
     "an address without a scheme": ({"tracing": {"endpoint": "collector:4318"}}, "does not match pattern"),
     "a name that no Service may have": ({"fullnameOverride": "Shop"}, "at '/fullnameOverride': 'Shop' does not match"),
     "a label with a space": ({"api": {"podLabels": {"team": "a b"}}}, "at '/api/podLabels/team': 'a b' does not match"),
