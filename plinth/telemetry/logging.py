@@ -6,10 +6,12 @@ Alembic), warnings and uncaught exceptions have the same form. The level can be 
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -112,6 +114,8 @@ def configure_logging(settings: PlatformSettings, process: str | None = None) ->
 
     `process` is the name of one that may share a terminal with others: `api`, `worker`.
     """
+    if sys.stderr is None:  # closed by what has started this process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
     render = renderer_of(PROFILES[settings.LOG_PROFILE])
     processors: list[structlog.typing.Processor] = (

@@ -237,7 +237,7 @@ print("and here", flush=True)
 """
 
 
-@pytest.mark.parametrize("where", ["full", "gone", "closed"])
+@pytest.mark.parametrize("where", ["full", "gone", "closed", "never open"])
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_stream_that_fails_costs_lines_and_nothing_else(form: str, where: str, tmp_path: Path) -> None:
     if where == "full":
@@ -247,8 +247,9 @@ def test_stream_that_fails_costs_lines_and_nothing_else(form: str, where: str, t
         os.close(reading)
     else:
         stream = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    without = ["sh", "-c", 'exec "$0" "$@" 2>&-'] if where == "never open" else []
     done = subprocess.run(
-        [sys.executable, "-c", FULL, form, where],
+        [*without, sys.executable, "-c", FULL, form, where],
         env={**os.environ, "PYTHONPATH": PACKAGES},
         stdout=subprocess.PIPE,
         stderr=stream,
