@@ -43,9 +43,10 @@ from plinth.cli.workers import workers
 from plinth.settings import PlatformSettings, SettingsError
 from plinth.telemetry.logging import configure_logging, error_text
 
-# With --reload a worker has so many seconds to stop, five of them to give back what still runs: new code shall not wait
-# for jobs that the old one began.
+# With --reload a worker has so many seconds to stop, five of them to give back what still runs, and requests have one:
+# new code shall not wait for what the old one began.
 RELOAD_GRACE = 6.0
+RELOAD_REQUEST_GRACE = 1
 
 host_option = click.option(
     "--host", type=arguments.address, default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
@@ -134,9 +135,9 @@ def api(host: str, port: int, reload: bool, root_path: str | None) -> None:
 
 
 def _code_of(settings: PlatformSettings) -> list[Path]:
-    """The folders and files whose changes restart a process: the package of the settings class, and this one."""
+    """The folders and files whose changes restart a process: the service's package and migrations, and the platform."""
     service = sys.modules[type(settings).__module__.partition(".")[0]]
-    places: list[Path] = []
+    places = [settings.service.migrations]
     for module in (service, plinth):
         # A package without an __init__.py has folders and no file; the service may be a single file as well.
         found = module.__path__ if hasattr(module, "__path__") else [str(module.__file__)]
@@ -146,7 +147,7 @@ def _code_of(settings: PlatformSettings) -> list[Path]:
 
 def _serve_reloaded(**options: Any) -> None:
     """The API in a process of the reloader, which reports what this raises."""
-    serve(_new_settings("api"), **options)
+    serve(_new_settings("api"), grace=RELOAD_REQUEST_GRACE, **options)
 
 
 def _new_settings(process: str) -> PlatformSettings:

@@ -31,9 +31,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    settings: PlatformSettings, *, host: str, port: int, root_path: str | None, sockets: list[Any] | None = None
+    settings: PlatformSettings,
+    *,
+    host: str,
+    port: int,
+    root_path: str | None,
+    sockets: list[Any] | None = None,
+    grace: int = GRACE_SECONDS,
 ) -> None:
-    """The API in this process, on `sockets` if they are given."""
+    """The API in this process, on `sockets` if they are given. At its end requests have `grace` seconds to end."""
     import uvicorn
 
     from plinth.api.process import make_application
@@ -71,7 +77,7 @@ def serve(
         root_path=root_path if root_path is not None else settings.ROOT_PATH or "",
         forwarded_allow_ips=",".join(settings.FORWARDED_ALLOW_IPS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=grace,
     )
     server = uvicorn.Server(config)
     # When it has shut down, uvicorn raises the signal again that told it to.

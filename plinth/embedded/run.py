@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -59,26 +60,32 @@ def _serve(
     lock.note(environment=servers.addresses)
     progress.done("The migrations are applied")
 
-    again = ["--reload"] if reload else []
+    options = ["--reload"] if reload else []
     # Only one of the two can have METRICS_PORT, if it is set: the worker. The usual one may be another program's.
     chosen = settings.METRICS_PORT if "METRICS_PORT" in settings.model_fields_set else 0
     worker_metrics = Address(WORKER_HOST, chosen) if chosen else Address.free(WORKER_HOST)
     api_metrics = Address.free(address.host)
-    api = Process(
-        "The API",
-        _command("api", "--host", address.host, "--port", str(address.port), *again),
-        env=env | {"METRICS_PORT": str(api_metrics.port)},
-        grace=API_GRACE,
-    )
-    supervisor.add(api)
-    worker = Process(
-        "The worker",
-        _command("worker", *again),
-        env=env | {"METRICS_PORT": str(worker_metrics.port)},
-        hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
-        grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
-    )
-    supervisor.add(worker)
+
+    def start_api() -> Process:
+        return Process(
+            "The API",
+            _command("api", "--host", address.host, "--port", str(address.port), *options),
+            env=env | {"METRICS_PORT": str(api_metrics.port)},
+            grace=API_GRACE,
+        )
+
+    def start_worker() -> Process:
+        return Process(
+            "The worker",
+            _command("worker", *options),
+            env=env | {"METRICS_PORT": str(worker_metrics.port)},
+            hurry_signal=signal.SIGTERM,  # the second one makes it give back at once what still runs
+            grace=settings.JOBS_SHUTDOWN_GRACE + WORKER_MARGIN,
+        )
+
+    # While code is being written, a process that was killed is started again as one is whose code has changed.
+    api = supervisor.add(start_api(), again=_telling(start_api) if reload else None)
+    worker = supervisor.add(start_worker(), again=_telling(start_worker) if reload else None)
 
     health = f"{settings.API_V1_STR}/public/health"
     deadline = time.monotonic() + HEALTH_TIMEOUT
@@ -92,6 +99,17 @@ def _serve(
 
     say(summary(settings, servers, address.url, health, (api_metrics.url, worker_metrics.url)))
     supervisor.watch()
+
+
+def _telling(start: Callable[[], Process]) -> Callable[[], Process]:
+    """The same, for a process that was killed: it says so."""
+
+    def again() -> Process:
+        process = start()
+        say(f"{process.name} was killed. It is started again.", error=True)
+        return process
+
+    return again
 
 
 def _command(*arguments: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ class Supervisor(ExitStack[None]):
         super().__init__()
         self._lock = lock
         self._processes: list[Process] = []
+        self._again: dict[Process, Callable[[], Process]] = {}
         self._requests = 0
         self._patience = 0
 
@@ -45,10 +47,15 @@ class Supervisor(ExitStack[None]):
         self._patience = self._requests
         super().__exit__(kind, error, trace)
 
-    def add(self, process: Process) -> Process:
-        """Watch a process, and stop it at the end, before those that were added earlier."""
+    def add(self, process: Process, *, again: Callable[[], Process] | None = None) -> Process:
+        """Watch a process, and stop it at the end, before those that were added earlier.
+
+        `again` starts another one in the place of one that was killed.
+        """
         self.callback(self._stop, process)
         self._processes.append(process)
+        if again is not None:
+            self._again[process] = again
         if self._lock:
             self._lock.add(process.pid)
         return process
@@ -60,10 +67,19 @@ class Supervisor(ExitStack[None]):
             raise StopRequested
 
     def watch(self) -> None:
-        """Sleep until a process ends by itself, and raise its failure; raises StopRequested at a signal."""
-        while all(process.running for process in self._processes):
+        """Sleep until a process ends for good, and raise its failure; raises StopRequested at a signal."""
+        while True:
+            for process in [process for process in self._processes if not process.running]:
+                self._replace(process)
             self.sleep()
-        raise next(process for process in self._processes if not process.running).failure()
+
+    def _replace(self, ended: Process) -> None:
+        again = self._again.pop(ended, None)
+        if again is None or ended.exit_code != -signal.SIGKILL:
+            raise ended.failure()
+        ended.kill()  # what it has left behind has its ports
+        self._processes.remove(ended)
+        self.add(again(), again=again)
 
     def _stop(self, process: Process) -> None:
         deadline = time.monotonic() + process.grace

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from plinth.testing import NO_DATABASE
@@ -147,6 +148,39 @@ def test_new_file_restarts_the_server(
     (tree / "notes" / "new.py").write_text("")
 
     assert "notes/new.py" in process.heard("the code has changed", nth=count + 1)["files"]
+    ask_until(ask, 200)
+
+
+@pytest.mark.parametrize("name", ["notes/gone.py", "migrations/versions/9_new.py"])
+def test_file_that_comes_and_goes_restarts_the_server(
+    ask: Callable[..., httpx.Response], tree: Path, process: Process, name: str
+) -> None:
+    ask_until(ask, 200)
+    for change in ((tree / name).touch, (tree / name).unlink):
+        count = sum("the code has changed" in line for line in process.lines)
+        change()
+        assert name in process.heard("the code has changed", nth=count + 1)["files"]
+        ask_until(ask, 200)
+
+
+def test_env_file_that_comes_and_goes_restarts_the_server(
+    ask: Callable[..., httpx.Response], tree: Path, process: Process
+) -> None:
+    ask_until(ask, 200)
+    for change in (lambda: (tree / ".env").write_text("ROOT_PATH=/under\n"), (tree / ".env").unlink):
+        count = sum("the code has changed" in line for line in process.lines)
+        change()
+        assert process.heard("the code has changed", nth=count + 1)["files"] == [".env"]
+        ask_until(ask, 200)
+
+
+def test_server_that_was_killed_is_started_again(ask: Callable[..., httpx.Response], process: Process) -> None:
+    ask_until(ask, 200)
+    count = sum("the process was killed" in line for line in process.lines)
+    for child in psutil.Process(process.process.pid).children(recursive=True):
+        if child.net_connections():
+            child.kill()
+    process.heard("the process was killed", nth=count + 1)
     ask_until(ask, 200)
 
 

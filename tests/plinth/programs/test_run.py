@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -232,6 +232,45 @@ def test_death_of_the_worker_ends_the_run(folder: Path, port: int, fresh_databas
         code, errors = broken.end()
     assert code == 1
     assert errors.endswith("The worker was ended by SIGKILL. What it said is above.\n")
+
+
+def test_worker_that_was_killed_is_started_again_under_reload(
+    folder: Path, port: int, fresh_database_url: str, redis_url: str
+) -> None:
+    """Whichever of its processes it is: the one that runs jobs, or the one that starts it anew."""
+    given = {"DATABASE_URL": fresh_database_url, "REDIS_URL": redis_url}
+    with run(folder, "--port", str(port), "--reload", "--data-dir", "given", **given) as first:
+        assert first.running, first.process.communicate()[1]
+        ready = first.value("Metrics").split(", of the worker ")[1].replace("/metrics", "/livez")
+        main = psutil.Process(first.process.pid)
+
+        def reloader() -> psutil.Process:
+            return next(child for child in main.children() if "worker" in child.cmdline())
+
+        def answers() -> bool:
+            try:
+                return httpx.get(ready).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        def wait_for(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while not condition():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+        for starts_anew in (False, True):
+            wait_for(answers)
+            process = reloader()
+            working = max(process.children(recursive=True), key=lambda child: child.create_time())
+            (process if starts_anew else working).kill()
+            wait_for(lambda: not answers())
+            wait_for(answers)
+            assert (reloader() == process) is not starts_anew
+            assert not working.is_running()
+        first.family = main.children(recursive=True)
+        first.press_ctrl_c()
+        assert first.end()[0] == 0
 
 
 def test_killed_supervisor_ends_its_children_and_a_killed_server_ends_the_run(folder: Path, port: int) -> None:

@@ -1,5 +1,6 @@
 """Which code is watched, and what is said of an exception that keeps it from starting."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sysconfig
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +17,8 @@ import plinth
 from plinth.cli import _code_of
 from plinth.cli.reload import _answering, _describe, _snapshot
 from plinth.settings import PlatformSettings
+from plinth.settings.service import Service
+from tests.support.notes import PACKAGES
 
 
 def raised(code: str) -> Exception:
@@ -63,11 +67,11 @@ def test_the_frame_of_a_library_is_not_taken_for_the_code_s(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("watched", ["parcels/jobs.py", "parcels.py"], ids=["without __init__.py", "a single file"])
-def test_the_code_of_the_service_is_watched_and_what_stands_beside_it_is_not(
+def test_the_code_and_the_migrations_of_the_service_are_watched_and_what_stands_beside_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: str
 ) -> None:
-    for name in (watched, "beside/library.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in (watched, "migrations/versions/1_first.py", "beside/library.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     service = ModuleType("parcels")
     if watched == "parcels.py":
@@ -79,12 +83,18 @@ def test_the_code_of_the_service_is_watched_and_what_stands_beside_it_is_not(
 
     class ParcelSettings(PlatformSettings):
         __module__ = "parcels.config"
+        service: ClassVar[Service] = Service(
+            "1", "parcels.main:app", "parcels.jobs", "parcels", tmp_path / "migrations"
+        )
 
     places = _code_of(ParcelSettings.isolated())
 
     assert Path(str(plinth.__file__)).parent in places
     found = [Path(path) for path in _snapshot(places)]
-    assert [str(path.relative_to(tmp_path)) for path in found if path.is_relative_to(tmp_path)] == [watched]
+    assert {str(path.relative_to(tmp_path)) for path in found if path.is_relative_to(tmp_path)} == {
+        watched,
+        "migrations/versions/1_first.py",
+    }
 
 
 STUBBORN = """
@@ -115,6 +125,56 @@ def test_a_second_signal_ends_a_child_that_does_not_end_by_itself(tmp_path: Path
         process.send_signal(signal.SIGINT)
 
         assert process.wait(timeout=10) == 0
+
+
+KILLED = """
+import os, time
+from plinth.cli.reload import run_reloaded
+
+def serve():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    run_reloaded(serve, places=[])
+"""
+
+
+def test_a_child_that_was_killed_is_started_again_at_once(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, "killed.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = int(process.stdout.readline())
+        os.kill(first, signal.SIGKILL)
+        assert "the process was killed" in process.stdout.readline()
+        assert int(process.stdout.readline()) != first
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+ALREADY_IMPORTED = """
+import importlib, sys
+from plinth.cli.reload import LIBRARIES
+
+def packages():
+    return {name.partition(".")[0] for name in sys.modules}
+
+for name in LIBRARIES:
+    importlib.import_module(name)
+before = packages()
+assert "notes" not in before
+import plinth.cli, plinth.cli.server, notes.main, notes.jobs, plinth.jobs.engine.worker
+print(*sorted(packages() - before - {"notes"} - set(sys.stdlib_module_names)))
+"""
+
+
+def test_a_child_has_the_libraries_of_api_and_worker_already() -> None:
+    """Each start would import them anew: they take most of its time."""
+    command = [sys.executable, "-c", ALREADY_IMPORTED]
+    environment = {**os.environ, "PYTHONPATH": PACKAGES}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_a_client_that_waits_to_send_its_body_is_answered() -> None:

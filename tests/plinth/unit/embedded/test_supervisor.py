@@ -85,6 +85,34 @@ def test_child_that_ends_is_an_error_and_the_others_are_stopped(journal: Path) -
     assert journal.read_text() == "database SIGTERM\n"
 
 
+def test_child_that_was_killed_is_started_again_if_it_may(journal: Path) -> None:
+    with Supervisor() as supervisor:
+        supervisor.add(Child("database", journal))
+        children: list[Child] = []
+
+        def again() -> Child:
+            children.append(Child(f"api{len(children)}", journal))
+            if len(children) == 3:  # it has been started again twice, and seen to be
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                children[-1].send(signal.SIGKILL)
+            return children[-1]
+
+        supervisor.add(again(), again=again)
+        with pytest.raises(StopRequested):
+            supervisor.watch()
+    assert journal.read_text() == "api2 SIGTERM\ndatabase SIGTERM\n"
+
+
+def test_child_that_ends_by_itself_is_not_started_again(journal: Path) -> None:
+    ended = Child("api", journal)
+    ended.send(signal.SIGTERM)
+    with Supervisor() as supervisor:
+        supervisor.add(ended, again=lambda: pytest.fail("it was"))
+        with pytest.raises(EmbeddedError, match="api ended with exit code 0"):
+            supervisor.watch()
+
+
 class Impatient(Child):
     """A child that sends the supervisor a second SIGINT once it is asked to end."""
 
