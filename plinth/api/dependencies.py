@@ -8,16 +8,18 @@ from functools import cache
 from typing import Annotated, cast
 
 import structlog
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Security
 from fastapi.openapi.models import HTTPBearer as BearerModel
 from fastapi.security.base import SecurityBase
 from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.requests import HTTPConnection
 
 from plinth.api.state import AppState
 from plinth.database.engine import Database
 from plinth.errors import ForbiddenError, ServiceUnavailableError, UnauthorizedError
 from plinth.http.caller_limit import take_place
 from plinth.http.rate_limit import count_address, count_hit
+from plinth.http.websockets import BEARER, admit
 from plinth.identity.api_keys import PREFIX as API_KEY_PREFIX
 from plinth.identity.errors import KeysUnavailable, TokenError
 from plinth.identity.permissions import OPERATE_JOBS, READ_JOBS
@@ -32,6 +34,7 @@ __all__ = [
     "PrincipalDep",
     "ReaderDep",
     "SessionDep",
+    "bearer",
     "check_permission",
     "has_permission",
     "require",
@@ -41,7 +44,7 @@ __all__ = [
 log = structlog.get_logger("plinth.identity")
 
 
-def state_of(request: Request) -> AppState:
+def state_of(request: HTTPConnection) -> AppState:
     """The state that the lifespan made. Call it in the endpoint: a dependency would cost some microseconds."""
     state: AppState = request.scope["state"]
     return state
@@ -54,21 +57,23 @@ class Bearer(SecurityBase):
         self.model = BearerModel(description="A token (JWT) of the identity provider, or an API key.")
         self.scheme_name = "bearer"
 
-    async def __call__(self, request: Request) -> Principal:
-        """The caller.
+    async def __call__(self, request: HTTPConnection) -> Principal:
+        """The caller of a request or of a WebSocket's handshake. Raises what `verify` does."""
+        if (known := request.scope["state"].get("principal")) is not None:  # verified before the body was read
+            return cast(Principal, known)
+        return await self.verify(request, _token_of(request))
+
+    async def verify(self, request: HTTPConnection, token: str) -> Principal:
+        """The caller with this token; an empty one is missing.
 
         Raises:
             UnauthorizedError: the token is missing or not valid.
             RateLimitError: the caller, or the address that sends invalid tokens, has reached its limit.
-            ConcurrencyLimitError: the caller has too many requests in progress.
+            ConcurrencyLimitError: the caller has too many requests in progress, or WebSockets open.
             ServiceUnavailableError: the identity provider's keys cannot be fetched, or an API key not be looked up.
         """
         state = state_of(request)
-        if (known := request.scope["state"].get("principal")) is not None:  # verified before the body was read
-            return cast(Principal, known)
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        token = token.lstrip(" ")  # RFC 9110: one space or more
-        if scheme.lower() != "bearer" or not token:
+        if not token:
             await count_address(request, state["anonymous_rate_limiter"])
             raise UnauthorizedError("This needs a bearer token.")
         verifier = state["api_keys"] if token.startswith(API_KEY_PREFIX) else state["verifier"]
@@ -92,11 +97,29 @@ class Bearer(SecurityBase):
         request.scope["state"]["principal"] = principal  # for the access line
         if (limiter := state["rate_limiter"]) is not None:
             await count_hit(request, limiter, f"subject:{principal.key}")
-        await take_place(request.scope, state["caller_limit"], (principal.issuer, principal.subject))
+        caller = (principal.issuer, principal.subject)
+        if request.scope["type"] == "websocket":  # it may last for long, and holds no connection of the database
+            admit(request.scope, caller, principal.expires_at)
+        else:
+            await take_place(request.scope, state["caller_limit"], caller)
         return principal
 
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+def _token_of(request: HTTPConnection) -> str:
+    """The token in `Authorization`, or behind `bearer` among the subprotocols of a WebSocket; empty without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.lstrip(" ")  # RFC 9110: one space or more
+    offered: list[str] = request.scope.get("subprotocols", [])
+    return offered[offered.index(BEARER) + 1] if BEARER in offered[:-1] else ""
+
+
+async def _session(request: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    if request.scope["type"] == "websocket":
+        raise TypeError(
+            "A WebSocket with SessionDep would hold a connection of the pool for as long as it lasts. "
+            "Take DatabaseDep, and a session for each message: async with database.session() as session"
+        )
     async with state_of(request)["database"].session() as session:
         yield session
 
@@ -106,21 +129,21 @@ async def _session(request: Request) -> AsyncIterator[AsyncSession]:
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
 
 
-def _database(request: Request) -> Database:
+def _database(request: HTTPConnection) -> Database:
     return state_of(request)["database"]
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]
-_bearer = Bearer()
-PrincipalDep = Annotated[Principal, Depends(_bearer)]
+bearer = Bearer()
+PrincipalDep = Annotated[Principal, Depends(bearer)]
 
 
-def has_permission(request: Request, principal: Principal, permission: str) -> bool:
+def has_permission(request: HTTPConnection, principal: Principal, permission: str) -> bool:
     """Whether the caller has a permission: see `plinth.identity.permissions`."""
     return state_of(request)["permissions"].has(principal, permission)
 
 
-def check_permission(request: Request, principal: Principal, permission: str) -> None:
+def check_permission(request: HTTPConnection, principal: Principal, permission: str) -> None:
     """Let a caller pass that has a permission.
 
     Raises:
@@ -144,7 +167,7 @@ def require(permission: str) -> Callable[..., Awaitable[Principal]]:
 
     # A scope of the dependency, so that FastAPI documents it and `check_caller` finds it.
     async def required(
-        request: Request, principal: Annotated[Principal, Security(_bearer, scopes=[permission])]
+        request: HTTPConnection, principal: Annotated[Principal, Security(bearer, scopes=[permission])]
     ) -> Principal:
         check_permission(request, principal, permission)
         return principal

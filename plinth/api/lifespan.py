@@ -15,6 +15,7 @@ from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
 from plinth.http.routes import templates_of
+from plinth.http.websockets import WebSockets
 from plinth.identity import build_verifier
 from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.owners import Owners
@@ -71,7 +72,8 @@ def lifespan_of(
                 watched["redis"] = WriteCheck(redis, _limits_prefix(settings))
             readiness = Readiness(watched | dict(checks or {}), settings.READINESS_REQUIRED)
             await closing.enter_async_context(readiness.running())
-            end_streams = [job_watch.stop]
+            websockets = WebSockets()
+            end_streams = [job_watch.stop, websockets.end_all]
             closing.enter_context(lifecycle.running(readiness, end_streams))
 
             yield AppState(
@@ -87,6 +89,7 @@ def lifespan_of(
                 anonymous_rate_limiter=_limiter(settings, settings.RATE_LIMIT_ANONYMOUS, redis),
                 caller_limit=CallerLimit(settings.requests_per_caller),
                 job_watch=job_watch,
+                websockets=websockets,
                 on_shutdown=end_streams,
             )
 

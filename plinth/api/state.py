@@ -8,6 +8,7 @@ from plinth.health.readiness import Readiness
 from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
 from plinth.http.rate_limit import RateLimiter
+from plinth.http.websockets import WebSockets
 from plinth.identity.api_key_verifier import ApiKeyVerifier
 from plinth.identity.permissions import Permissions
 from plinth.identity.verifier import TokenVerifier
@@ -32,5 +33,6 @@ class AppState(TypedDict):
     anonymous_rate_limiter: RateLimiter | None
     caller_limit: CallerLimit
     job_watch: JobWatch
+    websockets: WebSockets
     # See `plinth.http.protocol.ON_SHUTDOWN`.
     on_shutdown: list[Callable[[], None]]

@@ -64,12 +64,14 @@ def serve(
         probes.start()
     except ProbeServerError as error:
         fail(str(error), code=1)
+    limits = ConnectionLimits.of(settings)
     config = uvicorn.Config(
         application,
         host=host,
         port=port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=partial(BoundedHttpToolsProtocol, limits=ConnectionLimits.of(settings)),  # type: ignore[arg-type]
+        http=partial(BoundedHttpToolsProtocol, limits=limits),  # type: ignore[arg-type]
+        ws_max_size=limits.message_bytes,
         lifespan="on",
         log_config=None,
         access_log=False,

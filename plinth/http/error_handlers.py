@@ -1,20 +1,24 @@
 """Exception handlers: every error response is a problem document (RFC 9457).
 
 Raise an `AppException` (or a subclass) anywhere. The handlers turn it, and the errors of FastAPI and Starlette, into
-`application/problem+json`. Of an exception the client sees only `detail` and `extra`.
+`application/problem+json`. Of an exception the client sees only `detail` and `extra`. Once a WebSocket is open, there
+is no response any more: the error ends it.
 """
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeGuard
 
 import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError, ValidationException, WebSocketRequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.websockets import WebSocketState
 
 from plinth.errors import (
     AppException,
@@ -31,6 +35,9 @@ from plinth.telemetry.tracing import current_trace_id
 log = structlog.get_logger("plinth.errors")
 
 PROBLEM_JSON = "application/problem+json"
+
+CLOSE_BY_STATUS = 4000
+"""A WebSocket that an error ends has this close code and the error's status: 4403. RFC 6455 leaves them to services."""
 
 # The most validation errors of a response, and the most characters of a name that the client sent.
 MAX_ISSUES = 50
@@ -82,7 +89,7 @@ def app_exception_response(error: AppException) -> Response:
     )
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
+async def _http_exception(request: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, HTTPException)
     if error.status_code == 405 or (error.status_code == 404 and "endpoint" not in request.scope):
         # No endpoint has counted it.
@@ -91,20 +98,41 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         except RateLimitError as limited:
             return app_exception_response(limited)
     title = title_of(error.status_code)
+    code = title.lower().replace(" ", "_")
+    if _is_open(request):
+        await _end(request, error.status_code, code)
+        return None
     detail = error.detail if isinstance(error.detail, str) and error.detail != title else None
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(methods_of(request.scope)))
-    return problem_response(error.status_code, code=title.lower().replace(" ", "_"), detail=detail, headers=headers)
+    return problem_response(error.status_code, code=code, detail=detail, headers=headers)
 
 
-async def _app_exception(request: Request, error: Exception) -> Response:
+async def _app_exception(request: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, AppException)
-    return app_exception_response(error)
+    response = app_exception_response(error)
+    if not _is_open(request):
+        return response
+    await _end(request, error.status, error.code)
+    return None
 
 
-async def _request_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _client_left(request: HTTPConnection, error: Exception) -> None:
+    """What an endpoint does not catch of a WebSocket's end is no failure."""
+
+
+def _is_open(request: HTTPConnection) -> TypeGuard[WebSocket]:
+    return isinstance(request, WebSocket) and request.application_state is WebSocketState.CONNECTED
+
+
+async def _end(websocket: WebSocket, status: int, code: str) -> None:
+    with suppress(WebSocketDisconnect):  # the client has left
+        await websocket.close(CLOSE_BY_STATUS + status, code)
+
+
+async def _request_validation_error(request: HTTPConnection, error: Exception) -> Response:
+    assert isinstance(error, ValidationException)
     if any(issue["type"] == "missing" and issue["loc"] == ("header", "If-Match") for issue in error.errors()):
         return app_exception_response(PreconditionRequiredError("If-Match must name the version to change."))
     # Without Pydantic's `input` and `ctx`, which echo what was sent.
@@ -137,9 +165,12 @@ def install_exception_handlers(app: FastAPI) -> None:
 
     Unhandled exceptions are left to `UnhandledErrorMiddleware`.
     """
-    app.add_exception_handler(AppException, _app_exception)
-    app.add_exception_handler(HTTPException, _http_exception)
+    # Starlette calls these with a WebSocket as well, and without an answer once that is open.
+    app.add_exception_handler(AppException, _app_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _request_validation_error)
+    app.add_exception_handler(WebSocketRequestValidationError, _request_validation_error)
+    app.add_exception_handler(WebSocketDisconnect, _client_left)
     _describe_problems(app)
 
 

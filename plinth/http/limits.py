@@ -31,6 +31,8 @@ class ConnectionLimits:
     patience: float = 20.0
     """Seconds that a transfer may pause in total. A faster transfer regains them."""
     connections: int = 1_000
+    message_bytes: int = 1_048_576
+    """A message of a WebSocket."""
 
     @classmethod
     def of(cls, settings: HttpSettings) -> Self:
@@ -41,6 +43,7 @@ class ConnectionLimits:
             head_seconds=settings.HEAD_TIMEOUT,
             bytes_per_second=settings.MIN_BYTES_PER_SECOND,
             connections=allowed_connections(settings.MAX_CONNECTIONS),
+            message_bytes=settings.MAX_BODY_BYTES,
         )
 
 

@@ -199,6 +199,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._upgraded = True
+        self._head = b""  # or its end would wait for the rest of a request
         if self._ticks is not None:
             self._ticks.cancel()
         super().handle_websocket_upgrade()
@@ -245,8 +246,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._body_bytes = self._framing_bytes = 0
         if self.url.startswith(b"http") and self.url.count(b"/") == 2:  # an absolute target without a path
             self.url += b"/"
-        if self.parser.should_upgrade() and not self._should_upgrade():
-            self._ignored_upgrade = True
+        if self.parser.should_upgrade():
+            self._ignored_upgrade = not self._should_upgrade()
+            if not self._ignored_upgrade:
+                super().on_headers_complete()  # which makes no cycle
             return
         self.expect_100_continue &= version == "1.1"
         super().on_headers_complete()  # raises for a target that is none

@@ -20,7 +20,7 @@ from time import monotonic
 import structlog
 from limits import RateLimitItem, parse
 from prometheus_client import Counter
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from plinth.errors import RateLimitError
 from plinth.http.addresses import read_address
@@ -166,7 +166,7 @@ class RateLimiter:
         self._told, self._shared_since = reason, None
 
 
-async def count_hit(request: Request, limiter: RateLimiter, key: str) -> None:
+async def count_hit(request: HTTPConnection, limiter: RateLimiter, key: str) -> None:
     """Count a request for `key`; the response tells the limit.
 
     Raises:
@@ -178,7 +178,7 @@ async def count_hit(request: Request, limiter: RateLimiter, key: str) -> None:
         raise RateLimitError(verdict.reset)
 
 
-async def count_address(request: Request, limiter: RateLimiter | None) -> None:
+async def count_address(request: HTTPConnection, limiter: RateLimiter | None) -> None:
     """Count a request for the client's address, if there is a limit.
 
     Raises:

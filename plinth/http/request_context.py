@@ -18,6 +18,7 @@ from plinth.health.lifecycle import Lifecycle
 from plinth.http.addresses import network_check
 from plinth.http.caller_limit import give_up_place
 from plinth.http.routes import as_get, path_of
+from plinth.http.websockets import WebSocketConnection, WebSockets
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
 from plinth.telemetry.log_profiles import ACCESS_MESSAGE
 from plinth.telemetry.log_records import request_id_var
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 log = structlog.get_logger("plinth.access")
+
+WEBSOCKET_MESSAGE = "websocket"
+"""The message of the line that a WebSocket writes when it has ended."""
 
 CUT_OFF = 499
 """The status of a request that was cancelled or whose client left before a response began."""
@@ -58,6 +62,8 @@ class RequestContextMiddleware:
     logged as a hash with `hash_key`.
 
     A HEAD request is answered as a GET, without the body: a stream ends with its headers.
+
+    A WebSocket has an id too, is counted by its handshake, and writes a line when it has ended.
 
     `trace_callers` are the addresses and networks of clients whose trace is continued (`*`: any). All others begin a
     trace of their own.
@@ -86,6 +92,9 @@ class RequestContextMiddleware:
         self.log = log.bind()  # looked up once: that is 1% of a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -188,6 +197,42 @@ class RequestContextMiddleware:
             if trace is not None:
                 detach(trace_token)
             error = None  # it holds this frame, which would hold it
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        request_id = _inbound_id(_headers(scope, frozenset())) or urandom(16).hex()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["response_headers"] = [(b"x-request-id", request_id.encode())]
+        watch_route(scope)
+        method = self.metrics.begin("GET")
+
+        def answered(status: int) -> None:
+            # Counted by its handshake: how long it lasts is no latency.
+            self.metrics.end(method, route_template(scope), status, perf_counter() - started, 0, 0, None)
+
+        connection = state["websocket"] = WebSocketConnection(scope, receive, send, answered)
+        id_token = request_id_var.set(request_id)
+        try:
+            await connection.serve(self.app, state.get("websockets") or WebSockets())
+        finally:
+            if connection.status == 0:
+                answered(500)
+            line: dict[str, Any] = {
+                "route": route_template(scope),
+                "path": scope["path"][:MAX_PATH],
+                "status": connection.status or 500,
+                "duration_ms": round((perf_counter() - started) * 1000, 2),
+                "messages_received": connection.received,
+                "messages_sent": connection.sent,
+                "client": (scope.get("client") or ("",))[0],
+            }
+            if connection.code:
+                line["close_code"] = connection.code
+            if "principal" in state:
+                line["principal"] = self.hash_of(state["principal"].key)
+            self.log.info(WEBSOCKET_MESSAGE, **line)
+            request_id_var.reset(id_token)
 
 
 def _without_body(send: Send) -> Send:

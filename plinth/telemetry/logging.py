@@ -161,7 +161,7 @@ def configure_logging(settings: PlatformSettings, process: str | None = None) ->
     set_log_level(settings.LOG_LEVEL)
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_line_of_ours)
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -180,7 +180,10 @@ def log_warnings(settings: PlatformSettings) -> None:
         log.warning("setting", name=name, reason=reason)
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
+def _is_no_line_of_ours(record: logging.LogRecord) -> bool:
+    # Of a handshake of a WebSocket, with the query: the line `websocket` says it, without.
+    if str(record.msg).startswith('%s - "WebSocket '):
+        return False
     # Of a response that the end of the shutdown's grace cuts: its access line says so.
     return not record.exc_info or not isinstance(record.exc_info[1], asyncio.CancelledError)
 

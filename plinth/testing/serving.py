@@ -27,6 +27,7 @@ def serving(app: FastAPI, limits: ConnectionLimits | None = None) -> Iterator[st
         app,
         loop="uvloop",
         http=partial(BoundedHttpToolsProtocol, limits=limits),  # type: ignore[arg-type]
+        ws_max_size=(limits or ConnectionLimits()).message_bytes,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("ai", "email", "payments", "storage")
+EXTRAS = ("ai", "email", "payments", "storage", "uploads", "websockets")
 BELOW_THE_LOCK = "arq"  # it holds redis below the version of the locks
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("UV_FIND_LINKS", "UV_CONFIG_FILE")}
 

@@ -407,7 +407,7 @@ class TestOtherScopes:
             lambda app: BodyLimitMiddleware(app, max_bytes=1),
         ],
     )
-    async def test_middleware_passes_scopes_other_than_http_unchanged(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+    async def test_middleware_passes_the_lifespan_unchanged(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         passed = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -418,7 +418,7 @@ class TestOtherScopes:
 
         async def send(message: Any) -> None: ...
 
-        scope = {"type": "websocket", "headers": []}
+        scope = {"type": "lifespan"}
         with pytest.raises(RuntimeError):
             await wrap(app)(scope, receive, send)
-        assert passed[0][0] == {"type": "websocket", "headers": []}
+        assert passed[0][0] == {"type": "lifespan"}
