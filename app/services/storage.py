@@ -1,16 +1,18 @@
 """Keeps files in a bucket that speaks S3's protocol. Needs the extra `storage`: see docs/extras.md."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from obstore import sign
+from obstore import open_writer_async, sign
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from plinth.errors import ExternalServiceError, NotFoundError
 
 __all__ = ["Storage"]
+
+PART_BYTES = 5 * 1024 * 1024  # the least that S3 takes as a part of a file
 
 
 class Storage:
@@ -33,6 +35,24 @@ class Storage:
         with _translated():
             await self._store.put_async(name, content)
 
+    async def put_stream(self, name: str, parts: AsyncIterable[bytes]) -> int:
+        """Write a file while its parts come, with some 10 MiB of it in memory at most. Returns its size in bytes.
+
+        There is no file, or still the old one, if `parts` raises.
+
+        Raises:
+            ExternalServiceError: the server is away or refuses the file.
+        """
+        size = 0
+        # Not as a context manager: that would complete the file whatever happened.
+        writer = open_writer_async(self._store, name, buffer_size=PART_BYTES, max_concurrency=1)
+        async for part in parts:
+            with _translated():
+                size += await writer.write(part)
+        with _translated():
+            await writer.close()
+        return size
+
     async def get(self, name: str) -> bytes:
         """A file's content. Raises NotFoundError, ExternalServiceError."""
         with _translated():
@@ -54,5 +74,5 @@ def _translated() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFoundError("There is no such file.") from error
-    except BaseError as error:
+    except (BaseError, OSError) as error:  # the latter is a writer's
         raise ExternalServiceError("storage") from error

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +18,7 @@ class Bucket(BaseHTTPRequestHandler):
     """As much of S3 as one bucket needs. Looks whether a request is signed, not with what."""
 
     files: dict[str, bytes]
+    parts: dict[int, bytes]
     broken: bool
 
     def answer(self, status: int, body: bytes = b"") -> None:
@@ -37,6 +38,18 @@ class Bucket(BaseHTTPRequestHandler):
         if not signed:
             return self.answer(403)
         files: dict[str, bytes] = self.server.files  # type: ignore[attr-defined]
+        parts: dict[int, bytes] = self.server.parts  # type: ignore[attr-defined]
+        asked = parse_qs(address.query, keep_blank_values=True)
+        if "uploads" in asked:
+            return self.answer(
+                200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+            )
+        if "partNumber" in asked:
+            parts[int(asked["partNumber"][0])] = body
+            return self.answer(200)
+        if self.command == "POST" and "uploadId" in asked:
+            files[address.path] = b"".join(parts[number] for number in sorted(parts))
+            return self.answer(200, b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>")
         if self.command == "PUT":
             files[address.path] = body
             return self.answer(200)
@@ -59,7 +72,7 @@ class Bucket(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    server.files, server.broken = {}, False  # type: ignore[attr-defined]
+    server.files, server.parts, server.broken = {}, {}, False  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -71,6 +84,31 @@ def server() -> Iterator[ThreadingHTTPServer]:
 @pytest.fixture
 def storage(server: ThreadingHTTPServer) -> Storage:
     return Storage("shop", key="id", secret="s3cret", endpoint=f"http://127.0.0.1:{server.server_port}")
+
+
+async def pieces(count: int) -> AsyncIterator[bytes]:
+    for number in range(count):
+        yield bytes([number]) * 65_536
+
+
+@pytest.mark.parametrize("count", [0, 3, 200], ids=["empty", "one part", "several parts"])
+async def test_a_file_is_written_while_it_comes(storage: Storage, server: ThreadingHTTPServer, count: int) -> None:
+    size = await storage.put_stream("recording.ogg", pieces(count))
+    written = server.files["/shop/recording.ogg"]  # type: ignore[attr-defined]
+    assert written == b"".join([piece async for piece in pieces(count)])
+    assert len(written) == size
+    assert len(server.parts) == (3 if count == 200 else 0)  # type: ignore[attr-defined]
+
+
+async def test_a_file_that_ends_too_early_is_not_there(storage: Storage, server: ThreadingHTTPServer) -> None:
+    async def cut_off() -> AsyncIterator[bytes]:
+        async for piece in pieces(200):
+            yield piece
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await storage.put_stream("recording.ogg", cut_off())
+    assert server.files == {}  # type: ignore[attr-defined]
 
 
 async def test_a_file_is_written_read_and_deleted(storage: Storage, server: ThreadingHTTPServer) -> None:
@@ -101,7 +139,7 @@ async def test_a_presigned_address_serves_the_file_without_a_token(storage: Stor
 
 async def test_failing_storage_server_is_a_storage_error(storage: Storage, server: ThreadingHTTPServer) -> None:
     server.broken = True  # type: ignore[attr-defined]
-    for call in (storage.put("1", b""), storage.get("1"), storage.delete("1")):
+    for call in (storage.put("1", b""), storage.put_stream("1", pieces(1)), storage.get("1"), storage.delete("1")):
         with pytest.raises(ExternalServiceError) as raised:
             await call
         assert raised.value.service == "storage"
