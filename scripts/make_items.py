@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 
+import click
 import httpx
 
 MAX_ATTEMPTS = 10
@@ -36,8 +37,11 @@ async def make_items(count: int, *, api: str, token: str, run: str, concurrency:
         async def work() -> None:
             for number in numbers:
                 await make_item(client, run, number)
+                bar.update(1)
 
-        await asyncio.gather(*(work() for _ in range(concurrency)))
+        # For a person who waits: a pipe or a file gets nothing of it.
+        with click.progressbar(length=count, label="Items", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+            await asyncio.gather(*(work() for _ in range(concurrency)))
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import click
 
 from plinth.cli.arguments import json_option
 from plinth.cli.common import fail, load_job_settings, on_database, register_jobs, system_user
-from plinth.cli.output import print_json, printable
+from plinth.cli.output import print_json, printable, progress
 
 if TYPE_CHECKING:
     from plinth.database.engine import Database
@@ -39,11 +39,9 @@ def import_arq(redis_url: str | None, queue: str, dry_run: bool, as_json: bool) 
     from plinth.redis.errors import redis_reason
 
     async def work(database: "Database") -> "Report":
-        def told(done: int, total: int) -> None:
-            click.echo(f"{done} of {total}", err=True)
-
-        async with _open(redis_url, queue) as redis:
-            return await take_over(redis, database, queue, by=system_user(), dry_run=dry_run, told=told)
+        with progress("Jobs", hidden=as_json) as told:
+            async with _open(redis_url, queue) as redis:
+                return await take_over(redis, database, queue, by=system_user(), dry_run=dry_run, told=told)
 
     try:
         report = on_database(work)

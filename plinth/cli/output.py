@@ -4,13 +4,15 @@ In JSON one thing is one object on one line, and a list is a line for each of it
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-__all__ = ["cut", "print_json", "print_list", "print_one", "printable", "shown"]
+__all__ = ["cut", "print_json", "print_list", "print_one", "printable", "progress", "shown"]
 
 
 def printable(text: str) -> str:
@@ -69,3 +71,22 @@ def print_list(
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def progress(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs, fed with how many are done and of how many.
+
+    Where stderr is no terminal there is none.
+    """
+    with ExitStack() as closing:
+        bars: list[Any] = []
+
+        def told(done: int, total: int) -> None:
+            if not bars:
+                dark = hidden or not sys.stderr.isatty()
+                bar = click.progressbar(length=total, label=what, file=sys.stderr, hidden=dark)
+                bars.append(closing.enter_context(bar))
+            bars[0].update(done - bars[0].pos)
+
+        yield told
