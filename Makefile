@@ -35,8 +35,10 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
+# With -k one process: each of two would import and collect all tests to run a few. -n 2 in ARGS has two all the same.
+PROCESSES := $(if $(filter -k%,$(ARGS)),0,2)
 # A test that hangs says where, and fails.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" \
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, arq-test, browser-test, e2e), or most of the time.
