@@ -11,6 +11,7 @@ from time import time
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from plinth.errors import AppException, ConcurrencyLimitError, RateLimitError, ServiceUnavailableError
 from plinth.http.error_handlers import CLOSE_BY_STATUS, app_exception_response, problem_response
@@ -29,11 +30,13 @@ BEARER = "bearer"
 """The subprotocol before a token: a browser can send no header but `Sec-WebSocket-Protocol`."""
 
 # Close codes of RFC 6455, 7.4, and of IANA's registry.
-NORMAL, NO_CODE, SERVICE_RESTART = 1000, 1005, 1012
+NORMAL, NO_CODE, ABNORMAL, SERVICE_RESTART = 1000, 1005, 1006, 1012
 EXPIRED = CLOSE_BY_STATUS + 401
 
 SWITCHED = 101
 """The status of a handshake that was accepted."""
+CUT_OFF = 499
+"""The status of one whose client left before it was answered, as of requests."""
 
 
 class WebSockets:
@@ -108,7 +111,8 @@ class WebSocketConnection:
         try:
             open_ones.add(self)
         except ServiceUnavailableError as error:
-            await self._refuse(error)
+            with suppress(WebSocketDisconnect):
+                await self._refuse(error)
             return
         try:
             await app(self._scope, self.receive, self.send)
@@ -142,20 +146,17 @@ class WebSocketConnection:
     async def send(self, message: Message) -> None:
         match message["type"]:
             case "websocket.accept":
-                await self._send(self._accepted(message))
-                self._answer(SWITCHED)
+                await self._answer(self._accepted(message), SWITCHED)
                 self._scope["state"]["response_started"] = True
                 loop = asyncio.get_running_loop()
                 self._timers.append(loop.call_later(LIFETIME_SECONDS, self.end, SERVICE_RESTART, "connect again"))
             case "websocket.http.response.start":
                 headers = [*message.get("headers", ()), *self._scope["state"]["response_headers"]]
-                await self._send({**message, "headers": headers})
-                self._answer(message["status"])
+                await self._answer({**message, "headers": headers}, message["status"])
             case "websocket.close" if not self.status and "endpoint" not in self._scope:
                 await self._refuse_unknown_path()
             case "websocket.close" if not self.status:
-                await self._send(message)
-                self._answer(403)  # the server's own for it
+                await self._answer(message, 403)  # the server's own for it
             case "websocket.close":
                 await self._close(message.get("code", NORMAL), message.get("reason") or "")
             case "websocket.send" if self.code:
@@ -171,9 +172,15 @@ class WebSocketConnection:
         headers = [*message.get("headers", ()), *self._scope["state"]["response_headers"]]
         return {**message, "subprotocol": subprotocol, "headers": headers}
 
-    def _answer(self, status: int) -> None:
-        self.status = status
-        self._answered(status)
+    async def _answer(self, message: Message, status: int) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            status = CUT_OFF
+            raise WebSocketDisconnect(ABNORMAL) from None
+        finally:
+            self.status = status
+            self._answered(status)
 
     async def _close(self, code: int, reason: str) -> None:
         if not self.code:

@@ -1,9 +1,13 @@
 """WebSockets: the caller, refusals, close codes, limits, and what becomes of them when the process drains."""
 
+import asyncio
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
@@ -82,7 +86,12 @@ async def closing(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-ENDPOINTS = (echo, once, allowed, first, conflict, broken, broken_early, session, numbered, closing)
+async def patient(websocket: WebSocket) -> None:
+    await asyncio.sleep(0.3)
+    await websocket.accept()
+
+
+ENDPOINTS = (patient, echo, once, allowed, first, conflict, broken, broken_early, session, numbered, closing)
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +269,18 @@ class TestEnd:
         assert (line["status"], line["close_code"]) == (101, 1000)
         assert (line["messages_received"], line["messages_sent"]) == (1, 1)
         assert "principal" in line
+        assert not [line for line in lines if line["log_level"] == "error"]
+
+    def test_client_that_leaves_before_the_answer_is_no_error(self, app: FastAPI) -> None:
+        with capture_logs() as lines, serving(app) as url:
+            address = urlsplit(url)
+            head = b"GET /api/v1/patient HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            with socket.create_connection((str(address.hostname), address.port or 0)) as leaving:
+                leaving.sendall(head + key)
+                time.sleep(0.1)
+        (line,) = [line for line in lines if line["event"] == WEBSOCKET_MESSAGE]  # the server has waited for its end
+        assert line["status"] == 499
         assert not [line for line in lines if line["log_level"] == "error"]
 
     def test_message_that_is_too_large_ends_it_with_1009(self, app: FastAPI, settings: Settings, token: str) -> None:
