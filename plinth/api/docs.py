@@ -1,13 +1,12 @@
 """The page /docs: Swagger UI over the OpenAPI document, with every file served by this process."""
 
-import os
 from html import escape
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.staticfiles import StaticFiles
+
+from plinth.http.static_files import Assets
 
 __all__ = ["install_docs"]
 
@@ -55,13 +54,4 @@ def install_docs(app: FastAPI) -> None:
 
     app.add_route(_PATH, docs, include_in_schema=False)
     app.add_route("/", start, include_in_schema=False)
-    app.mount(_ASSETS, _Assets(packages=[("fastapi_offline", "static"), ("plinth.api", "static")]))
-
-
-class _Assets(StaticFiles):
-    """The files of the page. Browsers keep them, and ask before each use whether they have changed."""
-
-    def file_response(self, full_path: str | os.PathLike[str], *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(full_path, *arguments, **options)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+    app.mount(_ASSETS, Assets(packages=[("fastapi_offline", "static"), ("plinth.api", "static")]))
