@@ -21,6 +21,7 @@ from plinth.api.openapi import operation_id
 from plinth.api.process import make_application
 from plinth.health.lifecycle import Lifecycle
 from plinth.http.error_handlers import install_exception_handlers
+from plinth.ops import install_ops
 
 __all__ = ["create_app"]
 
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(router, prefix=settings.API_V1_STR)
     if docs:
         install_docs(app)
+    install_ops(app, settings)
     return app
 
 

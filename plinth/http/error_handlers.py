@@ -78,12 +78,16 @@ def problem_response(
     return Response(to_json(body), status, headers=headers, media_type=PROBLEM_JSON)
 
 
-def app_exception_response(error: AppException) -> Response:
-    """The response to an error that was raised for the client."""
+def log_failure(error: AppException) -> None:
+    """Log an error of this side. The response has one sentence; the cause is for the operator."""
     if error.status >= 500:
-        # The response has one sentence; the cause is for the operator.
         reason = {"reason": error.reason} if isinstance(error, ServiceUnavailableError) and error.reason else {}
         log.warning("request failed", status=error.status, code=error.code, cause=repr(error.__cause__), **reason)
+
+
+def app_exception_response(error: AppException) -> Response:
+    """The response to an error that was raised for the client."""
+    log_failure(error)
     return problem_response(
         error.status, code=error.code, detail=error.detail, headers=error.headers, extra=error.extra
     )

@@ -1,6 +1,7 @@
 """Fetches the documents that an identity provider publishes: its keys, and where they are."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,14 @@ MAX_DOCUMENT_BYTES = 512 * 1024
 
 
 class DocumentError(Exception):
-    """The document could not be fetched or read. The message is for the log."""
+    """The document could not be fetched or read. The message is for the log.
+
+    `status`: of the answer, where it was another than 200.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Documents:
@@ -36,9 +44,16 @@ class Documents:
 
     async def get(self, url: str) -> dict[str, Any]:
         """Fetch one document. Raises DocumentError."""
-        self._check(url)
+        return await self._fetch("GET", url)
+
+    async def post(self, url: str, form: Mapping[str, str], auth: httpx.Auth | None = None) -> dict[str, Any]:
+        """Post a form and return the document that answers it. Raises DocumentError."""
+        return await self._fetch("POST", url, data=form, auth=auth)
+
+    async def _fetch(self, method: str, url: str, **options: Any) -> dict[str, Any]:
+        self.check(url)
         try:
-            body = await self._read(url)
+            body = await self._read(method, url, options)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise DocumentError(f"{url}: {type(error).__name__}: {error}") from error
         try:
@@ -52,7 +67,8 @@ class Documents:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    def _check(self, url: str) -> None:
+    def check(self, url: str) -> None:
+        """Raise DocumentError unless the address is https, or http to this machine where that is allowed."""
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -62,10 +78,10 @@ class Documents:
         if parts.scheme != "https" and not (self._allow_loopback and is_loopback(url)):
             raise DocumentError(f"{url}: not https")
 
-    async def _read(self, url: str) -> bytearray:
-        async with self._client.stream("GET", url) as response:
+    async def _read(self, method: str, url: str, options: dict[str, Any]) -> bytearray:
+        async with self._client.stream(method, url, **options) as response:
             if response.status_code != httpx.codes.OK:
-                raise DocumentError(f"{url}: answered {response.status_code}")
+                raise DocumentError(f"{url} answered {response.status_code}", response.status_code)
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
@@ -74,16 +90,26 @@ class Documents:
             return body
 
 
-async def find_jwks_url(documents: Documents, issuer: str) -> str:
-    """Read the address of the keys from the issuer's discovery document. Raises DocumentError.
+async def discover(documents: Documents, issuer: str) -> dict[str, Any]:
+    """Fetch the discovery document of an issuer. Raises DocumentError.
 
-    The document must name exactly this issuer (OpenID Connect Discovery 1.0, 4.3); otherwise one issuer on a shared
+    It must name exactly this issuer (OpenID Connect Discovery 1.0, 4.3); otherwise one issuer on a shared
     host could speak for another.
     """
     document = await documents.get(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
     if document.get("issuer") != issuer:
         raise DocumentError(f"the discovery document of {issuer} names another issuer")
-    url = document.get("jwks_uri")
+    return document
+
+
+async def find_jwks_url(documents: Documents, issuer: str) -> str:
+    """Read the address of the keys from the issuer's discovery document. Raises DocumentError."""
+    return address_in(await discover(documents, issuer), "jwks_uri")
+
+
+def address_in(document: Mapping[str, Any], name: str) -> str:
+    """Read an address from a discovery document. Raises DocumentError."""
+    url = document.get(name)
     if not isinstance(url, str):
-        raise DocumentError(f"the discovery document of {issuer} has no jwks_uri")
+        raise DocumentError(f"the discovery document of {document['issuer']} has no {name}")
     return url

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     WRONG_ISSUER = "wrong_issuer"
     WRONG_AUDIENCE = "wrong_audience"
     WRONG_PARTY = "wrong_party"  # `azp` is not among the authorized parties
+    WRONG_NONCE = "wrong_nonce"  # an ID token of another sign-in
     WRONG_ROLE = "wrong_role"  # not of a signed-in user: an API key, or a token of a service
     BOUND_TO_KEY = "bound_to_key"  # has a `cnf` claim: its bearer alone may not use it
     PENDING_SESSION = "pending_session"  # the sign-in is not complete

@@ -5,6 +5,7 @@ settings. Permissions are words of the service's own, such as `orders:write`; th
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from plinth.identity.principal import Principal
 from plinth.settings import PlatformSettings
@@ -31,6 +32,12 @@ class Permissions:
             principal.roles.isdisjoint(self._roles.get(permission, itself))
             and principal.scopes.isdisjoint(self._scopes.get(permission, itself))
         )
+
+    def granting(self, principal: Principal, *permissions: str) -> Principal:
+        """The caller with those roles and scopes alone that grant one of the permissions."""
+        roles = set[str]().union(*(self._roles.get(permission, {permission}) for permission in permissions))
+        scopes = set[str]().union(*(self._scopes.get(permission, {permission}) for permission in permissions))
+        return replace(principal, roles=principal.roles & roles, scopes=principal.scopes & scopes)
 
 
 def _granting(mapping: Iterable[tuple[str, Sequence[str]]], operator: str | None) -> dict[str, set[str]]:

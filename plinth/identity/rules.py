@@ -46,7 +46,7 @@ def common_roles(claims: Claims) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRules:
-    """The rules for the claims of one issuer's access tokens.
+    """The rules for the claims of one issuer's access tokens, or of its ID tokens for one client.
 
     `exp`, `iat`, `sub` and `iss` are always required. Raises ValueError for unsafe rules.
     """
@@ -60,6 +60,8 @@ class TokenRules:
     """If set, `exp` may be so many seconds after `iat`."""
     only_typed: bool = False
     """Whether the header has to say that the token is an access token (RFC 9068)."""
+    id_token: bool = False
+    """Whether they are for ID tokens of OpenID Connect. `check` then compares the nonce."""
     check: Callable[[Claims], None] | None = None
     """A check of this provider's own. Raises TokenError."""
     roles: Callable[[Claims], frozenset[str]] = common_roles
@@ -86,7 +88,7 @@ class TokenRules:
         # Bound to a key of the client (DPoP, RFC 9449; mutual TLS, RFC 8705): as a plain bearer token it may be stolen.
         if "cnf" in claims:
             raise TokenError(Reason.BOUND_TO_KEY)
-        if not typed and (self.only_typed or _is_no_access_token(claims)):
+        if self._is_of_another_type(claims, typed=typed):
             raise TokenError(Reason.WRONG_TYPE)
         if self.check is not None:
             self.check(claims)
@@ -97,6 +99,11 @@ class TokenRules:
             roles=self.roles(claims),
             expires_at=expires_at,
         )
+
+    def _is_of_another_type(self, claims: Claims, *, typed: bool) -> bool:
+        if self.id_token:
+            return typed
+        return not typed and (self.only_typed or _is_no_access_token(claims))
 
     def _check_times(self, claims: Claims, now: float) -> int:
         expires_at = _time(_required(claims, "exp"))

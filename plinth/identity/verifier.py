@@ -66,6 +66,11 @@ class TokenVerifier:
         for source in {source for issuer in self._issuers.values() for source in issuer.sources.values()}:
             await source.aclose()
 
+    def with_rules(self, rules: TokenRules) -> "TokenVerifier":
+        """A verifier of other tokens of one of the issuers, by the same keys. `aclose` is this one's matter."""
+        issuer = Issuer(rules, self._issuers[rules.issuer].sources)
+        return TokenVerifier([issuer], self._named, now=self._now)
+
     def cached(self, token: str) -> Principal | None:
         """The principal of a token that was verified before, if it is still valid."""
         if len(token) > MAX_TOKEN_LENGTH:

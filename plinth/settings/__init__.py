@@ -14,6 +14,7 @@ from plinth.settings.identity import AuthProvider, IdentitySettings
 from plinth.settings.jobs import JobsSettings
 from plinth.settings.loading import SettingsError
 from plinth.settings.logs import LogSettings
+from plinth.settings.ops import OpsSettings
 from plinth.settings.redis import RedisSettings
 from plinth.settings.service import Service
 from plinth.settings.traces import TraceSettings
@@ -23,6 +24,7 @@ __all__ = ["DEVELOPMENT_SECRET_KEY", "AuthProvider", "Environment", "PlatformSet
 
 # Pydantic takes the fields from the last base to the first: the general ones come first, then the database's.
 class PlatformSettings(
+    OpsSettings,
     IdentitySettings,
     HealthSettings,
     TraceSettings,

@@ -21,7 +21,7 @@ _SIGNING_EXAMPLES = (
     *("changeme", "yoursecret", "replaceme"),
 )
 # The passwords and tokens that this repository prints.
-_EXAMPLES = ("plinth", "password", "for-trying-out-only", "the-token", "the-key")
+_EXAMPLES = ("plinth", "password", "for-trying-out-only", "the-token", "the-key", "the-secret")
 _ROWS = ("abcdefghijklmnopqrstuvwxyz", "01234567890", "qwertyuiopasdfghjklzxcvbnm")
 _STEPS = {pair for row in _ROWS for pair in (*pairwise(row), *pairwise(reversed(row)))}
 

@@ -57,6 +57,7 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
         FORWARDED_ALLOW_IPS="*",
         SUPABASE_JWT_SECRET="a" * 32,
         JOBS_ENCRYPTION_KEY="a" * 32,
+        OPS_CLIENT_SECRET="the-secret",
         **examples,
     )
     found += isolated_problems(

@@ -1,13 +1,14 @@
 """An identity provider to test against: a real HTTP server on loopback with keys, discovery and bad days.
 
 It signs tokens of any kind, proper and forged, counts what is fetched from it, and can be down, slow,
-endless or plain wrong.
+endless or plain wrong. It signs people in as well, by an authorization code with PKCE: at once, without a question.
 """
 
 import base64
 import gzip
 import hmac
 import json
+import secrets
 import threading
 import time
 from collections import Counter
@@ -15,8 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -24,6 +27,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 JWKS_PATH = "/jwks.json"
 DISCOVERY_PATH = "/.well-known/openid-configuration"
+
+CLIENT_ID = "plinth-ops"
+CLIENT_SECRET = "a secret: of the client+%"
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,13 @@ class IdentityProvider:
         self.fetched: Counter[str] = Counter()
         self.discovery: dict[str, Any] = {}
         """Members that replace those of the discovery document."""
+        self.id_token: dict[str, Any] = {}
+        """Claims of the next ID tokens, beside the good ones; `...` leaves one out."""
+        self.access_token: dict[str, Any] = {}
+        """The same of the access tokens, whose audience is `plinth`."""
+        self.token_answer: dict[str, Any] = {}
+        """Members that replace those of the token endpoint's answers."""
+        self._codes: dict[str, dict[str, str]] = {}
         self.sent = 0  # bytes of body
         self.called = threading.Event()
         """Set by the first request."""
@@ -190,15 +203,58 @@ class IdentityProvider:
         if path == JWKS_PATH:
             return {"keys": [key.jwk() for key in self.keys]}
         if path == DISCOVERY_PATH:
-            return {"issuer": self.issuer, "jwks_uri": self.jwks_url} | self.discovery
+            document = {
+                "issuer": self.issuer,
+                "jwks_uri": self.jwks_url,
+                "authorization_endpoint": f"{self.url}/authorize",
+                "token_endpoint": f"{self.url}/token",
+                "end_session_endpoint": f"{self.url}/logout",
+            } | self.discovery
+            return {name: value for name, value in document.items() if value is not ...}
         return None
+
+    def authorize(self, asked: Mapping[str, str]) -> str:
+        """Sign the person in, and return the address that the browser goes to."""
+        assert (asked["response_type"], asked["code_challenge_method"]) == ("code", "S256")
+        assert asked["client_id"] == CLIENT_ID
+        code = secrets.token_urlsafe(8)
+        self._codes[code] = dict(asked)
+        return f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state'], 'iss': self.issuer})}"
+
+    def redeem(self, form: Mapping[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
+        """Answer a request to the token endpoint. A code is good once."""
+        basic = base64.b64encode(f"{quote(CLIENT_ID, safe='')}:{quote(CLIENT_SECRET, safe='')}".encode()).decode()
+        posted = (form.get("client_id"), form.get("client_secret")) == (CLIENT_ID, CLIENT_SECRET)
+        if authorization != f"Basic {basic}" and not posted:
+            return 401, {"error": "invalid_client"}
+        asked = self._codes.pop(form.get("code", ""), None)
+        challenge = base64url(sha256(form.get("code_verifier", "").encode()).digest()).decode()
+        if (
+            asked is None
+            or form.get("grant_type") != "authorization_code"
+            or form.get("redirect_uri") != asked["redirect_uri"]
+            or challenge != asked["code_challenge"]
+        ):
+            return 400, {"error": "invalid_grant"}
+        identity = {"aud": CLIENT_ID, "nonce": asked["nonce"]} | self.id_token
+        tokens = {"id_token": self.token(**identity), "access_token": self.token(**self.access_token)}
+        return 200, {"token_type": "Bearer", **tokens} | self.token_answer
 
 
 class _Handler(BaseHTTPRequestHandler):
     provider: IdentityProvider
 
+    def do_POST(self) -> None:
+        self.provider.fetched[self.path] += 1
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        status, answer = self.provider.redeem(dict(parse_qsl(body)), self.headers.get("Authorization", ""))
+        self._answer(status, json.dumps(answer).encode())
+
     def do_GET(self) -> None:
         provider = self.provider
+        if self.path.startswith("/authorize?"):
+            back = provider.authorize(dict(parse_qsl(urlsplit(self.path).query)))
+            return self._answer(302, b"", Location=back)
         moved = self.path.startswith("/moved")
         path = self.path.removeprefix("/moved")
         provider.fetched[self.path] += 1

@@ -18,6 +18,7 @@ from plinth.http.gzip import GZipAcceptedMiddleware
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.security_headers import SecurityHeadersMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
+from plinth.ops import install_ops
 from plinth.settings.keys import derive_keys
 
 __all__ = ["create_app"]
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(part.router, prefix=settings.API_V1_STR)
     if settings.docs_enabled:
         install_docs(app)
+    install_ops(app, settings)
     return app
 
 

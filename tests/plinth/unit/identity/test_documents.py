@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from plinth.identity.documents import MAX_DOCUMENT_BYTES, DocumentError, Documents
-from tests.support.identity_provider import IdentityProvider, Mood
+from tests.support.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider, Mood
 
 
 @pytest.fixture
@@ -109,3 +109,14 @@ async def test_loopback_is_not_reached_through_a_proxy(
 
 async def test_unused_document_client_can_be_closed() -> None:
     await Documents().aclose()
+
+
+async def test_form_is_posted_and_its_answer_read(documents: Documents, provider: IdentityProvider) -> None:
+    form = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "code": "unknown"}
+    with pytest.raises(DocumentError, match="answered 400") as caught:
+        await documents.post(f"{provider.url}/token", form)
+    assert caught.value.status == 400
+    with pytest.raises(DocumentError, match="answered 401"):
+        await documents.post(f"{provider.url}/token", {"code": "unknown"})
+    with pytest.raises(DocumentError, match="not https"):
+        await documents.post("http://issuer.test/token", form)

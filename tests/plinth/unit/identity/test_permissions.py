@@ -85,3 +85,17 @@ class TestOperators:
         for permission in (READ_JOBS, OPERATE_JOBS, "orders:read"):
             assert has(permission, roles=("operator",), **settings)
         assert not has(READ_JOBS, scopes=("operator",), **settings)
+
+
+def test_caller_is_reduced_to_what_grants_the_permissions() -> None:
+    caller = Principal("alice", "here", frozenset({"a", "operate", READ_JOBS}), frozenset({"support", "b", "admin"}), 9)
+    settings = PlatformSettings.isolated(
+        PERMISSIONS=f"support={READ_JOBS},admin=orders:read", OPERATOR_SCOPE="operate", OPERATOR_ROLE="boss"
+    )
+    permissions = Permissions(settings)
+
+    reduced = permissions.granting(caller, READ_JOBS, OPERATE_JOBS)
+
+    assert (reduced.scopes, reduced.roles) == (frozenset({"operate", READ_JOBS}), frozenset({"support"}))
+    assert (reduced.subject, reduced.expires_at) == ("alice", 9)
+    assert all(permissions.has(reduced, name) == permissions.has(caller, name) for name in (READ_JOBS, OPERATE_JOBS))
