@@ -19,6 +19,7 @@ VALUES = {
     "UPSTASH_REDIS_REST_TOKEN": "a-token-in-a-file",
     "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=a-key-in-a-file",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x-api-key=a-key-in-a-file",
+    "OPS_CLIENT_SECRET": "a-secret-in-a-file",
     "SUPABASE_JWT_SECRET": "a-secret-in-a-file-which-is-long-enough",
     "JOBS_ENCRYPTION_KEY": "a-secret-in-a-file-which-is-long-enough",
 }

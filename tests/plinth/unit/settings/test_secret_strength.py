@@ -51,7 +51,7 @@ def test_secret_that_can_be_guessed_is_weak(secret: str) -> None:
 # Settings that are secrets, or hold one, and where the repository prints an example of them.
 SIGNING = re.compile(r"(?:SECRET_KEY|JWT_SECRET)[\"']?\s*[=:]\s*[\"']?([\w./+=-]{20,})")
 PASSWORD = re.compile(r"(?:postgres(?:ql)?|rediss?)://([\w-]*):([\w-]+)@")
-TOKEN = re.compile(r"^[# ]*[A-Z_]+_(?:TOKEN|PASSWORD)[\"']?[=:] ?([\w-]+)$", re.MULTILINE)
+TOKEN = re.compile(r"^[# ]*[A-Z_]+_(?:TOKEN|PASSWORD|CLIENT_SECRET)[\"']?[=:] ?([\w-]+)$", re.MULTILINE)
 HEADERS = re.compile(r"OTLP_(?:TRACES_)?HEADERS=[\w-]+=([\w-]+)")
 
 
@@ -70,7 +70,7 @@ def test_every_example_of_a_secret_that_the_repository_prints_is_known() -> None
     assert not [value for value in signing if weakness(value) is None]
     passwords, others = set(PASSWORD.findall(text)), {*TOKEN.findall(text), *HEADERS.findall(text)}
     assert passwords >= {("plinth", "plinth"), ("user", "password"), ("", "password")}
-    assert others >= {"the-token", "the-key", "plinth"}
+    assert others >= {"the-token", "the-key", "the-secret", "plinth"}
     assert not [pair for pair in passwords if not is_example(pair[1], pair[0])]
     assert not [value for value in others if not is_example(value)]
     # The chart's, of a try-out whose key it does not know.
@@ -86,4 +86,5 @@ def test_each_secret_setting_is_looked_at() -> None:
         "UPSTASH_REDIS_TOKEN",
         "UPSTASH_REDIS_REST_TOKEN",
         *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+        "OPS_CLIENT_SECRET",
     }
