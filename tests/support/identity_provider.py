@@ -252,12 +252,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         provider = self.provider
+        provider.fetched[self.path] += 1
         if self.path.startswith("/authorize?"):
             back = provider.authorize(dict(parse_qsl(urlsplit(self.path).query)))
             return self._answer(302, b"", Location=back)
+        if self.path.startswith("/logout?"):
+            asked = dict(parse_qsl(urlsplit(self.path).query))
+            return self._answer(302, b"", Location=asked["post_logout_redirect_uri"])
         moved = self.path.startswith("/moved")
         path = self.path.removeprefix("/moved")
-        provider.fetched[self.path] += 1
         provider.called.set()
         document = provider.document(path)
         if document is None:

@@ -11,7 +11,7 @@ import pytest
 from notes.config import Settings
 from notes.main import create_app
 from tests.support.api import client_of
-from tests.support.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider, SigningKey, compact
+from tests.support.identity_provider import CLIENT_ID, CLIENT_SECRET, IdentityProvider, Mood, SigningKey, compact
 from tests.support.logs import logging_as
 from tests.support.notes import settings_with
 from tests.support.ops import OPS, csrf_of, from_a_page
@@ -317,6 +317,13 @@ class TestAttacks:
 
 
 class TestProviderAway:
+    async def test_provider_that_says_nothing_is_not_waited_for(
+        self, browser: httpx.AsyncClient, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.ops.code_flow.DEADLINE", 0.05)
+        provider.mood = Mood.SILENT
+        refused(await browser.get(f"{OPS}/sign-in/start"), 503)
+
     async def test_start_and_callback_say_so(self, browser: httpx.AsyncClient, provider: IdentityProvider) -> None:
         callback = await at_provider(await begin(browser))
         provider.down()
