@@ -28,7 +28,7 @@ class SealedCookie:
     def __init__(self, settings: PlatformSettings, purpose: str) -> None:
         keys = derive_keys(settings.SECRET_KEY, purpose)
         self._seal = MultiFernet([Fernet(urlsafe_b64encode(key)) for key in keys])
-        self._name = f"plinth-{purpose}"
+        self.name = f"plinth-{purpose}"
         self._deployed = settings.ENVIRONMENT.deployed
 
     def set(self, request: Request, response: Response, value: Any, *, until: int) -> None:
@@ -72,7 +72,7 @@ class SealedCookie:
 
     def _name_for(self, request: Request) -> str:
         # With the prefix, browsers take the cookie from this very host alone, over https: no subdomain can set it.
-        return f"__Host-{self._name}" if self.is_secure(request) else self._name
+        return f"__Host-{self.name}" if self.is_secure(request) else self.name
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser is taken to be at https: elsewhere than on this machine it has to be."""

@@ -105,6 +105,22 @@ class TestSignIn:
             cookie = (await sign_in(browser, settings, ttl=86_400)).headers["set-cookie"]
         assert "Max-Age=360;" in cookie or "Max-Age=359;" in cookie
 
+    async def test_more_roles_than_a_cookie_holds_are_refused_with_a_reason(self, settings: Settings) -> None:
+        roles = [f"a-role-with-a-long-name-{number}" for number in range(200)]
+        granted = ",".join(f"{role}={READ_JOBS}" for role in roles)
+        async with browser_of(settings, PERMISSIONS=granted) as browser:
+            answer = await sign_in(browser, settings, roles=roles)
+        assert (answer.status_code, "PERMISSIONS" in answer.text) == (403, True)
+        assert "set-cookie" not in answer.headers
+
+    async def test_roles_that_grant_nothing_here_take_no_place(
+        self, browser: httpx.AsyncClient, settings: Settings
+    ) -> None:
+        roles = ["operator", *(f"a-role-with-a-long-name-{number}" for number in range(300))]
+        await sign_in(browser, settings, roles=roles)
+        assert len(browser.cookies[SESSION]) < 500
+        assert (await browser.get(OPS)).status_code == 200
+
     @pytest.mark.parametrize("token", ["", "x.y.z", "plk_" + "0" * 32 + "_" + "0" * 48, "ä" * 20_000])
     async def test_token_that_the_api_refuses_is_refused(self, browser: httpx.AsyncClient, token: str) -> None:
         answer = await browser.post(f"{OPS}/sign-in", data={"token": token}, headers=from_a_page())
