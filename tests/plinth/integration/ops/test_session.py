@@ -349,8 +349,11 @@ class TestEnd:
     async def test_session_is_over_at_its_time(
         self, operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        kept = {"Cookie": f"{SESSION}={operator.cookies[SESSION]}"}  # by a client that forgets nothing
+        operator.cookies.clear()
+        assert (await operator.get(OPS, headers=kept)).status_code == 200
         monkeypatch.setattr("plinth.ops.cookies.time.time", lambda: 4_000_000_000.0)
-        assert (await operator.get(OPS)).status_code == 303
+        assert (await operator.get(OPS, headers=kept)).status_code == 303
 
     async def test_permission_that_the_settings_no_longer_grant_is_gone(self, settings: Settings) -> None:
         async with browser_of(settings) as browser:
