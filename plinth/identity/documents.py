@@ -54,7 +54,7 @@ class Documents:
         self.check(url)
         try:
             body = await self._read(method, url, options)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             raise DocumentError(f"{url}: {type(error).__name__}: {error}") from error
         try:
             document = json.loads(body)
@@ -70,12 +70,13 @@ class Documents:
     def check(self, url: str) -> None:
         """Raise DocumentError unless the address is https, or http to this machine where that is allowed."""
         try:
-            parts = urlsplit(url)
-        except ValueError:
+            read = str(httpx.URL(url))  # as the client reads it
+            parts = urlsplit(read)
+        except (httpx.InvalidURL, ValueError):
             raise DocumentError("not an address") from None
         if not parts.hostname or "@" in parts.netloc:
             raise DocumentError("the address names no host, or a user")
-        if parts.scheme != "https" and not (self._allow_loopback and is_loopback(url)):
+        if parts.scheme != "https" and not (self._allow_loopback and is_loopback(read)):
             raise DocumentError(f"{url}: not https")
 
     async def _read(self, method: str, url: str, options: dict[str, Any]) -> bytearray:

@@ -345,7 +345,7 @@ class TestProviderAway:
         (line,) = stderr.lines("request failed")
         assert "answered 401" in line["cause"]
 
-    @pytest.mark.parametrize("url", [..., 7, "http://192.0.2.1/authorize", "javascript:alert(1)"])
+    @pytest.mark.parametrize("url", [..., 7, "http://192.0.2.1/authorize", "javascript:alert(1)", "https://a\nb/"])
     async def test_browser_is_sent_to_no_other_than_a_web_address(
         self, browser: httpx.AsyncClient, provider: IdentityProvider, url: Any
     ) -> None:
