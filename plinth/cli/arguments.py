@@ -2,15 +2,15 @@
 
 import re
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import click
 
 from plinth.settings.types import PATH_PREFIX
+from plinth.times import read_duration, read_moment
 
 __all__ = ["address", "duration", "json_option", "moment", "name", "names", "path_prefix"]
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MAX_DURATION = timedelta(days=3650)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -21,14 +21,9 @@ def address(text: str) -> str:
     return text if text != "::" or socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104
 
 
-def _parse_duration(text: str) -> timedelta | None:
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text)
-    return timedelta(**{_UNITS[found[2]]: float(found[1])}) if found else None
-
-
 def duration(text: str) -> timedelta:
     """`90s`, `2h`, `3d`."""
-    parsed = _parse_duration(text)
+    parsed = read_duration(text)
     if parsed is None or parsed > _MAX_DURATION:
         raise click.BadParameter("expected a number and a unit, such as 30s, 15m, 2h or 3d, up to 3650d.")
     return parsed
@@ -37,14 +32,9 @@ def duration(text: str) -> timedelta:
 def moment(text: str) -> datetime:
     """An ISO time, or an age such as `2h`."""
     try:
-        if (age := _parse_duration(text)) is not None:
-            return datetime.now(UTC) - age
-        parsed = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            "expected a time such as 2030-01-31T08:00 (UTC unless it says otherwise) or an age such as 2h or 3d."
-        ) from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        return read_moment(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
 
 
 def name(text: str) -> str:

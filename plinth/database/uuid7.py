@@ -7,6 +7,7 @@ after the version carry the fraction of the millisecond, so ids made in one mill
 import os
 import time
 import uuid
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import DDL, Uuid, event
@@ -53,3 +54,8 @@ def python_uuid7() -> uuid.UUID:
     millisecond, rest = divmod(microseconds, 1000)
     random = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
     return uuid.UUID(int=millisecond << 80 | 7 << 76 | int(rest * 4.096) << 64 | 0b10 << 62 | random)
+
+
+def first_uuid7(at: datetime) -> uuid.UUID:
+    """The smallest id that is made at a time: ids from it on were made then or later."""
+    return uuid.UUID(int=max(0, int(at.timestamp() * 1000)) << 80)

@@ -1,16 +1,26 @@
-"""Acts on many jobs at once: cancel, delete, run now, set the priority. For operators.
+"""Acts on many jobs at once: retry, cancel, delete, run now, set the priority. For operators.
 
 Functions over a session, in its transaction. What `by` does is recorded in the audit log, with how many it was.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.audit import Actor, record
-from plinth.jobs.admin.bulk_sql import CANCEL_MANY, COUNT_MANY, DELETE_MANY, PRIORITISE_MANY, RUN_NOW_MANY
+from plinth.database.uuid7 import first_uuid7
+from plinth.jobs.admin.bulk_sql import (
+    CANCEL_MANY,
+    COUNT_MANY,
+    COUNT_RETRY_MANY,
+    DELETE_MANY,
+    PRIORITISE_MANY,
+    RETRY_MANY,
+    RUN_NOW_MANY,
+)
 from plinth.jobs.batch_end import end_batches
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.engine.batches import cancel_children
@@ -21,11 +31,14 @@ __all__ = ["MAX_JOBS", "Action", "Selection", "act_on_many"]
 MAX_JOBS = 10_000  # in one transaction
 MAX_NAMED = 100  # ids in the audit log
 
-Action = Literal["cancel", "delete", "run_now", "prioritise"]
+Action = Literal["cancel", "delete", "run_now", "prioritise", "retry"]
 
 
 class Selection(NamedTuple):
-    """The jobs that have all of this; None, or no state and no id: any."""
+    """The jobs that have all of this; None, or no state and no id: any.
+
+    `since` and `until` bound when they were made. `error` is a part of what an error of theirs says.
+    """
 
     kind: str | None = None
     queue: str | None = None
@@ -33,6 +46,15 @@ class Selection(NamedTuple):
     states: Sequence[State] = ()
     ids: Sequence[UUID] = ()
     batch: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    error: str | None = None
+
+    @property
+    def bounds(self) -> tuple[UUID | None, UUID | None]:
+        """`since` and `until` as ids, which carry the time they were made at."""
+        since, until = (None if at is None else first_uuid7(at) for at in (self.since, self.until))
+        return since, until
 
 
 # The states of the jobs that an action is for: it passes over all others.
@@ -41,6 +63,7 @@ STATES: dict[Action, tuple[State, ...]] = {
     "delete": tuple(state for state in State if state is not State.RUNNING),
     "run_now": (State.SCHEDULED, State.RETRYABLE),
     "prioritise": (State.SCHEDULED, State.AVAILABLE, State.RETRYABLE),
+    "retry": (State.CANCELLED, State.DISCARDED),
 }
 
 _STATEMENTS: dict[Action, str] = {
@@ -48,6 +71,7 @@ _STATEMENTS: dict[Action, str] = {
     "delete": DELETE_MANY,
     "run_now": RUN_NOW_MANY,
     "prioritise": PRIORITISE_MANY,
+    "retry": RETRY_MANY,
 }
 
 
@@ -65,13 +89,14 @@ async def act_on_many(
 
     Cancel: waiting jobs end, running ones are told to. Delete: waiting and ended jobs with their steps, and no running
     one. Both cancel the children that the jobs wait for. Run now: jobs that wait for their time. Prioritise: jobs that
-    wait, to `priority`. Jobs that another transaction has locked are passed over. `dry_run`: only count.
+    wait, to `priority`. Retry: cancelled and discarded jobs, unless a live job has their unique key. Jobs that another
+    transaction has locked are passed over. `dry_run`: only count.
 
     Raises:
         ValueError: nothing is selected, the limit is not 1 to `MAX_JOBS`, or the priority is not there or out of range.
     """
     if not any(selection):
-        raise ValueError("say which jobs: by id, kind, queue, owner, state or batch")
+        raise ValueError("say which jobs: by id, kind, queue, owner, state, batch, time or error")
     if not 1 <= limit <= MAX_JOBS:
         raise ValueError(f"the limit is 1 to {MAX_JOBS}")
     if (action == "prioritise") != (priority is not None) or not -32768 <= (priority or 0) <= 32767:
@@ -79,10 +104,12 @@ async def act_on_many(
     states = [state for state in STATES[action] if not selection.states or state in selection.states]
     ids = list(selection.ids) or None
     chosen = (selection.kind, selection.queue, selection.owner, limit, ids, selection.batch)
-    arguments: tuple[object, ...] = ([state.value for state in states], *chosen)
+    narrowed = (*selection.bounds, selection.error)
+    arguments: tuple[object, ...] = ([state.value for state in states], *chosen, *narrowed)
     connection = await session.connection()
     if dry_run:
-        return int((await connection.exec_driver_sql(COUNT_MANY, arguments)).scalar_one())
+        count = COUNT_RETRY_MANY if action == "retry" else COUNT_MANY
+        return int((await connection.exec_driver_sql(count, arguments)).scalar_one())
     if priority is not None:
         arguments = (*arguments, priority)
     jobs = (await connection.exec_driver_sql(_STATEMENTS[action], arguments)).all()
@@ -92,7 +119,7 @@ async def act_on_many(
         await end_batches(session, {job.batch_id for job in jobs if job.batch_id is not None})
     ids_named = [*map(str, selection.ids[:MAX_NAMED])]
     asked = selection._asdict() | {"states": list(selection.states), "ids": ids_named}
-    asked["batch"] = None if selection.batch is None else str(selection.batch)
+    asked |= {name: asked[name] and str(asked[name]) for name in ("batch", "since", "until")}
     asked |= {"priority": priority, "limit": limit}
     await record(session, by, f"jobs.{action}", "jobs", **asked, count=len(jobs))
     return len(jobs)

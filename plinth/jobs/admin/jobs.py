@@ -4,20 +4,20 @@ Functions over a session, in its transaction. `owner`: only that owner's jobs ex
 all exist. `by`: what acts; as an operator, on a job that is not its own, the act is recorded in the audit log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import DateTime, Row, Select, String, cast, func, literal_column, null, select, union_all
+from sqlalchemy import DateTime, Row, Select, String, cast, func, literal_column, null, select, text, union_all
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.audit import Actor, record
 from plinth.errors import ConflictError, NotFoundError
-from plinth.jobs.admin.sql import RETRY_ENDED
+from plinth.jobs.admin.sql import ERROR_HAS, RETRY_ENDED
 from plinth.jobs.batch_end import end_batches
 from plinth.jobs.claimed import Progress
 from plinth.jobs.doorbell import ring_after_commit
@@ -29,7 +29,17 @@ from plinth.jobs.outcome import ErrorEntry, State
 from plinth.jobs.owner_limit import make_room
 from plinth.jobs.tables import Job, JobHistory, WorkerSession
 
-__all__ = ["JobView", "enqueue_by_hand", "get_job", "list_jobs", "request_cancel", "retry_job", "summaries"]
+__all__ = [
+    "JobFilters",
+    "JobView",
+    "enqueue_by_hand",
+    "get_job",
+    "id_after",
+    "list_jobs",
+    "request_cancel",
+    "retry_job",
+    "summaries",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class JobView:
     """A snapshot of a job, live or ended.
 
     `finished_at` is set once it has ended, `cancel_requested_at` and `worker` (its name) only while it is alive.
-    `result`: what its handler returned.
+    `result`: what its handler returned. `trace_context`: the trace that it was enqueued in, as W3C headers.
     """
 
     id: UUID
@@ -64,6 +74,7 @@ class JobView:
     unique_key: str | None
     limit_key: str
     batch_id: UUID | None
+    trace_context: dict[str, str] | None
     result: Any
 
     @property
@@ -103,46 +114,83 @@ async def summaries(session: AsyncSession, ids: Sequence[UUID]) -> list[JobView]
     return [_view(row) for row in await (await session.connection()).execute(union_all(*branches))]
 
 
+class JobFilters(TypedDict, total=False):
+    """What narrows a list of jobs. Ids carry the time they were made at: `first` is the oldest that is listed."""
+
+    owner: str | None
+    states: Sequence[State]
+    kind: str | None
+    queue: str | None
+    batch: UUID | None
+    first: UUID | None
+    before: UUID | None
+
+
 async def list_jobs(
     session: AsyncSession,
+    *,
+    limit: int = 50,
+    payloads: bool = False,
+    error: str | None = None,
+    **filters: Unpack[JobFilters],
+) -> list[JobView]:
+    """List jobs, live or ended, the newest (by id) first, with their last error only.
+
+    Without `payloads`, which may be large, as results are, each has an empty one and no result. `error` is a part of
+    what an error of theirs says: no index helps to find it, so bound it by `first`, as `plinth.jobs.admin.search` does.
+    """
+    without = {} if payloads else _WITHOUT
+    said = [] if error is None else [text(ERROR_HAS.format(text=":said")).bindparams(said=error)]
+    branches = [
+        # Each table by itself, along its index: only rows of the page are read.
+        _select(table, errors=_last_error(table), **without)
+        .where(*conditions, *said)
+        .order_by(table.id.desc())
+        .limit(limit)
+        for table, conditions in _narrowed(**filters)
+    ]
+    found = union_all(*branches).subquery()
+    page = select(found).order_by(found.c.id.desc()).limit(limit)
+    return [_view(row) for row in await (await session.connection()).execute(page)]
+
+
+async def id_after(session: AsyncSession, number: int, **filters: Unpack[JobFilters]) -> UUID | None:
+    """The id that follows the `number` newest jobs; None: there are not more."""
+    branches = [
+        select(table.id).where(*conditions).order_by(table.id.desc()).limit(number + 1)
+        for table, conditions in _narrowed(**filters)
+    ]
+    found = union_all(*branches).subquery()
+    following = select(found.c.id).order_by(found.c.id.desc()).offset(number).limit(1)
+    return (await (await session.connection()).execute(following)).scalar_one_or_none()
+
+
+def _narrowed(
     *,
     owner: str | None = None,
     states: Sequence[State] = (),
     kind: str | None = None,
     queue: str | None = None,
     batch: UUID | None = None,
+    first: UUID | None = None,
     before: UUID | None = None,
-    limit: int = 50,
-    payloads: bool = False,
-) -> list[JobView]:
-    """List jobs, live or ended, the newest (by id) first, older than `before`, with their last error only.
-
-    States, kind, queue and batch filter the list. Without `payloads`, which may be large, as results are, each has an
-    empty one and no result.
-    """
-    without = {} if payloads else _WITHOUT
-    branches = []
+) -> Iterator[tuple[Any, list[Any]]]:
+    """The tables that can hold such jobs, each with its conditions."""
     for table in _TABLES:
         wanted = [state.value for state in states or State if state.terminal == (table is JobHistory)]
         if not wanted:
             continue
-        statement = _select(table, errors=_last_error(table), **without)
         conditions = _owned(table, owner)
         if states:
             conditions.append(table.state.in_(wanted))
-        if kind is not None:
-            conditions.append(table.kind == kind)
-        if queue is not None:
-            conditions.append(table.queue == queue)
-        if batch is not None:
-            conditions.append(table.batch_id == batch)
+        for column, value in ((table.kind, kind), (table.queue, queue), (table.batch_id, batch)):
+            if value is not None:
+                conditions.append(column == value)
+        if first is not None:
+            conditions.append(table.id >= first)
         if before is not None:
             conditions.append(table.id < before)
-        # Each table by itself, along its index: only rows of the page are read.
-        branches.append(statement.where(*conditions).order_by(table.id.desc()).limit(limit))
-    found = union_all(*branches).subquery()
-    page = select(found).order_by(found.c.id.desc()).limit(limit)
-    return [_view(row) for row in await (await session.connection()).execute(page)]
+        yield table, conditions
 
 
 async def request_cancel(

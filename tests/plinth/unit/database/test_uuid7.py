@@ -1,8 +1,9 @@
 """Ids sort by the time they were made."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
-from plinth.database.uuid7 import python_uuid7
+from plinth.database.uuid7 import first_uuid7, python_uuid7
 
 
 class TestPythonUuid7:
@@ -23,3 +24,8 @@ class TestPythonUuid7:
             time.sleep(0.000_002)
         assert len(set(made)) == len(made)
         assert [i.int >> 64 for i in made] == sorted(i.int >> 64 for i in made)
+
+    def test_first_id_of_a_time_is_before_those_made_then(self) -> None:
+        before, made, after = datetime.now(UTC), python_uuid7(), datetime.now(UTC) + timedelta(milliseconds=1)
+        assert first_uuid7(before) <= made < first_uuid7(after)
+        assert first_uuid7(datetime(1900, 1, 1, tzinfo=UTC)).int == 0

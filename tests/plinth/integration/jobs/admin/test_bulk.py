@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -94,6 +95,8 @@ async def test_each_action_is_for_the_jobs_in_its_states_alone(
             assert (live, ended["state"]) == (None, "cancelled")
         elif action == "delete":
             assert (live, ended) == (None, None)
+        elif action == "retry":
+            assert (live["state"], ended) == ("available", None)
         elif action == "run_now":
             assert live["state"] == "available"
         else:
@@ -106,6 +109,7 @@ async def test_selection_is_by_all_that_is_given(
     made = [
         (await enqueue(database, kind, Number(), owner=owner)).id for kind in (mail, report) for owner in ("a", "b")
     ]
+    await jobs.all("""UPDATE job SET errors = '[{"error": "Refused", "detail": "SMTP 550"}]' WHERE id = $1""", made[3])
     for selection, expected in (
         (Selection(kind="test.mail"), made[:2]),
         (Selection(queue="default"), made[2:]),
@@ -115,6 +119,10 @@ async def test_selection_is_by_all_that_is_given(
         (Selection(ids=made[1:3], owner="a"), [made[2]]),
         (Selection(states=[State.AVAILABLE]), made),
         (Selection(states=[State.SCHEDULED]), []),
+        (Selection(kind="test.mail", since=datetime.now(UTC) - timedelta(hours=1)), made[:2]),
+        (Selection(kind="test.mail", until=datetime.now(UTC) - timedelta(hours=1)), []),
+        (Selection(error="smtp 550"), made[3:]),
+        (Selection(error="sandwich", owner="b"), []),
     ):
         await jobs.all("UPDATE job SET priority = 0")
         assert await act(database, "prioritise", selection, priority=1) == len(expected)
@@ -126,6 +134,28 @@ async def test_limit_takes_the_oldest(database: Database, jobs: Jobs, mail: JobK
     assert await act(database, "delete", Selection(queue="mail"), limit=3, dry_run=True) == 3
     assert await act(database, "delete", Selection(queue="mail"), limit=3) == 3
     assert [row["id"] for row in await jobs.all("SELECT id FROM job")] == made[3:]
+
+
+async def test_retry_passes_over_a_job_whose_unique_key_is_taken(
+    database: Database, jobs: Jobs, mail: JobKind[Number]
+) -> None:
+    made = [(await enqueue(database, mail, Number(), unique_key=key)).id for key in ("a", "b")]
+    await act(database, "cancel", Selection(ids=made))
+    taken = await enqueue(database, mail, Number(), unique_key="a")
+    assert await act(database, "retry", Selection(kind="test.mail"), dry_run=True) == 1
+    assert await act(database, "retry", Selection(kind="test.mail")) == 1
+    assert [row["id"] for row in await jobs.all("SELECT id FROM job ORDER BY id")] == [made[1], taken.id]
+
+
+async def test_retry_brings_back_one_of_those_that_share_a_unique_key(
+    database: Database, jobs: Jobs, mail: JobKind[Number]
+) -> None:
+    for _ in range(2):
+        made = (await enqueue(database, mail, Number(), unique_key="k")).id
+        await act(database, "cancel", Selection(ids=[made]))
+    assert await act(database, "retry", Selection(kind="test.mail"), dry_run=True) == 1
+    assert await act(database, "retry", Selection(kind="test.mail")) == 1
+    assert len(await jobs.all("SELECT FROM job_history")) == 1
 
 
 async def test_deleting_takes_the_steps_along(database: Database, jobs: Jobs, mail: JobKind[Number]) -> None:
