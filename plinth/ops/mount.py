@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 
 from plinth.http.static_files import Assets
 from plinth.identity.documents import Documents
-from plinth.ops import home, sign_in
+from plinth.ops import actions, audit, dead_letters, jobs, overview, queues, schedules, sign_in
 from plinth.ops.code_flow import CodeFlow
 from plinth.ops.pages import ROOT
 from plinth.ops.state import OpsState
@@ -30,5 +30,7 @@ def mount(app: FastAPI, settings: PlatformSettings) -> None:
         finally:
             await documents.aclose()
 
-    app.include_router(APIRouter(routes=[*home.router.routes, *sign_in.router.routes], lifespan=lifespan))
+    # `actions` before `jobs`: /jobs/confirm is no job.
+    parts = (overview, actions, jobs, queues, schedules, dead_letters, audit, sign_in)
+    app.include_router(APIRouter(routes=[route for part in parts for route in part.router.routes], lifespan=lifespan))
     app.mount(f"{ROOT}/static", Assets(packages=[("plinth.ops", "static")]))

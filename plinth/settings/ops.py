@@ -21,6 +21,7 @@ class OpsSettings(IdentitySettings):
     OPS_CLIENT_SECRET: SecretStr | None = None
     OPS_SCOPES: types.Texts = ("openid",)
     OPS_SESSION_HOURS: float = Field(8.0, gt=0, le=168)
+    OPS_TRACE_URL: types.TraceUrl | None = None
 
     def broken_rules(self) -> Iterator[tuple[str, str]]:
         yield from super().broken_rules()

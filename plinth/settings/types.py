@@ -209,6 +209,14 @@ Urls = Annotated[tuple[Url, ...], *LIST]
 # For URLs that a path is appended to.
 BaseUrl = Annotated[Url, AfterValidator(lambda url: url.rstrip("/"))]
 
+TraceUrl = Annotated[
+    str,
+    _matching(
+        r"https?://[^\s{}]+\{trace_id\}[^\s{}]*",
+        "a URL with {trace_id} in it, such as https://jaeger.example.com/trace/{trace_id}",
+    ),
+]
+
 # Browsers send the scheme and host alone, in lower case.
 _ORIGIN = AfterValidator(lambda origin: origin.rstrip("/").lower())
 _ORIGIN_PATTERN = r"[a-z][a-z0-9+.-]*://[^/@?#*\s]+"

@@ -37,6 +37,8 @@ def test_settings_that_go_together_are_taken(values: dict[str, Any]) -> None:
         ({**CUSTOM, **CLIENT, "OPS_SCOPES": "profile,email"}, ["OPS_SCOPES"]),
         ({"OPS_SESSION_HOURS": 0}, ["OPS_SESSION_HOURS"]),
         ({"OPS_SESSION_HOURS": 200}, ["OPS_SESSION_HOURS"]),
+        ({"OPS_TRACE_URL": "https://jaeger.example.com/trace/"}, ["OPS_TRACE_URL"]),
+        ({"OPS_TRACE_URL": "javascript:alert({trace_id})"}, ["OPS_TRACE_URL"]),
     ],
 )
 def test_wrong_combination_is_refused_by_name(values: dict[str, Any], names: list[str]) -> None:

@@ -1,0 +1,45 @@
+// What HTML cannot do by itself: times in the reader's zone, one tick for many, and a stop while nothing is looked at.
+"use strict";
+
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+// As the server writes them, in UTC: year first, 24 hours.
+const local = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
+
+function showTimes() {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    time.title = `${at.toISOString()} (UTC)`;
+    time.textContent = local.format(at);
+  }
+}
+
+function showContact(there) {
+  document.getElementById("contact").hidden = there;
+}
+
+document.addEventListener("change", (event) => {
+  const name = event.target.dataset.ticks;
+  if (name) {
+    for (const box of event.target.form.querySelectorAll(`input[type=checkbox][name=${name}]`)) {
+      box.checked = event.target.checked;
+    }
+  }
+});
+
+// A page that nothing shows asks for nothing.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden) event.preventDefault();
+});
+// What the reader has opened stays open.
+let opened = [];
+document.addEventListener("htmx:beforeSwap", () => {
+  opened = [...document.querySelectorAll("details[open][id]")].map((details) => details.id);
+});
+document.addEventListener("htmx:afterSwap", () => {
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+  showTimes();
+});
+document.addEventListener("htmx:afterRequest", (event) => showContact(event.detail.successful));
+
+document.getElementById("zone").textContent = `Times are in ${zone}.`;
+showTimes();

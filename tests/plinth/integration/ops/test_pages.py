@@ -1,0 +1,178 @@
+"""The pages beside those of jobs: overview, queues, schedules, workers, dead letters, the audit log."""
+
+import re
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from plinth.database.engine import Database
+from plinth.jobs import JobKind, schedule
+from plinth.jobs.engine.scheduler import Scheduler
+from tests.plinth.integration.jobs.conftest import Number, open_store
+from tests.plinth.integration.ops.conftest import Act
+from tests.support.ops import OPS
+
+Make = Callable[..., Awaitable[UUID]]
+Records = Callable[[], Awaitable[list[tuple[str, str, str]]]]
+
+PAGES = ["", "/jobs", "/queues", "/schedules", "/workers", "/dead-letters", "/audit"]
+
+
+class TestEveryPage:
+    @pytest.mark.parametrize("path", PAGES)
+    async def test_page_is_shown_where_there_is_nothing(self, operator: httpx.AsyncClient, path: str) -> None:
+        page = await operator.get(f"{OPS}{path}")
+        assert page.status_code == 200
+        assert page.text.count("<h1") == 1
+        assert page.text.count('aria-current="page"') == 1
+        assert 'class="skip"' in page.text
+
+    @pytest.mark.parametrize("path", PAGES)
+    async def test_page_has_no_script_or_style_of_its_own_and_a_strict_policy(
+        self, operator: httpx.AsyncClient, dead: Make, path: str
+    ) -> None:
+        await dead()
+        page = await operator.get(f"{OPS}{path}")
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert page.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son[a-z]+=|hx-on|hx-vals=.js", page.text)
+
+    @pytest.mark.parametrize("path", [*PAGES, "/now", "/last-hour"])
+    async def test_page_is_for_operators_that_are_signed_in(self, operator: httpx.AsyncClient, path: str) -> None:
+        operator.cookies.clear()
+        page = await operator.get(f"{OPS}{path}")
+        assert page.status_code == 303
+        assert page.headers["location"].startswith("/ops/sign-in?next=")
+
+
+class TestOverview:
+    async def test_overview_counts_queues_workers_and_the_last_hour(
+        self, operator: httpx.AsyncClient, database: Database, waiting: Make, dead: Make
+    ) -> None:
+        await open_store(database)
+        for _ in range(3):
+            await waiting()
+        await dead()
+        page = (await operator.get(OPS)).text
+        assert re.search(r"<dt>Waiting</dt><dd>3</dd>", page)
+        assert re.search(r"<dt>Workers</dt><dd>1</dd>", page)
+        assert 'href="/ops/jobs?queue=mail"' in page
+        assert "0 jobs succeeded" in page
+        assert "1 failed for good" in page
+        assert page.count('<rect class="bad"') == 1
+
+    async def test_live_parts_are_answered_alone(self, operator: httpx.AsyncClient, waiting: Make) -> None:
+        await waiting()
+        for path, own in (("/now", "now"), ("/last-hour", "last-hour")):
+            part = (await operator.get(f"{OPS}{path}")).text
+            assert part.strip().startswith(f'<div id="{own}" hx-get="/ops{path}"')
+            assert "<html" not in part
+
+
+class TestQueues:
+    async def test_queue_is_paused_and_resumed(
+        self, operator: httpx.AsyncClient, post: Act, waiting: Make, sql: asyncpg.Connection, records: Records
+    ) -> None:
+        await waiting()
+        done = await post("/queues/mail/pause")
+        assert (done.status_code, done.headers["location"]) == (303, "/ops/queues")
+        assert await sql.fetchval("SELECT name FROM job_queue") == "mail"
+        assert 'aria-label="Resume mail"' in (await operator.get(f"{OPS}/queues")).text
+        await post("/queues/mail/resume")
+        assert await sql.fetchval("SELECT count(*) FROM job_queue") == 0
+        assert await records() == [("olga", "queue.pause", "queue:mail"), ("olga", "queue.resume", "queue:mail")]
+
+    async def test_reader_has_no_buttons_and_pauses_nothing(
+        self, reader: httpx.AsyncClient, waiting: Make, sql: asyncpg.Connection
+    ) -> None:
+        await waiting()
+        page = (await reader.get(f"{OPS}/queues")).text
+        assert "mail" in page
+        assert "Pause" not in page
+
+
+class TestSchedules:
+    @pytest.fixture
+    async def nightly(self, database: Database, mail: JobKind[Number]) -> None:
+        made = schedule(mail, Number(n=7), cron="0 3 * * *", name="nightly", timezone="Europe/Berlin")
+        await Scheduler(database, {"nightly": made}).declare()
+
+    async def test_schedule_is_shown_with_its_next_times(self, operator: httpx.AsyncClient, nightly: None) -> None:
+        page = (await operator.get(f"{OPS}/schedules")).text
+        assert "0 3 * * *" in page
+        assert "Europe/Berlin" in page
+        assert page.count("<time ") == 4  # three slots, and the last
+
+    async def test_schedule_is_paused_resumed_and_run(
+        self,
+        operator: httpx.AsyncClient,
+        post: Act,
+        nightly: None,
+        sql: asyncpg.Connection,
+        records: Records,
+    ) -> None:
+        await post("/schedules/nightly/pause")
+        assert "paused" in (await operator.get(f"{OPS}/schedules")).text
+        await post("/schedules/nightly/resume")
+        done = await post("/schedules/nightly/run")
+        job_id = await sql.fetchval("SELECT id FROM job")
+        assert done.headers["location"] == f"/ops/jobs/{job_id}"
+        assert [action for _, action, _ in await records()] == ["schedule.pause", "schedule.resume", "schedule.run"]
+
+    async def test_schedule_that_there_is_not_is_not_found(self, post: Act) -> None:
+        for change in ("pause", "resume", "run"):
+            assert (await post(f"/schedules/none/{change}")).status_code == 404
+        assert (await post("/schedules/none/explode")).status_code == 422
+
+
+async def test_workers_are_shown_with_what_they_run(operator: httpx.AsyncClient, database: Database) -> None:
+    await open_store(database)
+    page = (await operator.get(f"{OPS}/workers")).text
+    assert "alive" in page
+    assert "0 of 1" in page
+
+
+async def test_dead_letters_are_grouped_and_lead_to_their_jobs(operator: httpx.AsyncClient, dead: Make) -> None:
+    for error in ("Refused & lost", "Refused & lost", "Late"):
+        await dead(error)
+    page = (await operator.get(f"{OPS}/dead-letters")).text
+    (query,) = set(re.findall(r'href="/ops/jobs\?([^"]+Refused[^"]+)"', page))
+    listed = await operator.get(f"{OPS}/jobs?{query.replace('&amp;', '&')}")
+    assert listed.text.count('<th scope="row">') == 2
+    assert "hunter2hunter2" not in page
+    (retry,) = [
+        found for found in re.findall(r'href="(/ops/jobs/confirm[^"]+)"', page) if "retry" in found and "Late" in found
+    ]
+    assert "Retry: 1 job" in (await operator.get(f"https://service.test{retry.replace('&amp;', '&')}")).text
+
+
+class TestAudit:
+    async def test_records_are_listed_and_narrowed(self, operator: httpx.AsyncClient, post: Act) -> None:
+        await post("/queues/mail/pause")
+        await post("/queues/web/pause")
+        page = (await operator.get(f"{OPS}/audit")).text
+        assert "queue:mail" in page
+        assert "queue:web" in page
+        page = (await operator.get(f"{OPS}/audit?target=queue:mail&actor=olga&action=queue.pause&since=1h")).text
+        assert page.count("queue:mail</td>") == 1
+        assert "queue:web" not in page
+
+    async def test_records_come_in_pages(self, operator: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+        await sql.execute(
+            "INSERT INTO audit_record (issuer, subject, action, target, detail)"
+            " SELECT 'test', 'ann', 'queue.pause', 'queue:q' || n, '{}' FROM generate_series(1, 60) AS n"
+        )
+        first = (await operator.get(f"{OPS}/audit?actor=ann")).text
+        assert first.count("<td>queue:q") == 50
+        (following,) = re.findall(r'rel="next" href="([^"]+)"', first)
+        second = (await operator.get(f"https://service.test{following.replace('&amp;', '&')}")).text
+        assert second.count("<td>queue:q") == 10
+
+    @pytest.mark.parametrize("query", ["since=never", "before=7", "actor=%00"])
+    async def test_filter_that_cannot_be_read_is_named(self, operator: httpx.AsyncClient, query: str) -> None:
+        page = await operator.get(f"{OPS}/audit?{query}")
+        assert page.status_code == 422
+        assert 'class="problem"' in page.text or 'role="alert"' in page.text
