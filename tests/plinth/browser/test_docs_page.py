@@ -1,62 +1,27 @@
 """The page /docs in a browser that reaches no other machine."""
 
 import json
-import os
-import shutil
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from notes.config import Settings
-from notes.main import create_app
 from plinth.identity import sign_local_token
-from plinth.testing import serving
 
 pytest.importorskip("playwright", reason="`make browser-test` installs it")
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
+
+from tests.plinth.browser.conftest import TIMEOUT
 
 pytestmark = pytest.mark.slow  # needs more than Python: `make browser-test`
 
-# A machine that has more to do takes longer than the five seconds that Playwright waits.
-TIMEOUT = 60_000
-
-
-@pytest.fixture(scope="module")
-def url(settings: Settings) -> Iterator[str]:
-    with serving(create_app(settings)) as url:
-        yield url
-
 
 @pytest.fixture
-def problems() -> list[str]:
-    """What the browser complains of, and what the page wants of other hosts."""
-    return []
-
-
-@pytest.fixture
-async def page(url: str, problems: list[str]) -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            chromium_sandbox=os.geteuid() != 0,  # root has none
-            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-        )
-        page = await browser.new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: None if own(request.url, url) else problems.append(request.url))
-        await page.goto(url)
-        await page.locator("#operations-notes-notes_create").wait_for()
-        yield page
-        await browser.close()
-
-
-def own(address: str, url: str) -> bool:
-    """Whether the page asks this service, or itself."""
-    return address.startswith((f"{url}/", "data:"))
+async def page(tab: Page, url: str) -> Page:
+    await tab.goto(url)
+    await tab.locator("#operations-notes-notes_create").wait_for()
+    return tab
 
 
 async def test_a_token_is_given_and_a_request_answered(page: Page, settings: Settings, problems: list[str]) -> None:
