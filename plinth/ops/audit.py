@@ -1,6 +1,7 @@
 """The page of the audit log: what operators did."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +19,13 @@ __all__ = ["router"]
 router = page_router()
 
 LIMIT = 50
-_READERS = {"actor": read_text, "action": read_text, "target": read_text, "since": read_time, "before": read_id}
+_READERS: dict[str, Callable[[str], object]] = {
+    "actor": read_text,
+    "action": read_text,
+    "target": read_text,
+    "since": read_time,
+    "before": read_id,
+}
 
 
 @router.get("/audit")

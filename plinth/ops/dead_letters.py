@@ -7,7 +7,6 @@ from plinth.api.dependencies import SessionDep, has_permission
 from plinth.identity.permissions import OPERATE_JOBS
 from plinth.jobs.admin.dead_letters import MAX_GROUPED, group_dead_letters
 from plinth.ops import words
-from plinth.ops.filters import MAX_TEXT
 from plinth.ops.pages import page, page_router
 from plinth.ops.session import ReaderDep
 
@@ -27,6 +26,5 @@ async def show_dead_letters(request: Request, operator: ReaderDep, session: Sess
         groups=groups,
         shown=sum(group.number for group in groups),
         most=MAX_GROUPED,
-        max_text=MAX_TEXT,
         may_change=has_permission(request, operator, OPERATE_JOBS),
     )

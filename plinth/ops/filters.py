@@ -1,7 +1,9 @@
 """What narrows the list of jobs: read from an address or a form, and written into links."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -15,6 +17,7 @@ from plinth.times import read_moment
 __all__ = ["Filters", "ids_in", "read_filters", "read_id", "read_text", "read_time"]
 
 MAX_TEXT = 255  # characters; no name is longer
+MAX_ERROR = 1002  # the longest error, in quotes
 FIELDS = ("kind", "queue", "owner", "batch", "since", "until", "error")
 
 
@@ -49,7 +52,12 @@ def read_filters(given: ImmutableMultiDict[str, Any]) -> Filters:
             states.append(State(name))
         elif name:
             problems["state"] = f"There is no state {str(name)[:40]}."
-    readers = {"batch": read_id, "since": read_time, "until": read_time}
+    readers: dict[str, Callable[[str], object]] = {
+        "batch": read_id,
+        "since": read_time,
+        "until": read_time,
+        "error": partial(read_text, most=MAX_ERROR),
+    }
     read: dict[str, Any] = {}
     for name, text in typed.items():
         try:
@@ -62,10 +70,10 @@ def read_filters(given: ImmutableMultiDict[str, Any]) -> Filters:
     return Filters(typed, Selection(states=tuple(states), **read), problems)
 
 
-def read_text(text: str) -> str:
+def read_text(text: str, *, most: int = MAX_TEXT) -> str:
     """A text that PostgreSQL can compare with. Raises ValueError."""
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"Up to {MAX_TEXT} characters.")
+    if len(text) > most:
+        raise ValueError(f"Up to {most} characters.")
     if "\0" in text:
         raise ValueError("No job has such a character.")
     return text

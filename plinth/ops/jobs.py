@@ -1,5 +1,6 @@
 """The pages of jobs: the list, and one job."""
 
+import re
 from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
@@ -30,6 +31,7 @@ router = page_router()
 
 NEVER = 9999  # the year in which a job is due that waits for an event without a time-out
 _BATCH_EVENT = "batch:"  # see plinth.jobs.batch_end.event_of
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
 
 
 @router.get("/jobs")
@@ -72,8 +74,8 @@ async def show_job(job_id: UUID, request: Request, operator: ReaderDep, session:
     """All that is known of a job."""
     job = await get_job(session, job_id)
     steps = await list_steps(session, job_id)
-    traceparent = (job.trace_context or {}).get("traceparent", "")
-    trace_id = traceparent.split("-")[1] if traceparent.count("-") == 3 else None
+    traced = _TRACEPARENT.match((job.trace_context or {}).get("traceparent", ""))
+    trace_id = traced[1] if traced else None
     template = state_of(request)["settings"].OPS_TRACE_URL
     fitting = {name: action for name, action in ACTIONS.items() if job.state in STATES[name]}
     return page(

@@ -37,7 +37,8 @@ Action = Literal["cancel", "delete", "run_now", "prioritise", "retry"]
 class Selection(NamedTuple):
     """The jobs that have all of this; None, or no state and no id: any.
 
-    `since` and `until` bound when they were made. `error` is a part of what an error of theirs says.
+    `since` and `until` bound when they were made. `error` is a part of what an error of theirs says or, in double
+    quotes, the whole of the last one.
     """
 
     kind: str | None = None

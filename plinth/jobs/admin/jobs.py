@@ -136,8 +136,8 @@ async def list_jobs(
 ) -> list[JobView]:
     """List jobs, live or ended, the newest (by id) first, with their last error only.
 
-    Without `payloads`, which may be large, as results are, each has an empty one and no result. `error` is a part of
-    what an error of theirs says: no index helps to find it, so bound it by `first`, as `plinth.jobs.admin.search` does.
+    Without `payloads`, which may be large, as results are, each has an empty one and no result. `error` is that of
+    `plinth.jobs.admin.bulk.Selection`: no index helps to find it, so bound it by `first`, as `search` does.
     """
     without = {} if payloads else _WITHOUT
     said = [] if error is None else [text(ERROR_HAS.format(text=":said")).bindparams(said=error)]

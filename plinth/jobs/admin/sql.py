@@ -2,10 +2,13 @@
 
 from plinth.jobs.engine.fleet_sql import queue_counts
 
-# What a failed run has said, in upper or lower case. Most jobs have no errors, and none of those is taken apart.
-ERROR_HAS = """(errors <> '[]' AND EXISTS (
+# A part of what a failed run has said, in upper or lower case; or in quotes the whole error of the last one. Most jobs
+# have no errors, and none of those is taken apart.
+ERROR_HAS = """(CASE WHEN {text} LIKE '"%"'
+    THEN COALESCE(errors -> -1 ->> 'error', '') = substr({text}, 2, length({text}) - 2)
+    ELSE errors <> '[]' AND EXISTS (
         SELECT FROM jsonb_array_elements(errors) AS entry
-        WHERE strpos(lower(concat_ws(' ', entry ->> 'error', entry ->> 'detail')), lower({text})) > 0))"""
+        WHERE strpos(lower(concat_ws(' ', entry ->> 'error', entry ->> 'detail')), lower({text})) > 0) END)"""
 
 # Inserted into `job` before it leaves the history: if a live job has the unique key, nothing changes. A job that has
 # crashed two workers stays suspect.

@@ -14,7 +14,9 @@ function showTimes() {
 }
 
 function showContact(there) {
-  document.getElementById("contact").hidden = there;
+  const said = there ? "" : "No contact with the service: what you see is not of now.";
+  const place = document.getElementById("contact");
+  if (place.textContent !== said) place.textContent = said; // a change is read aloud
 }
 
 document.addEventListener("change", (event) => {

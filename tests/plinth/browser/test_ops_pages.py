@@ -200,6 +200,12 @@ async def test_lost_contact_is_told_until_it_is_back(page: Page) -> None:
     await expect(page.locator("#contact")).to_be_hidden(timeout=TIMEOUT)
 
 
+async def test_session_that_has_ended_leads_to_the_sign_in(page: Page) -> None:
+    await page.context.clear_cookies()
+    await page.wait_for_url("**/ops/sign-in?next=**", timeout=TIMEOUT)
+    assert page.url.endswith("next=%2Fops")
+
+
 async def test_queue_is_paused_and_a_schedule_is_run(
     page: Page, filled: UUID, sql: asyncpg.Connection, problems: list[str]
 ) -> None:

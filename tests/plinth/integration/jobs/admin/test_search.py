@@ -74,6 +74,10 @@ class TestFind:
             (Selection(states=[State.AVAILABLE], owner="b"), [other]),
             (Selection(error="refused: IN"), [dead]),
             (Selection(error="100%"), []),
+            (Selection(error='"Refused"'), [dead]),
+            (Selection(error='"refused"'), []),
+            (Selection(error='"Refuse"'), []),
+            (Selection(error='""'), [other, mine]),
         ):
             assert await found(database, selection) == expected
 
