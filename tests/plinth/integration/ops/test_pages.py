@@ -7,13 +7,16 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 
+from notes.config import Settings
+from notes.main import create_app
 from plinth.database.engine import Database
 from plinth.jobs import JobKind, schedule
 from plinth.jobs.engine.scheduler import Scheduler
 from tests.plinth.integration.jobs.conftest import Number, open_store
 from tests.plinth.integration.ops.conftest import Act
-from tests.support.ops import OPS
+from tests.support.ops import OPS, csrf_of, from_a_page
 
 Make = Callable[..., Awaitable[UUID]]
 Records = Callable[[], Awaitable[list[tuple[str, str, str]]]]
@@ -46,6 +49,37 @@ class TestEveryPage:
         page = await operator.get(f"{OPS}{path}")
         assert page.status_code == 303
         assert page.headers["location"].startswith("/ops/sign-in?next=")
+
+
+class TestEveryChange:
+    """Each route of the pages that a form is posted to."""
+
+    @pytest.fixture
+    def paths(self, settings: Settings) -> list[str]:
+        routes = iter_route_contexts(create_app(settings).routes)
+        paths = [route.path_format or "" for route in routes if route.methods and "POST" in route.methods]
+        found = [path for path in paths if path.startswith("/ops/") and not path.startswith("/ops/sign-")]
+        assert "/ops/jobs/act" in found
+        assert len(found) == 3
+        return [f"https://service.test{path.format(name='default', change='pause')}" for path in found]
+
+    async def test_reader_may_not_change_anything(
+        self, reader: httpx.AsyncClient, paths: list[str], records: Records
+    ) -> None:
+        csrf = csrf_of(await reader.get(OPS))
+        for path in paths:
+            refused = await reader.post(path, data={"csrf": csrf}, headers=from_a_page())
+            assert refused.status_code == 403
+            assert "without the permission plinth:jobs:operate" in refused.text
+        assert await records() == []
+
+    async def test_form_of_another_session_changes_nothing(
+        self, operator: httpx.AsyncClient, paths: list[str], records: Records
+    ) -> None:
+        for path in paths:
+            assert (await operator.post(path, data={"csrf": "other"}, headers=from_a_page())).status_code == 403
+            assert (await operator.get(path)).status_code in (404, 405, 422)
+        assert await records() == []
 
 
 class TestOverview:
