@@ -95,7 +95,7 @@ edge-test: $(VENV)/.dev ## Test the API under attack, and behind nginx and HAPro
 
 # The browser is Debian's package chromium.
 .PHONY: browser-test
-browser-test: ## Test /docs in a browser that reaches no other machine (ARGS='-k …')
+browser-test: ## Test /docs and /ops in a browser that reaches no other machine (ARGS='-k …')
 	$(call needs,chromium)
 	@$(MAKE) --no-print-directory $(VENV)/.browser
 	@$(BIN)/python -m pytest tests/plinth/browser -m "" $(ARGS)
