@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.types import Lifespan
 
 from plinth.api.state import AppState
-from plinth.database.engine import bind_default_database
+from plinth.database.engine import bind_default_database, one_connection
 from plinth.health.lifecycle import Lifecycle
 from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.caller_limit import CallerLimit
@@ -22,7 +22,7 @@ from plinth.identity.owners import Owners
 from plinth.identity.permissions import Permissions
 from plinth.jobs.admin.watch import JobWatch
 from plinth.jobs.engine.fleet_metrics import FleetMetrics
-from plinth.jobs.resources import one_connection, open_resources
+from plinth.jobs.resources import open_resources
 from plinth.redis.keys import key_prefix
 from plinth.redis.window import WriteCheck
 from plinth.settings import PlatformSettings

@@ -78,8 +78,8 @@ def _of_settings(settings: PlatformSettings) -> Finding:
 
 
 async def _of_database(settings: PlatformSettings) -> AsyncIterator[Finding]:
+    from plinth.database.engine import one_connection
     from plinth.database.errors import DatabaseUnavailableError, database_reason
-    from plinth.jobs.resources import one_connection
 
     database = one_connection(settings, SECONDS)
     try:

@@ -46,6 +46,7 @@ __all__ = [
     "TransactionConflictError",
     "bind_default_database",
     "default_database",
+    "one_connection",
 ]
 
 SETTINGS = "database.settings"
@@ -228,6 +229,12 @@ class Database:
     async def aclose(self) -> None:
         self._shown.close()
         await self.engine.dispose()
+
+
+def one_connection(settings: PlatformSettings, timeout: float) -> Database:
+    """A database with a single connection, beside the pool that may be busy; `timeout` in seconds."""
+    limits = {"DB_POOL_SIZE": 1, "DB_MAX_OVERFLOW": 0, "DB_CONNECT_TIMEOUT": timeout, "DB_STATEMENT_TIMEOUT": timeout}
+    return Database(settings.model_copy(update=limits))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from plinth.redis import Redis
 from plinth.redis.client import close_redis, open_redis
 from plinth.settings import PlatformSettings
 
-__all__ = ["Resources", "one_connection", "open_resources"]
+__all__ = ["Resources", "open_resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,3 @@ async def open_resources(
         )
         closing.push_async_callback(database.aclose)
         yield Resources(redis, doorbell, database)
-
-
-def one_connection(settings: PlatformSettings, timeout: float) -> Database:
-    """A database with a single connection, beside the pool that may be busy; `timeout` in seconds."""
-    limits = {"DB_POOL_SIZE": 1, "DB_MAX_OVERFLOW": 0, "DB_CONNECT_TIMEOUT": timeout, "DB_STATEMENT_TIMEOUT": timeout}
-    return Database(settings.model_copy(update=limits))

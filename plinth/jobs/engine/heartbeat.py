@@ -14,10 +14,9 @@ from uuid import UUID
 
 import structlog
 
-from plinth.database.engine import Database
+from plinth.database.engine import Database, one_connection
 from plinth.jobs.engine.sql import CANCELLED_RUNS, RENEW_SESSION
 from plinth.jobs.metrics import HEARTBEAT_LAG
-from plinth.jobs.resources import one_connection
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import Labels
 
