@@ -32,6 +32,7 @@ __all__ = [
     "DatabaseDep",
     "OperatorDep",
     "PrincipalDep",
+    "ReadSessionDep",
     "ReaderDep",
     "SessionDep",
     "bearer",
@@ -127,6 +128,16 @@ async def _session(request: HTTPConnection) -> AsyncIterator[AsyncSession]:
 # "function": commits before the response is sent. With FastAPI's default scope a client could read its 201 before the
 # commit.
 SessionDep = Annotated[AsyncSession, Depends(_session, scope="function")]
+
+
+async def _read_session(request: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    async with state_of(request)["reads"].session() as session:
+        yield session
+
+
+# For reads that may lag: on the replica, if there is one that can be used. Before the response is sent, a write is an
+# error.
+ReadSessionDep = Annotated[AsyncSession, Depends(_read_session, scope="function")]
 
 
 def _database(request: HTTPConnection) -> Database:

@@ -9,6 +9,7 @@ from starlette.types import Lifespan
 
 from plinth.api.state import AppState
 from plinth.database.engine import bind_default_database, one_connection
+from plinth.database.reads import open_reads
 from plinth.health.lifecycle import Lifecycle
 from plinth.health.readiness import TIMEOUT_SECONDS, Check, Readiness
 from plinth.http.caller_limit import CallerLimit
@@ -39,8 +40,8 @@ def lifespan_of(
 ) -> Lifespan[FastAPI]:
     """A lifespan that opens what the endpoints need, and closes it in reverse order.
 
-    `checks` are the service's own readiness checks by name, beside those of the database and of Redis: coroutine
-    functions that raise when a component is down; the `reason` of a ServiceUnavailableError is shown.
+    `checks` are the service's own readiness checks by name, beside those of the database, its replica and Redis:
+    coroutine functions that raise when a component is down; the `reason` of a ServiceUnavailableError is shown.
     READINESS_REQUIRED names the components that have to be up.
     """
 
@@ -53,6 +54,7 @@ def lifespan_of(
             resources = await closing.enter_async_context(open_resources(settings, pool_name="main"))
             database, redis = resources.database, resources.redis
             await database.warm()
+            reads = await closing.enter_async_context(open_reads(settings, database))
             closing.enter_context(bind_default_database(database))
             job_watch = JobWatch(database)
             closing.push_async_callback(job_watch.aclose)
@@ -67,7 +69,7 @@ def lifespan_of(
             # The readiness check has a connection of its own, so that a busy pool never makes a pod unready.
             probe = one_connection(settings, TIMEOUT_SECONDS)
             closing.push_async_callback(probe.aclose)
-            watched: dict[str, Any] = {"database": probe.ping}
+            watched: dict[str, Any] = {"database": probe.ping, **reads.checks}
             if redis is not None:
                 watched["redis"] = WriteCheck(redis, _limits_prefix(settings))
             readiness = Readiness(watched | dict(checks or {}), settings.READINESS_REQUIRED)
@@ -79,6 +81,7 @@ def lifespan_of(
             yield AppState(
                 settings=settings,
                 database=database,
+                reads=reads,
                 redis=redis,
                 readiness=readiness,
                 verifier=verifier,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from plinth.database.engine import Database
+from plinth.database.reads import Reads
 from plinth.health.readiness import Readiness
 from plinth.http.caller_limit import CallerLimit
 from plinth.http.cursor import CursorCodec
@@ -22,6 +23,7 @@ __all__ = ["AppState"]
 class AppState(TypedDict):
     settings: PlatformSettings
     database: Database
+    reads: Reads
     redis: Redis | None
     readiness: Readiness
     verifier: TokenVerifier

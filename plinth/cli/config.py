@@ -40,7 +40,7 @@ def _shown(name: str, value: object) -> str:
             return ",".join(f"{role}={' '.join(permissions)}" for role, permissions in value)
         case tuple() | list():
             return ",".join(str(part) for part in value)
-        case SecretStr() if name == "DATABASE_URL":
+        case SecretStr() if name in ("DATABASE_URL", "DATABASE_REPLICA_URL"):
             address = postgres_url(value)
             return address.masked() if address else value.get_secret_value()
         case SecretStr() if name == "REDIS_URL":

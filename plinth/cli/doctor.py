@@ -64,7 +64,7 @@ def doctor(as_json: bool) -> None:
 
 async def _all(settings: PlatformSettings) -> list[Finding]:
     found = [_of_settings(settings)]
-    for look in (_of_database, _of_redis, _of_identity):
+    for look in (_of_database, _of_replica, _of_redis, _of_identity):
         found += [finding async for finding in look(settings)]
     ports = {"METRICS_PORT": settings.METRICS_PORT, "--port": 8000}
     return found + [_of_port(name, port) for name, port in ports.items() if port]
@@ -101,6 +101,22 @@ async def _of_database(settings: PlatformSettings) -> AsyncIterator[Finding]:
     migrations = await _of_migrations(settings)
     yield migrations
     yield _of_rights(server, migrated=migrations.status == "ok")
+
+
+async def _of_replica(settings: PlatformSettings) -> AsyncIterator[Finding]:
+    from plinth.database.errors import DatabaseUnavailableError
+    from plinth.database.replica import Replica
+
+    if (of_replica := settings.of_replica) is None:
+        return
+    replica = Replica(of_replica)
+    try:
+        await replica.look()
+        yield Finding("replica", "ok", "answers, and is not too far behind")
+    except DatabaseUnavailableError as error:
+        yield Finding("replica", "note", f"{error.reason}.", "reads go to the primary until that is mended")
+    finally:
+        await replica.aclose()
 
 
 def _of_clock(server: "asyncpg.Record", asked: datetime) -> Finding:

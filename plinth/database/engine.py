@@ -40,6 +40,7 @@ from plinth.telemetry import tracing
 from plinth.telemetry.metrics import Observed, db_error
 
 __all__ = [
+    "READ_ONLY",
     "SETTINGS",
     "Database",
     "DatabaseUnavailableError",
@@ -51,6 +52,9 @@ __all__ = [
 
 SETTINGS = "database.settings"
 """The key in a session's `info` under which its database puts the settings."""
+
+READ_ONLY = "postgresql_readonly"
+"""The execution option of a connection whose transactions are read-only, by SQLAlchemy's name."""
 
 # Older connections are replaced at the next check-out: proxies and cloud networks drop them silently.
 RECYCLE_SECONDS = 1800
@@ -226,6 +230,10 @@ class Database:
                 if (problem := await connection.run_sync(encoding_problem)) is not None:
                     raise DatabaseUnavailableError(reason=problem)
 
+    def leave(self) -> None:
+        """Have each connection opened anew before it is used again: the host's name may lead elsewhere by now."""
+        self.engine.pool._invalidate(None, _checkin=False)  # type: ignore[arg-type]
+
     async def aclose(self) -> None:
         self._shown.close()
         await self.engine.dispose()
@@ -262,7 +270,7 @@ def _connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
 
 def _handle_error(context: ExceptionContext) -> BaseException | None:
     error = context.original_exception
-    if is_of_the_server(error):
+    if is_of_the_server(error) and not _is_own(error, context):
         context.is_disconnect = True
         # The others are of the same server, which a failover has left.
         context.invalidate_pool_on_disconnect = sqlstate(error) == READ_ONLY_STATE
@@ -273,6 +281,12 @@ def _handle_error(context: ExceptionContext) -> BaseException | None:
     if context.connection is not None:
         context.connection.connection.driver_connection.terminate()  # type: ignore[union-attr]
     return translated(error)
+
+
+def _is_own(error: BaseException, context: ExceptionContext) -> bool:
+    """Whether a write was refused because the transaction was begun read-only, whatever the server takes."""
+    begun = context.connection is not None and context.connection.get_execution_options().get(READ_ONLY, False)
+    return bool(begun) and sqlstate(error) == READ_ONLY_STATE
 
 
 def _refuse_closed(connection: Any, record: Any, proxy: Any) -> None:

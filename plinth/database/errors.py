@@ -15,6 +15,7 @@ from plinth.telemetry.metrics import db_error
 
 __all__ = [
     "READ_ONLY_STATE",
+    "TIMED_OUT_STATE",
     "DatabaseUnavailableError",
     "TransactionConflictError",
     "count_failure",
@@ -31,7 +32,9 @@ READ_ONLY_STATE = "25006"
 # SQLSTATE classes and codes that concern the server and not the statement: connection trouble, resources
 # exhausted, shutting down or starting up, a statement or lock that took too long, a primary turned read-only.
 _UNAVAILABLE_STATES = ("08", "53", "57P", READ_ONLY_STATE)
-_TIMEOUT_STATES = ("57014", "55P03")
+# The server has cancelled the statement, mostly because it took longer than statement_timeout.
+TIMED_OUT_STATE = "57014"
+_TIMEOUT_STATES = (TIMED_OUT_STATE, "55P03")
 _CONSTRAINT_CLASS = "23"
 # Two transactions were in each other's way, and this one was rolled back: serialization failure, deadlock.
 _CONFLICT_STATES = ("40001", "40P01")
@@ -55,7 +58,7 @@ _STATES = {
     READ_ONLY_STATE: "The database is read-only: it is a standby, or refuses to write",
     "40001": "The transaction clashed with another one",
     "40P01": "The transaction clashed with another one",
-    "57014": "The statement took too long",
+    TIMED_OUT_STATE: "The statement took too long",
     "55P03": "A lock was not to be had in time",
 }
 # Of 28000 the server tells in which of its functions it refused, in every language.

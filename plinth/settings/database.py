@@ -1,7 +1,7 @@
-"""The settings of the database: its address, the pool, the time limits."""
+"""The settings of the database: its address, that of a replica, the pool, the time limits."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
@@ -33,6 +33,7 @@ class DatabaseSettings(GeneralSettings):
     """How to reach the database, and how long to wait for it."""
 
     DATABASE_URL: types.DatabaseUrl = SecretStr("postgresql://plinth:plinth@localhost:5432/plinth")
+    DATABASE_REPLICA_URL: types.DatabaseUrl | None = None
     DB_POOL_SIZE: int = Field(10, ge=1)
     DB_MAX_OVERFLOW: int = Field(0, ge=0)
     DB_POOL_TIMEOUT: types.Seconds = 0.7
@@ -40,12 +41,22 @@ class DatabaseSettings(GeneralSettings):
     DB_STATEMENT_TIMEOUT: types.Seconds = 1.3
     DB_USE_NULL_POOL: bool = False
     DB_TRANSACTION_POOLER: bool = False
+    DB_REPLICA_MAX_LAG: types.Seconds = 5.0
 
     @field_validator("DB_TRANSACTION_POOLER")
     @classmethod
     def _detect_pooler(cls, value: bool, info: ValidationInfo) -> bool:
         address = postgres_url(info.data["DATABASE_URL"]) if "DATABASE_URL" in info.data else None
         return value or (address is not None and address.transaction_pooler)
+
+    @property
+    def of_replica(self) -> Self | None:
+        """The same settings with the replica as their database, or None where there is no replica."""
+        if self.DATABASE_REPLICA_URL is None:
+            return None
+        address = postgres_url(self.DATABASE_REPLICA_URL)
+        pooler = self.DB_TRANSACTION_POOLER or (address is not None and address.transaction_pooler)
+        return self.model_copy(update={"DATABASE_URL": self.DATABASE_REPLICA_URL, "DB_TRANSACTION_POOLER": pooler})
 
     @property
     def async_database_url(self) -> str:
@@ -103,26 +114,45 @@ class DatabaseSettings(GeneralSettings):
                 except ValueError as error:
                     yield name, str(error)
 
+    def broken_rules(self) -> Iterator[tuple[str, str]]:
+        yield from super().broken_rules()
+        if self.DATABASE_REPLICA_URL is None:
+            return
+        address = postgres_url(self.DATABASE_REPLICA_URL)
+        if address is None or postgres_url(self.DATABASE_URL) is None:
+            yield "DATABASE_REPLICA_URL", "expected a standby of the PostgreSQL server in DATABASE_URL, and no SQLite"
+            return
+        try:
+            address.connect_arguments()
+        except ValueError as error:
+            yield "DATABASE_REPLICA_URL", str(error)
+
     def unfit_for_deployment(self) -> Iterator[tuple[str, str]]:
         yield from super().unfit_for_deployment()
         address = postgres_url(self.DATABASE_URL)
         if "DATABASE_URL" not in self.model_fields_set or address is None:
             yield "DATABASE_URL", "expected postgresql://user:password@host:port/database"
-            return
-        problems = []
-        if not address.encryption_is_stated:
-            # Not from PGSSLMODE: migration, backup and autoscaler have the URL alone.
-            problems.append("expected sslmode=verify-full, require, … in the URL, or sslmode=disable for plain text")
-        if address.password is not None and is_example(address.password, address.user):
-            problems.append("expected a password of its own, not one that is printed as an example")
-        if problems:
-            yield "DATABASE_URL", "; ".join(problems)
+        else:
+            yield from _unfit("DATABASE_URL", address)
+        if self.DATABASE_REPLICA_URL is not None and (replica := postgres_url(self.DATABASE_REPLICA_URL)) is not None:
+            yield from _unfit("DATABASE_REPLICA_URL", replica)
 
 
 def postgres_url(url: SecretStr) -> PostgresURL | None:
     """Parse the URL of a PostgreSQL database. Return None for one of SQLite."""
     plain = url.get_secret_value()
     return None if plain.startswith("sqlite") else PostgresURL.parse(plain)
+
+
+def _unfit(name: str, address: PostgresURL) -> Iterator[tuple[str, str]]:
+    problems = []
+    if not address.encryption_is_stated:
+        # Not from PGSSLMODE: migration, backup and autoscaler have the URL alone.
+        problems.append("expected sslmode=verify-full, require, … in the URL, or sslmode=disable for plain text")
+    if address.password is not None and is_example(address.password, address.user):
+        problems.append("expected a password of its own, not one that is printed as an example")
+    if problems:
+        yield name, "; ".join(problems)
 
 
 def _milliseconds(seconds: float) -> str:

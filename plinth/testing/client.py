@@ -65,6 +65,8 @@ async def open_client(app: FastAPI, *, raise_errors: bool = True) -> AsyncIterat
     app.user_middleware.append(Middleware(_KeepError))  # the innermost: it sees what no handler has answered
     async with app.router.lifespan_context(app) as state:
         given = cast(Mapping[str, Any], state or {})
+        if (reads := given.get("reads")) is not None:
+            reads.strict = True
         transport = httpx.ASGITransport(_serve(app, given, raise_errors=raise_errors), client=ADDRESS)
         async with Client(transport, given["settings"]) as client:
             yield client

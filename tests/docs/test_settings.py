@@ -47,6 +47,7 @@ def test_the_table_of_what_a_deployment_refuses_is_complete() -> None:
     plain = dict.fromkeys(("SUPABASE_URL", "CLERK_ISSUER", "OIDC_ISSUER", "OIDC_JWKS_URL"), "http://localhost")
     found = isolated_problems(ENVIRONMENT="production", DEBUG=True, BACKEND_CORS_ORIGINS="*", **plain)
     found += isolated_problems(ENVIRONMENT="production", READINESS_REQUIRED="redis")
+    found += isolated_problems(ENVIRONMENT="production", DATABASE_REPLICA_URL="postgresql://app:app@db/app")
     found += isolated_problems(
         ENVIRONMENT="production", UPSTASH_REDIS_URL="http://localhost", UPSTASH_REDIS_TOKEN="the-token"
     )

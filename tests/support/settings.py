@@ -24,6 +24,7 @@ SENTINEL = "s3ntinel"
 SECRETS = {
     "SECRET_KEY": f"{SENTINEL}-5b0f2d7c91e84a36f0c7b21d9e6a4f83",
     "DATABASE_URL": f"postgresql://app:{SENTINEL}@db/app",
+    "DATABASE_REPLICA_URL": f"postgresql://app:{SENTINEL}@standby/app",
     "REDIS_URL": f"redis://:{SENTINEL}@cache:6379/0?password={SENTINEL}",
     "UPSTASH_REDIS_URL": "https://x.upstash.io",
     "UPSTASH_REDIS_TOKEN": SENTINEL,

@@ -1,6 +1,7 @@
 """Items: the model for a resource.
 
-Reads are fast (bare connection, JSON without a response model), changes are plain (session, response model).
+Reads are fast (bare connection, JSON without a response model), changes are plain (session, response model). The list
+may lag behind them: it comes from the replica, if there is one.
 """
 
 from typing import Annotated, Any
@@ -43,8 +44,9 @@ async def read_item(item_id: UUID, principal: PrincipalDep, request: Request, if
 async def list_items(query: Annotated[ItemQuery, Query()], principal: PrincipalDep, request: Request) -> Any:
     """The caller's items, a page at a time."""
     pager = Pager(request, principal, query, items.order_of(query.sort, tagged=query.tag is not None))
-    async with state_of(request)["database"].connection() as connection:
-        found = await items.list_items(connection, principal.owner, pager.slice, tag=query.tag)
+    found = await state_of(request)["reads"].run(
+        lambda connection: items.list_items(connection, principal.owner, pager.slice, tag=query.tag)
+    )
     return pager.response(found)
 
 

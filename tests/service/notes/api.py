@@ -36,8 +36,7 @@ _NEWEST = Statement(_OWNED.order_by(col(Note.id).desc()).limit(100))
 @router.get("/notes", response_model=Page[NoteRead])
 async def list_notes(principal: PrincipalDep, request: Request) -> Any:
     """The caller's newest hundred notes."""
-    async with state_of(request)["database"].connection() as connection:
-        notes = await _NEWEST.fetch(connection, owner=principal.owner)
+    notes = await state_of(request)["reads"].run(lambda connection: _NEWEST.fetch(connection, owner=principal.owner))
     return json_response({"items": [dict(note) for note in notes], "next_cursor": None})
 
 

@@ -11,13 +11,15 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from sqlalchemy import column, insert, table
+from sqlalchemy import column, func, insert, table
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
 from notes.main import create_app
-from plinth.api.dependencies import SessionDep, _session
+from plinth.api.dependencies import ReadSessionDep, SessionDep, _session
 from plinth.database.engine import Database
+from plinth.database.reads import Reads
 from plinth.http.error_handlers import install_exception_handlers
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
@@ -50,7 +52,7 @@ def lines_app(database_url: str) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         database = Database(settings_with(DATABASE_URL=database_url))
-        yield {"database": database}
+        yield {"database": database, "reads": Reads(database)}
         await database.aclose()
 
     app = FastAPI(lifespan=lifespan)
@@ -68,6 +70,14 @@ def lines_app(database_url: str) -> FastAPI:
 
     @app.post("/default/{line}")
     async def default(line: str, session: Annotated[AsyncSession, Depends(_session)]) -> dict[str, str]:
+        return await add(session, line)
+
+    @app.get("/lines")
+    async def count(session: ReadSessionDep) -> int:
+        return (await session.exec(select(func.count()).select_from(table("line")))).one()
+
+    @app.post("/reads/{line}")
+    async def reads(line: str, session: ReadSessionDep) -> dict[str, str]:
         return await add(session, line)
 
     return app
@@ -113,6 +123,14 @@ class TestSessionDep:
 
         assert (early.status_code, rows) == (200, 0)
         assert failed.status_code == 200
+
+    async def test_session_for_reads_reads_and_writes_nothing(self, url: str, another: asyncpg.Connection) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            await client.post("/ours/lamp")
+            assert (await client.get("/lines")).json() == 1
+            problem(await client.post("/reads/lamp"), 500, "internal_error")
+            assert (await client.get("/lines")).json() == 1
+        assert await another.fetchval("SELECT count(*) FROM line") == 1
 
 
 class TestNotes:

@@ -75,6 +75,14 @@ def test_clocks_that_are_apart_are_wrong(run: Run, monkeypatch: pytest.MonkeyPat
     assert found(run("doctor", "--json"))["clock"]["status"] == "wrong"
 
 
+def test_a_replica_that_cannot_be_read_is_noted(run: Run, database_url: str) -> None:
+    assert "replica" not in found(run("doctor", "--json"))
+    for url, text in ((NO_DATABASE, "The database does not answer"), (database_url, "The replica takes writes")):
+        replica = found(run("doctor", "--json", DATABASE_REPLICA_URL=url))["replica"]
+        assert replica["status"] == "note"
+        assert replica["text"].startswith(text)
+
+
 def test_redis_that_is_away_or_not_set(run: Run) -> None:
     assert found(run("doctor", "--json", REDIS_URL="redis://127.0.0.1:1"))["redis"]["status"] == "wrong"
     assert found(run("doctor", "--json", REDIS_URL=""))["redis"]["status"] == "note"

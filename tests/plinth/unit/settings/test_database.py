@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from plinth.cli.config import effective_configuration
 from plinth.settings import PlatformSettings, SettingsError
-from tests.support.settings import clear_environment, problems
+from plinth.settings.urls import MASK
+from tests.support.settings import clear_environment, isolated_problems, problems
 
 
 def test_database_connections_have_session_settings_and_time_limits() -> None:
@@ -65,6 +68,71 @@ def test_certificate_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
         _ = found.database_connect_args
     assert caught.value.problems == ["DATABASE_URL: sslrootcert: no certificate can be loaded from it"]
     assert caught.value.__context__ is None
+
+
+class TestReplica:
+    def test_there_is_none_by_default(self) -> None:
+        assert PlatformSettings.isolated().of_replica is None
+
+    def test_it_has_the_limits_of_the_database_and_its_own_address(self) -> None:
+        found = PlatformSettings.isolated(
+            DATABASE_URL="postgresql://db/app?connect_timeout=7",
+            DATABASE_REPLICA_URL="postgresql://app@standby:5433,other/app?sslmode=require&application_name=reads",
+            DB_POOL_SIZE=3,
+            DB_CONNECT_TIMEOUT=0.3,
+        ).of_replica
+        assert found is not None
+        assert found.async_database_url.startswith("postgresql+asyncpg://app@/app?host=standby,other&port=5433,5432")
+        arguments = found.database_connect_args
+        assert (found.DB_POOL_SIZE, arguments["timeout"]) == (3, 0.3)
+        assert arguments["server_settings"]["application_name"] == "reads"
+
+    @pytest.mark.parametrize(
+        ("values", "pooled"),
+        [
+            ({"DATABASE_REPLICA_URL": "postgresql://pooler/app?pgbouncer=true"}, (False, True)),
+            ({"DATABASE_REPLICA_URL": "postgresql://db/app", "DB_TRANSACTION_POOLER": True}, (True, True)),
+            ({"DATABASE_REPLICA_URL": "postgresql://db/app"}, (False, False)),
+        ],
+    )
+    def test_it_may_be_behind_a_pooler_alone(self, values: dict[str, Any], pooled: tuple[bool, bool]) -> None:
+        found = PlatformSettings.isolated(**values)
+        both = (found, found.of_replica)
+        assert tuple(settings is not None and settings.DB_TRANSACTION_POOLER for settings in both) == pooled
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"DATABASE_REPLICA_URL": "sqlite+aiosqlite:///app.db"},
+            {"DATABASE_REPLICA_URL": "postgresql://db/app", "DATABASE_URL": "sqlite+aiosqlite:///app.db"},
+        ],
+    )
+    def test_sqlite_has_none(self, values: dict[str, str]) -> None:
+        (problem,) = isolated_problems(**values)
+        assert problem.startswith("DATABASE_REPLICA_URL (argument): expected a standby of the PostgreSQL server in")
+
+    def test_wrong_url_is_told_with_the_other_problems(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("no certificate")
+        url = f"postgresql://db/app?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"
+        assert isolated_problems(DATABASE_REPLICA_URL=url, PROJECT_NAME="x" * 64) == [
+            "PROJECT_NAME (argument): expected at most 63 characters",
+            "DATABASE_REPLICA_URL (argument): sslrootcert: no certificate can be loaded from it",
+        ]
+        (problem,) = isolated_problems(DATABASE_REPLICA_URL="postgresql://db/app?sslmod=require")
+        assert problem == "DATABASE_REPLICA_URL (argument): 'sslmod' is not a parameter of libpq; did you mean sslmode?"
+
+    def test_url_comes_from_a_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        clear_environment(monkeypatch, tmp_path)
+        (tmp_path / "url").write_text("postgresql://standby/app\n")
+        monkeypatch.setenv("DATABASE_REPLICA_URL_FILE", f"{tmp_path}/url")
+        found = PlatformSettings().of_replica
+        assert found is not None
+        assert found.async_database_url == "postgresql+asyncpg://standby/app"
+
+    def test_password_is_masked_where_the_url_is_shown(self) -> None:
+        found = PlatformSettings.isolated(DATABASE_REPLICA_URL="postgresql://app:s3cret@standby/app")
+        (row,) = [row for row in effective_configuration(found) if row.name == "DATABASE_REPLICA_URL"]
+        assert row.value == f"postgresql://app:{MASK}@standby/app"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ FILES = secret_files.variables(PlatformSettings.model_fields)
 VALUES = {
     "SECRET_KEY": "a-key-in-a-file",
     "DATABASE_URL": "postgresql://app:from-a-file@db/app",
+    "DATABASE_REPLICA_URL": "postgresql://app:from-a-file@standby/app",
     "REDIS_URL": "redis://:from-a-file@cache:6379/0",
     "UPSTASH_REDIS_TOKEN": "a-token-in-a-file",
     "UPSTASH_REDIS_REST_TOKEN": "a-token-in-a-file",

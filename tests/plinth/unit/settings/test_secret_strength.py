@@ -82,7 +82,7 @@ def test_each_secret_setting_is_looked_at() -> None:
     """A new one is looked for in what the repository prints, too."""
     assert set(variables(PlatformSettings.model_fields).values()) == {
         *("SECRET_KEY", "SUPABASE_JWT_SECRET", "JOBS_ENCRYPTION_KEY"),
-        *("DATABASE_URL", "REDIS_URL"),
+        *("DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"),
         "UPSTASH_REDIS_TOKEN",
         "UPSTASH_REDIS_REST_TOKEN",
         *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),

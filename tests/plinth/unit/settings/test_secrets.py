@@ -20,6 +20,8 @@ MALFORMED = [
     ("DATABASE_URL", f"postgresql://app:{SENTINEL}@db/app?unheard_of={SENTINEL}"),
     ("DATABASE_URL", f"postgresql://app:{SENTINEL}@db/app?sslmode={SENTINEL}"),
     ("DATABASE_URL", f"postgresql://app@db/app?sslmode=require&sslcert=/nowhere&sslpassword={SENTINEL}"),
+    ("DATABASE_REPLICA_URL", f"postgresql://app:{SENTINEL}/{SENTINEL}@db/app"),
+    ("DATABASE_REPLICA_URL", f"sqlite+aiosqlite:///{SENTINEL}"),
     ("REDIS_URL", f"http://:{SENTINEL}@cache"),
     ("REDIS_URL", f"redis://:{SENTINEL}/{SENTINEL}@cache:6379/0"),
     ("REDIS_URL", f"redis://:{SENTINEL}@cache:{SENTINEL}/0"),
