@@ -216,7 +216,12 @@ CASES: dict[str, Object] = {
     "pooler": merged(
         PRODUCTION,
         {
-            "externalDatabase": {"port": 6432, "directKey": "DIRECT_URL"},
+            "externalDatabase": {
+                "port": 6432,
+                "directKey": "DIRECT_URL",
+                "replicaKey": "REPLICA_URL",
+                "replicaPort": 6433,
+            },
             "config": {"DB_TRANSACTION_POOLER": True},
             "metrics": {"serviceMonitor": {"enabled": True, "interval": "30s"} | _SCRAPE},
             "worker": {"keda": {"enabled": True, "maxReplicas": 1}},

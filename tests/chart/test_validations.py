@@ -233,6 +233,10 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"api": {"autoscaling": {"enabled": True, "maxReplicas": 10}}, "postgresql": {"maxConnections": 150}},
         ["20 API pods x 11", "postgresql.maxConnections is 150"],
     ),
+    "a replica of the chart's own database": (
+        {"externalDatabase": {"replicaKey": "REPLICA_URL"}},
+        ['externalDatabase.replicaKey is "REPLICA_URL"', "leave replicaKey empty"],
+    ),
     "too many connections of many workers": (
         {"worker": {"keda": {"enabled": True, "maxReplicas": 20}, "config": {"DB_MAX_OVERFLOW": 3}}},
         ["40 worker pods x 17", "postgresql.maxConnections is 200"],

@@ -96,6 +96,10 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- $key := include (ternary "plinth.directDatabaseKey" "plinth.databaseKey" (eq $component "migrate")) $root }}
 - name: DATABASE_URL
   {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $key) | nindent 2 }}
+{{- if and (eq $component "api") $root.Values.externalDatabase.replicaKey }}
+- name: DATABASE_REPLICA_URL
+  {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $root.Values.externalDatabase.replicaKey) | nindent 2 }}
+{{- end }}
 {{- with $root.Values.externalRedis.existingSecret }}
 - name: REDIS_URL
   {{- include "plinth.fromSecret" (list (include "plinth.text" (list $root .)) $root.Values.externalRedis.key) | nindent 2 }}

@@ -7,7 +7,7 @@ from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
 from tests.chart.tools import Object
 
-_PORTS = (8000, 9090, 5432, 6432, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
+_PORTS = (8000, 9090, 5432, 6432, 6433, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
 
 
 def _peers(release: Release) -> dict[str, Peer]:
@@ -60,6 +60,8 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
         wanted |= set(product(clients, free, [values["externalDatabase"]["port"]]))
         if release.direct:
             wanted |= set(product(clients, free, [values["externalDatabase"]["directPort"]]))
+        if values["externalDatabase"]["replicaKey"]:
+            wanted |= set(product(clients, free, [values["externalDatabase"]["replicaPort"]]))
     if values["redis"]["enabled"]:
         wanted |= {(client, "redis", 6379) for client in release.watched}
     elif values["externalRedis"]["existingSecret"] or "UPSTASH_REDIS_REST_URL" in values["config"]:

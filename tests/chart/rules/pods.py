@@ -21,6 +21,7 @@ _EXTRA = ("proxy", "sidecar", "prepare")
 _UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 _SECRETS = {
     "DATABASE_URL": "postgresql://plinth:much-to-guess@db.example.com:5432/plinth?sslmode=require",
+    "DATABASE_REPLICA_URL": "postgresql://plinth:much-to-guess@db-ro.example.com:5432/plinth?sslmode=require",
     "REDIS_URL": "rediss://redis.example.com:6379/0",
     "SECRET_KEY": KEY,
 }
@@ -132,6 +133,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         assert settings.model_dump() == expected.model_dump()
         wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL", "SECRET_KEY"}
         wanted |= {"REDIS_URL"} if release.values["redis"]["enabled"] or _redis(release) else set()
+        replica = component == "api" and release.values["externalDatabase"]["replicaKey"]
+        wanted |= {"DATABASE_REPLICA_URL"} if replica else set()
         wanted |= {entry["name"] for entry in release.values["extraEnv"] + release.values[component]["extraEnv"]}
         wanted |= {"TOKEN"} if component == "tests" and release.values["tests"]["tokenSecret"] else set()
         wanted |= tracing_variables(release, component).keys()
@@ -145,6 +148,8 @@ def secrets_come_from_secrets(release: Release) -> None:
         _, secrets = _environment(container)
         key = (release.direct or "DATABASE_URL") if component == "migrate" else "DATABASE_URL"
         assert secrets.pop("DATABASE_URL") == (database, key)
+        if component == "api" and (replica := values["externalDatabase"]["replicaKey"]):
+            assert secrets.pop("DATABASE_REPLICA_URL") == (database, replica)
         secret = values["secretKey"]["existingSecret"] or f"{release.name}-key"
         assert secrets.pop("SECRET_KEY") == (secret, values["secretKey"]["key"])
         if _redis(release) or values["redis"]["enabled"]:
