@@ -31,7 +31,8 @@ log = structlog.get_logger("plinth.jobs.doorbell")
 DOORBELL = "jobs.doorbell"
 """The key in a session's `info` under which its database puts the doorbell."""
 
-_READ_SECONDS = 10.0
+_READ_SECONDS = 10.0  # until a silent server is asked whether it is there
+_ANSWER_SECONDS = 2.0  # that it has to answer
 # The first ring is published at once; those of so many seconds after it, with one more.
 _MERGE_SECONDS = 0.005
 _RETRY_SECONDS = 2.0
@@ -104,10 +105,15 @@ class Doorbell:
                     self.heard = True
                     self._told_of -= {"the doorbell is not heard"}
                     yield set(), set()
+                    asked = False
                     while True:
-                        message = await subscription.get_message(timeout=_READ_SECONDS)
+                        message = await subscription.get_message(timeout=_ANSWER_SECONDS if asked else _READ_SECONDS)
+                        if message is None and asked:
+                            # The system notices the loss of a machine in a quarter of an hour, and that a process is
+                            # frozen not at all.
+                            raise TimeoutError
+                        asked = message is None
                         if message is None:
-                            # No message, or a dead connection that has not been noticed.
                             await subscription.ping()
                             await _leave_wrong_server(check)
                         elif message["type"] == "message" and (ring := _parse(message["data"])) is not None:

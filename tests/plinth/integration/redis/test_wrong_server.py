@@ -308,6 +308,25 @@ class TestFailover:
             ("the doorbell is not heard", "Redis is a read-only replica")
         ]
 
+    async def test_listener_leaves_a_server_that_is_frozen(
+        self, server: Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("_READ_SECONDS", "_ANSWER_SECONDS", "_RETRY_SECONDS"):
+            monkeypatch.setattr(f"plinth.jobs.doorbell.{name}", 0.1)
+        async with asyncio.timeout(60), opened(server.url(), seconds=0.5) as client:
+            doorbell = Doorbell(client, channel="test:jobs")
+            heard: Any = doorbell.listen()
+            assert await anext(heard) == (set(), set())
+            server.pause()
+            try:
+                again = asyncio.create_task(anext(heard))
+                while doorbell.heard:  # noqa: ASYNC110 - the listener's own state
+                    await asyncio.sleep(0.01)
+            finally:
+                server.resume()
+            assert await again == (set(), set())
+            await heard.aclose()
+
     async def test_listener_stays_with_a_server_that_is_only_full(
         self, server: Redis, admin: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
