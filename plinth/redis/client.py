@@ -1,15 +1,14 @@
 """Redis: a cache, never the truth. Everything works without it, and uses it again when it is back."""
 
 import re
-from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool
 
 from plinth.redis import Redis
 from plinth.redis.errors import is_wrong_server, refuses_to_serve
+from plinth.redis.pool import LeavingPool
 from plinth.settings import PlatformSettings
 from plinth.telemetry.metrics import db_error, db_operation
 from plinth.telemetry.tracing import is_recorded, record_call
@@ -20,40 +19,6 @@ MAX_CONNECTIONS = 50
 
 # Of an error, such as WRONGTYPE. Of some, which have classes of their own, redis-py takes it off.
 _PREFIX = re.compile(r"[A-Z]{3,32}\b")
-
-
-class LeavingPool(BlockingConnectionPool):
-    """A pool that can leave its server: no command is sent on a connection that is open now."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._leaving: set[Any] = set()
-
-    def leave(self) -> None:
-        """Have each connection opened anew before it is used again."""
-        self._leaving = {*self._available_connections, *self._in_use_connections}
-
-    async def get_connection(self, *arguments: Any, **options: Any) -> Any:
-        """Take a connection."""
-        try:
-            connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
-            if connection in self._leaving:
-                self._leaving.remove(connection)
-                await self._open_anew(connection)
-        except exceptions.ConnectionError as error:
-            if isinstance(error.__cause__, exceptions.ResponseError):  # redis-py before 6 would use it, in database 0
-                self.leave()
-            raise
-        return connection
-
-    async def _open_anew(self, connection: Any) -> None:
-        try:
-            with suppress(Exception):  # it is closed all the same
-                await connection.disconnect()
-            await connection.connect()
-        except BaseException:
-            await self.release(connection)
-            raise
 
 
 class ObservedRedis(Redis):
