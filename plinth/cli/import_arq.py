@@ -59,6 +59,8 @@ def _open(url: str | None, queue: str) -> "Redis":
     from plinth.jobs.arq.registry import known
     from plinth.jobs.arq.takeover import client_of
     from plinth.redis import Redis
+    from plinth.redis.sentinel import SentinelPool
+    from plinth.settings.sentinel import SentinelURL
 
     if not known():
         fail("The service registers no functions of arq's: call plinth.jobs.arq.register(WorkerSettings).", code=2)
@@ -69,7 +71,8 @@ def _open(url: str | None, queue: str) -> "Redis":
             return client_of(named)
         if (address := url or load_job_settings().redis_url) is None:
             fail("There is no Redis: name arq's with --redis-url.", code=2)
-        return Redis.from_url(address)
+        watched = SentinelURL.parse(address)
+        return Redis.from_url(address) if watched is None else Redis.from_pool(SentinelPool(watched))
     except ValueError as error:
         raise click.BadParameter(f"{error}.", param_hint="--redis-url") from None
 

@@ -9,7 +9,9 @@ from redis import exceptions
 from plinth.redis import Redis
 from plinth.redis.errors import is_wrong_server, refuses_to_serve
 from plinth.redis.pool import LeavingPool
+from plinth.redis.sentinel import SentinelPool
 from plinth.settings import PlatformSettings
+from plinth.settings.sentinel import SentinelURL
 from plinth.telemetry.metrics import db_error, db_operation
 from plinth.telemetry.tracing import is_recorded, record_call
 
@@ -25,7 +27,7 @@ class ObservedRedis(Redis):
     """A client that counts its commands and records their spans, without their arguments.
 
     Not those of pipelines and subscriptions. Leaves a server that says that another one should be asked: the next
-    command connects anew, to what the host name or the load balancer then leads to.
+    command connects anew, to what the host name, the load balancer or Sentinel then leads to.
     """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -78,17 +80,19 @@ def open_redis(settings: PlatformSettings) -> Redis | None:
     """
     if settings.redis_url is None:
         return None
-    pool = LeavingPool.from_url(
-        settings.redis_url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=settings.REDIS_TIMEOUT,
-        socket_timeout=settings.REDIS_TIMEOUT,
-        socket_connect_timeout=settings.REDIS_TIMEOUT,
-        health_check_interval=30,
+    options: dict[str, Any] = {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": settings.REDIS_TIMEOUT,
+        "socket_timeout": settings.REDIS_TIMEOUT,
+        "socket_connect_timeout": settings.REDIS_TIMEOUT,
+        "health_check_interval": 30,
         # Redis refuses a connection whose name has blanks or letters beyond ASCII.
-        client_name=re.sub("[^!-~]", "-", settings.PROJECT_NAME),
-    )
-    return ObservedRedis.from_pool(pool)
+        "client_name": re.sub("[^!-~]", "-", settings.PROJECT_NAME),
+    }
+    watched = SentinelURL.parse(settings.redis_url)
+    if watched is None:
+        return ObservedRedis.from_pool(LeavingPool.from_url(settings.redis_url, **options))
+    return ObservedRedis.from_pool(SentinelPool(watched, **options))
 
 
 async def close_redis(redis: Redis | None) -> None:

@@ -49,6 +49,7 @@ _TEXTS = {
     "max number of clients": "Redis has no connection left (maxclients)",
     "No connection available": "no connection of the pool was free in time",
     "closed by server": "Redis does not answer: it closed the connection",
+    "No master found": "The Sentinels are away, or name no primary: they know no service of this name, or it is down",
 }
 
 

@@ -50,8 +50,10 @@ class RedisSettings(GeneralSettings):
         if self.REDIS_URL is not None:
             url = self.REDIS_URL.get_secret_value()
             problems = []
-            if url.startswith("redis://") and not self.REDIS_PLAINTEXT:
-                problems.append("expected rediss:// (TLS) or unix://, or REDIS_PLAINTEXT=true for plain text")
+            if url.lower().startswith(("redis://", "redis+sentinel://")) and not self.REDIS_PLAINTEXT:
+                problems.append(
+                    "expected rediss:// or rediss+sentinel:// (TLS), or unix://, or REDIS_PLAINTEXT=true for plain text"
+                )
             if any(is_example(password, user) for user, password in urls.redis_credentials(url)):
                 problems.append("expected a password of its own, not one that is printed as an example")
             if problems:

@@ -16,6 +16,7 @@ from pydantic_settings import NoDecode
 from plinth.settings import dsn, urls
 from plinth.settings.keys import secrets_in
 from plinth.settings.secret_strength import MIN_SECRET_LENGTH
+from plinth.settings.sentinel import SentinelURL
 
 MAY_BE_EMPTY = "may be empty"
 """Marks a type that gives an empty value a meaning. For any other type, an empty value counts as not set."""
@@ -62,6 +63,11 @@ def _secret(check: Callable[[str], object]) -> AfterValidator:
 def _check_database_url(url: str) -> None:
     if not url.startswith("sqlite+aiosqlite://"):
         dsn.PostgresURL.parse(url)
+
+
+def _check_redis_url(url: str) -> None:
+    watched = SentinelURL.parse(url)
+    urls.check_redis_url(url if watched is None else watched.server)
 
 
 def _check_secrets(value: SecretStr) -> SecretStr:
@@ -264,7 +270,7 @@ Permissions = Annotated[
 ]
 
 DatabaseUrl = Annotated[SecretStr, _secret(_check_database_url)]
-RedisUrl = Annotated[SecretStr, _secret(urls.check_redis_url)]
+RedisUrl = Annotated[SecretStr, _secret(_check_redis_url)]
 Headers = Annotated[SecretStr, _secret(_check_headers)]
 Secrets = Annotated[SecretStr, AfterValidator(_check_secrets)]
 HmacSecrets = Annotated[Secrets, AfterValidator(_check_hmac_secrets)]

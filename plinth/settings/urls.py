@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 MASK = "********"
 
-# redis+sentinel, redis-sentinel, rediss+cluster, sentinel and others: each client library has its own.
+# redis-sentinel, rediss+cluster, sentinel and others: each client library has its own.
 _SEVERAL_SERVERS = re.compile(r"(rediss?[+-])?(sentinel|cluster)([+-]rediss?)?")
 _REDIS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _REDIS_PARAMETERS = ("username", "password", "db", "protocol", "ssl_cert_reqs", "ssl_check_hostname", *_REDIS_FILES)
@@ -51,13 +51,13 @@ def is_loopback_host(host: str) -> bool:
 
 
 def check_redis_url(url: str) -> None:
-    """Raise ValueError unless redis-py can read it."""
+    """Raise ValueError unless it names a server in a form that redis-py can read."""
     scheme, _, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if _SEVERAL_SERVERS.fullmatch(scheme.lower()) or "," in authority.rpartition("@")[2]:
         raise ValueError(
-            "Redis Sentinel, Redis Cluster and lists of hosts are not supported: expected redis://, rediss:// or "
-            "unix:// with the one address of the primary"
+            "Redis Cluster and lists of servers are not supported: expected redis://, rediss:// or unix:// with the "
+            "address of the primary, or redis+sentinel://host:26379,host:26379/service/number"
         )
     parts = _split(url)
     if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
@@ -93,7 +93,8 @@ def _check_redis_parameters(url: str, query: str) -> None:
 def redis_credentials(url: str) -> Iterator[tuple[str | None, str]]:
     """Yield the user and the password of a Redis URL, of its address and of its query."""
     parts, query = urlsplit(url), dict(parse_qsl(urlsplit(url).query))
-    for user, password in ((parts.username, parts.password), (query.get("username"), query.get("password"))):
+    in_query = [(query.get(f"{of}username"), query.get(f"{of}password")) for of in ("", "sentinel_")]
+    for user, password in ((parts.username, parts.password), *in_query):
         if password is not None:
             yield user and unquote(user), unquote(password)
 

@@ -40,6 +40,9 @@ def test_complete_settings_pass_in_a_deployment(environment: str) -> None:
         ("REDIS_URL", "redis://127.0.0.1:6379/0"),
         ("REDIS_URL", "rediss://:password@cache:6379/0"),
         ("REDIS_URL", "rediss://cache:6379/0?username=orders&password=orders"),
+        ("REDIS_URL", "redis+sentinel://one,two/main"),
+        ("REDIS_URL", "rediss+sentinel://:password@one,two/main"),
+        ("REDIS_URL", "rediss+sentinel://one,two/main?sentinel_password=password"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=me, x-api-key=the-key"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-api-key=the%2Dkey"),
         ("BACKEND_CORS_ORIGINS", "https://app.example.com,*"),
@@ -65,6 +68,8 @@ def test_deployment_refuses_development_values(environment: str, name: str, valu
         {"DATABASE_REPLICA_URL": "postgresql://app:secret@standby/app?sslmode=require"},
         {"REDIS_URL": "rediss://:s3cret@cache:6379/0"},
         {"REDIS_URL": "unix:///run/redis.sock"},
+        {"REDIS_URL": "rediss+sentinel://:s3cret@one,two/main"},
+        {"REDIS_URL": "redis+sentinel://one,two/main", "REDIS_PLAINTEXT": True},
         {"REDIS_URL": "redis://:s3cret@cache:6379/0", "REDIS_PLAINTEXT": True},
     ],
 )

@@ -50,7 +50,7 @@ def test_secret_that_can_be_guessed_is_weak(secret: str) -> None:
 
 # Settings that are secrets, or hold one, and where the repository prints an example of them.
 SIGNING = re.compile(r"(?:SECRET_KEY|JWT_SECRET)[\"']?\s*[=:]\s*[\"']?([\w./+=-]{20,})")
-PASSWORD = re.compile(r"(?:postgres(?:ql)?|rediss?)://([\w-]*):([\w-]+)@")
+PASSWORD = re.compile(r"(?:postgres(?:ql)?|rediss?(?:\+sentinel)?)://([\w-]*):([\w-]+)@")
 TOKEN = re.compile(r"^[# ]*[A-Z_]+_(?:TOKEN|PASSWORD|CLIENT_SECRET)[\"']?[=:] ?([\w-]+)$", re.MULTILINE)
 HEADERS = re.compile(r"OTLP_(?:TRACES_)?HEADERS=[\w-]+=([\w-]+)")
 

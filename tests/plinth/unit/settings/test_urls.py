@@ -96,7 +96,7 @@ class TestRedisURL:
             *(
                 f"{scheme}://user:s3cret@one:26379/mymaster/0"
                 for scheme in (
-                    *("redis+sentinel", "redis-sentinel", "rediss+sentinel", "sentinel", "Redis+Sentinel"),
+                    *("redis-sentinel", "rediss-sentinel", "sentinel", "Sentinel+Redis"),
                     *("redis+cluster", "redis-cluster", "rediss+cluster", "rediss-cluster"),
                 )
             ),
@@ -106,9 +106,10 @@ class TestRedisURL:
         ],
     )
     def test_several_servers_are_refused_by_name(self, url: str) -> None:
-        with pytest.raises(ValueError, match=r"Sentinel, Redis Cluster and lists of hosts are not supported") as caught:
+        with pytest.raises(ValueError, match=r"Redis Cluster and lists of servers are not supported") as caught:
             urls.check_redis_url(url)
         assert "redis://, rediss:// or unix://" in str(caught.value)
+        assert "or redis+sentinel://" in str(caught.value)
         assert "s3" not in str(caught.value)
 
     def test_comma_in_a_password_is_no_list(self) -> None:
@@ -127,6 +128,10 @@ class TestRedisURL:
             ("rediss://user:s3cret@cache", "rediss://user:********@cache"),
             ("redis://:s3@cret@cache", "redis://:********@cache"),
             ("redis://s3cret@cache", "redis://:********@cache"),
+            (
+                "rediss+sentinel://:s3cret@one:26379,two/main/0?sentinel_password=s3cret",
+                "rediss+sentinel://:********@one:26379,two/main/0",
+            ),
             ("unix://:s3cret@/run/redis.sock?password=s3cret&db=1", "unix://:********@/run/redis.sock"),
         ],
     )
