@@ -2,9 +2,40 @@
 
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 # Older ones, which libpq would still accept, are no secret any more.
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class ClientContext(ssl.SSLContext):
+    """A context that reads the file of its authorities again when it has changed.
+
+    An operator such as CloudNativePG renews its authority every three months, under processes that run for longer.
+    """
+
+    _file: str | None = None
+    _read: tuple[int, int] | None = None
+
+    def trust(self, file: str) -> None:
+        """Trust the authorities in a file, beside those that it had before.
+
+        Raises OSError, of which ssl.SSLError is one, if none can be loaded.
+        """
+        found = Path(file).stat()
+        self.load_verify_locations(cafile=file)
+        self._file, self._read = file, (found.st_ino, found.st_mtime_ns)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """Begin a connection: what asyncio and uvloop call for each."""
+        if self._file is not None:
+            with suppress(OSError):  # then those that were read last stay
+                found = Path(self._file).stat()
+                if (found.st_ino, found.st_mtime_ns) != self._read:
+                    self.trust(self._file)
+        return super().wrap_bio(*args, **kwargs)
 
 
 def client_context(parameters: Mapping[str, str]) -> ssl.SSLContext:
@@ -13,7 +44,7 @@ def client_context(parameters: Mapping[str, str]) -> ssl.SSLContext:
     Raises ValueError, with the name of the parameter, if a file cannot be loaded.
     """
     root = parameters.get("sslrootcert")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _VERSIONS.get(parameters.get("ssl_min_protocol_version", ""), ssl.TLSVersion.TLSv1_2)
     context.maximum_version = _VERSIONS.get(
         parameters.get("ssl_max_protocol_version", ""), ssl.TLSVersion.MAXIMUM_SUPPORTED
@@ -31,9 +62,9 @@ def client_context(parameters: Mapping[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _load_root(context: ssl.SSLContext, path: str) -> None:
+def _load_root(context: ClientContext, path: str) -> None:
     try:
-        context.load_verify_locations(cafile=path)
+        context.trust(path)
     except OSError:  # ssl.SSLError is one
         raise ValueError("sslrootcert: no certificate can be loaded from it") from None
 

@@ -27,8 +27,16 @@ class Certificate:
         return path
 
 
-def make_certificate(path: Path, name: str, issuer: Certificate | None = None) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_certificate(
+    path: Path,
+    name: str,
+    issuer: Certificate | None = None,
+    *,
+    key: ec.EllipticCurvePrivateKey | None = None,
+    minutes: int = 60,
+) -> Certificate:
+    """A certificate that is valid for so many minutes; with a negative number it has expired."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
     certificate = (
@@ -38,7 +46,7 @@ def make_certificate(path: Path, name: str, issuer: Certificate | None = None) -
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(minutes=minutes))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
@@ -121,6 +129,32 @@ class TestServer:
 
     def test_old_versions_of_tls_are_refused(self) -> None:
         assert client_context({"sslmode": "require"}).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+class TestRenewal:
+    def test_authority_renewed_under_a_running_process_is_trusted(
+        self, server: ssl.SSLContext, authority: Certificate, tmp_path: Path
+    ) -> None:
+        """An operator renews it with the key that it has, and puts it into the same file."""
+        expired = make_certificate(tmp_path / "ca.pem", "authority", key=authority.key, minutes=-1)
+        context = client_context({"sslmode": "verify-full", "sslrootcert": str(expired.path)})
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+            shake_hands(context, server)
+        renewed = make_certificate(tmp_path / "new.pem", "authority", key=authority.key)
+        renewed.path.replace(expired.path)
+        shake_hands(context, server)
+
+    @pytest.mark.parametrize("text", [None, "no certificate"])
+    def test_file_that_cannot_be_read_any_more_changes_nothing(
+        self, server: ssl.SSLContext, authority: Certificate, tmp_path: Path, text: str | None
+    ) -> None:
+        file = tmp_path / "ca.pem"
+        file.write_bytes(authority.path.read_bytes())
+        context = client_context({"sslmode": "verify-full", "sslrootcert": str(file)})
+        file.unlink()
+        if text is not None:
+            file.write_text(text)
+        shake_hands(context, server)
 
 
 class TestClient:
