@@ -227,6 +227,22 @@ CASES: dict[str, Object] = {
             "worker": {"keda": {"enabled": True, "maxReplicas": 1}},
         },
     ),
+    "cloudnativepg": merged(
+        PRODUCTION,
+        {
+            "externalDatabase": {"existingSecret": ""},
+            "cloudnativepg": {
+                "enabled": True,
+                "maxConnections": 300,
+                "parameters": {"shared_buffers": "256MB"},
+                "storage": {"size": "20Gi", "className": "fast"},
+                "readReplicas": True,
+                "spec": {"backup": {"volumeSnapshot": {"className": "snapshots"}}},
+            },
+            "global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": [{"name": "pull"}]},
+            "worker": {"keda": {"enabled": True}},
+        },
+    ),
     "bare": {
         "securityPreset": "openshift",
         "redis": {"enabled": False},
@@ -294,6 +310,23 @@ class Release:
     def ours(self) -> dict[str, Object]:
         """The pods of our own image."""
         return {name: pod for name, pod in self.pods().items() if name in (*self.watched, "migrate", "tests")}
+
+    @property
+    def cluster(self) -> str:
+        """The name of the Cluster of CloudNativePG, where there is one."""
+        return f"{self.name}-database" if self.values["cloudnativepg"]["enabled"] else ""
+
+    @property
+    def own_database(self) -> bool:
+        """Whether the database is another one than that of a try-out."""
+        return bool(self.cluster or self.values["externalDatabase"]["existingSecret"])
+
+    @property
+    def database_secret(self) -> tuple[str, str]:
+        """The Secret with the database's URL, and its key."""
+        if self.cluster:
+            return f"{self.cluster}-app", "uri"
+        return self.values["externalDatabase"]["existingSecret"] or f"{self.name}-postgresql", "DATABASE_URL"
 
     @property
     def workers(self) -> list[str]:

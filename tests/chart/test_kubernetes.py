@@ -9,7 +9,15 @@ from tests.chart.schemas import problems
 from tests.chart.tools import NEWEST, OLDEST
 
 # Of the cluster, and not of Kubernetes.
-CUSTOM = {"ScaledObject", "TriggerAuthentication", "HTTPRoute", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
+CUSTOM = {
+    "Cluster",
+    "ScaledObject",
+    "TriggerAuthentication",
+    "HTTPRoute",
+    "PodMonitor",
+    "PrometheusRule",
+    "ServiceMonitor",
+}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])

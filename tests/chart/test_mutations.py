@@ -7,7 +7,7 @@ from tests.chart.damage import mutants
 from tests.chart.rules import RULES, Rule
 
 # Between them everything the chart can render.
-_CASES = ("default", "production", "full")
+_CASES = ("default", "production", "full", "cloudnativepg")
 _LEAST = 0.95
 
 

@@ -59,7 +59,7 @@ def test_metadata_names_the_images_of_the_values() -> None:
         "plinth": f"{values['image']['repository']}:{METADATA['appVersion']}",
         **{
             name: f"{values[name]['image']['repository']}:{values[name]['image']['tag']}"
-            for name in ("postgresql", "redis")
+            for name in ("postgresql", "redis", "cloudnativepg")
         },
     }
 

@@ -8,6 +8,8 @@ from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.chart.cases import CASES, FULL, PRODUCTION
 from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, template
 
+CLUSTER = CASES["cloudnativepg"]
+
 # Without a database of its own, and in production in all else.
 _PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
 
@@ -18,7 +20,44 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
     ),
     "no database": (
         {"postgresql": {"enabled": False}},
-        ["No database", "kubectl create secret generic plinth-database", "externalDatabase.existingSecret"],
+        [
+            "No database",
+            "kubectl create secret generic plinth-database",
+            "externalDatabase.existingSecret",
+            "cloudnativepg.enabled=true",
+        ],
+    ),
+    "a Cluster beside another database": (
+        merged(CLUSTER, {"externalDatabase": {"existingSecret": "db"}}),
+        ["Two databases", 'the Secret "db"', "cloudnativepg.enabled=false"],
+    ),
+    "a Cluster beside the try-out's database": (
+        merged(CLUSTER, {"postgresql": {"enabled": True}}),
+        ["Two databases: cloudnativepg.enabled and postgresql.enabled", "Set postgresql.enabled=false"],
+    ),
+    "standbys of one instance": (
+        merged(CLUSTER, {"cloudnativepg": {"instances": 1}}),
+        ["cloudnativepg.readReplicas is true, and cloudnativepg.instances is 1", "Set cloudnativepg.instances=3"],
+    ),
+    "a hook before its Cluster": (
+        merged(CLUSTER, {"migrate": {"mode": "hook"}}),
+        ["migrate.mode is hook, and cloudnativepg.enabled is true", "migrate.mode=job"],
+    ),
+    "a pooler that a Cluster does not have": (
+        merged(CLUSTER, {"config": {"DB_TRANSACTION_POOLER": True}}),
+        ["config.DB_TRANSACTION_POOLER is true, and cloudnativepg.enabled is true", "Leave it out"],
+    ),
+    "too many connections of a Cluster": (
+        merged(CLUSTER, {"cloudnativepg": {"maxConnections": 90}}),
+        ["1 for the migration + 10 for operators", "cloudnativepg.maxConnections is 90"],
+    ),
+    "too many connections of a Cluster by its own spec": (
+        merged(CLUSTER, {"cloudnativepg": {"spec": {"postgresql": {"parameters": {"max_connections": "90"}}}}}),
+        ["cloudnativepg.maxConnections is 90"],
+    ),
+    "a Cluster with local tokens": (
+        merged(CLUSTER, {"config": {"AUTH_PROVIDER": "local"}}),
+        ['"production"', "config.AUTH_PROVIDER"],
     ),
     "two redis": (
         {"externalRedis": {"existingSecret": "cache"}},
@@ -305,11 +344,15 @@ def test_refused_with_what_to_do(case: str) -> None:
     assert [part for part in parts if part not in message] == [], message
 
 
+_WITH = {"monitoring.coreos.com/v1/ServiceMonitor": CASES["pooler"], "postgresql.cnpg.io/v1/Cluster": CLUSTER}
+"""Values that ask for a custom resource, where those for everything do not."""
+
+
 @pytest.mark.parametrize("api", CUSTOM_RESOURCES)
 def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None:
     said = " ".join(api.rsplit("/", 1))
     with pytest.raises(RenderError, match=f"this cluster has no {said}. Install .* first, or set .*enabled=false"):
-        template(CASES["pooler"] if "ServiceMonitor" in api else FULL, apis=tuple(set(CUSTOM_RESOURCES) - {api}))
+        template(_WITH.get(api, FULL), apis=tuple(set(CUSTOM_RESOURCES) - {api}))
 
 
 def test_without_custom_resources_the_defaults_render() -> None:

@@ -34,6 +34,10 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     "a number in quotes": ({"api": {"replicas": "2"}}, "got string, want integer"),
     "a switch in quotes": ({"redis": {"enabled": "no"}}, "got string, want boolean"),
     "a number for a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "got number, want string"),
+    "a number for a setting of PostgreSQL": (
+        {"cloudnativepg": {"parameters": {"work_mem": 4}}}, "at '/cloudnativepg/parameters/work_mem': got number",
+    ),
+    "no instance at all": ({"cloudnativepg": {"instances": 0}}, "minimum: got 0, want 1"),
     "an unknown mode": ({"migrate": {"mode": "jobs"}}, "'job', 'hook', 'disabled'"),
     "an unknown environment": ({"environment": "prod"}, "'staging', 'production'"),
     "half a digest": ({"image": {"digest": "sha256:12"}}, "does not match pattern"),
@@ -215,10 +219,12 @@ def test_there_are_examples() -> None:
 
 
 def _completed(values: Object) -> Object:
-    """An identity provider makes the environment production, which needs more than the example shows."""
+    """An identity provider makes the environment production, and so does a Cluster: that needs more than is shown."""
     provider = values.get("config", {}).get("AUTH_PROVIDER", "local")
     database = values.get("externalDatabase", {}).get("existingSecret")
-    return values if provider == "local" or database else merged({"environment": "local"}, values)
+    cluster = values.get("cloudnativepg", {}).get("enabled", False)
+    partial = cluster or (provider != "local" and not database)
+    return merged({"environment": "local"}, values) if partial else values
 
 
 def _schema_paths(schema: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

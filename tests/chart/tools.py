@@ -21,6 +21,7 @@ OLDEST, NEWEST = "1.30", "1.37"
 
 CUSTOM_RESOURCES = (
     "keda.sh/v1alpha1/ScaledObject",
+    "postgresql.cnpg.io/v1/Cluster",
     "gateway.networking.k8s.io/v1/HTTPRoute",
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",

@@ -21,5 +21,9 @@ new ones are there already. Takes (list root component).
 {{- end -}}
 
 {{- define "plinth.maxConnections" -}}
-{{- ternary .Values.postgresql.maxConnections .Values.externalDatabase.maxConnections .Values.postgresql.enabled | int -}}
+{{- if .Values.cloudnativepg.enabled -}}
+{{ (include "plinth.clusterSpec" . | fromYaml).postgresql.parameters.max_connections | int }}
+{{- else -}}
+{{ ternary .Values.postgresql.maxConnections .Values.externalDatabase.maxConnections .Values.postgresql.enabled | int }}
+{{- end -}}
 {{- end -}}

@@ -85,8 +85,8 @@ containers:
   {{- end }}
 volumes:
   # Nothing but /tmp can be written.
-  {{- $tmp := dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi") }}
-  {{- $volumes := include "plinth.lastOfEach" (list (prepend ($values.extraVolumes | default list) $tmp) "name") }}
+  {{- $made := prepend (include "plinth.clusterVolumes" $root | fromYamlArray) (dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi")) }}
+  {{- $volumes := include "plinth.lastOfEach" (list (concat $made ($values.extraVolumes | default list)) "name") }}
   {{- include "plinth.text" (list $root $volumes) | nindent 2 }}
 {{- end -}}
 
@@ -107,8 +107,8 @@ resources:
 securityContext:
   {{- include "plinth.securityContext" . | nindent 2 }}
 volumeMounts:
-  {{- $tmp := dict "name" "tmp" "mountPath" "/tmp" }}
-  {{- include "plinth.lastOfEach" (list (prepend ($values.extraVolumeMounts | default list) $tmp) "mountPath") | nindent 2 }}
+  {{- $made := prepend (include "plinth.clusterMounts" $root | fromYamlArray) (dict "name" "tmp" "mountPath" "/tmp") }}
+  {{- include "plinth.lastOfEach" (list (concat $made ($values.extraVolumeMounts | default list)) "mountPath") | nindent 2 }}
 {{- end -}}
 
 {{/* The Secrets to pull images with, each once. A parent chart may name them as text, or give none. */}}

@@ -3,7 +3,8 @@ local for a try-out, production for everything else, unless the values say it. A
 nor an identity provider of its own.
 */}}
 {{- define "plinth.environment" -}}
-{{- $tryOut := and (not .Values.externalDatabase.existingSecret) (eq (include "plinth.authProvider" .) "local") -}}
+{{- $own := or .Values.externalDatabase.existingSecret .Values.cloudnativepg.enabled -}}
+{{- $tryOut := and (not $own) (eq (include "plinth.authProvider" .) "local") -}}
 {{- .Values.environment | default (ternary "local" "production" $tryOut) -}}
 {{- end -}}
 
@@ -58,12 +59,14 @@ valueFrom:
 {{- end -}}
 
 {{- define "plinth.databaseSecret" -}}
-{{- include "plinth.text" (list . .Values.externalDatabase.existingSecret) | default (printf "%s-postgresql" (include "plinth.fullname" .)) -}}
+{{- $ours := ternary (printf "%s-app" (include "plinth.clusterName" .)) (printf "%s-postgresql" (include "plinth.fullname" .)) .Values.cloudnativepg.enabled -}}
+{{- include "plinth.text" (list . .Values.externalDatabase.existingSecret) | default $ours -}}
 {{- end -}}
 
 {{/* The key of the URL in that Secret. */}}
 {{- define "plinth.databaseKey" -}}
-{{- ternary .Values.externalDatabase.key "DATABASE_URL" (not (empty .Values.externalDatabase.existingSecret)) -}}
+{{- $ours := ternary "uri" "DATABASE_URL" .Values.cloudnativepg.enabled -}}
+{{- ternary .Values.externalDatabase.key $ours (not (empty .Values.externalDatabase.existingSecret)) -}}
 {{- end -}}
 
 {{/* The same, bypassing a transaction pooler. */}}
@@ -93,12 +96,16 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- end }}
 - name: METRICS_PORT
   value: "9090"
+{{- if $root.Values.cloudnativepg.enabled }}
+{{- include "plinth.clusterVariables" $root }}
+{{- else }}
 {{- $key := include (ternary "plinth.directDatabaseKey" "plinth.databaseKey" (eq $component "migrate")) $root }}
 - name: DATABASE_URL
   {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $key) | nindent 2 }}
 {{- if and (eq $component "api") $root.Values.externalDatabase.replicaKey }}
 - name: DATABASE_REPLICA_URL
   {{- include "plinth.fromSecret" (list (include "plinth.databaseSecret" $root) $root.Values.externalDatabase.replicaKey) | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- with $root.Values.externalRedis.existingSecret }}
 - name: REDIS_URL

@@ -7,7 +7,7 @@ from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
 from tests.chart.tools import Object
 
-_PORTS = (8000, 9090, 5432, 6432, 6433, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
+_PORTS = (8000, 9090, 9187, 5432, 6432, 6433, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
 
 
 def _peers(release: Release) -> dict[str, Peer]:
@@ -25,6 +25,8 @@ def _peers(release: Release) -> dict[str, Peer]:
     }
     other_chart = other_release | {"app.kubernetes.io/name": "other", "app.kubernetes.io/instance": "plinth"}
     return {component: of_release(component) for component in components} | {
+        "cluster": Peer("shop", {"cnpg.io/cluster": release.cluster or "plinth-database"}),
+        "other cluster": Peer("shop", {"cnpg.io/cluster": "other-database"}),
         "neighbour": Peer("shop", {"app": "neighbour"}),
         "other release": Peer("shop", other_release),
         "other chart": Peer("shop", other_chart),
@@ -41,21 +43,27 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     values = release.values
     everybody = set(_peers(release))
     isolated = {*release.watched, "migrate", "tests", "postgresql", "redis", "operator"}
+    isolated |= {"cluster"} if release.cluster else set()
     free = everybody - isolated
     clients = (*release.watched, "migrate", "operator")
 
     # What is no pod of the release is none of our policies' business.
     wanted = set(product(free, free, _PORTS))
     wanted |= {("tests", "api", 8000)}
-    deployed = values["environment"] in ("staging", "production") or values["externalDatabase"]["existingSecret"]
-    namespace = {"neighbour", "other release", "other chart"}
-    callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free if deployed else namespace
+    deployed = values["environment"] in ("staging", "production") or release.own_database
+    namespace = {"neighbour", "other release", "other chart", "cluster", "other cluster"}
+    callers = {"ingress"} if values["networkPolicy"]["apiFrom"] else free | {"cluster"} if deployed else namespace
     wanted |= {(caller, "api", 8000) for caller in callers}
     wanted |= {("monitoring", component, 9090) for component in release.watched}
     if values["postgresql"]["enabled"]:
         wanted |= {(client, "postgresql", 5432) for client in clients}
         if any(values[worker]["keda"]["enabled"] for worker in release.workers):
             wanted |= {("keda", "postgresql", 5432)}
+    elif release.cluster:
+        wanted |= {(client, "cluster", 5432) for client in clients}
+        wanted |= set(product(["keda"], ["cluster"], [5432] if release.all("ScaledObject") else []))
+        # Its own pods may go anywhere, and the operator and Prometheus may be anywhere.
+        wanted |= set(product(["cluster"], free, _PORTS)) | set(product(free, ["cluster"], [8000, 9187]))
     else:
         wanted |= set(product(clients, free, [values["externalDatabase"]["port"]]))
         if release.direct:
@@ -126,6 +134,7 @@ def _is_the_namespace_of_a_try_out(policy: Object, peer: Object) -> bool:
 
 
 def policies_select_pods_of_this_release_alone(release: Release) -> None:
+    cluster = {"matchLabels": {"cnpg.io/cluster": release.cluster}}
     own = {"app.kubernetes.io/name": "plinth", "app.kubernetes.io/instance": "plinth"}
     for policy in release.all("NetworkPolicy"):
         spec = policy["spec"]
@@ -138,5 +147,7 @@ def policies_select_pods_of_this_release_alone(release: Release) -> None:
         if not policy["metadata"]["name"].endswith("default-deny"):
             selectors.append(spec["podSelector"])
         for selector in selectors:
+            if release.cluster and selector == cluster:
+                continue
             assert selector["matchLabels"] == own
             assert [entry["key"] for entry in selector["matchExpressions"]] == ["app.kubernetes.io/component"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.core.config import Settings
 from tests.chart.cases import Release, main_container
+from tests.chart.cluster_uri import in_the_pod
 from tests.chart.tools import KEY, Object
 from tests.chart.watched import HOOK, key_annotation, scrape_annotations, tracing_variables
 
@@ -81,6 +82,11 @@ def every_container_can_write_to_tmp_and_to_no_other_place_by_chance(release: Re
                 assert {"name": "certificates", "mountPath": "/certificates", "readOnly": True} in container[
                     "volumeMounts"
                 ]
+            if release.cluster:
+                expected = {"database-ca": "/run/database-ca"}
+                assert {"name": "database-ca", "mountPath": "/run/database-ca", "readOnly": True} in container[
+                    "volumeMounts"
+                ]
             assert mounts == expected | {"tmp": "/tmp"}
 
 
@@ -95,7 +101,10 @@ def volumes_are_bounded_and_mounted(release: Release) -> None:
         }
         assert mounted == volumes.keys() | claims
         for volume in volumes.values():
-            if volume["name"] != "certificates":
+            if volume["name"] == "database-ca":
+                secret = {"secretName": f"{release.cluster}-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+                assert volume["secret"] == secret, "the authority's private key stays out of the pods"
+            elif volume["name"] != "certificates":
                 assert _quantity(volume["emptyDir"]["sizeLimit"]) <= 128 * 2**20
 
 
@@ -122,6 +131,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         values, secrets = _environment(container)
         given = {name: value for name, value in values.items() if name in Settings.model_fields}
         given |= {name: _SECRETS[name] for name in secrets if name in _SECRETS}
+        if release.cluster:
+            given["DATABASE_URL"] = in_the_pod(given["DATABASE_URL"])
         settings = Settings.isolated(**given)
 
         assert str(settings.ENVIRONMENT) == _environment_of(release)
@@ -132,6 +143,7 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         expected = Settings.isolated(**(given | {key: _as_variable(value) for key, value in config.items()}))
         assert settings.model_dump() == expected.model_dump()
         wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL", "SECRET_KEY"}
+        wanted |= {"CLUSTER_URI", "DATABASE_REPLICA_URL"} if release.cluster else set()
         wanted |= {"REDIS_URL"} if release.values["redis"]["enabled"] or _redis(release) else set()
         replica = component == "api" and release.values["externalDatabase"]["replicaKey"]
         wanted |= {"DATABASE_REPLICA_URL"} if replica else set()
@@ -143,11 +155,11 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
 
 def secrets_come_from_secrets(release: Release) -> None:
     values = release.values
-    database = values["externalDatabase"]["existingSecret"] or f"{release.name}-postgresql"
+    database, database_key = release.database_secret
     for component, container in _ours(release):
         _, secrets = _environment(container)
-        key = (release.direct or "DATABASE_URL") if component == "migrate" else "DATABASE_URL"
-        assert secrets.pop("DATABASE_URL") == (database, key)
+        key = (release.direct or database_key) if component == "migrate" else database_key
+        assert secrets.pop("CLUSTER_URI" if release.cluster else "DATABASE_URL") == (database, key)
         if component == "api" and (replica := values["externalDatabase"]["replicaKey"]):
             assert secrets.pop("DATABASE_REPLICA_URL") == (database, replica)
         secret = values["secretKey"]["existingSecret"] or f"{release.name}-key"
@@ -188,7 +200,8 @@ def pods_carry_the_labels_annotations_and_volumes_of_the_values(release: Release
         assert pod["metadata"].get("annotations", {}) == made | values["podAnnotations"]
     for component in {*release.watched, "migrate"} & release.pods().keys():
         values, pod = release.values[component], release.pods()[component]
-        assert [volume for volume in pod["spec"]["volumes"] if volume["name"] != "tmp"] == values["extraVolumes"]
+        own = [volume for volume in pod["spec"]["volumes"] if volume["name"] not in ("tmp", "database-ca")]
+        assert own == values["extraVolumes"]
 
 
 def extra_containers_start_around_the_wait_and_are_as_restricted(release: Release) -> None:
@@ -229,9 +242,7 @@ def _environment(container: Object) -> tuple[dict[str, str], dict[str, tuple[str
 
 
 def _environment_of(release: Release) -> str:
-    deployed = (
-        release.values["externalDatabase"]["existingSecret"] or release.values["config"]["AUTH_PROVIDER"] != "local"
-    )
+    deployed = release.own_database or release.values["config"]["AUTH_PROVIDER"] != "local"
     return str(release.values["environment"] or ("production" if deployed else "local"))
 
 

@@ -55,7 +55,7 @@ def keda_asks_the_database_how_much_there_is_to_do(release: Release) -> None:
 
 
 def keda_reads_the_address_where_the_pods_do(release: Release) -> None:
-    database = release.values["externalDatabase"]["existingSecret"] or f"{release.name}-postgresql"
-    key = release.values["worker"]["keda"]["connectionKey"] or release.direct or "DATABASE_URL"
+    database, pooled = release.database_secret
+    key = release.values["worker"]["keda"]["connectionKey"] or release.direct or pooled
     for item in release.all("TriggerAuthentication"):
         assert item["spec"] == {"secretTargetRef": [{"parameter": "connection", "name": database, "key": key}]}

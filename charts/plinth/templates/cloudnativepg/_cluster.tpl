@@ -1,0 +1,80 @@
+{{/* The name of the Cluster, from which the operator makes those of its Services and Secrets. It takes 50 characters. */}}
+{{- define "plinth.clusterName" -}}
+{{ include "plinth.fullname" . }}-database
+{{- end -}}
+
+{{/* The spec of the Cluster: that of the values, and what the chart says of the rest. */}}
+{{- define "plinth.clusterSpec" -}}
+{{- $values := .Values.cloudnativepg -}}
+{{- $parameters := include "plinth.overlaid" (list (dict "max_connections" ($values.maxConnections | int | toString)) $values.parameters) | fromYaml -}}
+{{- $postgresql := dict "parameters" $parameters -}}
+{{- /* A commit waits until one standby has it, or the newest ones would be lost with the primary. */ -}}
+{{- if gt (int $values.instances) 1 -}}
+{{- $_ := set $postgresql "synchronous" (dict "method" "any" "number" 1) -}}
+{{- end -}}
+{{- $storage := dict "size" $values.storage.size -}}
+{{- with $values.storage.className -}}
+{{- $_ := set $storage "storageClass" . -}}
+{{- end -}}
+{{- /* A smart shutdown refuses new connections and waits for the open ones to end, three minutes by default. Those of a pool
+never end by themselves. */ -}}
+{{- $made := dict
+      "instances" (int $values.instances)
+      "imagePullPolicy" $values.image.pullPolicy
+      "storage" $storage
+      "smartShutdownTimeout" 0
+      "postgresql" $postgresql -}}
+{{- with $values.resources -}}
+{{- $_ := set $made "resources" . -}}
+{{- end -}}
+{{- with include "plinth.pullSecrets" . | fromYamlArray -}}
+{{- $_ := set $made "imagePullSecrets" . -}}
+{{- end -}}
+{{- $spec := $values.spec | default dict | deepCopy -}}
+{{- /* The operator takes one of the two. */ -}}
+{{- if not (hasKey $spec "imageCatalogRef") -}}
+{{- $_ := set $made "imageName" (include "plinth.image" (list . $values.image "")) -}}
+{{- end -}}
+{{- include "plinth.setMissing" (list $spec $made) -}}
+{{ toYaml $spec }}
+{{- end -}}
+
+{{/* Selects the pods of the Cluster, by the operator's label. */}}
+{{- define "plinth.clusterPods" -}}
+matchLabels:
+  cnpg.io/cluster: {{ include "plinth.clusterName" . | quote }}
+{{- end -}}
+
+{{/*
+The variables with the URL of the Cluster. The operator's says nothing of TLS, which a deployment wants; what a parameter
+says comes before the rest of a URL.
+*/}}
+{{- define "plinth.clusterVariables" -}}
+{{- $name := include "plinth.clusterName" . }}
+{{- $tls := "sslmode=verify-full&sslrootcert=/run/database-ca/ca.crt" }}
+- name: CLUSTER_URI
+  {{- include "plinth.fromSecret" (list (printf "%s-app" $name) "uri") | nindent 2 }}
+- name: DATABASE_URL
+  value: $(CLUSTER_URI)?{{ $tls }}
+{{- if .Values.cloudnativepg.readReplicas }}
+- name: DATABASE_REPLICA_URL
+  value: $(CLUSTER_URI)?host={{ $name }}-ro.{{ .Release.Namespace }}&{{ $tls }}
+{{- end }}
+{{- end -}}
+
+{{/* The volumes that pods of our image have for it, and where, as lists: the authority that signs the servers' certificates. */}}
+{{- define "plinth.clusterVolumes" -}}
+{{- if .Values.cloudnativepg.enabled }}
+{{- $own := printf "%s-ca" (include "plinth.clusterName" .) }}
+- name: database-ca
+  secret:
+    secretName: {{ dig "certificates" "serverCASecret" $own (include "plinth.clusterSpec" . | fromYaml) | quote }}
+    # Its private key is in the Secret as well.
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end -}}
+{{- define "plinth.clusterMounts" -}}
+{{- if .Values.cloudnativepg.enabled }}
+- {name: database-ca, mountPath: /run/database-ca, readOnly: true}
+{{- end }}
+{{- end -}}
