@@ -23,7 +23,12 @@ def the_cluster_is_as_the_values_say(release: Release) -> None:
                 # Pools never disconnect by themselves.
                 "smartShutdownTimeout": 0,
                 "postgresql": {
-                    "parameters": {"max_connections": str(values["maxConnections"])} | values["parameters"],
+                    "parameters": {
+                        "max_connections": str(values["maxConnections"]),
+                        # Seconds until a standby looks for the new primary again, for which commits wait.
+                        "wal_retrieve_retry_interval": "1s",
+                    }
+                    | values["parameters"],
                     # What was accepted is on two instances.
                     "synchronous": {"method": "any", "number": 1},
                 },

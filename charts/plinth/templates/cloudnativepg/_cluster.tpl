@@ -6,12 +6,15 @@
 {{/* The spec of the Cluster: that of the values, and what the chart says of the rest. */}}
 {{- define "plinth.clusterSpec" -}}
 {{- $values := .Values.cloudnativepg -}}
-{{- $parameters := include "plinth.overlaid" (list (dict "max_connections" ($values.maxConnections | int | toString)) $values.parameters) | fromYaml -}}
-{{- $postgresql := dict "parameters" $parameters -}}
-{{- /* A commit waits until one standby has it, or the newest ones would be lost with the primary. */ -}}
+{{- $parameters := dict "max_connections" ($values.maxConnections | int | toString) -}}
+{{- $postgresql := dict -}}
+{{- /* A commit waits until one standby has it, or the newest ones would be lost with the primary. So after a failover writes
+wait for a standby that follows the new one, which by default looks for it every 5 s. */ -}}
 {{- if gt (int $values.instances) 1 -}}
 {{- $_ := set $postgresql "synchronous" (dict "method" "any" "number" 1) -}}
+{{- $_ := set $parameters "wal_retrieve_retry_interval" "1s" -}}
 {{- end -}}
+{{- $_ := set $postgresql "parameters" (include "plinth.overlaid" (list $parameters $values.parameters) | fromYaml) -}}
 {{- $storage := dict "size" $values.storage.size -}}
 {{- with $values.storage.className -}}
 {{- $_ := set $storage "storageClass" . -}}
