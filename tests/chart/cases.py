@@ -259,6 +259,16 @@ CASES: dict[str, Object] = {
     },
 }
 
+CASES["pooled"] = merged(
+    CASES["cloudnativepg"],
+    {
+        "cloudnativepg": {
+            "readReplicas": False,
+            "pooler": {"enabled": True, "instances": 3, "poolSize": 30, "maxClients": 500, "spec": {"type": "rw"}},
+        },
+    },
+)
+
 
 def main_container(component: str) -> str:
     """The name of a component's main container, which is the same for each group of workers."""
@@ -346,7 +356,13 @@ class Release:
     def config(self, component: str) -> dict[str, Any]:
         """The settings of a component."""
         direct = {"DB_TRANSACTION_POOLER": False} if component == "migrate" and self.direct else {}
-        return {**self.values["config"], **self.values[component]["config"], **direct}
+        pooled = {"DB_TRANSACTION_POOLER": True} if component != "migrate" and self.pooled else {}
+        return {**self.values["config"], **self.values[component]["config"], **direct, **pooled}
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the pods go through a Pooler."""
+        return bool(self.values["cloudnativepg"]["pooler"]["enabled"])
 
     @property
     def direct(self) -> str:

@@ -11,6 +11,7 @@ from tests.chart.tools import NEWEST, OLDEST
 # Of the cluster, and not of Kubernetes.
 CUSTOM = {
     "Cluster",
+    "Pooler",
     "ScaledObject",
     "TriggerAuthentication",
     "HTTPRoute",

@@ -7,7 +7,7 @@ from tests.chart.damage import mutants
 from tests.chart.rules import RULES, Rule
 
 # Between them everything the chart can render.
-_CASES = ("default", "production", "full", "cloudnativepg")
+_CASES = ("default", "production", "full", "cloudnativepg", "pooled")
 _LEAST = 0.95
 
 

@@ -45,7 +45,7 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
     ),
     "a pooler that a Cluster does not have": (
         merged(CLUSTER, {"config": {"DB_TRANSACTION_POOLER": True}}),
-        ["config.DB_TRANSACTION_POOLER is true, and cloudnativepg.enabled is true", "Leave it out"],
+        ["config.DB_TRANSACTION_POOLER is true, and cloudnativepg.enabled", "cloudnativepg.pooler.enabled=true"],
     ),
     "too many connections of a Cluster": (
         merged(CLUSTER, {"cloudnativepg": {"maxConnections": 90}}),
@@ -58,6 +58,18 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
     "a Cluster with local tokens": (
         merged(CLUSTER, {"config": {"AUTH_PROVIDER": "local"}}),
         ['"production"', "config.AUTH_PROVIDER"],
+    ),
+    "a Pooler without a Cluster": (
+        {"cloudnativepg": {"pooler": {"enabled": True}}},
+        ["cloudnativepg.pooler.enabled is true, and cloudnativepg.enabled is false", "Set cloudnativepg.enabled=true"],
+    ),
+    "a Pooler that takes all connections": (
+        merged(CASES["pooled"], {"cloudnativepg": {"pooler": {"poolSize": 50}}}),
+        ["2 x 3 instances x 50 + 1 for the migration + 10 for operators = 311", "cloudnativepg.maxConnections is 300"],
+    ),
+    "a Pooler with too few places": (
+        merged(CASES["pooled"], {"cloudnativepg": {"pooler": {"maxClients": 90}}}),
+        ["cloudnativepg.pooler.maxClients is 90"],
     ),
     "two redis": (
         {"externalRedis": {"existingSecret": "cache"}},

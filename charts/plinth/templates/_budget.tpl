@@ -21,7 +21,9 @@ new ones are there already. Takes (list root component).
 {{- end -}}
 
 {{- define "plinth.maxConnections" -}}
-{{- if .Values.cloudnativepg.enabled -}}
+{{- if .Values.cloudnativepg.pooler.enabled -}}
+{{ .Values.cloudnativepg.pooler.maxClients | int }}
+{{- else if .Values.cloudnativepg.enabled -}}
 {{ (include "plinth.clusterSpec" . | fromYaml).postgresql.parameters.max_connections | int }}
 {{- else -}}
 {{ ternary .Values.postgresql.maxConnections .Values.externalDatabase.maxConnections .Values.postgresql.enabled | int }}

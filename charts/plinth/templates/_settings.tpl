@@ -29,6 +29,9 @@ nor an identity provider of its own.
 {{- if and (eq (last .) "migrate") $root.Values.externalDatabase.directKey -}}
 {{- $_ := set $config "DB_TRANSACTION_POOLER" false -}}
 {{- end -}}
+{{- if and (ne (last .) "migrate") $root.Values.cloudnativepg.pooler.enabled -}}
+{{- $_ := set $config "DB_TRANSACTION_POOLER" true -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 
@@ -97,7 +100,7 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 - name: METRICS_PORT
   value: "9090"
 {{- if $root.Values.cloudnativepg.enabled }}
-{{- include "plinth.clusterVariables" $root }}
+{{- include "plinth.clusterVariables" . }}
 {{- else }}
 {{- $key := include (ternary "plinth.directDatabaseKey" "plinth.databaseKey" (eq $component "migrate")) $root }}
 - name: DATABASE_URL

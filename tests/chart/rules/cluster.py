@@ -10,6 +10,7 @@ def the_cluster_is_as_the_values_say(release: Release) -> None:
     values = release.values["cloudnativepg"]
     for item in release.all("Cluster"):
         image = values["image"]
+        names = {"certificates": {"serverAltDNSNames": ["plinth-pooler.shop"]}} if release.pooled else {}
         registry = release.values["global"]["imageRegistry"] or image["registry"]
         assert (
             item["spec"]
@@ -33,6 +34,30 @@ def the_cluster_is_as_the_values_say(release: Release) -> None:
                     "synchronous": {"method": "any", "number": 1},
                 },
             }
+            | names
+            | values["spec"]
+        )
+
+
+def the_pooler_is_as_the_values_say(release: Release) -> None:
+    values = release.values["cloudnativepg"]["pooler"]
+    for item in release.all("Pooler"):
+        assert (
+            item["spec"]
+            == {
+                "cluster": {"name": release.cluster},
+                "type": "rw",
+                "instances": values["instances"],
+                "pgbouncer": {
+                    "poolMode": "transaction",
+                    "parameters": {
+                        "default_pool_size": str(values["poolSize"]),
+                        "max_client_conn": str(values["maxClients"]),
+                        # Seconds until PgBouncer tries again after a failover.
+                        "server_login_retry": "1",
+                    },
+                },
+            }
             | values["spec"]
         )
 
@@ -49,9 +74,13 @@ def pods_reach_the_primary_and_the_standbys_by_verified_tls(release: Release) ->
         for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
             variables = {entry["name"]: entry.get("value", "") for entry in container["env"]}
             assert list(variables).index("CLUSTER_URI") < list(variables).index("DATABASE_URL"), component
-            for name, service in (("DATABASE_URL", "rw"), ("DATABASE_REPLICA_URL", "ro")):
+            assert ("DATABASE_REPLICA_URL" in variables) == release.values["cloudnativepg"]["readReplicas"]
+            primary = "plinth-pooler" if release.pooled and component != "migrate" else "plinth-database-rw"
+            for name, service in (("DATABASE_URL", primary), ("DATABASE_REPLICA_URL", "plinth-database-ro")):
+                if name not in variables:
+                    continue
                 url = PostgresURL.parse(in_the_pod(variables[name]))
-                assert {host for host, port in url.hosts if port in (None, 5432)} == {f"plinth-database-{service}.shop"}
+                assert {host for host, port in url.hosts if port in (None, 5432)} == {f"{service}.shop"}
                 assert (url.user, url.password, url.database) == ("app", "much-to-guess", "app")
                 assert url.parameters == TLS
 

@@ -4,10 +4,22 @@ from tests.chart.cases import Release
 from tests.chart.tools import CHART, Object
 
 _SELECTOR = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
-_COMPONENTS = {"api", "migrate", "postgresql", "redis", "networkpolicy", "tests", "metrics", "key", "database"}
+_COMPONENTS = {
+    "api",
+    "migrate",
+    "postgresql",
+    "redis",
+    "networkpolicy",
+    "tests",
+    "metrics",
+    "key",
+    "database",
+    "pooler",
+}
 
 _API_VERSIONS = {
     "Cluster": "postgresql.cnpg.io/v1",
+    "Pooler": "postgresql.cnpg.io/v1",
     "ConfigMap": "v1",
     "Deployment": "apps/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
@@ -92,6 +104,7 @@ def objects_are_there_when_their_values_say_so(release: Release) -> None:
         ("StatefulSet", "redis"): values["redis"]["enabled"],
         ("Secret", "redis-auth"): values["redis"]["enabled"],
         ("Cluster", "database"): values["cloudnativepg"]["enabled"],
+        ("Pooler", "pooler"): values["cloudnativepg"]["pooler"]["enabled"],
         ("NetworkPolicy", "database"): values["cloudnativepg"]["enabled"] and values["networkPolicy"]["enabled"],
         ("Secret", "key"): bool(values["secretKey"]["value"]),
         ("Service", "redis"): values["redis"]["enabled"],

@@ -7,7 +7,7 @@ from tests.chart.cases import Release
 from tests.chart.policies import OUTSIDE, Peer, allowed
 from tests.chart.tools import Object
 
-_PORTS = (8000, 9090, 9187, 5432, 6432, 6433, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
+_PORTS = (8000, 9090, 9187, 9127, 5432, 6432, 6433, 6379, 6380, 443, 8443, 22, 4318, 4443, 15012)
 
 
 def _peers(release: Release) -> dict[str, Peer]:
@@ -62,8 +62,9 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     elif release.cluster:
         wanted |= {(client, "cluster", 5432) for client in clients}
         wanted |= set(product(["keda"], ["cluster"], [5432] if release.all("ScaledObject") else []))
+        open_ports = [8000, 9187, 9127] if release.pooled else [8000, 9187]
         # Its own pods may go anywhere, and the operator and Prometheus may be anywhere.
-        wanted |= set(product(["cluster"], free, _PORTS)) | set(product(free, ["cluster"], [8000, 9187]))
+        wanted |= set(product(["cluster"], free, _PORTS)) | set(product(free, ["cluster"], open_ports))
     else:
         wanted |= set(product(clients, free, [values["externalDatabase"]["port"]]))
         if release.direct:

@@ -143,7 +143,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         expected = Settings.isolated(**(given | {key: _as_variable(value) for key, value in config.items()}))
         assert settings.model_dump() == expected.model_dump()
         wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL", "SECRET_KEY"}
-        wanted |= {"CLUSTER_URI", "DATABASE_REPLICA_URL"} if release.cluster else set()
+        wanted |= {"CLUSTER_URI"} if release.cluster else set()
+        wanted |= {"DATABASE_REPLICA_URL"} if release.values["cloudnativepg"]["readReplicas"] else set()
         wanted |= {"REDIS_URL"} if release.values["redis"]["enabled"] or _redis(release) else set()
         replica = component == "api" and release.values["externalDatabase"]["replicaKey"]
         wanted |= {"DATABASE_REPLICA_URL"} if replica else set()

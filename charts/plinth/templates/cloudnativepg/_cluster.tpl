@@ -3,6 +3,16 @@
 {{ include "plinth.fullname" . }}-database
 {{- end -}}
 
+{{/* The name of its Pooler, and of the Service before that. */}}
+{{- define "plinth.poolerName" -}}
+{{ include "plinth.fullname" . }}-pooler
+{{- end -}}
+
+{{/* Where pods find a Service of the Cluster or of its Pooler. Takes (list root name). */}}
+{{- define "plinth.clusterHost" -}}
+{{ last . }}.{{ (first .).Release.Namespace }}
+{{- end -}}
+
 {{/* The spec of the Cluster: that of the values, and what the chart says of the rest. */}}
 {{- define "plinth.clusterSpec" -}}
 {{- $values := .Values.cloudnativepg -}}
@@ -27,6 +37,10 @@ never end by themselves. */ -}}
       "storage" $storage
       "smartShutdownTimeout" 0
       "postgresql" $postgresql -}}
+{{- /* The Pooler shows the servers' certificate. */ -}}
+{{- if $values.pooler.enabled -}}
+{{- $_ := set $made "certificates" (dict "serverAltDNSNames" (list (include "plinth.clusterHost" (list . (include "plinth.poolerName" .))))) -}}
+{{- end -}}
 {{- with $values.resources -}}
 {{- $_ := set $made "resources" . -}}
 {{- end -}}
@@ -50,18 +64,20 @@ matchLabels:
 
 {{/*
 The variables with the URL of the Cluster. The operator's says nothing of TLS, which a deployment wants; what a parameter
-says comes before the rest of a URL.
+says comes before the rest of a URL. A migration bypasses the Pooler. Takes (list root component).
 */}}
 {{- define "plinth.clusterVariables" -}}
-{{- $name := include "plinth.clusterName" . }}
+{{- $root := first . }}
+{{- $name := include "plinth.clusterName" $root }}
+{{- $pooler := and $root.Values.cloudnativepg.pooler.enabled (ne (last .) "migrate") }}
 {{- $tls := "sslmode=verify-full&sslrootcert=/run/database-ca/ca.crt" }}
 - name: CLUSTER_URI
   {{- include "plinth.fromSecret" (list (printf "%s-app" $name) "uri") | nindent 2 }}
 - name: DATABASE_URL
-  value: $(CLUSTER_URI)?{{ $tls }}
-{{- if .Values.cloudnativepg.readReplicas }}
+  value: $(CLUSTER_URI)?{{ if $pooler }}host={{ include "plinth.clusterHost" (list $root (include "plinth.poolerName" $root)) }}&{{ end }}{{ $tls }}
+{{- if $root.Values.cloudnativepg.readReplicas }}
 - name: DATABASE_REPLICA_URL
-  value: $(CLUSTER_URI)?host={{ $name }}-ro.{{ .Release.Namespace }}&{{ $tls }}
+  value: $(CLUSTER_URI)?host={{ include "plinth.clusterHost" (list $root (printf "%s-ro" $name)) }}&{{ $tls }}
 {{- end }}
 {{- end -}}
 
