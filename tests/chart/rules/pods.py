@@ -132,7 +132,8 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         given = {name: value for name, value in values.items() if name in Settings.model_fields}
         given |= {name: _SECRETS[name] for name in secrets if name in _SECRETS}
         if release.cluster:
-            given["DATABASE_URL"] = in_the_pod(given["DATABASE_URL"])
+            urls = given.keys() & {"DATABASE_URL", "DATABASE_REPLICA_URL"}
+            given |= {name: in_the_pod(given[name]) for name in urls}
         settings = Settings.isolated(**given)
 
         assert str(settings.ENVIRONMENT) == _environment_of(release)

@@ -41,8 +41,8 @@ def used() -> Iterator[str]:
                 yield node.value
 
 
-# What has the form of an attribute and is none: kinds of ASGI messages, a name in `docker/`.
-OTHERS = {"http.request", "http.response.start", "http.response.body", "http.disconnect"}
+# What has the form of an attribute and is none: kinds of ASGI messages, a template of `plinth/ops`.
+OTHERS = {"http.request", "http.response.start", "http.response.body", "http.disconnect", "error.html"}
 
 
 def test_attributes_are_the_registrys_and_stable() -> None:
