@@ -15,6 +15,7 @@ from plinth.identity.permissions import READ_JOBS
 from plinth.jobs import JobContext, JobKind, enqueue, job
 from plinth.jobs import kinds as kinds_module
 from plinth.jobs import schedules as schedules_module
+from plinth.ops import overview
 from tests.plinth.integration.jobs.conftest import Number
 from tests.support.api import client_of
 from tests.support.notes import settings_with
@@ -41,6 +42,12 @@ def settings(database_url: str, redis_url: str) -> Settings:
 async def running(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(create_app(settings)) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _figures_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shared in (overview.NOW, overview.LAST_HOUR):
+        monkeypatch.setattr(shared, "seconds", 0)
 
 
 @pytest.fixture
