@@ -19,6 +19,9 @@ function showContact(there) {
   if (place.textContent !== said) place.textContent = said; // a change is read aloud
 }
 
+// Without this script it would do nothing.
+for (const box of document.querySelectorAll("[data-ticks]")) box.closest("label").hidden = false;
+
 document.addEventListener("change", (event) => {
   const name = event.target.dataset.ticks;
   if (name) {

@@ -271,6 +271,9 @@ class TestWithoutScripts:
         self, page: Page, url: str, filled: UUID, sql: asyncpg.Connection
     ) -> None:
         await expect(page.locator("#zone")).to_have_text("Times are in UTC.")
+        await page.goto(f"{url}/ops/jobs")
+        await expect(page.get_by_label("All that match")).to_be_visible(timeout=TIMEOUT)
+        await expect(page.get_by_label("All on this page")).to_be_hidden()
         await page.goto(f"{url}/ops/dead-letters")
         await page.get_by_role("link", name="Delete invoice.send: SMTPRecipientsRefused").click()
         await page.get_by_label("Type 7 to confirm").fill("7")
