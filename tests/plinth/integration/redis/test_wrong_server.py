@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -153,25 +154,32 @@ class TestCheck:
                 server.resume()
 
 
-@pytest.fixture
-def cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Two nodes of a cluster without slots."""
-    nodes, clients = [], []
-    try:
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Any]]:
+    """Two nodes of a cluster. One that has just started takes no commands for two seconds."""
+    with ExitStack() as closing:
+        folder = closing.enter_context(scratch_folder())
+        clients = []
         for number in range(2):
             options = {"cluster-enabled": "yes", "port": str(free_port()), "cluster-port": str(free_port())}
-            for name, value in {**options, "cluster-require-full-coverage": "no"}.items():
-                monkeypatch.setitem(embedded.SETTINGS, name, value)
             node = Redis(folder / f"node{number}", log=folder / f"node{number}.log", durable=False)
-            node.start()
-            nodes.append(node)
-            clients.append(redis.Redis.from_url(node.url()))
+            with patch.dict(embedded.SETTINGS, options | {"cluster-require-full-coverage": "no"}):
+                node.start()
+            closing.callback(node.stop)
+            clients.append(closing.enter_context(redis.Redis.from_url(node.url())))
         yield clients
-    finally:
-        for client in clients:
-            client.close()
-        for node in nodes:
-            node.stop()
+
+
+@pytest.fixture
+def cluster(nodes: list[Any]) -> Iterator[list[Any]]:
+    """They have no slots, no keys, and do not know each other."""
+    for node in nodes:
+        # A node that was alone for a moment serves again after this time, and after 500 ms at the earliest.
+        node.config_set("cluster-node-timeout", 500)
+    yield nodes
+    for node in nodes:
+        node.flushall()
+        node.execute_command("CLUSTER RESET HARD")
 
 
 async def join(nodes: list[Any], slots: int) -> None:
@@ -182,6 +190,7 @@ async def join(nodes: list[Any], slots: int) -> None:
     other.execute_command(f"CLUSTER ADDSLOTSRANGE {slots} 16383")
     one.execute_command(f"CLUSTER MEET 127.0.0.1 {port} {bus}")
     await serves(one, 16384)
+    other.config_set("cluster-node-timeout", 60_000)
 
 
 async def serves(node: Any, slots: int) -> None:
@@ -191,6 +200,7 @@ async def serves(node: Any, slots: int) -> None:
         while (info.get("cluster_slots_ok"), info.get("cluster_state")) != (f"{slots}", "ok"):
             await asyncio.sleep(0.05)
             info = node.execute_command("CLUSTER INFO")
+    node.config_set("cluster-node-timeout", 60_000)  # no pause of this machine divides the cluster
 
 
 def url_of(client: Any) -> str:
