@@ -1,4 +1,4 @@
-"""What the release works with and does not bring: the Prometheus operator and KEDA.
+"""What the release works with and does not bring: the Prometheus operator, KEDA and CloudNativePG.
 
 E2E_ADDON names a program that installs them where the projects' own addresses cannot be reached; it is called with the
 name of the kind cluster and those of the add-ons, and waits for them.
@@ -10,16 +10,19 @@ from tests.e2e.cluster import Cluster, run
 
 PROMETHEUS_OPERATOR = "prometheus-operator"
 KEDA = "keda"
+CLOUDNATIVE_PG = "cloudnative-pg"
 
 # As their projects say to install them. Server-side, since their custom resources are too long for an annotation.
 _RELEASES = "https://github.com"
 _MANIFESTS = {
     PROMETHEUS_OPERATOR: f"{_RELEASES}/prometheus-operator/prometheus-operator/releases/download/v0.85.0/bundle.yaml",
     KEDA: f"{_RELEASES}/kedacore/keda/releases/download/v2.20.2/keda-2.20.2-core.yaml",
+    CLOUDNATIVE_PG: f"{_RELEASES}/cloudnative-pg/cloudnative-pg/releases/download/v1.27.0/cnpg-1.27.0.yaml",
 }
 _DEPLOYMENTS = {
     PROMETHEUS_OPERATOR: [("default", "prometheus-operator")],
     KEDA: [("keda", "keda-operator"), ("keda", "keda-metrics-apiserver")],
+    CLOUDNATIVE_PG: [("cnpg-system", "cnpg-controller-manager")],
 }
 
 

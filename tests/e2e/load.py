@@ -39,6 +39,8 @@ class Caller:
         self.name = uuid4().hex[:12]
         self.requests = 0
         self.failures: list[str] = []
+        # When each of these requests began, in seconds since 1970.
+        self.failed_at: list[float] = []
         self.items: list[str] = []
         self.exports: list[str] = []
         self.slowest = 0.0
@@ -81,20 +83,21 @@ class Caller:
 
     async def send(self, method: str, path: str, **options: Any) -> Any:
         self.requests += 1
-        started = time.monotonic()
+        began, started = time.time(), time.monotonic()
         try:
             response = await self.client.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise self.failed(f"{method} {path}: {error!r}") from None
+            raise self.failed(f"{method} {path}: {error!r}", began) from None
         took = time.monotonic() - started
         self.slowest = max(self.slowest, took)
         if not response.is_success:
-            raise self.failed(f"{method} {path}: {response.status_code} {response.text[:200]}")
+            raise self.failed(f"{method} {path}: {response.status_code} {response.text[:200]}", began)
         await asyncio.sleep(max(0.0, PAUSE - took))
         return response.json()
 
-    def failed(self, what: str) -> Failed:
+    def failed(self, what: str, began: float) -> Failed:
         self.failures.append(f"{time.strftime('%X')} {what}")
+        self.failed_at.append(began)
         return Failed()
 
 
@@ -105,6 +108,7 @@ async def main(url: str, stop: Path) -> None:
     report = {
         "requests": sum(caller.requests for caller in callers),
         "failures": [failure for caller in callers for failure in caller.failures],
+        "failed_at": [moment for caller in callers for moment in caller.failed_at],
         "items": [caller.items for caller in callers],
         "exports": [caller.exports for caller in callers],
         "slowest": max(caller.slowest for caller in callers),

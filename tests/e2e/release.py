@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from kubernetes import client, config
@@ -188,10 +188,20 @@ class Release:
         return self.execute(self.pods("api")[0].metadata.name, "sh", "-c", commands).split()
 
 
+AnyRelease = TypeVar("AnyRelease", bound=Release)
+
+
 @contextmanager
 def namespace(cluster: Cluster, name: str) -> Iterator[Release]:
     """A new namespace for a release, with nothing in it yet. It goes when the block ends."""
-    release = Release(cluster, name)
+    with own_namespace(Release(cluster, name)) as release:
+        yield release
+
+
+@contextmanager
+def own_namespace(release: AnyRelease) -> Iterator[AnyRelease]:
+    """The namespace of a release, made anew. It goes when the block ends."""
+    name = release.namespace
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     release.core.create_namespace({"metadata": {"name": name, "labels": labels}})
     try:

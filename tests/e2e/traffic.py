@@ -24,6 +24,8 @@ INSIDE_URL = "http://plinth-api/api/v1/"
 class Traffic:
     requests: int = 0
     failures: list[str] = field(default_factory=list)
+    # When each of these requests began, in seconds since 1970.
+    failed_at: list[float] = field(default_factory=list)
     # The ids that each caller was told, by its token.
     items: dict[str, list[str]] = field(default_factory=dict)
     exports: dict[str, list[str]] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class Traffic:
     def add(self, tokens: list[str], report: dict[str, Any]) -> None:
         self.requests += report["requests"]
         self.failures += report["failures"]
+        self.failed_at += report["failed_at"]
         self.items |= dict(zip(tokens, report["items"], strict=True))
         self.exports |= dict(zip(tokens, report["exports"], strict=True))
         self.slowest = max(self.slowest, report["slowest"])
