@@ -74,14 +74,16 @@ class _Writer:
         # A logger may be copied, and go to another process.
         return partial(_Writer, as_bytes=self._as_bytes), ()
 
-    def info(self, line: Any) -> None:
+    def msg(self, line: Any) -> None:
         try:
             self._write(line + self._end)
             self._flush()
         except (OSError, RuntimeError, ValueError):  # it fails, is being written to by this thread, or is closed
             pass
 
-    debug = warning = error = critical = info
+    # The names that structlog's own writers have: a library's wrapper may call any.
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 class _Handler(logging.StreamHandler[Any]):

@@ -269,6 +269,12 @@ def test_logger_can_be_copied_and_sent_to_another_process(configure: Configure) 
     assert stderr.getvalue() == "a line\na line\n"
 
 
+def test_writer_has_the_methods_of_structlogs() -> None:
+    theirs = {name for name, own in vars(structlog.BytesLogger).items() if own is structlog.BytesLogger.msg}
+    assert "warning" in theirs
+    assert theirs <= vars(_Writer).keys()
+
+
 def test_code_that_logs_while_a_line_is_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the garbage collector may call it, and a handler of signals."""
 
