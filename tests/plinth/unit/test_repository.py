@@ -124,6 +124,14 @@ def test_make_help_shows_each_target_in_a_group() -> None:
     assert len(re.findall(r"^\S.*$", shown, re.MULTILINE)) >= 5
 
 
+@pytest.mark.parametrize(
+    ("arguments", "processes"), [("", "-n 2"), ("--cov", "-n 2"), ("-k one_test", "-n 0"), ("-k jobs -n 2", "-n 2")]
+)
+def test_make_runs_few_tests_in_one_process(arguments: str, processes: str) -> None:
+    shown = output("make", "--dry-run", "test", f"ARGS={arguments}")
+    assert re.findall(r"-n \d", shown)[-1] == processes  # the last one counts
+
+
 def test_lock_files_contain_no_addresses_and_paths() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         assert not re.search(r"https?://|file:|^--(index|find)", lock.read_text(), re.MULTILINE), lock
