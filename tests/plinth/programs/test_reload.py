@@ -9,6 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -181,6 +184,31 @@ def test_server_that_was_killed_is_started_again(ask: Callable[..., httpx.Respon
         if child.net_connections():
             child.kill()
     process.heard("the process was killed", nth=count + 1)
+    ask_until(ask, 200)
+
+
+def test_request_that_goes_on_has_a_second_to_end(
+    ask: Callable[..., httpx.Response], tree: Path, process: Process
+) -> None:
+    ask_until(ask, 200)
+    good = (tree / HEALTH).read_text()
+    line = '    return json_response({"status": "alive"'
+    slow = good.replace(line, f"    import asyncio\n    await asyncio.sleep(3600)\n{line}")
+    assert slow != good
+    count = sum("Application startup complete" in line for line in process.lines)
+    (tree / HEALTH).write_text(slow)
+    process.heard("Application startup complete", nth=count + 1)
+    count = sum("Shutting down" in line for line in process.lines)
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(ask)
+        time.sleep(0.5)
+        (tree / HEALTH).write_text(good)
+        told = process.heard("Shutting down", nth=count + 1)
+        cut = process.heard("Cancel ")
+        with suppress(httpx.TransportError):
+            held.result()
+    waited = datetime.fromisoformat(cut["timestamp"]) - datetime.fromisoformat(told["timestamp"])
+    assert 1 <= waited.total_seconds() < 15  # of 20 that uvicorn gives elsewhere
     ask_until(ask, 200)
 
 
