@@ -29,6 +29,11 @@ __all__ = ["router"]
 
 router = page_router()
 
+# What a page shows of a job, which may have a thousand steps with 64 KiB each: to mask all of that takes a minute.
+MAX_STEPS = 200
+MAX_STEP_RESULT = 1000  # bytes of JSON
+MAX_RUNS = 10
+
 NEVER = 9999  # the year in which a job is due that waits for an event without a time-out
 _BATCH_EVENT = "batch:"  # see plinth.jobs.batch_end.event_of
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-")
@@ -73,7 +78,7 @@ class Moment(NamedTuple):
 async def show_job(job_id: UUID, request: Request, operator: ReaderDep, session: SessionDep) -> Response:
     """All that is known of a job."""
     job = await get_job(session, job_id)
-    steps = await list_steps(session, job_id)
+    steps = await list_steps(session, job_id, newest=MAX_STEPS + 1, longest=MAX_STEP_RESULT)
     traced = _TRACEPARENT.match((job.trace_context or {}).get("traceparent", ""))
     trace_id = traced[1] if traced else None
     template = state_of(request)["settings"].OPS_TRACE_URL
@@ -83,7 +88,9 @@ async def show_job(job_id: UUID, request: Request, operator: ReaderDep, session:
         "job.html",
         words=words,
         job=job,
-        steps=steps,
+        steps=steps[-MAX_STEPS:],
+        more_steps=len(steps) > MAX_STEPS,
+        failed_runs=job.errors[-MAX_RUNS:],
         moments=_moments(job),
         waits_for_event=job.run_at.year == NEVER,
         batch=await _batch_of(session, job),

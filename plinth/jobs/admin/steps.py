@@ -13,9 +13,12 @@ __all__ = ["StepView", "list_steps"]
 _STEPS = """
 SELECT name, kind,
     CASE WHEN kind = 'sleep' AND state = 'waiting' AND due_at <= now() THEN 'done' ELSE state END AS state,
-    event, result, error, started_at, due_at,
+    event, CASE WHEN octet_length(result::text) > $3::int
+        THEN to_jsonb(octet_length(result::text) || ' bytes') ELSE result END AS result,
+    error, started_at, due_at,
     COALESCE(finished_at, CASE WHEN kind = 'sleep' AND due_at <= now() THEN due_at END) AS finished_at
-FROM job_step WHERE job_id = $1 ORDER BY started_at, name
+FROM (SELECT * FROM job_step WHERE job_id = $1 ORDER BY started_at DESC, name DESC LIMIT $2) AS newest
+ORDER BY started_at, name
 """
 
 
@@ -38,7 +41,12 @@ class StepView:
     finished_at: datetime | None
 
 
-async def list_steps(session: AsyncSession, job_id: UUID) -> list[StepView]:
-    """List the steps of a job, live or ended, in the order in which they began."""
-    rows = await (await session.connection()).exec_driver_sql(_STEPS, (job_id,))
+async def list_steps(
+    session: AsyncSession, job_id: UUID, *, newest: int | None = None, longest: int | None = None
+) -> list[StepView]:
+    """List the steps of a job, live or ended, in the order in which they began.
+
+    `newest`: so many at most. `longest`: of a result with more bytes of JSON, `result` says only how many.
+    """
+    rows = await (await session.connection()).exec_driver_sql(_STEPS, (job_id, newest, longest))
     return [StepView(**row._asdict()) for row in rows]

@@ -153,6 +153,29 @@ class TestJob:
         assert f'href="/ops/jobs?batch={children}"' in page
         assert "pay.ended" in page
 
+    async def test_large_steps_and_many_failed_runs_are_not_read_as_a_whole(
+        self, operator: httpx.AsyncClient, waiting: Make, sql: asyncpg.Connection
+    ) -> None:
+        job_id = await waiting()
+        await sql.execute(
+            "INSERT INTO job_step (job_id, name, kind, state, result, started_at)"
+            " SELECT $1, 'step-' || n || '.', 'step', 'done', to_jsonb(repeat('token: x, ', CASE n WHEN 250 THEN 6000"
+            " ELSE 1 END)), now() + n * interval '1 ms'"
+            " FROM generate_series(1, 250) AS n",
+            job_id,
+        )
+        await sql.execute(
+            "UPDATE job SET errors = (SELECT jsonb_agg(jsonb_build_object('at', now(), 'run', n, 'attempt', n,"
+            " 'outcome', 'error', 'error', 'error-' || n || '.', 'detail', '', 'traceback', ''))"
+            " FROM generate_series(1, 50) AS n)"
+            " WHERE id = $1",
+            job_id,
+        )
+        page = (await operator.get(f"{OPS}/jobs/{job_id}")).text
+        assert (page.count("step-"), "step-50." in page, "step-51." in page) == (200, False, True)
+        assert "60002 bytes" in page
+        assert (page.count('<details id="run-'), "error-40." in page, "error-41." in page) == (10, False, True)
+
     @pytest.mark.parametrize("path", ["/jobs/00000000-0000-7000-8000-000000000000", "/jobs/none"])
     async def test_job_that_there_is_not_has_a_page_that_says_so(self, operator: httpx.AsyncClient, path: str) -> None:
         page = await operator.get(f"{OPS}{path}")

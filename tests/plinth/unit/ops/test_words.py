@@ -1,5 +1,6 @@
 """How the pages say things."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,11 +36,44 @@ def test_jobs_are_counted_in_words() -> None:
 
 
 def test_json_is_masked_and_cut() -> None:
-    said = words.masked_json({"password": "hunter2", "text": "x" * 2 * words.MAX_JSON, "ü": 1})
+    said = words.masked_json({"password": "hunter2", "text": "x " * words.MAX_JSON, "ü": 1})
     assert "hunter2" not in said
     assert len(said) < words.MAX_JSON + 100
-    assert said.endswith("characters more")
+    assert said.endswith("… and more")
     assert words.masked_json({"ü": 1}) == '{\n  "ü": 1\n}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["token: " + "a" * 20] * 100_000,
+        {f"key{number}": [] for number in range(200_000)},
+        "password = x, " * 200_000,
+        [[[0] * 1000] * 1000],
+    ],
+)
+def test_only_the_beginning_of_a_large_value_is_masked(value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = 0
+
+    def redact(event: dict[str, object]) -> None:
+        nonlocal seen
+        seen = len(json.dumps(event))
+
+    monkeypatch.setattr(words, "redact", redact)
+    assert words.masked_json(value).endswith("… and more")
+    assert seen < 4 * words.MAX_JSON
+
+
+def test_text_is_not_cut_within_a_secret() -> None:
+    said = words.masked_json("x " * (words.MAX_JSON // 2 - 100) + "postgresql://olga:hunter2" + "x" * 9000 + "@db")
+    assert "hunter2" not in said
+
+
+def test_what_is_nested_deeply_is_left_out() -> None:
+    value: object = "the bottom"
+    for _ in range(5000):
+        value = [value]
+    assert "…" in words.masked_json(value)
 
 
 def test_graph_scales_to_its_busiest_minute() -> None:
