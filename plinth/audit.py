@@ -65,7 +65,7 @@ async def record(session: AsyncSession, by: Actor, action: str, target: str, **d
     Raises:
         ValueError: the detail is too long.
     """
-    if len(json.dumps(detail)) > MAX_DETAIL_BYTES:
+    if len(json.dumps(detail, ensure_ascii=False).encode()) > MAX_DETAIL_BYTES:
         raise ValueError(f"the detail of {action} has more than {MAX_DETAIL_BYTES} bytes")
     values = {
         "issuer": by.issuer,

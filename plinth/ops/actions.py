@@ -15,7 +15,7 @@ from plinth.jobs.admin.bulk import MAX_JOBS, STATES, Selection, act_on_many
 from plinth.jobs.admin.bulk import Action as ActionName
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.ops import words
-from plinth.ops.filters import Filters, ids_in, read_filters
+from plinth.ops.filters import Filters, ids_in, read_filters, read_number
 from plinth.ops.pages import address, page, page_router, read_form
 from plinth.ops.session import OperatorDep
 
@@ -97,13 +97,13 @@ async def act(request: Request, operator: OperatorDep, session: SessionDep) -> R
     """Acts on as many jobs as were said, at most, and leads back."""
     form = await read_form(request)
     asked = _read(form)
-    limit = str(form.get("limit", ""))
-    if not limit.isdecimal() or not 1 <= int(limit) <= MAX_JOBS:
+    limit = read_number(form.get("limit", ""))
+    if limit is None or not 1 <= limit <= MAX_JOBS:
         raise BadRequestError("The form says no number of jobs.")
-    word = asked.word(int(limit))
+    word = asked.word(limit)
     if word is not None and str(form.get("confirm", "")).strip().replace(",", "") != word:
         return await _ask(request, session, asked, operator, wrong=True)
-    count = await _act(session, asked, operator, int(limit))
+    count = await _act(session, asked, operator, limit)
     origin = f"/jobs{asked.filters.query()}" if asked.name == "delete" else asked.origin
     sign = "&" if "?" in origin else "?"
     return RedirectResponse(f"{address(request, origin)}{sign}done={asked.name}&count={count}", 303)

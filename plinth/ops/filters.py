@@ -1,5 +1,6 @@
 """What narrows the list of jobs: read from an address or a form, and written into links."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ from plinth.jobs import State
 from plinth.jobs.admin.bulk import Selection
 from plinth.times import read_moment
 
-__all__ = ["Filters", "ids_in", "read_filters", "read_id", "read_text", "read_time"]
+__all__ = ["Filters", "ids_in", "read_filters", "read_id", "read_number", "read_text", "read_time"]
 
 MAX_TEXT = 255  # characters; no name is longer
 MAX_ERROR = 1002  # the longest error, in quotes
@@ -94,6 +95,11 @@ def read_time(text: str) -> datetime:
     except ValueError as error:
         message = str(error)
         raise ValueError(f"{message[0].upper()}{message[1:]}.") from None
+
+
+def read_number(text: str) -> int | None:
+    """A number of up to six digits; None for any other text."""
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
 def ids_in(given: ImmutableMultiDict[str, Any]) -> list[UUID]:

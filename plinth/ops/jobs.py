@@ -21,7 +21,7 @@ from plinth.jobs.admin.search import SEARCHED, Found, find_jobs
 from plinth.jobs.admin.steps import StepView, list_steps
 from plinth.ops import words
 from plinth.ops.actions import ACTIONS
-from plinth.ops.filters import read_filters, read_id
+from plinth.ops.filters import read_filters, read_id, read_number
 from plinth.ops.pages import page, page_router
 from plinth.ops.session import ReaderDep
 
@@ -104,10 +104,10 @@ async def show_job(job_id: UUID, request: Request, operator: ReaderDep, session:
 
 def done_of(request: Request) -> str | None:
     """What the address says was done, by an action's name and a number: never a text of others."""
-    name, count = (request.query_params.get(name, "") for name in ("done", "count"))
-    if name not in ACTIONS or not count.isdecimal() or len(count) > 6:
+    name, count = request.query_params.get("done"), read_number(request.query_params.get("count", ""))
+    if name not in ACTIONS or count is None:
         return None
-    return ACTIONS[name].done.format(jobs=words.jobs(int(count)))
+    return ACTIONS[name].done.format(jobs=words.jobs(count))
 
 
 def _moments(job: JobView) -> list[Moment]:

@@ -25,11 +25,14 @@ from plinth.jobs.batch_end import end_batches
 from plinth.jobs.doorbell import ring_after_commit
 from plinth.jobs.engine.batches import cancel_children
 from plinth.jobs.outcome import State
+from plinth.telemetry.redaction import redact_text
 
 __all__ = ["MAX_JOBS", "Action", "Selection", "act_on_many"]
 
 MAX_JOBS = 10_000  # in one transaction
-MAX_NAMED = 100  # ids in the audit log
+# In the audit log: ids, and characters of the text in an error.
+MAX_NAMED = 100
+MAX_SAID = 100
 
 Action = Literal["cancel", "delete", "run_now", "prioritise", "retry"]
 
@@ -121,6 +124,7 @@ async def act_on_many(
     ids_named = [*map(str, selection.ids[:MAX_NAMED])]
     asked = selection._asdict() | {"states": list(selection.states), "ids": ids_named}
     asked |= {name: asked[name] and str(asked[name]) for name in ("batch", "since", "until")}
+    asked |= {"error": selection.error and redact_text(selection.error)[:MAX_SAID]}
     asked |= {"priority": priority, "limit": limit}
     await record(session, by, f"jobs.{action}", "jobs", **asked, count=len(jobs))
     return len(jobs)

@@ -267,6 +267,19 @@ class TestAct:
         assert "Retry: no job" in page.text
         assert "cancelled, discarded" in page.text
 
+    async def test_longest_texts_are_recorded_and_no_secret(
+        self, post: Act, dead: Make, sql: asyncpg.Connection, records: Records
+    ) -> None:
+        job_id = await dead("😀" * 1000)
+        done = await post("/jobs/act", action="retry", all="1", error=f'"{"😀" * 1000}"', limit="1")
+        assert (done.status_code, await state(sql, job_id)) == (303, "available")
+        names = dict.fromkeys(("kind", "queue", "owner"), "😀" * 255)
+        secret = "password=hunter2hunter2 " * 40
+        done = await post("/jobs/act", action="retry", all="1", error=secret, limit="1", **names)
+        assert done.status_code == 303
+        assert len(await records()) == 2
+        assert "hunter2" not in str(await sql.fetch("SELECT detail FROM audit_record"))
+
     @pytest.mark.parametrize(
         "fields",
         [
@@ -275,6 +288,9 @@ class TestAct:
             {"action": "retry", "id": "7", "limit": "1"},
             {"action": "retry", "all": "1"},
             {"action": "retry", "all": "1", "limit": "10001"},
+            {"action": "retry", "all": "1", "limit": "0"},
+            {"action": "retry", "all": "1", "limit": "٣"},
+            {"action": "retry", "all": "1", "limit": "9" * 5000},
             {"action": "retry", "all": "1", "limit": "1", "since": "never"},
         ],
     )
