@@ -1,7 +1,8 @@
 """The session of a signed-in operator, in one cookie, and what pages depend on.
 
 The cookie holds what `Permissions` asks of a caller, and is read at each request: a permission that the settings no
-longer grant is gone at once. What the identity provider takes away is gone when the session ends.
+longer grant is gone at once, and so is the session of an issuer that they no longer name. What the identity provider
+takes away is gone when the session ends.
 """
 
 import hmac
@@ -75,6 +76,8 @@ def _read_session(request: Request) -> Session | None:
     if found is None:
         return None
     session_id, csrf, issuer, subject, scopes, roles, first, until = found
+    if issuer not in api_state_of(request)["settings"].issuers:
+        return None
     return Session(session_id, csrf, Principal(subject, issuer, frozenset(scopes), frozenset(roles), until, first))
 
 

@@ -362,6 +362,14 @@ class TestEnd:
         async with browser_of(settings, OPERATOR_ROLE="boss") as browser:
             assert (await browser.get(OPS, headers=cookie)).status_code == 403
 
+    async def test_session_of_an_issuer_that_the_settings_no_longer_name_is_over(
+        self, operator: httpx.AsyncClient, settings: Settings
+    ) -> None:
+        cookie = {"Cookie": f"{SESSION}={operator.cookies[SESSION]}"}
+        other = {"AUTH_PROVIDER": "supabase", "SUPABASE_URL": "https://project.supabase.test"}
+        async with browser_of(settings, **other) as browser:
+            assert (await browser.get(OPS, headers=cookie)).status_code == 303
+
     async def test_rotation_of_the_secret_key_ends_no_session(self, settings: Settings) -> None:
         old, new = "3f1d6a0b9c8e7d5f42a1b0c9d8e7f6a5", "a5f6e7d8c9b0a1425fd7e8c90b6a1d3f"
         before = Settings.isolated(**settings.model_dump(exclude_unset=True) | {"SECRET_KEY": old})
