@@ -41,7 +41,7 @@ class Selection(NamedTuple):
     """The jobs that have all of this; None, or no state and no id: any.
 
     `since` and `until` bound when they were made. `error` is a part of what an error of theirs says or, in double
-    quotes, the whole of the last one.
+    quotes, the whole of the last one or its SHA-256 digest: `"sha256:…"`.
     """
 
     kind: str | None = None

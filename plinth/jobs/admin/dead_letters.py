@@ -1,14 +1,18 @@
 """Groups the dead letters by what went wrong, for operators."""
 
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.admin.sql import DEAD_LETTER_GROUPS, MAX_GROUPED
+from plinth.telemetry.redaction import redact_text
 
 __all__ = ["MAX_GROUPED", "DeadLetters", "group_dead_letters"]
+
+MAX_SAID = 200  # characters of an error in an address
 
 
 class DeadLetters(NamedTuple):
@@ -21,6 +25,18 @@ class DeadLetters(NamedTuple):
     last: datetime
     newest: UUID
     detail: str
+
+    @property
+    def said(self) -> str:
+        """The text of `Selection.error` by which they are found, fit for addresses and forms.
+
+        Addresses stay in histories and forms change line breaks: so it is the digest of an error that holds a secret or
+        a line break, or is long.
+        """
+        error = self.error
+        if len(error) <= MAX_SAID and error.isprintable() and redact_text(error) == error:
+            return f'"{error}"'
+        return f'"sha256:{sha256(error.encode()).hexdigest()}"'
 
 
 async def group_dead_letters(session: AsyncSession) -> list[DeadLetters]:

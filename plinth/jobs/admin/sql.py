@@ -2,9 +2,11 @@
 
 from plinth.jobs.engine.fleet_sql import queue_counts
 
-# A part of what a failed run has said, in upper or lower case; or in quotes the whole error of the last one. Most jobs
-# have no errors, and none of those is taken apart.
-ERROR_HAS = """(CASE WHEN {text} LIKE '"%"'
+# A part of what a failed run has said, in upper or lower case; or in quotes the whole error of the last one, or its
+# digest. Most jobs have no errors, and none of those is taken apart.
+ERROR_HAS = """(CASE WHEN {text} ~ '^"sha256:[0-9a-f]+"$'
+    THEN errors <> '[]' AND encode(sha256(convert_to(errors -> -1 ->> 'error', 'UTF8')), 'hex') = substr({text}, 9, 64)
+    WHEN {text} LIKE '"%"'
     THEN COALESCE(errors -> -1 ->> 'error', '') = substr({text}, 2, length({text}) - 2)
     ELSE errors <> '[]' AND EXISTS (
         SELECT FROM jsonb_array_elements(errors) AS entry

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from html import unescape
 from uuid import UUID
 
 import asyncpg
@@ -180,6 +181,34 @@ async def test_dead_letters_are_grouped_and_lead_to_their_jobs(operator: httpx.A
     confirms = re.findall(r'href="(/ops/jobs/confirm[^"]+)"', page)
     (retry,) = [found for found in confirms if "retry" in found and "=%22Late" in found]
     assert "Retry: 1 job" in (await operator.get(f"https://service.test{retry.replace('&amp;', '&')}")).text
+
+
+@pytest.mark.parametrize(
+    "error", ["password=hunter2hunter2", "two\nlines", "a\ttab", "long " * 200, "a\r\nb", ' "quoted" ']
+)
+async def test_dead_letters_of_any_error_are_done_again_as_a_browser_sends_the_form(
+    operator: httpx.AsyncClient, post: Act, dead: Make, sql: asyncpg.Connection, error: str
+) -> None:
+    job_id, other = await dead(error), await dead(error.strip() + ".")
+    page = (await operator.get(f"{OPS}/dead-letters")).text
+    assert "hunter2hunter2" not in page
+    groups = [
+        found.replace("&amp;", "&") for found in re.findall(r'href="(/ops/jobs/confirm[^"]+action=retry[^"]+)"', page)
+    ]
+    assert len(groups) == 2
+    for address in groups:
+        asked = (await operator.get(f"https://service.test{address}")).text
+        assert "Retry: 1 job" in asked
+        fields = {
+            name: unescape(value) for name, value in re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked)
+        }
+        # Browsers send each line break as \r\n.
+        done = await post(
+            "/jobs/act", **{name: re.sub(r"\r?\n", "\r\n", value) for name, value in fields.items() if name != "csrf"}
+        )
+        assert done.headers["location"].endswith("count=1")
+        assert (await operator.get(f"https://service.test{done.headers['location']}")).status_code == 200
+    assert {row["id"] for row in await sql.fetch("SELECT id FROM job")} == {job_id, other}
 
 
 class TestAudit:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -78,6 +79,9 @@ class TestFind:
             (Selection(error='"refused"'), []),
             (Selection(error='"Refuse"'), []),
             (Selection(error='""'), [other, mine]),
+            (Selection(error=f'"sha256:{sha256(b"Refused").hexdigest()}"'), [dead]),
+            (Selection(error=f'"sha256:{"0" * 64}"'), []),
+            (Selection(error=f"sha256:{sha256(b'Refused').hexdigest()}"), []),
         ):
             assert await found(database, selection) == expected
 
