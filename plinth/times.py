@@ -14,15 +14,15 @@ def read_duration(text: str) -> timedelta | None:
     return timedelta(**{_UNITS[found[2]]: float(found[1])}) if found else None
 
 
-def read_moment(text: str) -> datetime:
-    """An ISO time, in UTC unless it says otherwise, or an age such as `2h`.
+def read_moment(text: str, *, now: datetime | None = None) -> datetime:
+    """An ISO time, in UTC unless it says otherwise, or an age such as `2h` at `now`.
 
     Raises:
         ValueError: it is neither; the message says what is expected.
     """
     try:
         if (age := read_duration(text)) is not None:
-            return datetime.now(UTC) - age
+            return (now or datetime.now(UTC)) - age
         parsed = datetime.fromisoformat(text)
         return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     except (ValueError, OverflowError):

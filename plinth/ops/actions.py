@@ -1,5 +1,6 @@
 """Acts on jobs, one or many: a page that says how many it would be, and the act itself."""
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from plinth.jobs.admin.bulk import MAX_JOBS, STATES, Selection, act_on_many
 from plinth.jobs.admin.bulk import Action as ActionName
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.ops import words
-from plinth.ops.filters import Filters, ids_in, read_filters, read_number
+from plinth.ops.filters import Filters, ids_in, read_filters, read_number, read_time
 from plinth.ops.pages import address, page, page_router, read_form
 from plinth.ops.session import OperatorDep
 
@@ -56,11 +57,15 @@ ACTIONS: dict[ActionName, Action] = {
 
 
 class Asked(NamedTuple):
-    """What a form asks for: the jobs that were ticked, or all that match the filters."""
+    """What a form asks for: the jobs that were ticked, or all that match the filters.
+
+    `at`: when the number of jobs was asked for. What is done is about the jobs that were there then.
+    """
 
     name: ActionName
     ids: list[UUID]
     filters: Filters
+    at: datetime
 
     @property
     def action(self) -> Action:
@@ -72,7 +77,9 @@ class Asked(NamedTuple):
         if self.ids:
             return Selection(ids=self.ids)
         chosen = self.filters.selection
-        return chosen if any(chosen) else Selection(states=STATES[self.name])
+        if not any(chosen):
+            chosen = Selection(states=STATES[self.name])
+        return chosen._replace(until=min(chosen.until or self.at, self.at))
 
     @property
     def origin(self) -> str:
@@ -137,8 +144,9 @@ async def _act(session: AsyncSession, asked: Asked, operator: Principal, limit: 
 
 def _read(given: ImmutableMultiDict[str, str]) -> Asked:
     name = given.get("action", "")
-    filters = read_filters(given)
     try:
+        at = read_time(given["at"]) if "at" in given else datetime.now(UTC)
+        filters = read_filters(given, now=at)
         ids = [] if given.get("all") else ids_in(given)
     except ValueError as error:
         raise BadRequestError(str(error)) from None
@@ -148,4 +156,4 @@ def _read(given: ImmutableMultiDict[str, str]) -> Asked:
         raise BadRequestError(" ".join(filters.problems.values()))
     if not ids and not given.get("all"):
         raise BadRequestError("Tick some jobs first, or all that match.")
-    return Asked(name, ids, filters)
+    return Asked(name, ids, filters, at)

@@ -43,8 +43,8 @@ class Filters:
         return f"?{urlencode(pairs)}" if pairs else ""
 
 
-def read_filters(given: ImmutableMultiDict[str, Any]) -> Filters:
-    """Read filters; those that are empty are none."""
+def read_filters(given: ImmutableMultiDict[str, Any], *, now: datetime | None = None) -> Filters:
+    """Read filters; those that are empty are none. Ages are those at `now`."""
     typed = {name: str(given.get(name, "")).strip(" ") for name in FIELDS}
     problems: dict[str, str] = {}
     states = []
@@ -55,8 +55,8 @@ def read_filters(given: ImmutableMultiDict[str, Any]) -> Filters:
             problems["state"] = f"There is no state {str(name)[:40]}."
     readers: dict[str, Callable[[str], object]] = {
         "batch": read_id,
-        "since": read_time,
-        "until": read_time,
+        "since": partial(read_time, now=now),
+        "until": partial(read_time, now=now),
         "error": partial(read_text, most=MAX_ERROR),
     }
     read: dict[str, Any] = {}
@@ -88,10 +88,10 @@ def read_id(text: str) -> UUID:
         raise ValueError("Expected an id, such as 01890a5d-ac96-774b-bcce-b302099a8057.") from None
 
 
-def read_time(text: str) -> datetime:
-    """A time or an age. Raises ValueError."""
+def read_time(text: str, *, now: datetime | None = None) -> datetime:
+    """A time or an age at `now`. Raises ValueError."""
     try:
-        return read_moment(text)
+        return read_moment(text, now=now)
     except ValueError as error:
         message = str(error)
         raise ValueError(f"{message[0].upper()}{message[1:]}.") from None

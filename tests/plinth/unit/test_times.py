@@ -24,3 +24,9 @@ def test_moment_is_a_time_or_an_age() -> None:
 def test_what_is_neither_is_refused_with_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected a time such as 2030-01-31T08:00"):
         read_moment(text)
+
+
+def test_age_is_that_at_a_given_time() -> None:
+    now = datetime(2030, 1, 31, 8, tzinfo=UTC)
+    assert read_moment("2h", now=now) == datetime(2030, 1, 31, 6, tzinfo=UTC)
+    assert read_moment("2030-01-01", now=now) == datetime(2030, 1, 1, tzinfo=UTC)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,6 +10,7 @@ import asyncpg
 import httpx
 import pytest
 
+from plinth.database.uuid7 import first_uuid7
 from tests.plinth.integration.ops.conftest import Act
 from tests.support.ops import OPS
 
@@ -230,6 +232,35 @@ class TestAct:
         await post("/jobs/act", action="cancel", all="1", kind="test.mail", limit="2", confirm="2")
         assert await sql.fetchval("SELECT count(*) FROM job") == 1
 
+    async def test_ages_are_those_of_the_time_at_which_the_page_asked(
+        self, operator: httpx.AsyncClient, post: Act, waiting: Make, sql: asyncpg.Connection
+    ) -> None:
+        query = {"action": "cancel", "all": "1", "kind": "test.mail", "until": "1h"}
+        asked = await operator.get(f"{OPS}/jobs/confirm", params=query)
+        assert "Cancel: no job" in asked.text
+        now = datetime.now(UTC)
+        old, later = [first_uuid7(now - timedelta(minutes=minutes)) for minutes in (70, 61)]
+        for job_id in (old, later):
+            await sql.execute("UPDATE job SET id = $2 WHERE id = $1", await waiting(), job_id)
+        asked = await operator.get(f"{OPS}/jobs/confirm", params=query)
+        fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked.text))
+        assert (fields["limit"], fields["until"]) == ("2", "1h")
+        assert now <= datetime.fromisoformat(fields["at"]) <= datetime.now(UTC)
+
+        fields |= {"at": (now - timedelta(minutes=5)).isoformat(), "confirm": "2"}  # as if it had asked then
+        done = await post("/jobs/act", **{name: value for name, value in fields.items() if name != "csrf"})
+        assert done.headers["location"] == "/ops/jobs?kind=test.mail&until=1h&done=cancel&count=1"
+        assert (await state(sql, old), await state(sql, later)) == ("cancelled", "available")
+
+    async def test_jobs_made_since_the_page_asked_are_left_alone(
+        self, post: Act, waiting: Make, sql: asyncpg.Connection
+    ) -> None:
+        asked_at = datetime.now(UTC) - timedelta(minutes=1)
+        await waiting()
+        await post("/jobs/act", action="run_now", all="1", limit="1", at=asked_at.isoformat())
+        await post("/jobs/act", action="cancel", all="1", limit="1", at=asked_at.isoformat())
+        assert await sql.fetchval("SELECT count(*) FROM job") == 1
+
     async def test_delete_needs_the_word(
         self, operator: httpx.AsyncClient, post: Act, dead: Make, sql: asyncpg.Connection, records: Records
     ) -> None:
@@ -292,6 +323,8 @@ class TestAct:
             {"action": "retry", "all": "1", "limit": "٣"},
             {"action": "retry", "all": "1", "limit": "9" * 5000},
             {"action": "retry", "all": "1", "limit": "1", "since": "never"},
+            {"action": "retry", "all": "1", "limit": "1", "at": "never"},
+            {"action": "retry", "all": "1", "limit": "1", "at": "0001-01-01", "until": "2h"},
         ],
     )
     async def test_form_that_makes_no_sense_is_refused(self, post: Act, fields: dict[str, Any]) -> None:
