@@ -14,12 +14,14 @@ T = TypeVar("T")
 
 
 class _Kept(Generic[T]):
-    """What was read last, and when."""
+    """What was read last, and when, and how the last read failed."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.at = float("-inf")
         self.value: T
+        self.failed_at = float("-inf")
+        self.failure: Exception
 
 
 class Shared(Generic[T]):
@@ -34,8 +36,16 @@ class Shared(Generic[T]):
     async def get(self, database: Database) -> T:
         """The value; errors are those of `read`, and the next that asks reads again."""
         kept = self._kept.setdefault(database, _Kept())
+        asked_at = time.monotonic()
         async with kept.lock:
+            # Those that wait share a failure too: else each would wait for the time limit of all before it.
+            if kept.failed_at >= asked_at:
+                raise kept.failure
             if time.monotonic() - kept.at >= self.seconds:
-                kept.value = await self.read(database)
+                try:
+                    kept.value = await self.read(database)
+                except Exception as error:
+                    kept.failed_at, kept.failure = time.monotonic(), error
+                    raise
                 kept.at = time.monotonic()
             return kept.value

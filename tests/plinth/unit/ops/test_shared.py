@@ -55,3 +55,34 @@ async def test_read_that_fails_is_tried_by_the_next() -> None:
     with pytest.raises(ValueError, match="away"):
         await shared.get(PLACE)
     assert await shared.get(PLACE) == "there"
+
+
+async def test_all_that_wait_for_a_read_share_its_failure() -> None:
+    reads = 0
+
+    async def read(database: Database) -> str:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        raise ValueError("away")
+
+    shared = Shared(read, seconds=60)
+    ends = await asyncio.gather(*(shared.get(PLACE) for _ in range(5)), return_exceptions=True)
+    assert [str(end) for end in ends] == ["away"] * 5
+    assert reads == 1
+
+
+async def test_next_reads_where_the_one_that_reads_has_left() -> None:
+    left = asyncio.Event()
+
+    async def read(database: Database) -> str:
+        if not left.is_set():
+            await asyncio.Event().wait()
+        return "there"
+
+    shared = Shared(read, seconds=60)
+    first, second = [asyncio.create_task(shared.get(PLACE)) for _ in range(2)]
+    await asyncio.sleep(0)
+    left.set()
+    first.cancel()
+    assert await second == "there"
