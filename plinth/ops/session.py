@@ -33,6 +33,7 @@ __all__ = [
     "begin_session",
     "check_own_page",
     "end_session",
+    "own_origin",
     "require_operator",
     "require_reader",
     "signed_in",
@@ -81,6 +82,12 @@ def _read_session(request: Request) -> Session | None:
     return Session(session_id, csrf, Principal(subject, issuer, frozenset(scopes), frozenset(roles), until, first))
 
 
+def own_origin(request: Request) -> str:
+    """The origin of these pages: https, unless the browser is on this machine."""
+    secure = state_of(request).session_cookie.is_secure(request)
+    return f"{'https' if secure else 'http'}://{request.url.netloc}"
+
+
 def check_own_page(request: Request) -> None:
     """Let a request pass that a page of this origin sends, or a GET by which a browser goes to a page.
 
@@ -94,7 +101,7 @@ def check_own_page(request: Request) -> None:
         # The Origin is `null` in forms of a page without referrer.
         own = site == "same-origin" or (safe and (site == "none" or headers.get("sec-fetch-mode") == "navigate"))
     elif origin is not None:
-        own = origin.partition("://")[2] == headers.get("host")
+        own = origin == own_origin(request)
     else:
         own = safe
     if not own:
@@ -117,16 +124,17 @@ async def signed_in(request: Request) -> Session:
         ConcurrencyLimitError: the caller has too many requests in progress.
     """
     state = api_state_of(request)
-    check_own_page(request)
     session = _read_session(request)
     if session is None:
         await count_address(request, state["anonymous_rate_limiter"])
+        check_own_page(request)
         raise SeeOther(sign_in_address(request, path_back(request)))
     principal = session.principal
     request.scope["state"]["principal"] = principal  # for the access line
-    request.scope["state"]["ops_session"] = session  # for the templates
     if (limiter := state["rate_limiter"]) is not None:
         await count_hit(request, limiter, f"subject:{principal.key}")
+    check_own_page(request)
+    request.scope["state"]["ops_session"] = session  # for the templates: another origin's script reads none of it
     if request.method not in _SAFE:
         await _check_token(request, session)
     await take_place(request.scope, state["caller_limit"], (principal.issuer, principal.subject))

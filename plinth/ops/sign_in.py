@@ -23,7 +23,7 @@ from plinth.identity.permissions import READ_JOBS
 from plinth.identity.principal import Principal
 from plinth.ops.code_flow import Attempt, CodeFlow
 from plinth.ops.pages import address, error_page, own_path, page, page_router, read_form
-from plinth.ops.session import Session, SignedInDep, begin_session, check_own_page, end_session
+from plinth.ops.session import Session, SignedInDep, begin_session, check_own_page, end_session, own_origin
 from plinth.ops.state import state_of
 from plinth.settings import Environment
 
@@ -183,9 +183,8 @@ def _code_flow(request: Request) -> CodeFlow:
 
 
 def _own_url(request: Request, path: str) -> str:
-    """The whole address of a path below /ops: https, unless the browser is on this machine."""
-    secure = state_of(request).session_cookie.is_secure(request)
-    return f"{'https' if secure else 'http'}://{request.url.netloc}{address(request, path)}"
+    """The whole address of a path below /ops."""
+    return f"{own_origin(request)}{address(request, path)}"
 
 
 def _latest_end(request: Request) -> int:

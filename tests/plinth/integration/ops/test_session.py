@@ -290,7 +290,10 @@ class TestForgedRequests:
             {},
             *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "none")),
             {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-            *({"Origin": origin} for origin in ("https://evil.test", "null", "https://service.test.evil.test")),
+            *(
+                {"Origin": origin}
+                for origin in ("https://evil.test", "null", "https://service.test.evil.test", "http://service.test", "")
+            ),
         ],
     )
     async def test_post_of_another_origin_is_refused_with_the_right_token_too(
@@ -314,6 +317,17 @@ class TestForgedRequests:
         csrf = csrf_of(await operator.get(OPS))
         answer = await operator.post(f"{OPS}/test", data={"csrf": csrf}, headers=headers)
         assert answer.status_code == 200
+
+    async def test_refused_requests_are_counted(self, settings: Settings) -> None:
+        foreign = {"Origin": "https://evil.test"}
+        async with browser_of(settings, RATE_LIMIT_ANONYMOUS="3/minute", REDIS_URL=None) as browser:
+            answers = [await browser.post(f"{OPS}/test", headers=foreign) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [403, 403, 403, 429]
+        async with browser_of(settings, RATE_LIMIT="3/minute", REDIS_URL=None) as browser:
+            await sign_in(browser, settings)
+            answers = [await browser.post(f"{OPS}/test", headers=foreign) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [403, 403, 403, 429]
+        assert not any("csrf" in answer.text for answer in answers)
 
     async def test_script_of_an_origin_that_cors_allows_reads_no_page(self, settings: Settings) -> None:
         script = {"Origin": "https://app.service.test", "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}
