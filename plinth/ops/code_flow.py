@@ -26,9 +26,11 @@ from plinth.settings import PlatformSettings
 
 __all__ = ["Attempt", "CodeFlow"]
 
-# Seconds for all documents of a step, and for which the provider's addresses are kept.
+# Seconds for all documents of a step, for which the provider's addresses are kept, and until it is asked for them again
+# after it has not answered.
 DEADLINE = 5.0
 TTL = 300.0
+PAUSE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,9 @@ class CodeFlow:
         self._secret = settings.OPS_CLIENT_SECRET
         self._scope = " ".join(settings.OPS_SCOPES)
         self._documents = documents
-        self._known: tuple[float, dict[str, Any]] | None = None
+        self._known: dict[str, Any] | None = None
+        self._ask_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def authorization_address(self, attempt: Attempt, callback: str) -> str:
         """The page of the provider at which an attempt begins."""
@@ -125,10 +129,15 @@ class CodeFlow:
         return str(httpx.URL(url).copy_merge_params(parameters))
 
     async def _addresses(self) -> dict[str, Any]:
-        now = time.monotonic()
-        if self._known is None or now >= self._known[0] + TTL:
-            self._known = now, await discover(self._documents, self.issuer)
-        return self._known[1]
+        """The discovery document. One request fetches it for all that wait: anyone can begin a sign-in."""
+        async with self._asking:
+            now = time.monotonic()
+            if now >= self._ask_at:
+                self._known, self._ask_at = None, now + PAUSE
+                self._known, self._ask_at = await discover(self._documents, self.issuer), now + TTL
+            if self._known is None:
+                raise DocumentError(f"the discovery document of {self.issuer} could not be read a moment ago")
+            return self._known
 
     def _authenticated(
         self, known: Mapping[str, Any], form: dict[str, str]

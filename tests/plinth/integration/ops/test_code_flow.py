@@ -1,7 +1,10 @@
 """Sign-in at an OpenID Connect provider, and what forgers try there."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -325,6 +328,19 @@ class TestProviderAway:
         monkeypatch.setattr("plinth.ops.code_flow.DEADLINE", 0.05)
         provider.mood = Mood.SILENT
         refused(await browser.get(f"{OPS}/sign-in/start"), 503)
+
+    async def test_sign_ins_at_once_ask_for_its_addresses_once(
+        self, browser: httpx.AsyncClient, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider.mood = Mood.ERROR
+        for status in (503, 303):
+            provider.fetched.clear()
+            begun = await asyncio.gather(*(browser.get(f"{OPS}/sign-in/start") for _ in range(5)))
+            assert [answer.status_code for answer in begun] == [status] * 5
+            assert sum(provider.fetched.values()) == 1
+            provider.mood = Mood.WELL
+            later = time.monotonic() + 3
+            monkeypatch.setattr("plinth.ops.code_flow.time", SimpleNamespace(monotonic=lambda later=later: later))
 
     async def test_start_and_callback_say_so(self, browser: httpx.AsyncClient, provider: IdentityProvider) -> None:
         callback = await at_provider(await begin(browser))
