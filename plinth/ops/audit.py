@@ -13,6 +13,7 @@ from plinth.audit import list_records
 from plinth.ops.filters import read_id, read_text, read_time
 from plinth.ops.pages import page, page_router
 from plinth.ops.session import ReaderDep
+from plinth.telemetry.redaction import redact
 
 __all__ = ["router"]
 
@@ -57,6 +58,7 @@ async def show_audit(request: Request, operator: ReaderDep, session: SessionDep)
 
 
 def _said(detail: dict[str, Any]) -> str:
-    """The detail of a record without what was not given."""
+    """The detail of a record without what was not given, its secrets masked."""
     given = {name: value for name, value in detail.items() if value not in (None, [], "")}
+    redact(given)
     return ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items())
