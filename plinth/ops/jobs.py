@@ -17,7 +17,7 @@ from plinth.jobs import State
 from plinth.jobs.admin.batches import BatchView, get_batch
 from plinth.jobs.admin.bulk import STATES
 from plinth.jobs.admin.jobs import JobView, get_job
-from plinth.jobs.admin.search import SEARCHED, Found, find_jobs
+from plinth.jobs.admin.search import Found, find_jobs
 from plinth.jobs.admin.steps import StepView, list_steps
 from plinth.ops import words
 from plinth.ops.actions import ACTIONS
@@ -49,7 +49,7 @@ async def list_jobs(request: Request, operator: ReaderDep, session: SessionDep) 
             before = read_id(text)
         except ValueError as error:
             filters.problems["before"] = str(error)
-    found = Found([], None, False)
+    found = Found([], None, 0)
     if not filters.problems:
         found = await find_jobs(session, filters.selection, before=before)
     return page(
@@ -60,7 +60,6 @@ async def list_jobs(request: Request, operator: ReaderDep, session: SessionDep) 
         filters=filters,
         found=found,
         resumed=before is not None,
-        searched=SEARCHED,
         states=list(State),
         actions=ACTIONS if has_permission(request, operator, OPERATE_JOBS) else {},
         done=done_of(request),

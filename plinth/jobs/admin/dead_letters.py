@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from plinth.jobs.admin.sql import DEAD_LETTER_GROUPS, MAX_GROUPED
+from plinth.jobs.admin.sql import DEAD_LETTER_GROUPS, MAX_ERROR_BYTES, MAX_GROUPED
 from plinth.telemetry.redaction import redact_text
 
 __all__ = ["MAX_GROUPED", "DeadLetters", "group_dead_letters"]
@@ -40,6 +40,9 @@ class DeadLetters(NamedTuple):
 
 
 async def group_dead_letters(session: AsyncSession) -> list[DeadLetters]:
-    """The groups of the newest `MAX_GROUPED` dead letters, the largest first, a hundred at most."""
-    rows: Any = await (await session.connection()).exec_driver_sql(DEAD_LETTER_GROUPS)
+    """The groups of the newest dead letters, the largest first, a hundred at most.
+
+    As many are grouped as have `MAX_ERROR_BYTES` of errors, `MAX_GROUPED` at most.
+    """
+    rows: Any = await (await session.connection()).exec_driver_sql(DEAD_LETTER_GROUPS, (MAX_ERROR_BYTES,))
     return [DeadLetters(*row) for row in rows]

@@ -32,9 +32,9 @@ from plinth.jobs.tables import Job, JobHistory, WorkerSession
 __all__ = [
     "JobFilters",
     "JobView",
+    "end_of_search",
     "enqueue_by_hand",
     "get_job",
-    "id_after",
     "list_jobs",
     "request_cancel",
     "retry_job",
@@ -154,15 +154,28 @@ async def list_jobs(
     return [_view(row) for row in await (await session.connection()).execute(page)]
 
 
-async def id_after(session: AsyncSession, number: int, **filters: Unpack[JobFilters]) -> UUID | None:
-    """The id that follows the `number` newest jobs; None: there are not more."""
+async def end_of_search(
+    session: AsyncSession, *, jobs: int, error_bytes: int, **filters: Unpack[JobFilters]
+) -> tuple[UUID, int] | None:
+    """The last of the newest jobs to search through, and how many they are; None: there are not so many.
+
+    They are so many `jobs`, or fewer with so many bytes of errors as they are stored.
+    """
     branches = [
-        select(table.id).where(*conditions).order_by(table.id.desc()).limit(number + 1)
+        select(table.id, func.pg_column_size(table.errors).label("size"))
+        .where(*conditions)
+        .order_by(table.id.desc())
+        .limit(jobs)
         for table, conditions in _narrowed(**filters)
     ]
     found = union_all(*branches).subquery()
-    following = select(found.c.id).order_by(found.c.id.desc()).offset(number).limit(1)
-    return (await (await session.connection()).execute(following)).scalar_one_or_none()
+    newest = found.c.id.desc()
+    place = func.row_number().over(order_by=newest).label("place")
+    size = func.sum(found.c.size).over(order_by=newest).label("size")
+    placed = select(found.c.id, place, size).subquery()
+    last = select(placed.c.id, placed.c.place).where((placed.c.place == jobs) | (placed.c.size >= error_bytes))
+    row = (await (await session.connection()).execute(last.order_by(placed.c.place).limit(1))).one_or_none()
+    return None if row is None else (row.id, row.place)
 
 
 def _narrowed(

@@ -12,6 +12,10 @@ ERROR_HAS = """(CASE WHEN {text} ~ '^"sha256:[0-9a-f]+"$'
         SELECT FROM jsonb_array_elements(errors) AS entry
         WHERE strpos(lower(concat_ws(' ', entry ->> 'error', entry ->> 'detail')), lower({text})) > 0) END)"""
 
+# Of errors, as they are stored, for one page: a job that failed 25 times with tracebacks has 40 KB of them, and 40 MB
+# are read in some 0.3 s.
+MAX_ERROR_BYTES = 40_000_000
+
 # Inserted into `job` before it leaves the history: if a live job has the unique key, nothing changes. A job that has
 # crashed two workers stays suspect.
 BACK = """
@@ -111,7 +115,10 @@ SELECT kind, COALESCE(errors -> -1 ->> 'error', '') AS error, count(*) AS number
     min(finished_at) AS first, max(finished_at) AS last, (array_agg(id ORDER BY finished_at DESC))[1] AS newest,
     COALESCE((array_agg(errors -> -1 ->> 'detail' ORDER BY finished_at DESC))[1], '') AS detail
 FROM (
-    SELECT id, kind, errors, finished_at FROM job_history WHERE state = 'discarded'
-    ORDER BY finished_at DESC LIMIT {MAX_GROUPED}) AS newest
+    SELECT *, sum(pg_column_size(errors)) OVER (ORDER BY finished_at DESC ROWS UNBOUNDED PRECEDING) AS size
+    FROM (
+        SELECT id, kind, errors, finished_at FROM job_history WHERE state = 'discarded'
+        ORDER BY finished_at DESC LIMIT {MAX_GROUPED}) AS newest) AS sized
+WHERE size - pg_column_size(errors) < $1
 GROUP BY kind, error ORDER BY number DESC, last DESC LIMIT 100
 """

@@ -14,7 +14,7 @@ from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.database.uuid7 import first_uuid7
 from plinth.jobs import JobContext, JobKind, State, enqueue, job
-from plinth.jobs.admin import search
+from plinth.jobs.admin import dead_letters, search
 from plinth.jobs.admin.bulk import Selection
 from plinth.jobs.admin.dead_letters import group_dead_letters
 from plinth.jobs.admin.search import Found, find_jobs
@@ -112,9 +112,20 @@ class TestFind:
         for _ in range(4):
             await ended(jobs, "hay")
         first = await find(database, Selection(error="needle"))
-        assert (first.jobs, first.searched) == ([], True)
+        assert (first.jobs, first.searched) == ([], 3)
         second = await find(database, Selection(error="needle"), before=first.before)
-        assert ([view.id for view in second.jobs], second.before, second.searched) == ([needle], None, False)
+        assert ([view.id for view in second.jobs], second.before, second.searched) == ([needle], None, 0)
+
+    async def test_search_ends_where_so_much_of_errors_was_read(
+        self, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search, "MAX_ERROR_BYTES", 1)
+        needle, hay = await ended(jobs, "needle"), await ended(jobs, "hay")
+        first = await find(database, Selection(error="needle"))
+        assert (first.jobs, first.before, first.searched) == ([], hay, 1)
+        second = await find(database, Selection(error="needle"), before=first.before)
+        assert ([view.id for view in second.jobs], second.before, second.searched) == ([needle], needle, 1)
+        assert await find(database, Selection(error="needle"), before=needle) == ([], None, 0)
 
 
 class TestDeadLetters:
@@ -132,6 +143,15 @@ class TestDeadLetters:
         }
         assert (groups[0].newest, groups[0].detail) == (newest, "Refused: in full")
         assert groups[0].first <= groups[0].last
+
+    async def test_as_many_are_grouped_as_have_so_much_of_errors(
+        self, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for ago in range(3):
+            await ended(jobs, f"error {ago}", ago=ago)
+        monkeypatch.setattr(dead_letters, "MAX_ERROR_BYTES", 1)
+        async with database.session() as session:
+            assert [group.error for group in await group_dead_letters(session)] == ["error 0"]
 
 
 class TestThroughput:
