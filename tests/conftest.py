@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from opentelemetry import trace
 from opentelemetry.util._once import Once
@@ -15,6 +16,10 @@ from tests.support.collector import Collector, collecting
 pytest_plugins = ["plinth.testing.plugin"]
 
 network_guard.install()
+
+# A busy machine fails no test: an example may take as long as it takes.
+hypothesis.settings.register_profile("plinth", deadline=None)
+hypothesis.settings.load_profile("plinth")
 
 # Commands are run in folders of their own; they find the code all the same.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])

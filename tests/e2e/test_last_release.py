@@ -24,6 +24,7 @@ CALLERS, RATE = 6, 8
 RELEASED = "released"
 OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)
 VALUES = {
+    "environment": "local",  # for tokens of `plinth token`
     "externalDatabase": {"existingSecret": "database", "maxConnections": 100},
     "postgresql": {"enabled": False},
     "externalRedis": {"existingSecret": "cache"},
