@@ -25,6 +25,10 @@ STRAY = 0.01
 WORTH_TELLING = 5
 
 
+# Six minutes on a quiet machine: `make e2e ARGS='-m "" tests/e2e/test_failover.py'`.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> str:
     return values_file(tmp_path_factory.mktemp("values"))
