@@ -148,5 +148,6 @@ def _all_items(token: str) -> list[str]:
         while path is not None:
             page = http.get(path).raise_for_status()
             ids += [item["id"] for item in page.json()["items"]]
-            path = page.links["next"]["url"] if "next" in page.links else None
+            # A whole URL: httpx would put its path behind that of the client.
+            path = str(page.url.join(page.links["next"]["url"])) if "next" in page.links else None
     return ids
