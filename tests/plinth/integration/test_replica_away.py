@@ -56,7 +56,7 @@ def url(servers: tuple[Postgres, Standby]) -> Iterator[str]:
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A new caller, of whom nothing is in the database, once the replica is in use."""
+    """A caller that the database does not know yet, once the replica is in use."""
     async with httpx.AsyncClient(base_url=url, headers=signed_in(Settings.isolated()), timeout=20) as client:
         await until(lambda: ready(client, "up"))
         await until(reads_go_to_the_replica(client))
