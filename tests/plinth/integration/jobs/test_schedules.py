@@ -166,6 +166,20 @@ class TestMany:
             await many.take_due()
         assert len(asked) == TOGETHER * 2
 
+    async def test_look_at_many_schedules_lets_others_run(
+        self, many: Scheduler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turns: list[float] = []
+        sleep = asyncio.sleep
+
+        async def counted(seconds: float) -> None:
+            turns.append(seconds)
+            await sleep(seconds)
+
+        monkeypatch.setattr("plinth.jobs.engine.scheduler.asyncio.sleep", counted)
+        await many._look()
+        assert turns.count(0) >= 2  # once for each hundred
+
     async def test_one_that_fails_leaves_the_others_of_its_group(
         self, database: Database, jobs: Jobs, many: Scheduler, minutely: Schedule
     ) -> None:
