@@ -216,7 +216,7 @@ class TestHowItRuns:
         docker("stop", "--time", "60", name)
         state = inspect(docker, name)["State"]
         assert (state["ExitCode"], state["OOMKilled"]) == (0, False), docker("logs", name)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
     @pytest.mark.parametrize("command", [("wait",), ("migrate", "--wait", "600")], ids=" ".join)
     def test_so_does_one_that_waits(self, docker: Docker, start: Start, command: tuple[str, ...]) -> None:
@@ -226,7 +226,7 @@ class TestHowItRuns:
         began = time.monotonic()
         docker("stop", "--time", "60", name)
         assert inspect(docker, name)["State"]["ExitCode"] == 143
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
     def test_every_setting_of_its_environment_is_known(self, docker: Docker, image: str) -> None:
         given = {entry.partition("=")[0] for entry in inspect(docker, image)["Config"]["Env"]}

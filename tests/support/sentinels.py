@@ -43,7 +43,7 @@ class Node:
         self.process.wait()
 
     def client(self) -> "redis.Redis":
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=20)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None

@@ -90,4 +90,4 @@ def test_long_header_is_read_as_far_as_a_client_s_own_goes() -> None:
     for header in ("," * 30_000 + "gzip", "a" * 30_000, " " * 30_000 + ";", "gzip;q=0." + "0" * 30_000):
         began = time.process_time()
         assert gzip_wish(header)[0] is False
-        assert time.process_time() - began < 0.1
+        assert time.process_time() - began < 1

@@ -34,7 +34,7 @@ async def test_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await cancel_all([task])
     assert task.cancelled()
     assert len(swallowed) == 2

@@ -184,7 +184,7 @@ class TestLocks:
             await asyncio.sleep(0.5)
             # While it waits for the reader it holds up no other: it lets go of its place in the line.
             other = await asyncpg.connect(fresh_database_url)
-            assert await other.fetch("SELECT * FROM note", timeout=2) == []
+            assert await other.fetch("SELECT * FROM note", timeout=8) == []
             await other.close()
             await transaction.rollback()
             await running

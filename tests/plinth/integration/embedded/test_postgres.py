@@ -31,7 +31,7 @@ def postgres(folder: Path) -> Iterator[Postgres]:
 
 
 async def fetch(url: str, query: str) -> Any:
-    connection = await asyncpg.connect(url, timeout=5)
+    connection = await asyncpg.connect(url, timeout=20)
     try:
         return await connection.fetchval(query)
     finally:

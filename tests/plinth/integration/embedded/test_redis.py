@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
 
 @pytest.fixture
 def client(server: Redis) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(server.url(), socket_timeout=5) as client:
+    with redis.Redis.from_url(server.url(), socket_timeout=20) as client:
         yield client
 
 

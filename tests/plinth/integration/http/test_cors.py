@@ -215,7 +215,7 @@ class TestPatterns:
     async def test_long_origin_takes_no_time(self, service: httpx.AsyncClient, origin: str) -> None:
         began = time.process_time()
         await service.options("/notes", headers=preflight(origin))
-        assert time.process_time() - began < 0.5
+        assert time.process_time() - began < 2
 
     async def test_any_origin_is_any_but_null(self, settings: Settings) -> None:
         anyone = settings.model_copy(update={"BACKEND_CORS_ORIGINS": ("*",)})

@@ -107,7 +107,7 @@ async def test_head_of_a_stream_ends_it(client: httpx.AsyncClient) -> None:
     response = await client.head("/endless")
 
     assert response.status_code == 200
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while not ended:  # noqa: ASYNC110 - the server's thread changes it
             await asyncio.sleep(0.01)
 

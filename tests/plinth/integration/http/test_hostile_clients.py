@@ -276,7 +276,7 @@ class TestDisconnects:
     async def until_waiting(sql: asyncpg.Connection, queries: int) -> None:
         """Until so many queries wait for a lock."""
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await sql.fetchval(query) < queries:
                 await asyncio.sleep(0.005)
                 await sql.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same for ever

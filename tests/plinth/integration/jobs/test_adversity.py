@@ -190,7 +190,7 @@ class TestLockedRows:
                 await enqueue_many(holding, follows, payloads, unique_keys=[f"k{n}" for n in range(10)])
                 await enqueue_many(database, leads, payloads)
                 await until(lambda: _all_have_run(lines, 10))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(8):
                     for _ in range(3):
                         await jobs.end_of((await enqueue(database, other, Number())).id)
                 await holding.rollback()
@@ -284,7 +284,7 @@ class TestLockedRows:
                 await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running' OFFSET 49"))
                 for n in (0, 1):
                     made = await enqueue(database, free, Number(n=n))
-                    async with asyncio.timeout(2):
+                    async with asyncio.timeout(8):
                         await jobs.end_of(made.id)
                 await open_transaction.commit()
                 await until(lambda: jobs.all("SELECT FROM job_history OFFSET $1", len(taken) + 1))

@@ -224,7 +224,7 @@ class TestFailures:
             else:
                 await enqueue(open_transaction, minutely.kind, Number(), unique_key="schedule a", queue="elsewhere")
             with capture_logs() as entries:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(8):
                     assert await both.take_due() <= 1
             await open_transaction.rollback()
         taken = "SELECT DISTINCT split_part(unique_key, ' ', 2) AS schedule FROM job ORDER BY 1"

@@ -480,7 +480,7 @@ class TestEvents:
             await emit(session, "paid", {"total": 1})
             waiting = await enqueue(database, waits, Number())
             await until(lambda: jobs.all("SELECT FROM job WHERE run_lease > 0"))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(8):
                 await jobs.end_of((await enqueue(database, other, Number())).id)
                 await enqueue(database, sleeper, Number())
                 await until(lambda: jobs.all("SELECT FROM job WHERE kind = 'test.sleeps' AND state = 'scheduled'"))

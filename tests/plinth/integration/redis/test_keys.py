@@ -32,7 +32,7 @@ async def test_doorbell_reaches_only_workers_of_its_own_service(redis_url: str) 
         doorbell.ring(["default"])
         await doorbell.aclose()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert await own == {"default"}
         with suppress(TimeoutError):
             async with asyncio.timeout(0.2):

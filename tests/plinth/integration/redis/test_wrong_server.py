@@ -364,7 +364,7 @@ async def service(
 
 
 async def becomes(client: httpx.AsyncClient, status: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (await client.get("/public/health/ready")).json()["status"] != status:  # noqa: ASYNC110 - its answer
             await asyncio.sleep(0.02)
 

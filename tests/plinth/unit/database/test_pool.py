@@ -59,7 +59,7 @@ class Server:
         self.refused = refused
         self.refusing = asyncio.Event()
         self.asked = 0
-        self.pool = FairQueuePool(lambda: await_only(self.connect()), pool_size=1, max_overflow=0, timeout=5)
+        self.pool = FairQueuePool(lambda: await_only(self.connect()), pool_size=1, max_overflow=0, timeout=30)
 
     async def connect(self) -> object:
         self.asked += 1
@@ -105,7 +105,7 @@ class TestRoomForAConnection:
         await let_others_run()
         server.pool._dec_overflow()  # as when a connection is thrown away
         cancelled.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await next_in_line
         assert cancelled.cancelled()
         assert server.pool.checkedout() == 1
@@ -120,7 +120,7 @@ class TestRoomForAConnection:
         await asyncio.wait([cancelled])
         assert cancelled.cancelled()
         assert server.pool.checkedout() == 0
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await server.ask()
 
     async def test_room_for_a_connection_passes_on_when_connecting_fails(self) -> None:
@@ -128,7 +128,7 @@ class TestRoomForAConnection:
         asking = [asyncio.create_task(server.ask()) for _ in range(3)]
         await let_others_run()
         server.refusing.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             *refused, made = await asyncio.gather(*asking, return_exceptions=True)
         assert [type(answer) for answer in refused] == [ConnectionRefusedError] * 2
         assert not isinstance(made, BaseException)

@@ -31,7 +31,7 @@ class Component:
     async def is_asked(self, times: int) -> None:
         """Wait until that many more checks have ended."""
         last = self.asked + times
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.asked < last + 1:  # noqa: ASYNC110 - an event would say when it is asked, not when it answered
                 await asyncio.sleep(0)
 
@@ -59,7 +59,7 @@ def redis() -> Component:
 @asynccontextmanager
 async def watching(*required: str, **checks: Check) -> AsyncIterator[Readiness]:
     readiness = Readiness(checks, required)
-    async with asyncio.timeout(5) as starting, readiness.running():
+    async with asyncio.timeout(20) as starting, readiness.running():
         starting.reschedule(None)
         yield readiness
 

@@ -116,7 +116,7 @@ async def test_added_span_processor_may_set_attributes_and_record_calls(
 
     async with trace_setup.running(traced(collector.url), "api"):
         add_processor(Busy())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await ask(RequestContextMiddleware(in_its_own_thread), "/working")
     assert Busy.tenants == [None, "acme", "acme"]
     assert len(collector.spans) == 3

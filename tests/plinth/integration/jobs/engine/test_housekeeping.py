@@ -112,7 +112,7 @@ class TestReaper:
         async with database.session() as open_transaction:
             lock = "SELECT FROM job WHERE id = $1 FOR UPDATE"
             await (await open_transaction.connection()).exec_driver_sql(lock, (held.id,))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(8):
                 await dead.survive([(held.id, held.lease), (free.id, free.lease)])
         assert (await jobs.live(free.id))["crash_count"] == 0
 
