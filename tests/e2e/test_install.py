@@ -10,6 +10,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient, ResourceList
 
+from tests.e2e.atomic_lists import filled_in
 from tests.e2e.release import Release, caller, until
 from tests.e2e.visitor import visitor
 
@@ -25,6 +26,9 @@ class TestInstall:
         (migration,) = release.batch.list_namespaced_job(release.namespace).items
         assert migration.status.succeeded == 1
         assert not migration.status.failed
+
+    def test_server_fills_in_nothing_that_applying_it_again_would_change(self, release: Release) -> None:
+        assert filled_in(release) == []
 
     def test_helm_test_passes(self, release: Release) -> None:
         """It makes an item and an export of its own. The pod is gone when it has, and its log with it."""
