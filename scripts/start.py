@@ -36,6 +36,7 @@ REMOVED = (
     "migrations/versions/20261130_0001_item_tags_of_items.py",
     "scripts/make_items.py",
     "scripts/pictures.py",
+    "scripts/first_run.sh",
     "tests/e2e",
     "tests/images/test_compose.py",
     "tests/integration/api/test_exports.py",

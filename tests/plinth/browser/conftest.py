@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from playwright.async_api import Page, async_playwright
 
 # A machine that has more to do takes longer than the five seconds that Playwright waits.
 TIMEOUT = 60_000
+PICTURES = Path(__file__).parents[3] / "docs" / "pictures"
+draws = pytest.mark.skipif("PICTURES" not in os.environ, reason="PICTURES=1 writes the pictures of the docs anew")
 
 
 @pytest.fixture(scope="module")

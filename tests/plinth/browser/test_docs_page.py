@@ -10,9 +10,9 @@ from plinth.identity import sign_local_token
 
 pytest.importorskip("playwright", reason="`make browser-test` installs it")
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
-from tests.plinth.browser.conftest import TIMEOUT
+from tests.plinth.browser.conftest import PICTURES, TIMEOUT, draws
 
 pytestmark = pytest.mark.slow  # needs more than Python: `make browser-test`
 
@@ -27,6 +27,17 @@ async def page(tab: Page, url: str) -> Page:
 async def test_a_token_is_given_and_a_request_answered(page: Page, settings: Settings, problems: list[str]) -> None:
     assert page.url.endswith("/docs")  # / leads there
 
+    answer = await answer_to_a_request(page, settings)
+    await expect(answer.locator(".response-col_status")).to_contain_text("201", timeout=TIMEOUT)
+    await expect(answer).to_contain_text('"text": "Buy milk"')
+
+    await page.reload()
+    await expect(page.locator(".auth-wrapper .authorize.locked")).to_be_visible(timeout=TIMEOUT)  # the token is kept
+    assert problems == []
+
+
+async def answer_to_a_request(page: Page, settings: Settings) -> Locator:
+    """Give the page a token, and send the example of a new note."""
     await page.get_by_role("button", name="Authorize").click()
     dialog = page.locator(".modal-ux")
     await dialog.locator("input").fill(sign_local_token(settings, subject="alice", ttl=600))
@@ -39,13 +50,7 @@ async def test_a_token_is_given_and_a_request_answered(page: Page, settings: Set
     example = json.loads(await create.locator("textarea.body-param__text").input_value())
     assert example == {"text": "Buy milk", "tags": ["errand"]}
     await create.get_by_role("button", name="Execute").click()
-    answer = create.locator(".live-responses-table .response")
-    await expect(answer.locator(".response-col_status")).to_contain_text("201", timeout=TIMEOUT)
-    await expect(answer).to_contain_text('"text": "Buy milk"')
-
-    await page.reload()
-    await expect(page.locator(".auth-wrapper .authorize.locked")).to_be_visible(timeout=TIMEOUT)  # the token is kept
-    assert problems == []
+    return create.locator(".live-responses-table .response")
 
 
 ATTACK = """() => {
@@ -75,3 +80,16 @@ async def test_axe_finds_nothing_serious(page: Page) -> None:
     serious = [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
     assert serious == []
     assert len(found["passes"]) > 10
+
+
+@draws
+class TestPicture:
+    @pytest.fixture
+    def context_options(self) -> dict[str, Any]:
+        return {"viewport": {"width": 1000, "height": 1000}}
+
+    async def test_picture_of_the_documentation(self, page: Page, settings: Settings) -> None:
+        answer = await answer_to_a_request(page, settings)
+        await answer.locator(".response-col_status").wait_for()
+        await answer.evaluate("element => element.scrollIntoView({block: 'end'})")
+        await page.screenshot(path=PICTURES / "docs-page.png")

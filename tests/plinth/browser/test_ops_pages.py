@@ -1,8 +1,6 @@
 """The pages of /ops in a browser: each flow, by mouse and by keyboard, in both schemes and on a narrow screen."""
 
-import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,11 +22,10 @@ pytest.importorskip("playwright", reason="`make browser-test` installs it")
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from tests.plinth.browser.conftest import TIMEOUT
+from tests.plinth.browser.conftest import PICTURES, TIMEOUT, draws
 
 pytestmark = pytest.mark.slow  # needs more than Python: `make browser-test`
 
-PICTURES = Path(__file__).parents[3] / "docs" / "pictures"
 PAGES = ["", "/jobs", "/queues", "/schedules", "/workers", "/dead-letters", "/audit"]
 SCHEMES = ["light", "dark"]
 
@@ -325,7 +322,7 @@ class TestNarrow:
             assert width <= 360, path
 
 
-@pytest.mark.skipif("PICTURES" not in os.environ, reason="PICTURES=1 writes the pictures of docs/ops.md anew")
+@draws
 class TestPictures:
     @pytest.fixture
     def context_options(self) -> dict[str, Any]:
