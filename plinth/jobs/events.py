@@ -3,7 +3,7 @@
 from hashlib import blake2b
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.doorbell import ring_after_commit
@@ -40,7 +40,8 @@ async def emit(session: AsyncSession, event: str, payload: Any = None) -> bool:
 
     Raises:
         TypeError: the payload is nothing that JSON can hold.
-        ValueError: the name is empty or too long, or the payload is too large or holds a NUL.
+        ValueError: the name is empty or too long, or the payload is too large, holds a NUL, an infinite number or NaN,
+            or is nested more deeply than `wait_for` reads.
     """
     check_event(event)
     try:
@@ -49,6 +50,10 @@ async def emit(session: AsyncSession, event: str, payload: Any = None) -> bool:
         raise TypeError(f"the payload of the event {event!r} cannot be made JSON: {error}") from None
     if len(text.encode()) > MAX_PAYLOAD or holds_nul(text):
         raise ValueError(f"the payload of an event has {MAX_PAYLOAD} bytes at most, and no NUL")
+    try:
+        from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"the payload of the event {event!r} does not come back from JSON: {error}") from None
     connection = await session.connection()
     await connection.exec_driver_sql(LOCK_EVENT, (event_lock(event),))
     emitted = (await connection.exec_driver_sql(EMIT, (event, text))).one()

@@ -1,6 +1,7 @@
 """Durable steps: what is done once, what waits, and what a later run finds."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -387,6 +388,13 @@ class TestSleep:
             assert (await jobs.end_of(made.id))["state"] == "cancelled"
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 class TestEvents:
     @pytest.fixture
     def got(self) -> list[Any]:
@@ -543,6 +551,9 @@ class TestEvents:
             ("a\ud800", None, ValueError),
             ("big", "x" * 70_000, ValueError),
             ("nul", "\0", ValueError),
+            ("infinite", math.inf, ValueError),
+            ("deep", nested(210), ValueError),
+            ("deeper", nested(300), TypeError),
             ("object", object(), TypeError),
         ],
     )
