@@ -367,6 +367,12 @@ def test_a_missing_custom_resource_is_said_and_not_passed_over(api: str) -> None
         template(_WITH.get(api, FULL), apis=tuple(set(CUSTOM_RESOURCES) - {api}))
 
 
+def test_a_missing_keda_is_said_of_the_group_that_asks_for_it() -> None:
+    groups = {"exports": {"queues": ["exports"], "keda": {"enabled": True}}}
+    with pytest.raises(RenderError, match=r"workers\.exports\.keda\.enabled is true, and this cluster has no keda"):
+        template({"workers": groups, "postgresql": {"maxConnections": 500}}, apis=())
+
+
 def test_without_custom_resources_the_defaults_render() -> None:
     assert template({}, apis=()) == template({})
 
