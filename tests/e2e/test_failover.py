@@ -25,7 +25,7 @@ STRAY = 0.01
 WORTH_TELLING = 5
 
 
-# Six minutes on a quiet machine: `make e2e ARGS='-m "" tests/e2e/test_failover.py'`.
+# Six minutes on a quiet machine: `make e2e ARGS='-m "" -k test_failover'`.
 pytestmark = pytest.mark.slow
 
 

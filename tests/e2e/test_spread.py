@@ -9,7 +9,7 @@ from tests.e2e.release import Release, until
 
 ZONE = "topology.kubernetes.io/zone"
 # Once could be luck.
-ROLL_OUTS = 3
+ROLL_OUTS = 2
 
 
 @pytest.fixture(scope="module")
