@@ -3,12 +3,14 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.chart.cases import CASES, PRODUCTION, release
+from tests.chart.schemas import problems
 from tests.chart.tools import CHART, KEY, NEWEST, OLDEST, Object, merged, objects_of, run, template, tool
 
 SNAPSHOT = Path(__file__).with_name("default.yaml")
@@ -151,6 +153,37 @@ class TestNames:
         names = [item["metadata"]["name"] for item in items]
         assert expected in names
         assert all(len(name) <= 63 for name in names)
+
+    def test_longest_group_of_workers(self) -> None:
+        """Two of them that differ at their end alone have Services of their own."""
+        values = {
+            "fullnameOverride": "a" * 40,
+            "workers": {"b" * 14 + "c": {}, "b" * 14 + "d": {}},
+            "metrics": {"serviceMonitor": {"enabled": True}},
+        }
+        names = [(item["kind"], item["metadata"]["name"]) for item in objects_of(template(values))]
+        assert len(names) == len(set(names))
+        assert all(len(name) <= 63 for _, name in names)
+
+    @pytest.mark.parametrize(
+        ("version", "expected"),
+        [
+            ("1.2.3+build.7", "1.2.3_build.7"),
+            (f"0.0.0-{'a' * 49}-{'b' * 20}", f"0.0.0-{'a' * 49}"),
+        ],
+    )
+    def test_version_is_fit_for_a_label(self, tmp_path: Path, version: str, expected: str) -> None:
+        """Of a build, as `helm package --version --app-version` writes it."""
+        chart = tmp_path / "plinth"
+        shutil.copytree(CHART, chart)
+        meta = yaml.safe_load((chart / "Chart.yaml").read_text()) | {"version": version, "appVersion": version}
+        (chart / "Chart.yaml").write_text(yaml.safe_dump(meta))
+        for item in objects_of(template({"image": {"tag": "1"}}, chart=chart)):
+            labels = item["metadata"]["labels"]
+            assert problems(NEWEST, item) == []
+            assert labels["helm.sh/chart"] == f"plinth-{expected}"
+            assert labels["app.kubernetes.io/version"].startswith(expected)
+            assert all(re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", text) for text in labels.values())
 
     @pytest.mark.parametrize(
         "names",

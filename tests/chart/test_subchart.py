@@ -1,5 +1,6 @@
 """The chart as a dependency of another one."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -81,3 +82,18 @@ def test_two_dependencies_under_different_names_share_nothing(parent: Path, helm
     assert len(names) == len(set(names))
     assert ("Deployment", "shop-orders-api") in names
     assert ("Deployment", "shop-stock-api") in names
+
+
+def test_alias_may_be_what_no_object_may_be_called(parent: Path, helm: str) -> None:
+    """Keys of values tend to be in camel case, or with an underscore."""
+    aliases = ("ordersApi", "ordersapi", "orders_api", "orders-api", "O" * 70)
+    chart = yaml.safe_load((parent / "Chart.yaml").read_text())
+    chart["dependencies"] = [{"name": "plinth", "version": "0.1.0", "alias": alias} for alias in aliases]
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    items = objects_of(
+        template({alias: {"secretKey": {"value": KEY}} for alias in aliases}, name="7", chart=parent, helm=helm)
+    )
+    names = [(item["kind"], item["metadata"]["name"]) for item in items]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name) for _, name in names)
+    assert all(len(text) <= 63 for item in items for text in item["metadata"]["labels"].values())

@@ -1,7 +1,7 @@
 {{/*
-What everything is called after. 40 characters leave room for the longest ending: a StatefulSet's name, and a hash. A
-release may have a name that a Service may not have: longer, with a dot, or with a digit in front. Then it is changed, and a
-hash of the whole name keeps two of them apart.
+What everything is called after. 40 characters leave room for the longest ending: a StatefulSet's name, and a hash. A release
+and a parent chart's alias may have a name that a Service may not have: longer, with a dot, an underscore or capitals, or with
+a digit in front. Then it is changed, and a hash of the whole name keeps two of them apart.
 */}}
 {{- define "plinth.fullname" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
@@ -10,15 +10,30 @@ hash of the whole name keeps two of them apart.
 {{- if regexMatch "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$" $full -}}
 {{ $full }}
 {{- else -}}
-{{- $letterFirst := ternary (printf "%s-%s" .Chart.Name $full) $full (regexMatch "^[0-9]" $full) -}}
-{{ $letterFirst | replace "." "-" | trunc 31 | trimSuffix "-" }}-{{ sha256sum $full | trunc 8 }}
+{{- $letterFirst := ternary (printf "plinth-%s" $full) $full (regexMatch "^[0-9]" $full) -}}
+{{ $letterFirst | lower | replace "." "-" | replace "_" "-" | trunc 31 | trimSuffix "-" }}-{{ sha256sum $full | trunc 8 }}
 {{- end -}}
+{{- end -}}
+
+{{/* A name with an ending of its own, in the 63 characters that a Service's may have. Takes (list root ending). */}}
+{{- define "plinth.serviceName" -}}
+{{- $name := printf "%s-%s" (include "plinth.fullname" (first .)) (last .) -}}
+{{- if gt (len $name) 63 -}}
+{{ trunc 54 $name | trimSuffix "-" }}-{{ sha256sum $name | trunc 8 }}
+{{- else -}}
+{{ $name }}
+{{- end -}}
+{{- end -}}
+
+{{/* Text as the value of a label, which has 63 characters at most and no plus, and a letter or a digit at either end. */}}
+{{- define "plinth.labelValue" -}}
+{{ regexReplaceAll "^[^A-Za-z0-9]+|[^A-Za-z0-9]+$" (. | replace "+" "_" | trunc 63) "" }}
 {{- end -}}
 
 {{/* The labels that a selector looks for, which never change. Takes (list root component). */}}
 {{- define "plinth.selectorLabels" -}}
 {{- $root := first . -}}
-app.kubernetes.io/name: {{ $root.Values.nameOverride | default $root.Chart.Name | quote }}
+app.kubernetes.io/name: {{ include "plinth.labelValue" ($root.Values.nameOverride | default $root.Chart.Name) | quote }}
 app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ last . }}
 {{- end -}}
@@ -27,9 +42,9 @@ app.kubernetes.io/component: {{ last . }}
 {{- define "plinth.labels" -}}
 {{- $root := first . -}}
 {{ include "plinth.selectorLabels" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "plinth.labelValue" $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ include "plinth.labelValue" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) }}
 {{- range $name, $value := $root.Values.commonLabels }}
 {{- if not (regexMatch "^(app\\.kubernetes\\.io/(name|instance|component|version|managed-by)|helm\\.sh/chart)$" $name) }}
 {{ dict $name $value | toYaml }}
