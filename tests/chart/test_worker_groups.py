@@ -80,6 +80,57 @@ def test_the_values_of_before_make_what_they_made(helm: str) -> None:
     assert [name for kind, name in rendered({}, helm) if kind == "Deployment"] == ["api", "worker"]
 
 
+@pytest.mark.parametrize(
+    ("common", "own", "served"),
+    [
+        ({"queues": ["a"]}, {"config": {"JOBS_QUEUES": "b"}}, "b"),
+        ({"config": {"JOBS_QUEUES": ["a"]}}, {"queues": ["b"]}, "b"),
+        ({"queues": ["a"], "config": {"JOBS_QUEUES": "b"}}, {}, "a"),
+    ],
+)
+def test_the_queues_of_a_group_count_whichever_way_they_are_said(
+    common: Object, own: Object, served: str, helm: str
+) -> None:
+    objects = rendered({"worker": common, "workers": {"exports": own}}, helm)
+    assert settings(objects["Deployment", "worker-exports"])["JOBS_QUEUES"] == served
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "expected"),
+    [
+        ({"minAvailable": 1}, {"maxUnavailable": 2}, {"maxUnavailable": 2}),
+        ({"minAvailable": 1}, {"minAvailable": None}, {"maxUnavailable": 1}),
+        ({"maxUnavailable": 2}, {"minAvailable": 1}, {"minAvailable": 1}),
+        ({"minAvailable": 1}, {"enabled": True}, {"minAvailable": 1}),
+    ],
+)
+def test_the_budget_of_a_group_counts(common: Object, own: Object, expected: Object, helm: str) -> None:
+    objects = rendered({"worker": {"pdb": common}, "workers": {"exports": {"pdb": own}}}, helm)
+    spec = objects["PodDisruptionBudget", "worker-exports"]["spec"]
+    assert {key: value for key, value in spec.items() if key.startswith("m")} == expected
+
+
+def test_the_surge_of_a_group_counts(helm: str) -> None:
+    values = {"worker": {"strategy": {"type": "Recreate"}}, "workers": {"exports": {"maxSurge": 2}, "mail": {}}}
+    objects = rendered({"postgresql": {"maxConnections": 500}, **values}, helm)
+    assert objects["Deployment", "worker-exports"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 2
+    assert objects["Deployment", "worker-mail"]["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_null_takes_out_what_worker_says(helm: str) -> None:
+    common = {
+        "podSecurityContext": {"fsGroup": 2000},
+        "config": {"RATE_LIMIT": "5/second"},
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    }
+    own = {"podSecurityContext": {"fsGroup": None}, "config": {"RATE_LIMIT": None}, "affinity": {"nodeAffinity": None}}
+    deployment = rendered({"worker": common, "workers": {"exports": own}}, helm)["Deployment", "worker-exports"]
+    spec = deployment["spec"]["template"]["spec"]
+    assert "fsGroup" not in spec["securityContext"]
+    assert "RATE_LIMIT" not in settings(deployment)
+    assert not spec["affinity"]["nodeAffinity"]
+
+
 def test_a_shared_service_account_is_made_once(helm: str) -> None:
     objects = objects_of(template(merged(GROUPS, {"worker": {"serviceAccount": {"name": "jobs"}}}), helm=helm))
     accounts = [item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"]

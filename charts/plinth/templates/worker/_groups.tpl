@@ -5,15 +5,22 @@ do: those of `worker`, and the group's own over them.
 */}}
 {{- define "plinth.workers" -}}
 {{- if not (hasKey .Values "workerComponents") -}}
-{{- $common := .Values.worker -}}
+{{- $common := deepCopy .Values.worker -}}
+{{- include "plinth.queuesAsSetting" $common -}}
 {{- $components := list -}}
 {{- range $group, $own := include "plinth.overlaid" (list (dict "default" dict) .Values.workers) | fromYaml -}}
 {{- $component := ternary "worker" (printf "worker-%s" $group) (eq $group "default") -}}
 {{- $values := $own | default dict | deepCopy -}}
-{{- include "plinth.setMissing" (list $values (deepCopy $common)) -}}
-{{- with $values.queues -}}
-{{- $_ := set $values "config" (set ($values.config | default dict) "JOBS_QUEUES" .) -}}
+{{- include "plinth.queuesAsSetting" $values -}}
+{{- /* Of two keys that exclude each other the group's own counts. */ -}}
+{{- if hasKey ($values.pdb | default dict) "maxUnavailable" -}}
+{{- $_ := set $values.pdb "minAvailable" $values.pdb.minAvailable -}}
 {{- end -}}
+{{- $inherited := deepCopy $common -}}
+{{- if hasKey $values "maxSurge" -}}
+{{- $inherited = omit $inherited "strategy" -}}
+{{- end -}}
+{{- include "plinth.inherit" (list $values $inherited) -}}
 {{- $_ := set $.Values $component $values -}}
 {{- $components = append $components $component -}}
 {{- end -}}
@@ -31,5 +38,24 @@ do: those of `worker`, and the group's own over them.
 {{- define "plinth.kedaScales" -}}
 {{- range $component := include "plinth.workers" . | fromJsonArray -}}
 {{- if (index $.Values $component).keda.enabled }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The queues of a group as the setting that they are, so that the nearer of the two counts. Takes its values. */}}
+{{- define "plinth.queuesAsSetting" -}}
+{{- with .queues -}}
+{{- $_ := set $ "config" (set ($.config | default dict) "JOBS_QUEUES" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Gives a group what it does not say, at every depth. null it says. Takes (list group common). */}}
+{{- define "plinth.inherit" -}}
+{{- $group := first . -}}
+{{- range $key, $common := last . -}}
+{{- if not (hasKey $group $key) -}}
+{{- $_ := set $group $key $common -}}
+{{- else if and (kindIs "map" $common) (kindIs "map" (index $group $key)) -}}
+{{- include "plinth.inherit" (list (index $group $key) $common) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
