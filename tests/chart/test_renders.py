@@ -249,6 +249,13 @@ class TestNotes:
         assert "port-forward deploy/plinth-api 9090\n  curl http://localhost:9090/metrics" in notes
         assert "Prometheus does not scrape them yet" in notes
 
+    def test_they_fill_in_the_hosts(self, tmp_path: Path) -> None:
+        values = {
+            "ingress": {"enabled": True, "hosts": ["{{ .Release.Name }}.example.com"]},
+            "networkPolicy": {"apiFrom": [{"podSelector": {}}]},
+        }
+        assert "http://plinth.example.com" in self.notes(tmp_path, values)
+
     def test_they_do_not_if_it_does(self, tmp_path: Path) -> None:
         assert "Prometheus does not scrape" not in self.notes(tmp_path, CASES["full"])
 

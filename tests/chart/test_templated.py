@@ -73,3 +73,14 @@ def test_annotations_keep_the_templates_of_others(helm: str) -> None:
 def test_a_template_with_a_mistake_is_refused(helm: str) -> None:
     with pytest.raises(RenderError, match="nothing"):
         template({"extraEnv": [{"name": "REGION", "value": '{{ include "nothing" . }}'}]}, helm=helm)
+
+
+def test_what_the_chart_makes_of_a_setting_has_its_templates_filled_in(helm: str) -> None:
+    """KEDA asks for the queues that the workers serve, and a pooler is one whichever way it is said."""
+    values: Object = {"config": {"JOBS_QUEUES": ["{{ .Release.Name }}-slow"]}, "worker": {"keda": {"enabled": True}}}
+    (scaled,) = [item for item in objects_of(template(values, helm=helm)) if item["kind"] == "ScaledObject"]
+    for trigger in scaled["spec"]["triggers"]:
+        assert "ARRAY['plinth-slow']" in trigger["metadata"]["query"]
+    pooler = {"global": {"pooler": "yes"}, "config": {"DB_TRANSACTION_POOLER": "{{ .Values.global.pooler }}"}}
+    with pytest.raises(RenderError, match=r"config\.DB_TRANSACTION_POOLER is true"):
+        template(VALUES | pooler, helm=helm)

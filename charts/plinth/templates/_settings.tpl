@@ -15,14 +15,15 @@ nor an identity provider of its own.
 
 {{/* Non-empty behind a transaction pooler. The setting is read as the application reads it, since it may be text. */}}
 {{- define "plinth.transactionPooler" -}}
-{{- if has (toString .Values.config.DB_TRANSACTION_POOLER | lower) (list "true" "yes" "on" "t" "y" "1") }}true{{ end -}}
+{{- if has (include "plinth.text" (list . (toString .Values.config.DB_TRANSACTION_POOLER)) | lower) (list "true" "yes" "on" "t" "y" "1") }}true{{ end -}}
 {{- end -}}
 
 {{- define "plinth.authProvider" -}}
 {{- .Values.config.AUTH_PROVIDER | default "local" -}}
 {{- end -}}
 
-{{/* The settings of a component, its own over the common ones, as YAML. Takes (list root component). */}}
+{{/* The settings of a component, its own over the common ones and with their templates filled in, as YAML. Takes (list root
+component). */}}
 {{- define "plinth.config" -}}
 {{- $root := first . -}}
 {{- $config := include "plinth.overlaid" (list $root.Values.config (index $root.Values (last .)).config) | fromYaml -}}
@@ -31,6 +32,12 @@ nor an identity provider of its own.
 {{- end -}}
 {{- if and (ne (last .) "migrate") $root.Values.cloudnativepg.pooler.enabled -}}
 {{- $_ := set $config "DB_TRANSACTION_POOLER" true -}}
+{{- end -}}
+{{- range $name, $value := $config -}}
+{{- $text := include "plinth.scalar" $value -}}
+{{- if contains "{{" $text -}}
+{{- $_ := set $config $name (include "plinth.text" (list $root $text)) -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
@@ -94,7 +101,7 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- range $name, $value := include "plinth.config" . | fromYaml }}
 {{- if not (kindIs "invalid" $value) }}
 - name: {{ $name }}
-  value: {{ include "plinth.text" (list $root (include "plinth.scalar" $value)) | quote }}
+  value: {{ include "plinth.scalar" $value | quote }}
 {{- end }}
 {{- end }}
 - name: METRICS_PORT
