@@ -103,7 +103,6 @@ FULL: Object = {
         "sidecars": [_SIDECAR],
         "keda": {
             "enabled": True,
-            "connectionKey": "KEDA_URL",
             "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
         },
     },
@@ -240,7 +239,7 @@ CASES: dict[str, Object] = {
                 "spec": {"backup": {"volumeSnapshot": {"className": "snapshots"}}},
             },
             "global": {"imageRegistry": "mirror.example.com", "imagePullSecrets": [{"name": "pull"}]},
-            "worker": {"keda": {"enabled": True}},
+            "worker": {"keda": {"enabled": True, "connectionKey": "fqdn-uri"}},
         },
     ),
     "bare": {

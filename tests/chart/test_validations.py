@@ -6,7 +6,7 @@ from app.core.config import Settings
 from plinth.cli.server import GRACE_SECONDS
 from plinth.settings import DEVELOPMENT_SECRET_KEY
 from tests.chart.cases import CASES, FULL, PRODUCTION
-from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, template
+from tests.chart.tools import CHART, CUSTOM_RESOURCES, KEY, Object, RenderError, merged, objects_of, template
 
 CLUSTER = CASES["cloudnativepg"]
 
@@ -284,9 +284,64 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"api": {"autoscaling": {"enabled": True, "maxReplicas": 10}}, "postgresql": {"maxConnections": 150}},
         ["20 API pods x 11", "postgresql.maxConnections is 150"],
     ),
-    "a replica of the chart's own database": (
-        {"externalDatabase": {"replicaKey": "REPLICA_URL"}},
-        ['externalDatabase.replicaKey is "REPLICA_URL"', "leave replicaKey empty"],
+    **{
+        f"a {key} of {database}": (
+            merged(values, {"externalDatabase": {key: "URL"}}),
+            [f'externalDatabase.{key} is "URL", and externalDatabase.existingSecret is empty', f"leave {key} empty"],
+        )
+        for key in ("replicaKey", "directKey")
+        for database, values in (("the chart's own database", {}), ("a Cluster", CLUSTER))
+    },
+    "standbys without a Cluster": (
+        {"cloudnativepg": {"readReplicas": True}},
+        ["cloudnativepg.readReplicas is true, and cloudnativepg.enabled is false", "externalDatabase.replicaKey"],
+    ),
+    "a key for KEDA that the chart's own Secret has not": (
+        {"workers": {"exports": {"keda": {"enabled": True, "connectionKey": "URL"}}}},
+        ['workers.exports.keda.connectionKey is "URL", and postgresql.enabled is true', "Leave it empty"],
+    ),
+    "a replica that hides from the chart": (
+        {"api": {"extraEnv": [{"name": "DATABASE_REPLICA_URL", "value": "postgresql://standby/app"}]}},
+        ["extraEnv sets DATABASE_REPLICA_URL", "externalDatabase"],
+    ),
+    **{
+        f"Upstash beside {name}": (
+            merged(PRODUCTION | {"environment": "local"}, values),
+            ["Two Redis servers: UPSTASH_REDIS_URL is set", said, "leave UPSTASH_REDIS_URL out"],
+        )
+        for name, said, values in (
+            (
+                "the chart's own Redis",
+                "redis.enabled is true",
+                {
+                    "redis": {"enabled": True},
+                    "externalRedis": {"existingSecret": ""},
+                    "config": {"UPSTASH_REDIS_URL": "https://a.upstash.io"},
+                },
+            ),
+            (
+                "another one",
+                "externalRedis.existingSecret is set",
+                {"extraEnv": [{"name": "UPSTASH_REDIS_URL", "value": "https://a.upstash.io"}]},
+            ),
+        )
+    },
+    **{
+        f"one account of {one} and {other}": (
+            {part: {"serviceAccount": {"name": "shared"}} for part in (one, other)},
+            [
+                f"{one}.serviceAccount and {other}.serviceAccount both make the account shared",
+                f"Set {other}.serviceAccount.create=false",
+            ],
+        )
+        for one, other in (("api", "worker"), ("api", "migrate"), ("migrate", "worker"))
+    },
+    "one account of two groups that say something else of it": (
+        {
+            "worker": {"serviceAccount": {"name": "shared"}},
+            "workers": {"exports": {"serviceAccount": {"annotations": {"example.com/role": "exports"}}}},
+        },
+        ["worker.serviceAccount and workers.exports.serviceAccount make the account shared", "differ in"],
     ),
     "too many connections of many workers": (
         {"worker": {"keda": {"enabled": True, "maxReplicas": 20}, "config": {"DB_MAX_OVERFLOW": 3}}},
@@ -405,3 +460,20 @@ def test_the_arithmetic_uses_the_numbers_of_the_application() -> None:
     with pytest.raises(RenderError) as refused:
         template({"api": {"terminationGracePeriodSeconds": 1}})
     assert f"config.DRAIN_SECONDS {defaults.DRAIN_SECONDS:.0f} (preStop)" in str(refused.value)
+
+
+def test_a_shared_account_is_made_by_one_of_them() -> None:
+    shared = {
+        part: {"serviceAccount": {"name": "shared", "create": part == "api"}} for part in ("api", "worker", "migrate")
+    }
+    items = objects_of(template(shared))
+    assert [item["metadata"]["name"] for item in items if item["kind"] == "ServiceAccount"] == ["shared"]
+    accounts = {
+        item["spec"]["template"]["spec"]["serviceAccountName"] for item in items if item["kind"] == "Deployment"
+    }
+    assert accounts == {"shared"}
+
+
+def test_the_authority_of_a_cluster_may_be_mounted_elsewhere_too() -> None:
+    mount = {"name": "database-ca", "mountPath": "/etc/ssl/database", "readOnly": True}
+    template(merged(CLUSTER, {"api": {"extraVolumeMounts": [mount]}}))

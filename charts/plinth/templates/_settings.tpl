@@ -191,15 +191,20 @@ which may only name variables that stand before them. Takes (list root component
 
 {{/* Non-empty where there is an external Redis, by its URL or by the names of Upstash. */}}
 {{- define "plinth.externalRedis" -}}
-{{- $found := .Values.externalRedis.existingSecret -}}
+{{- .Values.externalRedis.existingSecret | default (include "plinth.upstash" .) -}}
+{{- end -}}
+
+{{/* The name of the setting that has the URL of Upstash's Redis, if one has. */}}
+{{- define "plinth.upstash" -}}
+{{- $found := "" -}}
 {{- $names := list "UPSTASH_REDIS_URL" "UPSTASH_REDIS_REST_URL" -}}
 {{- $parts := list .Values .Values.api .Values.migrate -}}
 {{- range include "plinth.workers" . | fromJsonArray }}{{ $parts = append $parts (index $.Values .) }}{{ end -}}
 {{- range $part := $parts -}}
-{{- range $name := $names }}{{ $found = $found | default (index ($part.config | default dict) $name) }}{{ end -}}
+{{- range $name := $names }}{{ if index ($part.config | default dict) $name }}{{ $found = $name }}{{ end }}{{ end -}}
 {{- range $part.extraEnv }}{{ if has .name $names }}{{ $found = .name }}{{ end }}{{ end -}}
 {{- end -}}
-{{- $found | default "" -}}
+{{- $found -}}
 {{- end -}}
 
 {{/* The Secret of the key that signs: the values name it or hold what is in it. */}}
