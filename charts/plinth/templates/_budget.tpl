@@ -22,10 +22,15 @@ new ones are there already. Takes (list root component).
 
 {{- define "plinth.maxConnections" -}}
 {{- if .Values.cloudnativepg.pooler.enabled -}}
-{{ .Values.cloudnativepg.pooler.maxClients | int }}
+{{ (include "plinth.poolerSpec" . | fromYaml).pgbouncer.parameters.max_client_conn | int }}
 {{- else if .Values.cloudnativepg.enabled -}}
-{{ (include "plinth.clusterSpec" . | fromYaml).postgresql.parameters.max_connections | int }}
+{{ include "plinth.clusterConnections" . }}
 {{- else -}}
 {{ ternary .Values.postgresql.maxConnections .Values.externalDatabase.maxConnections .Values.postgresql.enabled | int }}
 {{- end -}}
+{{- end -}}
+
+{{/* max_connections of each instance of the Cluster. */}}
+{{- define "plinth.clusterConnections" -}}
+{{ (include "plinth.clusterSpec" . | fromYaml).postgresql.parameters.max_connections | int }}
 {{- end -}}

@@ -16,11 +16,12 @@
 {{/* The spec of the Cluster: that of the values, and what the chart says of the rest. */}}
 {{- define "plinth.clusterSpec" -}}
 {{- $values := .Values.cloudnativepg -}}
+{{- $spec := $values.spec | default dict | deepCopy -}}
 {{- $parameters := dict "max_connections" ($values.maxConnections | int | toString) -}}
 {{- $postgresql := dict -}}
 {{- /* A commit waits until one standby has it, or the newest ones would be lost with the primary. So after a failover writes
 wait for a standby that follows the new one, which by default looks for it every 5 s. */ -}}
-{{- if gt (int $values.instances) 1 -}}
+{{- if gt ($spec.instances | default $values.instances | int) 1 -}}
 {{- $_ := set $postgresql "synchronous" (dict "method" "any" "number" 1) -}}
 {{- $_ := set $parameters "wal_retrieve_retry_interval" "1s" -}}
 {{- end -}}
@@ -37,9 +38,11 @@ never end by themselves. */ -}}
       "storage" $storage
       "smartShutdownTimeout" 0
       "postgresql" $postgresql -}}
-{{- /* The Pooler shows the servers' certificate. */ -}}
-{{- if $values.pooler.enabled -}}
-{{- $_ := set $made "certificates" (dict "serverAltDNSNames" (list (include "plinth.clusterHost" (list . (include "plinth.poolerName" .))))) -}}
+{{- /* The Pooler shows the servers' certificate. The operator adds no name to one that the values bring. */ -}}
+{{- $certificates := $spec.certificates | default dict -}}
+{{- if and $values.pooler.enabled (not $certificates.serverTLSSecret) -}}
+{{- $names := append ($certificates.serverAltDNSNames | default list) (include "plinth.clusterHost" (list . (include "plinth.poolerName" .))) -}}
+{{- $_ := set $spec "certificates" (set $certificates "serverAltDNSNames" ($names | uniq)) -}}
 {{- end -}}
 {{- with $values.resources -}}
 {{- $_ := set $made "resources" . -}}
@@ -47,11 +50,28 @@ never end by themselves. */ -}}
 {{- with include "plinth.pullSecrets" . | fromYamlArray -}}
 {{- $_ := set $made "imagePullSecrets" . -}}
 {{- end -}}
-{{- $spec := $values.spec | default dict | deepCopy -}}
 {{- /* The operator takes one of the two. */ -}}
 {{- if not (hasKey $spec "imageCatalogRef") -}}
 {{- $_ := set $made "imageName" (include "plinth.image" (list . $values.image "")) -}}
 {{- end -}}
+{{- include "plinth.setMissing" (list $spec $made) -}}
+{{ toYaml $spec }}
+{{- end -}}
+
+{{/* The spec of its Pooler, likewise. */}}
+{{- define "plinth.poolerSpec" -}}
+{{- $values := .Values.cloudnativepg.pooler -}}
+{{- /* PgBouncer waits for 15 s after a try that failed, in which a new primary would be of no use. */ -}}
+{{- $parameters := dict
+      "default_pool_size" ($values.poolSize | int | toString)
+      "max_client_conn" ($values.maxClients | int | toString)
+      "server_login_retry" "1" -}}
+{{- $made := dict
+      "cluster" (dict "name" (include "plinth.clusterName" .))
+      "type" "rw"
+      "instances" (int $values.instances)
+      "pgbouncer" (dict "poolMode" "transaction" "parameters" $parameters) -}}
+{{- $spec := $values.spec | default dict | deepCopy -}}
 {{- include "plinth.setMissing" (list $spec $made) -}}
 {{ toYaml $spec }}
 {{- end -}}
