@@ -42,7 +42,7 @@ def written(text: str, case: Object, paths: list[Path]) -> Object:
 def _restore_refused(values: Object, before: Mapping[Path, Any]) -> None:
     validator = jsonschema_rs.Draft7Validator(SCHEMA)
     while refused := [tuple(error.instance_path) for error in validator.iter_errors(values)]:
-        for path in refused:
+        for path in (path for path in before if any(path[: len(part)] == part for part in refused)):
             _put(values, path, before[path])
 
 

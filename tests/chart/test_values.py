@@ -96,6 +96,41 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
     "a peer that says nothing": ({"networkPolicy": {"apiFrom": [{}]}}, "minProperties: got 0, want 1"),
     "a namespace in capitals": ({"networkPolicy": {"kedaNamespace": "Keda"}}, "'Keda' does not match pattern"),
     "a class in capitals": ({"ingress": {"className": "NGINX"}}, "'NGINX' does not match pattern"),
+    **{
+        f"a registry with {what}": ({where: {key: registry}}, f"'{registry}' does not match pattern")
+        for where, key in (("image", "registry"), ("global", "imageRegistry"))
+        for what, registry in (("a scheme", "https://registry.example"), ("a slash behind it", "registry.example/"))
+    },
+    "a family of addresses twice": ({"api": {"service": {"ipFamilies": ["IPv4", "IPv4"]}}}, "are equal"),
+    "a network without its size": (
+        {"api": {"service": {"loadBalancerSourceRanges": ["192.0.2.1"]}}}, "'192.0.2.1' does not match pattern",
+    ),
+    "a variable from no source": ({"extraEnv": [{"name": "A", "valueFrom": {}}]}, "minProperties: got 0, want 1"),
+    "a port of a container as text": (
+        {"api": {"sidecars": [{"name": "a", "image": "a:1", "ports": ["8080"]}]}},
+        "at '/api/sidecars/0/ports/0': got string, want object",
+    ),
+    "a security context as text": (
+        {"worker": {"initContainers": [{"name": "a", "image": "a:1", "securityContext": "none"}]}},
+        "at '/worker/initContainers/0/securityContext': got string, want null or object",
+    ),
+    "a constraint without a key": (
+        {"api": {"topologySpreadConstraints": [{"maxSkew": 1}]}}, "missing properties 'topologyKey'",
+    ),
+    "a path without its type": (
+        {"ingress": {"extraPaths": [{"path": "/", "backend": {}}]}}, "missing property 'pathType'",
+    ),
+    "a number for a setting of PostgreSQL, in its spec": (
+        {"cloudnativepg": {"spec": {"postgresql": {"parameters": {"max_connections": 90}}}}},
+        "at '/cloudnativepg/spec/postgresql/parameters/max_connections': got number, want string",
+    ),
+    "a text for a section of a Cluster": (
+        {"cloudnativepg": {"spec": {"postgresql": "none"}}}, "at '/cloudnativepg/spec/postgresql': got string",
+    ),
+    "a text for a section of a Pooler": (
+        {"cloudnativepg": {"pooler": {"spec": {"pgbouncer": "none"}}}},
+        "at '/cloudnativepg/pooler/spec/pgbouncer': got string",
+    ),
     "a resource under the wrong head": ({"api": {"resources": {"cpu": "1"}}}, "'cpu' not allowed"),
 }  # fmt: skip
 
@@ -118,7 +153,7 @@ def test_every_default_is_in_the_schema_and_every_key_of_the_schema_has_a_defaul
     keys = {".".join(map(str, path)) for path, _ in nodes(default_values()) if path}
     known = {".".join(path) for path in _schema_paths(SCHEMA)}
     settings = {".".join(path) for path in _schema_paths(SCHEMA) if path[0] == "config" or path[1:2] == ("config",)}
-    opaque = re.compile(r"\.(\d+|requests|limits)(\.|$)|\.claims$|\.labels\.")
+    opaque = re.compile(r"\.(\d+|requests|limits)(\.|$)|\.claims$|\.labels\.|\.spec\.")
     assert {key for key in keys if not opaque.search(key)} <= known
     assert {key for key in known if not opaque.search(key)} - settings - keys == set()
 
@@ -131,7 +166,9 @@ def test_our_own_objects_take_no_other_keys() -> None:
         if part.get("additionalProperties") is not False
     }
     parts_of_pods = {f"definitions.{name}.items" for name in ("containers", "volumes", "volumeMounts")}
-    assert open_objects == {"properties.global", *parts_of_pods}
+    parts_of_pods.add("definitions.containers.items.properties.ports.items")
+    operators = {f"properties.cloudnativepg.properties.{where}spec" for where in ("", "pooler.properties.")}
+    assert open_objects == {"properties.global", *parts_of_pods, *operators}
 
 
 @pytest.mark.parametrize("helm", ["HELM", "HELM4"])
