@@ -165,6 +165,9 @@ class TestBlankKeys:
     def test_blank_section_of_empty_defaults(self, key: str) -> None:
         assert template({key: None}) == template({})
 
+    def test_service_of_a_server_may_be_blank(self) -> None:
+        assert template({"postgresql": {"service": None}, "redis": {"service": None}}) == template({})
+
     def test_resources_may_be_blank(self) -> None:
         parts = {name: {"resources": None} for name in ("api", "worker", "migrate", "tests", "postgresql", "redis")}
         assert not _pod(parts)["spec"]["containers"][0].get("resources")

@@ -13,6 +13,15 @@ CLUSTER = CASES["cloudnativepg"]
 # Without a database of its own, and in production in all else.
 _PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
 
+
+def _resources(part: str, request: str | float, limit: str) -> Object:
+    """The values of a part by its dotted path."""
+    values: Object = {"resources": {"requests": {"memory": request}, "limits": {"memory": limit}}}
+    for key in reversed(part.split(".")):
+        values = {key: values}
+    return values
+
+
 _REFUSED: dict[str, tuple[Object, list[str]]] = {
     "two databases": (
         {"externalDatabase": {"existingSecret": "db"}},
@@ -385,6 +394,29 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"metrics": {"rules": {"objectives": {"latency": {"exceptRoutes": ".*/(events|content"}}}}},
         ["metrics.rules.objectives.latency.exceptRoutes", "refuse all rules", "Take one such as .*/(events|content)"],
     ),
+    **{
+        f"{part} with a request of {request} above its limit of {limit}": (
+            merged(CLUSTER if part == "cloudnativepg" else {}, _resources(part, request, limit)),
+            [f"{part}.resources.requests.memory is {request}", f"{part}.resources.limits.memory is {limit}"],
+        )
+        for part, request, limit in (
+            ("api", "1Gi", "384Mi"),
+            ("workers.exports", "1Gi", "384Mi"),
+            ("migrate", "1.5G", "1.2Gi"),
+            ("tests", "1e9", "900M"),
+            ("postgresql", 2097152, "2000k"),
+            ("redis", "1Ei", "1023Pi"),
+            ("cloudnativepg", "2Gi", "1Gi"),
+        )
+    },
+    "a request of CPU above its limit": (
+        {"worker": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1900m"}}}},
+        ["worker.resources.requests.cpu is 2, and worker.resources.limits.cpu is 1900m", "Raise worker.resources"],
+    ),
+    "two families in a single stack": (
+        {"redis": {"service": {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}}},
+        ["redis.service.ipFamilyPolicy is SingleStack", "set redis.service.ipFamilyPolicy="],
+    ),
     "source ranges of no load balancer": (
         {"api": {"service": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}}},
         ["api.service.loadBalancerSourceRanges is set, and api.service.type is ClusterIP", "networkPolicy.apiFrom"],
@@ -477,3 +509,9 @@ def test_a_shared_account_is_made_by_one_of_them() -> None:
 def test_the_authority_of_a_cluster_may_be_mounted_elsewhere_too() -> None:
     mount = {"name": "database-ca", "mountPath": "/etc/ssl/database", "readOnly": True}
     template(merged(CLUSTER, {"api": {"extraVolumeMounts": [mount]}}))
+
+
+def test_request_up_to_its_limit_is_accepted() -> None:
+    for request, limit in ("1Gi", "1073741824"), ("1000m", 1), ("1", "1000m"), (0.5, "500m"), ("5Gi", None), ("0", "0"):
+        template({"api": {"resources": {"requests": {"memory": request}, "limits": {"memory": limit}}}})
+    template({"redis": {"enabled": False, "resources": {"requests": {"memory": "1Gi"}}}})
