@@ -413,6 +413,22 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"worker": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1900m"}}}},
         ["worker.resources.requests.cpu is 2, and worker.resources.limits.cpu is 1900m", "Raise worker.resources"],
     ),
+    **{
+        f"{where} of a template that makes nothing": (
+            {section: {key: [empty] if key.startswith("host") else empty}},
+            [f"{where} is {empty}, of which there is nothing left"],
+        )
+        for empty in ("{{ .Values.global.none }}",)
+        for where in (
+            "externalDatabase.existingSecret",
+            "externalRedis.existingSecret",
+            "secretKey.existingSecret",
+            "tests.tokenSecret",
+            "ingress.hosts",
+            "httpRoute.hostnames",
+        )
+        for section, key in (where.split("."),)
+    },
     "two families in a single stack": (
         {"redis": {"service": {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}}},
         ["redis.service.ipFamilyPolicy is SingleStack", "set redis.service.ipFamilyPolicy="],

@@ -101,6 +101,10 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         for where, key in (("image", "registry"), ("global", "imageRegistry"))
         for what, registry in (("a scheme", "https://registry.example"), ("a slash behind it", "registry.example/"))
     },
+    **{
+        f"an address of a collector with {what}": ({"tracing": {"endpoint": url}}, f"'{url}' does not match pattern")
+        for what, url in (("no number for its port", "http://c:otlp"), ("half an escape", "http://c/%z"))
+    },
     "a family of addresses twice": ({"api": {"service": {"ipFamilies": ["IPv4", "IPv4"]}}}, "are equal"),
     "a network without its size": (
         {"api": {"service": {"loadBalancerSourceRanges": ["192.0.2.1"]}}}, "'192.0.2.1' does not match pattern",

@@ -20,8 +20,10 @@ spec:
   minReplicas: {{ .minReplicas | int }}
   maxReplicas: {{ .maxReplicas | int }}
   metrics:
-    - type: Resource
-      resource:
+    # Of our own container: on the pod's there is no figure as soon as one container, of a mesh perhaps, requests no CPU.
+    - type: ContainerResource
+      containerResource:
+        container: {{ include "plinth.containerName" $component }}
         name: cpu
         target:
           type: Utilization

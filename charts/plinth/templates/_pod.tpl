@@ -77,7 +77,7 @@ initContainers:
   {{- end }}
 {{- end }}
 containers:
-  - name: {{ ternary "worker" .component (hasPrefix "worker" .component) }}
+  - name: {{ include "plinth.containerName" .component }}
     {{- .container | nindent 4 }}
     {{- $common | nindent 4 }}
   {{- with include "plinth.extraContainers" $values.sidecars }}
@@ -88,6 +88,11 @@ volumes:
   {{- $made := prepend (include "plinth.clusterVolumes" $root | fromYamlArray) (dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi")) }}
   {{- $volumes := include "plinth.lastOfEach" (list (concat $made ($values.extraVolumes | default list)) "name") }}
   {{- include "plinth.text" (list $root $volumes) | nindent 2 }}
+{{- end -}}
+
+{{/* The name of a component's main container. Takes a component. */}}
+{{- define "plinth.containerName" -}}
+{{ ternary "worker" . (hasPrefix "worker" .) }}
 {{- end -}}
 
 {{/* What our image needs in any container. Takes (list root component). */}}

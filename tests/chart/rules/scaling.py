@@ -1,6 +1,6 @@
 """HorizontalPodAutoscalers, and KEDA's objects."""
 
-from tests.chart.cases import Release
+from tests.chart.cases import Release, main_container
 
 
 def autoscalers_scale_their_deployment_on_cpu(release: Release) -> None:
@@ -9,6 +9,8 @@ def autoscalers_scale_their_deployment_on_cpu(release: Release) -> None:
         values = release.values[component]["autoscaling"]
         behavior = {"behavior": values["behavior"]} if values["behavior"] else {}
         target = {"type": "Utilization", "averageUtilization": values["targetCPUUtilizationPercentage"]}
+        # Of the pod there is no figure where a sidecar requests no CPU.
+        cpu = {"name": "cpu", "container": main_container(component), "target": target}
         assert item["spec"] == behavior | {
             "scaleTargetRef": {
                 "apiVersion": "apps/v1",
@@ -17,7 +19,7 @@ def autoscalers_scale_their_deployment_on_cpu(release: Release) -> None:
             },
             "minReplicas": values["minReplicas"],
             "maxReplicas": values["maxReplicas"],
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+            "metrics": [{"type": "ContainerResource", "containerResource": cpu}],
         }
 
 
