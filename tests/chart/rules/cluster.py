@@ -74,7 +74,8 @@ def pods_reach_the_primary_and_the_standbys_by_verified_tls(release: Release) ->
         for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
             variables = {entry["name"]: entry.get("value", "") for entry in container["env"]}
             assert list(variables).index("CLUSTER_URI") < list(variables).index("DATABASE_URL"), component
-            assert ("DATABASE_REPLICA_URL" in variables) == release.values["cloudnativepg"]["readReplicas"]
+            replicas = release.values["cloudnativepg"]["readReplicas"] and component == "api"
+            assert ("DATABASE_REPLICA_URL" in variables) == replicas
             primary = "plinth-pooler" if release.pooled and component != "migrate" else "plinth-database-rw"
             for name, service in (("DATABASE_URL", primary), ("DATABASE_REPLICA_URL", "plinth-database-ro")):
                 if name not in variables:

@@ -145,10 +145,9 @@ def our_containers_run_a_configuration_that_the_application_accepts(release: Rel
         assert settings.model_dump() == expected.model_dump()
         wanted = {*config, "ENVIRONMENT", "METRICS_PORT", "DATABASE_URL", "SECRET_KEY"}
         wanted |= {"CLUSTER_URI"} if release.cluster else set()
-        wanted |= {"DATABASE_REPLICA_URL"} if release.values["cloudnativepg"]["readReplicas"] else set()
         wanted |= {"REDIS_URL"} if release.values["redis"]["enabled"] or _redis(release) else set()
-        replica = component == "api" and release.values["externalDatabase"]["replicaKey"]
-        wanted |= {"DATABASE_REPLICA_URL"} if replica else set()
+        replica = release.values["externalDatabase"]["replicaKey"] or release.values["cloudnativepg"]["readReplicas"]
+        wanted |= {"DATABASE_REPLICA_URL"} if replica and component == "api" else set()
         wanted |= {entry["name"] for entry in release.values["extraEnv"] + release.values[component]["extraEnv"]}
         wanted |= {"TOKEN"} if component == "tests" and release.values["tests"]["tokenSecret"] else set()
         wanted |= tracing_variables(release, component).keys()

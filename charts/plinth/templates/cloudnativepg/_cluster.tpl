@@ -84,7 +84,8 @@ matchLabels:
 
 {{/*
 The variables with the URL of the Cluster. The operator's says nothing of TLS, which a deployment wants; what a parameter
-says comes before the rest of a URL. A migration bypasses the Pooler. Takes (list root component).
+says comes before the rest of a URL. A migration bypasses the Pooler, and the API alone reads from standbys.
+Takes (list root component).
 */}}
 {{- define "plinth.clusterVariables" -}}
 {{- $root := first . }}
@@ -95,7 +96,7 @@ says comes before the rest of a URL. A migration bypasses the Pooler. Takes (lis
   {{- include "plinth.fromSecret" (list (printf "%s-app" $name) "uri") | nindent 2 }}
 - name: DATABASE_URL
   value: $(CLUSTER_URI)?{{ if $pooler }}host={{ include "plinth.clusterHost" (list $root (include "plinth.poolerName" $root)) }}&{{ end }}{{ $tls }}
-{{- if $root.Values.cloudnativepg.readReplicas }}
+{{- if and $root.Values.cloudnativepg.readReplicas (eq (last .) "api") }}
 - name: DATABASE_REPLICA_URL
   value: $(CLUSTER_URI)?host={{ include "plinth.clusterHost" (list $root (printf "%s-ro" $name)) }}&{{ $tls }}
 {{- end }}
