@@ -104,6 +104,32 @@ def test_the_policy_opens_the_port_of_the_collector(endpoint: str, port: int) ->
     assert {"ports": [{"port": port, "protocol": "TCP"}]} in policy["spec"]["egress"]
 
 
+@pytest.mark.parametrize(
+    ("config", "ports"),
+    [
+        ({}, [443]),
+        ({"OIDC_ISSUER": "https://id.example.com:8443/realms/shop"}, [8443]),
+        ({"OIDC_ISSUER": "https://[2001:db8::1]/realms/1:2/"}, [443]),
+        ({"OIDC_ISSUER": "https://[2001:db8::1]:8443"}, [8443]),
+        ({"OIDC_ISSUER": "http://keycloak.auth", "OIDC_JWKS_URL": "http://keycloak.auth:8080/keys"}, [80, 8080]),
+        ({"OIDC_ISSUER": ["https://a.example:1443", "https://b.example/", "https://c.example:1443"]}, [1443, 443]),
+        ({"OIDC_ISSUER": "https://a.example:1443, https://b.example"}, [1443, 443]),
+        (
+            {"AUTH_PROVIDER": "supabase", "OIDC_ISSUER": None, "SUPABASE_URL": "https://{{ .Release.Name }}:54321"},
+            [54321],
+        ),
+        ({"AUTH_PROVIDER": "supabase", "OIDC_ISSUER": None}, [443]),
+    ],
+)
+def test_the_policy_opens_the_ports_of_the_identity_provider(config: Object, ports: list[int]) -> None:
+    values = merged(PRODUCTION, {"config": config, "externalDatabase": {"port": 6432}})
+    for own in ({}, {"networkPolicy": {"identityProviderPort": 9443}}):
+        items = objects_of(template(merged(values, own)))
+        (policy,) = [item for item in items if item["metadata"]["name"] == "plinth-clients"]
+        opened = [[port["port"] for port in rule["ports"]] for rule in policy["spec"]["egress"]]
+        assert ([9443] if own else ports) in opened
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -189,6 +189,21 @@ which may only name variables that stand before them. Takes (list root component
 {{- .Values.networkPolicy.collectorPort | default $port | int -}}
 {{- end -}}
 
+{{/* The ports of the identity provider, for the network policy, as a JSON list. */}}
+{{- define "plinth.identityPorts" -}}
+{{- $ports := list -}}
+{{- $config := include "plinth.config" (list . "api") | fromYaml -}}
+{{- range list "OIDC_ISSUER" "OIDC_JWKS_URL" "CLERK_ISSUER" "SUPABASE_URL" -}}
+{{- range splitList "," (include "plinth.scalar" (index $config . | default "")) -}}
+{{- with trim . -}}
+{{- $port := regexFind ":[0-9]+$" (regexFind "^[a-z]+://[^/]+" .) | trimPrefix ":" -}}
+{{- $ports = append $ports ($port | default (ternary "80" "443" (hasPrefix "http://" .)) | int) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ with .Values.networkPolicy.identityProviderPort }}{{ list (int .) | toJson }}{{ else }}{{ $ports | default (list 443) | uniq | toJson }}{{ end }}
+{{- end -}}
+
 {{/* Non-empty where there is an external Redis, by its URL or by the names of Upstash. */}}
 {{- define "plinth.externalRedis" -}}
 {{- .Values.externalRedis.existingSecret | default (include "plinth.upstash" .) -}}

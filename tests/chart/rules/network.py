@@ -76,7 +76,7 @@ def _wanted(release: Release) -> set[tuple[str, str, int]]:
     elif values["externalRedis"]["existingSecret"] or "UPSTASH_REDIS_REST_URL" in values["config"]:
         wanted |= set(product(clients, free, [values["externalRedis"]["port"]]))
     if values["config"]["AUTH_PROVIDER"] != "local":
-        wanted |= set(product(clients, free, [values["networkPolicy"]["identityProviderPort"]]))
+        wanted |= set(product(clients, free, [values["networkPolicy"]["identityProviderPort"] or 443]))
     if values["tracing"]["endpoint"]:
         port = values["networkPolicy"]["collectorPort"] or urlsplit(values["tracing"]["endpoint"]).port
         collectors = {"monitoring"} if values["networkPolicy"]["collectorNamespace"] else free
