@@ -429,6 +429,34 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         )
         for section, key in (where.split("."),)
     },
+    "an account that Kubernetes has made": (
+        {"api": {"serviceAccount": {"name": "default"}}},
+        ["api.serviceAccount.create is true, and its name is default", "Set api.serviceAccount.create=false"],
+    ),
+    **{
+        f"a registry in {part}'s repository and one before it": (
+            merged(CLUSTER if part == "cloudnativepg" else {}, {part: {"image": image}, "global": shared}),
+            [f"{part}.image.repository is r.example:5000/a", "Put the registry into"],
+        )
+        for part, image, shared in (
+            ("redis", {"repository": "r.example:5000/a", "registry": "mirror.example"}, {}),
+            ("postgresql", {"repository": "r.example:5000/a"}, {"imageRegistry": "mirror.example"}),
+            ("cloudnativepg", {"repository": "r.example:5000/a"}, {}),
+        )
+    },
+    "KEDA through a pooler": (
+        merged(
+            PRODUCTION,
+            {
+                "config": {"DB_TRANSACTION_POOLER": True},
+                "migrate": {"mode": "disabled"},
+                "worker": {"keda": {"enabled": True, "connectionKey": "KEDA_URL"}},
+                "workers": {"exports": {"keda": {"connectionKey": "", "maxReplicas": 1}}},
+                "externalDatabase": {"maxConnections": 500},
+            },
+        ),
+        ["workers.exports.keda.enabled is true, and externalDatabase.directKey is empty", "KEDA cannot use"],
+    ),
     "two families in a single stack": (
         {"redis": {"service": {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]}}},
         ["redis.service.ipFamilyPolicy is SingleStack", "set redis.service.ipFamilyPolicy="],

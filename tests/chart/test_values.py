@@ -118,6 +118,10 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         {"worker": {"initContainers": [{"name": "a", "image": "a:1", "securityContext": "none"}]}},
         "at '/worker/initContainers/0/securityContext': got string, want null or object",
     ),
+    "a number for a policy of restarts": (
+        {"migrate": {"initContainers": [{"name": "a", "image": "a:1", "restartPolicy": 1}]}},
+        "at '/migrate/initContainers/0/restartPolicy': got number",
+    ),
     "a constraint without a key": (
         {"api": {"topologySpreadConstraints": [{"maxSkew": 1}]}}, "missing properties 'topologyKey'",
     ),
