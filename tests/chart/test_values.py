@@ -122,6 +122,14 @@ _MISTAKES: dict[str, tuple[Object, str]] = {
         {"migrate": {"initContainers": [{"name": "a", "image": "a:1", "restartPolicy": 1}]}},
         "at '/migrate/initContainers/0/restartPolicy': got number",
     ),
+    **{
+        f"a number for the name of a Secret in {where}": ({where: {key: [{"name": 1}]}}, "got number, want string")
+        for where, key in (("global", "imagePullSecrets"), ("image", "pullSecrets"))
+    },
+    "a number for the name of a volume": (
+        {"api": {"extraVolumeMounts": [{"name": 1, "mountPath": "/a"}]}},
+        "at '/api/extraVolumeMounts/0/name': got number, want string",
+    ),
     "a constraint without a key": (
         {"api": {"topologySpreadConstraints": [{"maxSkew": 1}]}}, "missing properties 'topologyKey'",
     ),
@@ -174,7 +182,7 @@ def test_our_own_objects_take_no_other_keys() -> None:
         if part.get("additionalProperties") is not False
     }
     parts_of_pods = {f"definitions.{name}.items" for name in ("containers", "volumes", "volumeMounts")}
-    parts_of_pods.add("definitions.containers.items.properties.ports.items")
+    parts_of_pods |= {"definitions.containers.items.properties.ports.items", "definitions.named"}
     operators = {f"properties.cloudnativepg.properties.{where}spec" for where in ("", "pooler.properties.")}
     assert open_objects == {"properties.global", *parts_of_pods, *operators}
 
