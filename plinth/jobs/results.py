@@ -8,7 +8,7 @@ from typing import Any, Never, NoReturn
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import PydanticSerializationError, ValidationError
+from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
 from plinth.jobs.payload import holds_nul
 
@@ -22,7 +22,7 @@ def dump(what: str, adapter: TypeAdapter[Any], value: Any, *, limit: int = MAX_R
 
     Raises:
         TypeError: it is no JSON of the adapter's type.
-        ValueError: it has more than `limit` bytes, or holds a NUL.
+        ValueError: it has more than `limit` bytes, or holds a NUL, infinity or NaN.
     """
     try:
         text = adapter.dump_json(value, warnings="error").decode()
@@ -33,7 +33,19 @@ def dump(what: str, adapter: TypeAdapter[Any], value: Any, *, limit: int = MAX_R
         raise ValueError(f"{what} has more than {limit} bytes: keep it elsewhere.")
     if holds_nul(text):
         raise ValueError(f"{what} holds a NUL, which PostgreSQL cannot store.")
+    if "null" in text and not _is_finite(adapter, value):
+        raise ValueError(f"{what} holds infinity or NaN, which JSON has not.")
     return text
+
+
+def _is_finite(adapter: TypeAdapter[Any], value: Any) -> bool:
+    """Whether there is neither infinity nor NaN in a value, of which Pydantic makes null."""
+    plain = adapter.dump_python(value, warnings=False)
+    try:
+        from_json(to_json(plain, inf_nan_mode="constants", serialize_unknown=True), allow_inf_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def adapter_of(hint: Any) -> TypeAdapter[Any]:
