@@ -75,13 +75,14 @@ def postgresql_keeps_its_data_and_its_word(release: Release) -> None:
     # No fsync=off, and nothing else that could lose what was acknowledged.
     assert container["args"] == ["-c", f"max_connections={values['maxConnections']}"]
     (claim,) = release.get("StatefulSet", "postgresql")["spec"]["volumeClaimTemplates"]
-    # The server fills in both: a GitOps tool compares lists as a whole.
+    # The server fills in both, and the volumeMode: a GitOps tool compares lists as a whole.
     assert (claim["apiVersion"], claim["kind"]) == ("v1", "PersistentVolumeClaim")
     assert claim["metadata"] == {"name": "data"}
     class_name = {"storageClassName": values["storage"]["className"]} if values["storage"]["className"] else {}
     assert claim["spec"] == class_name | {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": values["storage"]["size"]}},
+        "volumeMode": "Filesystem",
     }
 
 
