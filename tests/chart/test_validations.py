@@ -58,7 +58,11 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
     ),
     "too many connections of a Cluster": (
         merged(CLUSTER, {"cloudnativepg": {"maxConnections": 90}}),
-        ["1 for the migration + 10 for operators", "cloudnativepg.maxConnections is 90"],
+        [
+            "1 for the migration + 10 for operators",
+            "cloudnativepg.maxConnections is 90",
+            "cloudnativepg.pooler.enabled=true",
+        ],
     ),
     "too many connections of a Cluster by its own spec": (
         merged(CLUSTER, {"cloudnativepg": {"spec": {"postgresql": {"parameters": {"max_connections": "90"}}}}}),
