@@ -254,7 +254,9 @@ def _examples() -> dict[str, Object]:
             found[f"values.yaml:{line}"] = yaml.safe_load(block)
     for page in (CHART / "README.md", ROOT / "docs" / "kubernetes.md"):
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL), start=1):
-            found[f"{page.name}, block {number}"] = yaml.safe_load(block)
+            # An object of another program, such as an Application of Argo CD, is none.
+            if not block.startswith("apiVersion:"):
+                found[f"{page.name}, block {number}"] = yaml.safe_load(block)
     return found
 
 
