@@ -356,6 +356,13 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         },
         ["worker.serviceAccount and workers.exports.serviceAccount make the account shared", "differ in"],
     ),
+    **{
+        f"a group of workers called {name}": (
+            {"workers": {name: {}}},
+            [f"workers has a group {name}", "15 characters at most", "small letters, digits and hyphens"],
+        )
+        for name in ("Exports", "bulk_mail", "mail-", "9to5", "a" * 16)
+    },
     "too many connections of many workers": (
         {"worker": {"keda": {"enabled": True, "maxReplicas": 20}, "config": {"DB_MAX_OVERFLOW": 3}}},
         ["40 worker pods x 17", "postgresql.maxConnections is 200"],
