@@ -252,7 +252,7 @@ def _examples() -> dict[str, Object]:
         if not block.startswith(("kubectl", "helm")):
             line = text.count("\n", 0, match.start()) + 1
             found[f"values.yaml:{line}"] = yaml.safe_load(block)
-    for page in (CHART / "README.md", ROOT / "docs" / "kubernetes.md"):
+    for page in (CHART / "README.md", ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "sizing.md"):
         for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL), start=1):
             # An object of another program, such as an Application of Argo CD, is none.
             if not block.startswith("apiVersion:"):
