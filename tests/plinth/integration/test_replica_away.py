@@ -134,8 +134,8 @@ async def test_no_read_fails_while_the_replica_is_frozen_and_few_wait_for_it(
             standby.resume()
         await until(lambda: ready(client, "up"))
         await until(reads_go_to_the_replica(client))
-    # Those that were under way and those that began before the first of them had failed.
-    assert 1 <= waited <= 3 * CLIENTS
+    # One of each client, under way until the first had failed. Without the time in which it is left alone they are 28.
+    assert 1 <= waited <= 2 * CLIENTS
 
 
 async def test_what_was_written_is_read_within_the_largest_lag(client: httpx.AsyncClient, standby: Standby) -> None:
