@@ -1,6 +1,7 @@
-"""The database and Redis go away and come back, under a real server. Limits are several times those of the README.
+"""The database and Redis go away and come back, under a real server. Limits are those of docs/outages.md.
 
-The machine runs other tests beside. What it takes on an idle one is measured on a cluster.
+To them comes ten times what the same requests take while nothing is away: a second on an idle machine, and more on one
+that runs other tests beside.
 """
 
 import asyncio
@@ -22,9 +23,14 @@ from tests.support.api import signed_in
 from tests.support.notes import FOLDER, PACKAGES, note
 from tests.support.ports import free_port
 
-READY_WITHIN = 20.0  # seconds until readiness tells the truth, either way; 5 are promised
-# Seconds for any request while the database is away: 2 by the time limits, and 1.6 on an idle machine.
-ANSWER_WITHIN = 10.0
+READY_WITHIN = 5.0  # seconds until readiness tells the truth, either way
+ANSWER_WITHIN = 2.0  # seconds for any request while the database is away; 1.6 on an idle machine
+PACE = 10
+
+
+class Client(httpx.AsyncClient):
+    slack = 20.0
+    """Seconds that limits are given besides, for the pace of this machine."""
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +69,15 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-async def client(service: tuple[str, dict[str, str]]) -> AsyncIterator[httpx.AsyncClient]:
+async def client(service: tuple[str, dict[str, str]]) -> AsyncIterator[Client]:
     url, headers = service
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=ANSWER_WITHIN) as client:
+    async with Client(base_url=url, headers=headers, timeout=30) as client:
         yield client
 
 
-async def becomes(client: httpx.AsyncClient, expected: Callable[[httpx.Response], bool]) -> None:
+async def becomes(client: Client, expected: Callable[[httpx.Response], bool]) -> None:
     """Wait until readiness answers as expected, with health alive all the while."""
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + READY_WITHIN + client.slack
     while not expected(response := await client.get("/public/health/ready")):
         assert time.monotonic() < deadline, response.text
         assert (await client.get("/public/health")).status_code == 200
@@ -83,32 +89,34 @@ def is_(status: str) -> Callable[[httpx.Response], bool]:
     return lambda response: response.status_code == code and response.json()["status"] == status
 
 
-async def burst(client: httpx.AsyncClient, of_each: int = 10) -> list[httpx.Response]:
+async def burst(client: Client, of_each: int = 10) -> list[httpx.Response]:
     """More requests than there are connections: reads, and writes with a key and without; each is answered in time."""
-    return await asyncio.gather(
-        *(client.get("/notes") for _ in range(of_each)),
-        *(client.post("/notes", json=note()) for _ in range(of_each)),
-        *(client.post("/notes", json=note(), headers={"Idempotency-Key": uuid4().hex}) for _ in range(of_each)),
-    )
+    async with asyncio.timeout(ANSWER_WITHIN + client.slack):
+        return await asyncio.gather(
+            *(client.get("/notes") for _ in range(of_each)),
+            *(client.post("/notes", json=note()) for _ in range(of_each)),
+            *(client.post("/notes", json=note(), headers={"Idempotency-Key": uuid4().hex}) for _ in range(of_each)),
+        )
 
 
-async def works(client: httpx.AsyncClient) -> None:
+async def works(client: Client) -> None:
     assert {response.status_code for response in await burst(client, of_each=5)} == {200, 201}
 
 
 @pytest.fixture(autouse=True)
-async def _healthy_before(client: httpx.AsyncClient, own_servers: Servers) -> None:
+async def _healthy_before(client: Client, own_servers: Servers) -> None:
     for server in (own_servers.postgres, own_servers.redis):
         if server.process is None or not server.process.running:  # a test before this one broke off
             server.start()
     await becomes(client, is_("ready"))
     await works(client)
+    began = time.monotonic()
+    await burst(client)
+    client.slack = PACE * (time.monotonic() - began)
 
 
 class TestDatabase:
-    async def test_service_recovers_from_a_stopped_database(
-        self, client: httpx.AsyncClient, own_servers: Servers
-    ) -> None:
+    async def test_service_recovers_from_a_stopped_database(self, client: Client, own_servers: Servers) -> None:
         own_servers.postgres.stop(signal.SIGQUIT)
         for response in await burst(client):
             assert "retry-after" in response.headers
@@ -118,17 +126,13 @@ class TestDatabase:
         await becomes(client, is_("ready"))
         await works(client)
 
-    async def test_database_restart_between_two_requests_fails_none(
-        self, client: httpx.AsyncClient, own_servers: Servers
-    ) -> None:
+    async def test_database_restart_between_two_requests_fails_none(self, client: Client, own_servers: Servers) -> None:
         own_servers.postgres.stop()
         own_servers.postgres.start()
         # Every pooled connection is dead by now; no request fails on one.
         await works(client)
 
-    async def test_service_recovers_from_a_frozen_database(
-        self, client: httpx.AsyncClient, own_servers: Servers
-    ) -> None:
+    async def test_service_recovers_from_a_frozen_database(self, client: Client, own_servers: Servers) -> None:
         own_servers.postgres.pause()
         try:
             for response in await burst(client):
@@ -141,7 +145,7 @@ class TestDatabase:
 
 
 class TestRedis:
-    async def test_requests_work_while_redis_is_stopped(self, client: httpx.AsyncClient, own_servers: Servers) -> None:
+    async def test_requests_work_while_redis_is_stopped(self, client: Client, own_servers: Servers) -> None:
         own_servers.redis.stop()
         await works(client)
         await becomes(client, is_("degraded"))
@@ -150,9 +154,7 @@ class TestRedis:
         await becomes(client, is_("ready"))
         await works(client)
 
-    async def test_frozen_redis_delays_one_request_not_all(
-        self, client: httpx.AsyncClient, own_servers: Servers
-    ) -> None:
+    async def test_frozen_redis_delays_one_request_not_all(self, client: Client, own_servers: Servers) -> None:
         own_servers.redis.pause()
         try:
             await works(client)
