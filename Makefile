@@ -35,8 +35,9 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
-# With -k one process: each of two would import and collect all tests to run a few. -n 2 in ARGS has two all the same.
-PROCESSES := $(if $(filter -k%,$(ARGS)),0,2)
+# Four, on two cores too: tests wait for servers and timers a third of their time. With -k one: each of several would
+# import and collect all tests to run a few. -n in ARGS wins.
+PROCESSES := $(if $(filter -k%,$(ARGS)),0,4)
 # A test that hangs says where, and fails.
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true

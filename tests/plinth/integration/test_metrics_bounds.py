@@ -18,6 +18,7 @@ from plinth.identity import sign_local_token
 from plinth.jobs import JobContext, job
 from plinth.jobs.engine import fleet_metrics as figures
 from plinth.jobs.kinds import JobKind
+from plinth.jobs.schedules import schedules
 from plinth.telemetry.route_template import UNMATCHED
 from tests.plinth.integration.jobs.conftest import Number, until, working
 from tests.support.api import client_of
@@ -130,7 +131,9 @@ async def work(connection: asyncpg.Connection, settings: Settings, task: JobKind
         await until(reaped)
 
     async def told() -> bool:
-        return metric("plinth_queue_jobs", state="available") == QUEUES
+        # Schedules too: a worker writes their rows when it has time for it.
+        shown = {dict(labels).get("schedule") for name, labels in series() if name == "plinth_schedule_overdue_seconds"}
+        return metric("plinth_queue_jobs", state="available") == QUEUES and shown == schedules().keys()
 
     await until(told)
 

@@ -125,7 +125,7 @@ def test_make_help_shows_each_target_in_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "processes"), [("", "-n 2"), ("--cov", "-n 2"), ("-k one_test", "-n 0"), ("-k jobs -n 2", "-n 2")]
+    ("arguments", "processes"), [("", "-n 4"), ("--cov", "-n 4"), ("-k one_test", "-n 0"), ("-k jobs -n 2", "-n 2")]
 )
 def test_make_runs_few_tests_in_one_process(arguments: str, processes: str) -> None:
     shown = output("make", "--dry-run", "test", f"ARGS={arguments}")
