@@ -35,11 +35,12 @@ run: $(VENV)/.run ## Run everything here until Ctrl-C (HOST=…, PORT=…)
 dev: $(VENV)/.run ## The same, and restart API and worker when the code changes
 	@$(PLINTH) run --host $(HOST) --port $(PORT) --reload
 
-# Four, on two cores too: tests wait for servers and timers a third of their time. With -k one: each of several would
-# import and collect all tests to run a few. -n in ARGS wins.
-PROCESSES := $(if $(filter -k%,$(ARGS)),0,4)
+PROCESSES := 2
+# On two cores too: these wait for servers and timers a third of their time.
+test test-plinth: PROCESSES := 4
 # A test that hangs says where, and fails.
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" \
+# With -k one process: each of several would import and collect all tests to run a few. -n in ARGS wins.
+PYTEST = $(BIN)/python -m pytest -n $(if $(filter -k%,$(ARGS)),0,$(PROCESSES)) --dist worksteal -m "not slow" \
 	-o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 # Without those that need more than Python (chart-test, image-test, test-adoption, edge-test, arq-test, browser-test, e2e), or most of the time.
