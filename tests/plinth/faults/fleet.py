@@ -191,10 +191,19 @@ class Fleet:
         await until(begun, f"{count} jobs run", within)
 
     async def busy(self) -> list[Member]:
-        """The workers that are running something, once there are any."""
-        await self.running()
-        pids = {row["worker"] for row in await self.fetch(f"SELECT worker {RUNNING}")}
-        return [member for member in self.members if member.pid in pids and member.process.running] or await self.busy()
+        """The workers that are running something, once there are any.
+
+        The runs of killed workers may hold all places of the jobs that are left, until they are reaped.
+        """
+        found: list[Member] = []
+
+        async def any_busy() -> bool:
+            pids = {row["worker"] for row in await self.fetch(f"SELECT worker {RUNNING}")}
+            found[:] = (member for member in self.members if member.pid in pids and member.process.running)
+            return bool(found)
+
+        await until(any_busy, "a worker is busy", 20)
+        return found
 
     async def all_done(self, within: float = 60.0) -> None:
         """Wait until no job is left to do."""
