@@ -20,6 +20,7 @@ __all__ = [
     "TABLES",
     "Effect",
     "Family",
+    "Followed",
     "Killer",
     "Nothing",
     "Stepped",
@@ -33,6 +34,7 @@ __all__ = [
     "in_a_thread",
     "killer",
     "last",
+    "leads",
     "limited",
     "parent",
     "plain",
@@ -81,6 +83,12 @@ class Effect(Work):
 
     subject: UUID | None = None
     run: int | None = None
+
+
+class Followed(BaseModel):
+    """The unique key of the job that follows."""
+
+    key: str
 
 
 class Family(Work):
@@ -163,6 +171,13 @@ async def plain(ctx: JobContext, payload: Work) -> None:
     await log_run(ctx)
     await asyncio.sleep(payload.seconds)
     ctx.enqueue(effect, Effect(subject=ctx.id, run=ctx.run))
+
+
+@job("faults.leads", retry=SOON)
+async def leads(ctx: JobContext, payload: Followed) -> None:
+    """Just returns. Its effect is a job that follows, of a unique key."""
+    await log_run(ctx)
+    ctx.enqueue(effect, Effect(subject=ctx.id, run=ctx.run), unique_key=payload.key)
 
 
 @job("faults.stubborn", retry=SOON)

@@ -8,8 +8,20 @@ from uuid import UUID
 import pytest
 
 from plinth.jobs import EnqueuedJob, enqueue, enqueue_many
-from tests.plinth.faults.fleet import Fleet
-from tests.plinth.faults.kinds import Effect, Keyed, Trouble, Work, effect, keyed, limited, times_out
+from tests.plinth.faults.fleet import Fleet, until
+from tests.plinth.faults.kinds import (
+    Effect,
+    Followed,
+    Keyed,
+    Trouble,
+    Work,
+    counted,
+    effect,
+    keyed,
+    leads,
+    limited,
+    times_out,
+)
 
 # For each run its begin and its end, of one kind.
 SPANS = """
@@ -132,3 +144,35 @@ async def test_timed_out_attempt_is_retried(fleet: Fleet) -> None:
     for ended in await fleet.ended_jobs(accepted):
         assert (ended["attempt"], ended["crash_count"]) == (3, 0)
         assert [error["outcome"] for error in ended["errors"]] == ["timeout", "timeout"]
+
+
+# How long after the effect of a job its end was written, at most, in seconds.
+RECORDED = """
+SELECT max(extract(epoch FROM finished_at - at))::float8 FROM ledger JOIN job_history ON id = job_id WHERE kind = $1
+"""
+
+
+@pytest.mark.slow
+async def test_open_transaction_delays_no_other_outcome_by_two_seconds(fleet: Fleet) -> None:
+    """It holds the keys of jobs that are to follow forty others."""
+    await fleet.start(2, JOBS_CONCURRENCY=50)
+    keys = [f"held {number}" for number in range(40)]
+    free: list[UUID] = []
+
+    async def are_written() -> bool:
+        return len(await fleet.ended_jobs(free)) == len(free)
+
+    async with fleet.database.session() as holding:
+        await enqueue_many(holding, effect, [Effect()] * len(keys), unique_keys=keys, queue="elsewhere")
+        waiting = await fleet.enqueue(leads, *(Followed(key=key) for key in keys))
+        await fleet.running(len(keys))
+        for _ in range(200):
+            free += await fleet.enqueue(counted, Work())
+            await asyncio.sleep(0.02)
+        await until(are_written, "the others' ends are written", 30)
+        assert not await fleet.ended_jobs(waiting)
+        await holding.rollback()
+    longest = await fleet.value(RECORDED, counted.name)
+    note = f"others are written after {longest:.2f} s at most"
+    await fleet.audit("forty outcomes wait for a transaction", [*waiting, *free], note=note)
+    assert longest < 2
