@@ -7,8 +7,9 @@ from tests.e2e.release import RESTRICTED_CONTAINER, RESTRICTED_POD, Release, is_
 PASSWORD = "much-to-guess"
 
 
-def start_postgresql(release: Release) -> None:
-    """As `database`, with the database and the user `shop`."""
+def start_postgresql(release: Release, *, tls: bool = False) -> None:
+    """As `database`, with the database and the user `shop`. With TLS, by the Secret `database-tls`."""
+    files = {"ssl": "on", "ssl_cert_file": "/etc/tls/tls.crt", "ssl_key_file": "/etc/tls/tls.key"} if tls else {}
     start(release, "database", 5432, {
         "image": "postgres:17",
         "env": [
@@ -16,8 +17,9 @@ def start_postgresql(release: Release) -> None:
             {"name": "POSTGRES_PASSWORD", "value": PASSWORD},
             {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"},
         ],
+        "args": [word for name, value in files.items() for word in ("-c", f"{name}={value}")],
         "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1"]}, "periodSeconds": 1},
-    }, "/var/lib/postgresql/data", "/var/run/postgresql", "/tmp")  # fmt: skip
+    }, "/var/lib/postgresql/data", "/var/run/postgresql", "/tmp", tls=tls)  # fmt: skip
 
 
 def start_redis(release: Release) -> None:
@@ -29,16 +31,20 @@ def start_redis(release: Release) -> None:
     }, "/data", "/tmp")  # fmt: skip
 
 
-def start(release: Release, name: str, port: int, container: dict[str, Any], *folders: str) -> None:
+def start(release: Release, name: str, port: int, container: dict[str, Any], *folders: str, tls: bool = False) -> None:
     """A server that has nothing to do with the chart, under a name in the DNS. Nothing it writes outlives it."""
     mounts = [{"name": f"folder-{number}", "mountPath": folder} for number, folder in enumerate(folders)]
+    volumes: list[dict[str, Any]] = [{"name": mount["name"], "emptyDir": {}} for mount in mounts]
+    if tls:
+        mounts.append({"name": "tls", "mountPath": "/etc/tls"})
+        volumes.append({"name": "tls", "secret": {"secretName": f"{name}-tls", "defaultMode": 0o640}})
     security: Any = RESTRICTED_POD["securityContext"]
     pod = {
         **RESTRICTED_POD,
         # The user of both images.
         "securityContext": {**security, "runAsUser": 999, "fsGroup": 999},
         "containers": [{"name": name, **container, "volumeMounts": mounts, **RESTRICTED_CONTAINER}],
-        "volumes": [{"name": mount["name"], "emptyDir": {}} for mount in mounts],
+        "volumes": volumes,
     }
     labels = {"app": name}
     release.core.create_namespaced_pod(release.namespace, {"metadata": {"name": name, "labels": labels}, "spec": pod})

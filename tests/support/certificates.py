@@ -19,6 +19,12 @@ class Certificate:
     x509: x509.Certificate
     path: Path  # the certificate and, behind it, its key
 
+    def pem(self) -> str:
+        return self.x509.public_bytes(serialization.Encoding.PEM).decode()
+
+    def key_pem(self) -> str:
+        return _pem(self.key).decode()
+
     def write_key(self, path: Path, password: bytes) -> Path:
         encryption = serialization.BestAvailableEncryption(password)
         path.write_bytes(
@@ -58,9 +64,10 @@ def make_certificate(
         )
         .sign(issuer.key if issuer else key, hashes.SHA256())
     )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    pem += key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(pem)
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + _pem(key))
     return Certificate(key, certificate, path)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
