@@ -85,8 +85,8 @@ def serving() -> Iterator[Service]:
             closing.callback(server.stop)
         issuer = Issuer(folder)
         env = build_contenders(folder, postgres.url(), redis.url(), issuer)["plinth"].env
-        # Callers are few here, and none is to be held back. Connections as in the chart.
-        env |= {"RATE_LIMIT": "", "DB_POOL_SIZE": "5", "DB_MAX_OVERFLOW": "5"}
+        # Callers are few here, and none is to be held back. The pool is as in the chart.
+        env |= {"RATE_LIMIT": ""}
         migrate = [sys.executable, "-m", "plinth.cli", "migrate"]
         subprocess.run(migrate, env=env, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         yield Service(postgres, issuer, folder, env)

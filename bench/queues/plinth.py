@@ -87,7 +87,7 @@ class Contender:
                     started_at, state, finished_at)
                 SELECT 'bench.noop0', 'default', 0, '{{"number": 0, "sent_at": 0}}', 10, 1, 1, ago, ago, 'succeeded',
                     ago
-                FROM generate_series(1, {jobs}) n, LATERAL (SELECT now() - n * interval '0.1 second' AS ago);
+                FROM generate_series(1, {jobs}) n, LATERAL (SELECT now() - n * interval '0.01 second' AS ago);
                 RESET statement_timeout;
                 """,
                 timeout=600,
