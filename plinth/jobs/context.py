@@ -164,15 +164,17 @@ class JobContext:
         The handler runs from the top again; steps that are done give their results. No attempt is spent.
 
         Raises:
-            ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone.
+            ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone or is
+                not of the years 1901 to 9998.
             RuntimeError: within `ctx.session()`, or after `complete`.
         """
         self.check_steps(suspends=True)
         if (seconds is None) == (until is None):
             raise ValueError("a sleep has seconds or a time until which it lasts")
         _check_wait(seconds)
-        if until is not None and until.tzinfo is None:
-            raise ValueError("a time until which a job sleeps needs a time zone")
+        # The database refuses what lies too far away, and does so when the run is over.
+        if until is not None and (until.tzinfo is None or not 1900 < until.year < 9999):
+            raise ValueError("a time until which a job sleeps needs a time zone, and a year from 1901 to 9998")
         await self.steps.sleep(name, seconds=seconds, until=until)
 
     async def wait_for(

@@ -22,7 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.codec import PayloadCodec, decode, encode
 from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
-from plinth.jobs.results import MAX_RESULT, adapter_of, dump
+from plinth.jobs.results import MAX_RESULT, adapter_of, dump, load
 from plinth.jobs.retry import RetryPolicy
 
 __all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
@@ -142,7 +142,7 @@ class Steps:
                 await self._recorder.keep(done)
             else:
                 await self._recorder.keep_in(session, done)
-            return adapter.validate_json(result)
+            return load(adapter, result)
         finally:
             self._open.discard(name)
 
@@ -232,7 +232,7 @@ async def _attempts(
         try:
             if not inspect.iscoroutinefunction(function):
                 # A lambda that returns a coroutine is fine: it is awaited here.
-                found = await asyncio.to_thread(function, *arguments)
+                found = await asyncio.to_thread(_call, function, arguments)
                 return await found if inspect.isawaitable(found) else found
             return await function(*arguments)
         except (Discard, JobCancelled, LeaseLost, Retry, Snooze):
@@ -248,11 +248,18 @@ async def _attempts(
         attempt += 1
 
 
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:  # no future hands it on before Python 3.12: the step would never end
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+
 def _given(stored: StoredStep, adapter: TypeAdapter[Any]) -> Any:
     if stored.state == "failed":
         raise StepFailed(f"The step {stored.name!r} has failed: {stored.error}")
     try:
-        return adapter.validate_json("null" if stored.result is None else stored.result)
+        return load(adapter, "null" if stored.result is None else stored.result)
     except ValidationError as error:
         where = ", ".join(
             ".".join(map(str, issue["loc"])) or "the whole" for issue in error.errors(include_input=False)

@@ -4,12 +4,12 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from structlog.testing import capture_logs
 
 from notes.config import Settings
@@ -35,6 +35,10 @@ AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)
 
 class Order(BaseModel):
     total: int
+
+
+class Charge(BaseModel):
+    charge_id: str = Field(alias="chargeId")
 
 
 def kind_of(handler: Callable[[JobContext, Number], Any], **options: Any) -> JobKind[Number]:
@@ -115,6 +119,38 @@ class TestStep:
 
         await run(settings, database, jobs, kind_of(handler))
         assert given == [{"pair": [1, 2], "day": "2026-01-02T00:00:00Z"}] * 2
+
+    @pytest.mark.parametrize("retry", [None, AT_ONCE])
+    async def test_plain_function_that_raises_stop_iteration_has_failed(
+        self, settings: Settings, database: Database, jobs: Jobs, retry: RetryPolicy | None
+    ) -> None:
+        """As `next` does; the step hung until the time limit of its job, in each attempt."""
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            await ctx.step("first", next, iter(()), retry=retry)
+
+        ended = await run(settings, database, jobs, kind_of(handler, time_limit=10))
+        assert ended["state"] == "discarded"
+        assert "raised StopIteration" in ended["errors"][-1]["detail"]
+
+    async def test_model_with_aliases_is_the_result_of_a_step_that_ran_once(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        calls: list[str] = []
+
+        async def charge() -> Charge:
+            calls.append("charge")
+            return Charge(chargeId="c")
+
+        async def handler(ctx: JobContext, payload: Number) -> Charge:
+            charged = await ctx.step("charge", charge)
+            if ctx.attempt == 1:
+                raise RuntimeError
+            return charged
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], ended["result"]) == ("succeeded", 2, {"charge_id": "c"})
+        assert calls == ["charge"]
 
     async def test_plain_function_runs_in_a_thread_and_a_lambda_may_return_a_coroutine(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -359,6 +395,25 @@ class TestSleep:
     ) -> None:
         async def handler(ctx: JobContext, payload: Number) -> None:
             await ctx.sleep(until=datetime(2000, 1, 1, tzinfo=UTC))
+
+        assert (await run(settings, database, jobs, kind_of(handler)))["state"] == "succeeded"
+
+    @pytest.mark.parametrize(
+        "until",
+        [
+            datetime.min.replace(tzinfo=UTC),
+            datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+            datetime.max.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+            datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None),
+        ],
+    )
+    async def test_time_that_no_job_can_sleep_until_is_told_where_it_is_written(
+        self, settings: Settings, database: Database, jobs: Jobs, until: datetime
+    ) -> None:
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            with pytest.raises(ValueError, match="needs a time zone, and a year from 1901 to 9998"):
+                await ctx.sleep(until=until)
 
         assert (await run(settings, database, jobs, kind_of(handler)))["state"] == "succeeded"
 
