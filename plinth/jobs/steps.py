@@ -21,7 +21,7 @@ from pydantic_core import ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.codec import PayloadCodec, decode, encode
-from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
+from plinth.jobs.outcome import DECISIONS, Suspended, Wait, decided, storable, words_of
 from plinth.jobs.results import MAX_RESULT, adapter_of, dump, load
 from plinth.jobs.retry import RetryPolicy
 
@@ -230,15 +230,9 @@ async def _attempts(
     attempt = 1
     while True:
         try:
-            if not inspect.iscoroutinefunction(function):
-                # A lambda that returns a coroutine is fine: it is awaited here.
-                found = await asyncio.to_thread(_call, function, arguments)
-                return await found if inspect.isawaitable(found) else found
-            return await function(*arguments)
-        except (Discard, JobCancelled, LeaseLost, Retry, Snooze):
-            raise
+            return await _call(function, arguments)
         except Exception as error:
-            if retry is None:
+            if retry is None or isinstance(decided(error), DECISIONS):
                 raise
             if attempt >= retry.max_attempts:
                 raise _Spent(error) from error
@@ -248,7 +242,18 @@ async def _attempts(
         attempt += 1
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+async def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments)
+        # A lambda that returns a coroutine is fine: it is awaited here.
+        found = await asyncio.to_thread(_call_plain, function, arguments)
+        return await found if inspect.isawaitable(found) else found
+    except SystemExit as error:  # in a task of a task group it would end the worker
+        raise RuntimeError(f"{function!r} raised SystemExit") from error
+
+
+def _call_plain(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except StopIteration as error:  # no future hands it on before Python 3.12: the step would never end

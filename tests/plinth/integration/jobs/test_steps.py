@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from notes.config import Settings
 from plinth.database.engine import Database, TransactionConflictError
 from plinth.jobs import (
+    Discard,
     EventTimeout,
     JobContext,
     JobKind,
@@ -132,6 +133,45 @@ class TestStep:
         ended = await run(settings, database, jobs, kind_of(handler, time_limit=10))
         assert ended["state"] == "discarded"
         assert "raised StopIteration" in ended["errors"][-1]["detail"]
+
+    @pytest.mark.parametrize("plain", [False, True])
+    async def test_system_exit_of_a_step_ends_no_worker(
+        self, settings: Settings, database: Database, jobs: Jobs, plain: bool
+    ) -> None:
+        """As a command line that is called as a function raises it; under a task group asyncio ends its loop by it."""
+
+        async def in_the_loop() -> None:
+            raise SystemExit(2)
+
+        def in_a_thread() -> None:
+            raise SystemExit(2)
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ctx.step("exit", in_a_thread if plain else in_the_loop))
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], ended["crash_count"]) == ("discarded", 3, 0)
+
+    async def test_step_is_not_tried_again_if_a_task_of_it_discards_the_job(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        calls: list[str] = []
+
+        async def part() -> None:
+            calls.append("part")
+            raise Discard("There is no such account.")
+
+        async def parts() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(part())
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            await ctx.step("parts", parts, retry=AT_ONCE)
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["errors"][0]["error"]) == ("discarded", "There is no such account.")
+        assert calls == ["part"]
 
     async def test_model_with_aliases_is_the_result_of_a_step_that_ran_once(
         self, settings: Settings, database: Database, jobs: Jobs
