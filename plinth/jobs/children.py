@@ -114,7 +114,7 @@ async def run_jobs(
             raise ChildFailed(failed.id, kind.name, failed.state, failed.error or "")
         return ends
 
-    ends = await ctx.steps.run(f"{name}.results", read, (), retry=None, session=None, limit=MAX_RESULTS)
+    ends = await ctx.steps.run(f"{name}.results", read, (), retry=None, block=None, limit=MAX_RESULTS)
     return [
         _result(kind, end) if end.error is None else ChildFailed(end.id, kind.name, end.state, end.error)
         for end in ends

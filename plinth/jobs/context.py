@@ -28,7 +28,7 @@ from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.jobs.results import adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
-from plinth.jobs.steps import StepRecorder, Steps
+from plinth.jobs.steps import SessionBlock, StepRecorder, Steps
 from plinth.settings import PlatformSettings
 
 __all__ = ["JobContext", "RunRecorder"]
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 MAX_WAIT = 10 * 366 * 86_400.0  # seconds
 
-# The session of the `ctx.session()` that this task is in.
-_session: ContextVar[AsyncSession | None] = ContextVar("job_session", default=None)
+# The `ctx.session()` that this task was begun in.
+_block: ContextVar[SessionBlock | None] = ContextVar("job_session", default=None)
 
 
 class RunRecorder(Protocol):
@@ -114,13 +114,15 @@ class JobContext:
 
         A step within the block is kept in the same transaction.
         """
-        outer = _session.get()
+        outer = _block.get()
         async with self.database.session() as session:
-            _session.set(session)
+            block = SessionBlock(session)
+            _block.set(block)
             try:
                 yield session
             finally:
-                _session.set(outer)
+                _block.set(outer)
+                await block.end()
 
     # --- steps ---
 
@@ -156,7 +158,7 @@ class JobContext:
             LeaseLost: another run has taken over.
         """
         self.check_steps()
-        return await self.steps.run(name, function, arguments, retry=retry, session=_session.get())
+        return await self.steps.run(name, function, arguments, retry=retry, block=_block.get())
 
     async def sleep(self, seconds: float | None = None, *, until: datetime | None = None, name: str = "sleep") -> None:
         """Give the slot back for so many seconds, or `until` a time, and go on then, whatever is restarted meanwhile.
@@ -208,7 +210,8 @@ class JobContext:
     def check_steps(self, *, suspends: bool = False) -> None:
         """Raises JobCancelled or RuntimeError if no step may begin here, or none that gives the slot back."""
         self.raise_if_cancelled()
-        if suspends and _session.get() is not None:
+        block = _block.get()
+        if suspends and block is not None and block.session is not None:
             raise RuntimeError("a job does not wait within `ctx.session()`, whose transaction would stay open")
         if self.completing:
             raise RuntimeError("steps come before the job completes")

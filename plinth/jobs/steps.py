@@ -25,7 +25,16 @@ from plinth.jobs.outcome import DECISIONS, Suspended, Wait, decided, storable, w
 from plinth.jobs.results import MAX_RESULT, adapter_of, dump, load
 from plinth.jobs.retry import RetryPolicy
 
-__all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
+__all__ = [
+    "EventTimeout",
+    "KeptStep",
+    "SessionBlock",
+    "StepChanged",
+    "StepFailed",
+    "StepRecorder",
+    "Steps",
+    "StoredStep",
+]
 
 log = structlog.get_logger("plinth.jobs.steps")
 
@@ -72,6 +81,30 @@ class KeptStep:
     kept: asyncio.Future[None] = field(repr=False)
 
 
+@dataclass(slots=True)
+class SessionBlock:
+    """The block of a `ctx.session()`. `session` is None once it has ended, which tasks that it began may outlive."""
+
+    session: AsyncSession | None
+    _keeping: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def keep(self, recorder: "StepRecorder", step: KeptStep) -> bool:
+        """Write a step in the session's transaction; False if the block has ended. Raises LeaseLost as `keep_in`."""
+        async with self._keeping:  # of steps that run at the same time: a session does one thing after the other
+            if self.session is None:
+                return False
+            await recorder.keep_in(self.session, step)
+            return True
+
+    async def end(self) -> None:
+        """Wait for the step that is being written, and write no other in the session."""
+        try:
+            async with self._keeping:
+                pass
+        finally:
+            self.session = None
+
+
 class StepRecorder(Protocol):
     """Reads and writes steps: `plinth.jobs.engine.step_recorder.StepRecorder`."""
 
@@ -115,11 +148,11 @@ class Steps:
         arguments: tuple[Any, ...],
         *,
         retry: RetryPolicy | None,
-        session: AsyncSession | None,
+        block: SessionBlock | None,
         limit: int = MAX_RESULT,
     ) -> Any:
         """Run a step, or return what an earlier run has kept of it. See `JobContext.step`. `limit`: bytes of JSON."""
-        if session is not None and retry is not None:
+        if block is not None and block.session is not None and retry is not None:
             raise RuntimeError(f"The step {name!r} is in a transaction, which an error ends: it cannot have retries.")
         numbered = self._begin(name)
         try:
@@ -138,10 +171,8 @@ class Steps:
                 raise StepFailed(f"The step {numbered!r} has failed: {failed.error}") from spent.error
             stored_result = result if self._codec is None else encode(self._codec, result, self._context(numbered))
             done = self._ended(numbered, "step", "done", stored_result, None, began)
-            if session is None:
+            if block is None or not await block.keep(self._recorder, done):
                 await self._recorder.keep(done)
-            else:
-                await self._recorder.keep_in(session, done)
             return load(adapter, result)
         finally:
             self._open.discard(name)

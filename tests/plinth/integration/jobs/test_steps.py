@@ -134,6 +134,35 @@ class TestStep:
         assert ended["state"] == "discarded"
         assert "raised StopIteration" in ended["errors"][-1]["detail"]
 
+    @pytest.mark.parametrize("within", [False, True])
+    @pytest.mark.parametrize("used", [False, True])
+    async def test_steps_of_tasks_that_were_begun_in_a_session_are_kept(
+        self, settings: Settings, database: Database, jobs: Jobs, within: bool, used: bool
+    ) -> None:
+        """Those that outlived it were kept in a transaction that nothing ended, and the job ran for ever."""
+        calls: list[str] = []
+
+        async def slow(name: str) -> str:
+            calls.append(name)
+            await asyncio.sleep(0.05)
+            return name
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                if used:
+                    await session.connection()
+                tasks = [asyncio.create_task(ctx.step(name, slow, name)) for name in "ab"]
+                if within:
+                    await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks)
+            await ctx.step("c", slow, "c")
+            if ctx.attempt == 1:
+                raise RuntimeError
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], calls) == ("succeeded", 2, ["a", "b", "c"])
+        assert sorted(await steps_of(jobs)) == [(name, "step", "done", name) for name in "abc"]
+
     @pytest.mark.parametrize("plain", [False, True])
     async def test_system_exit_of_a_step_ends_no_worker(
         self, settings: Settings, database: Database, jobs: Jobs, plain: bool
