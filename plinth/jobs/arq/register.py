@@ -187,7 +187,10 @@ def _ending(error: Exception, job_try: int, tries: int) -> Exception:
         return Discard(f"{type(error).__name__}: {words_of(error)}".removesuffix(": "))
     if job_try >= tries:
         return Discard(f"The job has been tried {tries} times.")
-    return JobRetry(after=(error.defer_score or 0) / 1000)
+    try:
+        return JobRetry(after=max(0, error.defer_score or 0) / 1000)  # arq takes a time that has passed for now
+    except ValueError as too_far:
+        return Discard(f"Retry: {too_far}")
 
 
 async def _enqueue_at_startup(database: Database, kind: JobKind[Call]) -> None:
