@@ -78,7 +78,7 @@ class JobContext:
     ) -> None:
         self.id = job.id
         self.kind = job.kind
-        self.owner = job.owner
+        self.owner = job.owner or None  # SQL may have enqueued it with an empty one, which no follow-up can have
         self.attempt = job.attempt
         self.run = job.lease
         self.slot = job.slot_at
