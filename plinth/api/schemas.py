@@ -139,7 +139,7 @@ class OperatorJobRead(JobSummary):
 
     errors: list[OperatorRunError]
     result: Any = Field(description=_RESULT)
-    payload: dict[str, Any]
+    payload: Any = Field(description="An object, unless SQL has enqueued something else. `…`: nested too deeply.")
     worker: str | None = Field(description="The name of the worker that runs it.")
     unique_key: str | None
     limit_key: str = Field(description="The key of its kind's limit; empty if it has none.")

@@ -121,7 +121,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Progress": _progress(job),
         "Cancel asked": job.cancel_requested_at,
         "Finished": job.finished_at,
-        "Payload": job.payload,
+        "Payload": json.dumps(job.payload, ensure_ascii=False),
         "Result": None if job.result is None else json.dumps(job.result, ensure_ascii=False),
     }
     for name, value in fields.items():

@@ -18,6 +18,7 @@ from plinth.jobs.context import JobContext
 from plinth.jobs.enqueue import EnqueueOptions, prepare
 from plinth.jobs.kinds import JobKind, kind_named
 from plinth.jobs.outcome import State
+from plinth.jobs.results import load
 from plinth.jobs.steps import MAX_NAME, StepChanged
 
 __all__ = ["ChildFailed", "run_jobs"]
@@ -113,7 +114,7 @@ async def run_jobs(
             raise ChildFailed(failed.id, kind.name, failed.state, failed.error or "")
         return ends
 
-    ends = await ctx.steps.run(f"{name}.results", read, (), retry=None, session=None, limit=MAX_RESULTS)
+    ends = await ctx.steps.run(f"{name}.results", read, (), retry=None, block=None, limit=MAX_RESULTS)
     return [
         _result(kind, end) if end.error is None else ChildFailed(end.id, kind.name, end.state, end.error)
         for end in ends
@@ -156,6 +157,6 @@ def _result(kind: JobKind[Any], end: _End) -> Any:
     if kind.result is None or end.result is None:
         return None
     try:
-        return kind.result.validate_json(json.dumps(end.result))
+        return load(kind.result, json.dumps(end.result))
     except ValidationError:
         raise StepChanged(f"The result of the child job {end.id} does not fit the type of {kind.name} now.") from None

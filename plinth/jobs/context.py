@@ -28,7 +28,7 @@ from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import MAX_MESSAGE, JobCancelled, LeaseLost, storable
 from plinth.jobs.results import adapter_of, dump
 from plinth.jobs.retry import RetryPolicy
-from plinth.jobs.steps import StepRecorder, Steps
+from plinth.jobs.steps import SessionBlock, StepRecorder, Steps
 from plinth.settings import PlatformSettings
 
 __all__ = ["JobContext", "RunRecorder"]
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 MAX_WAIT = 10 * 366 * 86_400.0  # seconds
 
-# The session of the `ctx.session()` that this task is in.
-_session: ContextVar[AsyncSession | None] = ContextVar("job_session", default=None)
+# The `ctx.session()` that this task was begun in.
+_block: ContextVar[SessionBlock | None] = ContextVar("job_session", default=None)
 
 
 class RunRecorder(Protocol):
@@ -78,7 +78,7 @@ class JobContext:
     ) -> None:
         self.id = job.id
         self.kind = job.kind
-        self.owner = job.owner
+        self.owner = job.owner or None  # SQL may have enqueued it with an empty one, which no follow-up can have
         self.attempt = job.attempt
         self.run = job.lease
         self.slot = job.slot_at
@@ -114,13 +114,15 @@ class JobContext:
 
         A step within the block is kept in the same transaction.
         """
-        outer = _session.get()
+        outer = _block.get()
         async with self.database.session() as session:
-            _session.set(session)
+            block = SessionBlock(session)
+            _block.set(block)
             try:
                 yield session
             finally:
-                _session.set(outer)
+                _block.set(outer)
+                await block.end()
 
     # --- steps ---
 
@@ -156,7 +158,7 @@ class JobContext:
             LeaseLost: another run has taken over.
         """
         self.check_steps()
-        return await self.steps.run(name, function, arguments, retry=retry, session=_session.get())
+        return await self.steps.run(name, function, arguments, retry=retry, block=_block.get())
 
     async def sleep(self, seconds: float | None = None, *, until: datetime | None = None, name: str = "sleep") -> None:
         """Give the slot back for so many seconds, or `until` a time, and go on then, whatever is restarted meanwhile.
@@ -164,15 +166,17 @@ class JobContext:
         The handler runs from the top again; steps that are done give their results. No attempt is spent.
 
         Raises:
-            ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone.
+            ValueError: neither or both are given, the seconds are not 0 to 10 years, or the time has no time zone or is
+                not of the years 1901 to 9998.
             RuntimeError: within `ctx.session()`, or after `complete`.
         """
         self.check_steps(suspends=True)
         if (seconds is None) == (until is None):
             raise ValueError("a sleep has seconds or a time until which it lasts")
         _check_wait(seconds)
-        if until is not None and until.tzinfo is None:
-            raise ValueError("a time until which a job sleeps needs a time zone")
+        # The database refuses what lies too far away, and does so when the run is over.
+        if until is not None and (until.tzinfo is None or not 1900 < until.year < 9999):
+            raise ValueError("a time until which a job sleeps needs a time zone, and a year from 1901 to 9998")
         await self.steps.sleep(name, seconds=seconds, until=until)
 
     async def wait_for(
@@ -206,7 +210,8 @@ class JobContext:
     def check_steps(self, *, suspends: bool = False) -> None:
         """Raises JobCancelled or RuntimeError if no step may begin here, or none that gives the slot back."""
         self.raise_if_cancelled()
-        if suspends and _session.get() is not None:
+        block = _block.get()
+        if suspends and block is not None and block.session is not None:
             raise RuntimeError("a job does not wait within `ctx.session()`, whose transaction would stay open")
         if self.completing:
             raise RuntimeError("steps come before the job completes")

@@ -17,6 +17,7 @@ __all__ = ["DiscardedJob", "around_jobs", "hooked", "on_discard", "tell_discarde
 log = structlog.get_logger("plinth.jobs.hooks")
 
 HOOK_SECONDS = 30.0  # for what hears of a discarded job
+LAST_SECONDS = 2.0  # of these, when the worker ends
 
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 Lifespan = Callable[[Database], AsyncIterator[None]]
@@ -84,11 +85,19 @@ def worker_lifespan(hook: L) -> L:
 
 @asynccontextmanager
 async def worker_running(database: Database) -> AsyncIterator[None]:
-    """Start what hooks start with a worker, and stop it at the end of the block."""
+    """Start what hooks start with a worker, and stop it at the end of the block.
+
+    Before that, those that hear of discarded jobs have a moment to end: jobs are discarded up to the last.
+    """
     async with AsyncExitStack() as stopping:
         for hook in _lifespans:
             await stopping.enter_async_context(asynccontextmanager(hook)(database))
-        yield
+        try:
+            yield
+        finally:
+            loop = asyncio.get_running_loop()
+            if telling := [task for task in _telling if task.get_loop() is loop]:
+                await asyncio.wait(telling, timeout=LAST_SECONDS)
 
 
 def _check(hook: Callable[..., object], arguments: int) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 from plinth.telemetry.tracebacks import traceback_of
 
 __all__ = [
+    "DECISIONS",
     "Discard",
     "ErrorEntry",
     "Finish",
@@ -22,6 +23,7 @@ __all__ = [
     "Suspended",
     "TryAgain",
     "Wait",
+    "decided",
     "error_entry",
     "storable",
     "words_of",
@@ -93,6 +95,24 @@ class Suspended(BaseException):
     def __init__(self, wait: Wait) -> None:
         super().__init__(wait)
         self.wait = wait
+
+
+# These end a run as its author means it to; every other exception is a failure.
+DECISIONS = (Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended)
+
+
+def decided(error: BaseException) -> BaseException:
+    """Return what ends a run, without the groups that task groups make of it.
+
+    A group of anything else, or of several decisions, is an error, and is returned as it is.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        for decision in DECISIONS:
+            found, others = error.split(decision)
+            if found is not None and others is None:
+                first = found.exceptions[0]
+                return decided(first) if isinstance(first, BaseExceptionGroup) else first
+    return error
 
 
 class ErrorEntry(TypedDict):

@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 
 from plinth.jobs.payload import holds_nul
 
-__all__ = ["MAX_RESULT", "adapter_of", "dump", "job_adapter"]
+__all__ = ["MAX_RESULT", "adapter_of", "dump", "job_adapter", "load"]
 
 MAX_RESULT = 65_536  # bytes of JSON
 
@@ -26,7 +26,7 @@ def dump(what: str, adapter: TypeAdapter[Any], value: Any, *, limit: int = MAX_R
     """
     try:
         text = adapter.dump_json(value, warnings="error").decode()
-        adapter.validate_json(text)
+        load(adapter, text)
     except (PydanticSerializationError, ValidationError) as error:
         raise TypeError(f"{what}, a {type(value).__name__}, cannot be kept as JSON of its type.") from error
     if len(text.encode()) > limit:
@@ -36,6 +36,16 @@ def dump(what: str, adapter: TypeAdapter[Any], value: Any, *, limit: int = MAX_R
     if "null" in text and not _is_finite(adapter, value):
         raise ValueError(f"{what} holds infinity or NaN, which JSON has not.")
     return text
+
+
+def load(adapter: TypeAdapter[Any], text: str) -> Any:
+    """Return the value that `dump` was given.
+
+    Raises:
+        ValidationError: the text does not fit the adapter's type.
+    """
+    # Pydantic writes the names of fields, and by itself reads their aliases alone.
+    return adapter.validate_json(text, by_name=True, by_alias=True)
 
 
 def _is_finite(adapter: TypeAdapter[Any], value: Any) -> bool:

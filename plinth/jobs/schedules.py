@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from plinth.jobs.enqueue import prepare
 from plinth.jobs.kinds import JobKind, check_name
 
-__all__ = ["Schedule", "schedule", "schedules"]
+__all__ = ["MAX_EXPRESSION", "Schedule", "schedule", "schedules"]
 
 MAX_CATCH_UP = 1000
+MAX_EXPRESSION = 100  # characters that the database keeps
 # A slot that is later than this was missed: workers look every half minute at least.
 ON_TIME_SECONDS = 60.0
 
@@ -78,7 +79,7 @@ def schedule(
 
     Args:
         kind: what to enqueue, with `payload`.
-        cron: the expression.
+        cron: the expression, of 100 characters at most.
         name: the kind's, unless several schedules share a kind.
         timezone: an IANA name; the expression means that zone's wall clock.
         catch_up: how many of the latest slots missed while no worker ran are enqueued. 0: none that is a minute late.
@@ -99,6 +100,10 @@ def schedule(
         raise ValueError(f"{name}: catch_up is 0 to {MAX_CATCH_UP}")
     if overlap not in get_args(Overlap):
         raise ValueError(f"{name}: overlap is one of {', '.join(get_args(Overlap))}")
+    if len(cron) > MAX_EXPRESSION:
+        raise ValueError(
+            f"{name}: a cron expression has {MAX_EXPRESSION} characters at most: write ranges, steps or names"
+        )
     try:
         next(CronSim(cron, datetime.now(ZoneInfo(timezone))))
     except (CronSimError, StopIteration) as error:

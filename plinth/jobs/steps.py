@@ -21,11 +21,20 @@ from pydantic_core import ValidationError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.jobs.codec import PayloadCodec, decode, encode
-from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Retry, Snooze, Suspended, Wait, storable, words_of
-from plinth.jobs.results import MAX_RESULT, adapter_of, dump
+from plinth.jobs.outcome import DECISIONS, Suspended, Wait, decided, storable, words_of
+from plinth.jobs.results import MAX_RESULT, adapter_of, dump, load
 from plinth.jobs.retry import RetryPolicy
 
-__all__ = ["EventTimeout", "KeptStep", "StepChanged", "StepFailed", "StepRecorder", "Steps", "StoredStep"]
+__all__ = [
+    "EventTimeout",
+    "KeptStep",
+    "SessionBlock",
+    "StepChanged",
+    "StepFailed",
+    "StepRecorder",
+    "Steps",
+    "StoredStep",
+]
 
 log = structlog.get_logger("plinth.jobs.steps")
 
@@ -72,6 +81,30 @@ class KeptStep:
     kept: asyncio.Future[None] = field(repr=False)
 
 
+@dataclass(slots=True)
+class SessionBlock:
+    """The block of a `ctx.session()`. `session` is None once it has ended, which tasks that it began may outlive."""
+
+    session: AsyncSession | None
+    _keeping: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def keep(self, recorder: "StepRecorder", step: KeptStep) -> bool:
+        """Write a step in the session's transaction; False if the block has ended. Raises LeaseLost as `keep_in`."""
+        async with self._keeping:  # of steps that run at the same time: a session does one thing after the other
+            if self.session is None:
+                return False
+            await recorder.keep_in(self.session, step)
+            return True
+
+    async def end(self) -> None:
+        """Wait for the step that is being written, and write no other in the session."""
+        try:
+            async with self._keeping:
+                pass
+        finally:
+            self.session = None
+
+
 class StepRecorder(Protocol):
     """Reads and writes steps: `plinth.jobs.engine.step_recorder.StepRecorder`."""
 
@@ -115,11 +148,11 @@ class Steps:
         arguments: tuple[Any, ...],
         *,
         retry: RetryPolicy | None,
-        session: AsyncSession | None,
+        block: SessionBlock | None,
         limit: int = MAX_RESULT,
     ) -> Any:
         """Run a step, or return what an earlier run has kept of it. See `JobContext.step`. `limit`: bytes of JSON."""
-        if session is not None and retry is not None:
+        if block is not None and block.session is not None and retry is not None:
             raise RuntimeError(f"The step {name!r} is in a transaction, which an error ends: it cannot have retries.")
         numbered = self._begin(name)
         try:
@@ -138,11 +171,9 @@ class Steps:
                 raise StepFailed(f"The step {numbered!r} has failed: {failed.error}") from spent.error
             stored_result = result if self._codec is None else encode(self._codec, result, self._context(numbered))
             done = self._ended(numbered, "step", "done", stored_result, None, began)
-            if session is None:
+            if block is None or not await block.keep(self._recorder, done):
                 await self._recorder.keep(done)
-            else:
-                await self._recorder.keep_in(session, done)
-            return adapter.validate_json(result)
+            return load(adapter, result)
         finally:
             self._open.discard(name)
 
@@ -230,15 +261,9 @@ async def _attempts(
     attempt = 1
     while True:
         try:
-            if not inspect.iscoroutinefunction(function):
-                # A lambda that returns a coroutine is fine: it is awaited here.
-                found = await asyncio.to_thread(function, *arguments)
-                return await found if inspect.isawaitable(found) else found
-            return await function(*arguments)
-        except (Discard, JobCancelled, LeaseLost, Retry, Snooze):
-            raise
+            return await _call(function, arguments)
         except Exception as error:
-            if retry is None:
+            if retry is None or isinstance(decided(error), DECISIONS):
                 raise
             if attempt >= retry.max_attempts:
                 raise _Spent(error) from error
@@ -248,11 +273,29 @@ async def _attempts(
         attempt += 1
 
 
+async def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments)
+        # A lambda that returns a coroutine is fine: it is awaited here.
+        found = await asyncio.to_thread(_call_plain, function, arguments)
+        return await found if inspect.isawaitable(found) else found
+    except SystemExit as error:  # in a task of a task group it would end the worker
+        raise RuntimeError(f"{function!r} raised SystemExit") from error
+
+
+def _call_plain(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:  # no future hands it on before Python 3.12: the step would never end
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+
 def _given(stored: StoredStep, adapter: TypeAdapter[Any]) -> Any:
     if stored.state == "failed":
         raise StepFailed(f"The step {stored.name!r} has failed: {stored.error}")
     try:
-        return adapter.validate_json("null" if stored.result is None else stored.result)
+        return load(adapter, "null" if stored.result is None else stored.result)
     except ValidationError as error:
         where = ", ".join(
             ".".join(map(str, issue["loc"])) or "the whole" for issue in error.errors(include_input=False)

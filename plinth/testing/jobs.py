@@ -23,7 +23,7 @@ from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import enqueue
 from plinth.jobs.hooks import worker_running
 from plinth.jobs.kinds import JobKind, kind_named, kinds
-from plinth.jobs.outcome import Discard, Finish, JobCancelled, LeaseLost, Retry, Snooze, State
+from plinth.jobs.outcome import DECISIONS, Finish, State, decided
 from plinth.settings import PlatformSettings
 from plinth.testing.tracebacks import own_frames
 
@@ -33,8 +33,6 @@ SESSION_SECONDS = 3600.0
 # A job that enqueues itself again at once would go on without end.
 MAX_RUNS = 1000
 LIVE = tuple(state for state in State if not state.terminal)
-# These end a run as its author meant it to; every other exception is a failure.
-_ENDINGS = (Discard, JobCancelled, LeaseLost, Retry, Snooze)
 
 _BRING_FORWARD = """
 WITH waits AS (
@@ -178,10 +176,9 @@ class Jobs:
         async def watched(ctx: JobContext, payload: BaseModel) -> Any:
             try:
                 return await kind.function(ctx, payload)
-            except _ENDINGS:
-                raise
             except Exception as error:
-                failures.append(error)
+                if not isinstance(decided(error), DECISIONS):
+                    failures.append(error)
                 raise
 
         loop = asyncio.get_running_loop()

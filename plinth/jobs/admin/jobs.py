@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import DateTime, Row, Select, String, cast, func, literal_column, null, select, text, union_all
+from sqlalchemy import DateTime, Row, Select, String, Text, cast, func, literal_column, null, select, text, union_all
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from plinth.audit import Actor, record
 from plinth.errors import ConflictError, NotFoundError
+from plinth.jobs.admin.payloads import read_payload
 from plinth.jobs.admin.sql import ERROR_HAS, RETRY_ENDED
 from plinth.jobs.batch_end import end_batches
 from plinth.jobs.claimed import Progress
@@ -47,7 +48,8 @@ class JobView:
     """A snapshot of a job, live or ended.
 
     `finished_at` is set once it has ended, `cancel_requested_at` and `worker` (its name) only while it is alive.
-    `result`: what its handler returned. `trace_context`: the trace that it was enqueued in, as W3C headers.
+    `payload`: a dictionary, unless SQL has enqueued something else. `result`: what its handler returned.
+    `trace_context`: the trace that it was enqueued in, as W3C headers.
     """
 
     id: UUID
@@ -56,7 +58,7 @@ class JobView:
     state: State
     priority: int
     owner: str | None
-    payload: dict[str, Any]
+    payload: Any
     attempt: int
     max_attempts: int
     crash_count: int
@@ -294,7 +296,7 @@ _COMMON = [
 
 _NO_RESULT: Any = cast(null(), JSONB)
 # Instead of what may be large.
-_WITHOUT: dict[str, Any] = {"payload": literal_column("'{}'::jsonb", JSONB), "result": _NO_RESULT}
+_WITHOUT: dict[str, Any] = {"payload": literal_column("'{}'", Text), "result": _NO_RESULT}
 
 
 def _last_error(table: Any) -> Any:
@@ -303,6 +305,7 @@ def _last_error(table: Any) -> Any:
 
 def _select(table: Any, **instead: Any) -> Select[Any]:
     """Select the same columns from both tables; null for those that a table lacks, and others `instead` of some."""
+    instead = {"payload": cast(table.payload, Text), **instead}  # `_view` reads it
     columns: list[Any] = [instead.get(name, getattr(table, name)).label(name) for name in _COMMON]
     never = cast(null(), DateTime(timezone=True))
     if table is JobHistory:
@@ -320,4 +323,4 @@ def _owned(table: Any, owner: str | None) -> list[Any]:
 
 def _view(row: Row[Any]) -> JobView:
     values = row._asdict()
-    return JobView(**values | {"state": State(values["state"])})
+    return JobView(**values | {"state": State(values["state"]), "payload": read_payload(values["payload"])})

@@ -93,6 +93,7 @@ class ArqRedis(Access):
             ValueError: the id, the queue or a time is none.
         """
         found = named(function)
+        _job_id = _job_id or None  # arq makes one of its own for an empty one
         if _defer_until and _defer_by:
             raise RuntimeError("_defer_until and _defer_by: a job is deferred in one way")
         now, delay, lasts = datetime.now(UTC), seconds(_defer_by) or 0, seconds(_expires)

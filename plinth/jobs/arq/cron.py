@@ -7,6 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from plinth.jobs.arq.worker import Duration, imported, seconds
+from plinth.jobs.schedules import MAX_EXPRESSION
 
 __all__ = ["CronJob", "cron", "expression", "falls_on", "zone_name"]
 
@@ -22,7 +23,6 @@ RANGES = {
     "month": range(1, 13),
     "weekday": range(7),
 }
-MAX_EXPRESSION = 100  # characters that the database keeps
 
 
 @dataclass

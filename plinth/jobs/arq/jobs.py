@@ -96,12 +96,13 @@ class Row(NamedTuple):
 class Job:
     """A job, by the id that `enqueue_job` gave or was given."""
 
-    __slots__ = ("_access", "_id", "job_id")
+    __slots__ = ("_access", "_id", "_is_sure", "job_id")
 
     def __init__(self, job_id: str, redis: Access, *_arguments: Any, _id: UUID | None = None, **_options: Any) -> None:
         self.job_id = job_id
         self._access = redis
         self._id = _id or _own_id(job_id)
+        self._is_sure = _id is not None  # else it may be an id that was chosen and looks like our own
 
     def __repr__(self) -> str:
         return f"<arq job {self.job_id}>"
@@ -160,8 +161,8 @@ class Job:
             TimeoutError: it has not ended in time.
         """
         began = monotonic()
-        if self._id is None and (row := await self._find()) is not None:
-            self._id = row.id
+        if not self._is_sure and (row := await self._find()) is not None:
+            self._id, self._is_sure = row.id, True
         while (info := await self.info()) is not None:
             if isinstance(info, JobResult):
                 if info.success:
@@ -188,7 +189,7 @@ class Job:
         row = await self._find()
         if row is None:
             return False
-        self._id = row.id
+        self._id, self._is_sure = row.id, True
         try:
             async with self._access.session() as session:
                 await request_cancel(session, row.id)
@@ -202,13 +203,15 @@ class Job:
         return False
 
     async def _find(self) -> Row | None:
-        arguments: tuple[Any, ...] = (self._id,)
-        if self._id is None:
-            arguments = (self.job_id, [function.kind.name for function in known()])
+        row = None if self._id is None else await self._read(FIND_BY_ID, self._id)
+        if row is not None or self._is_sure:
+            return row
+        return await self._read(FIND_BY_KEY, self.job_id, [function.kind.name for function in known()])
+
+    async def _read(self, statement: str, *arguments: Any) -> Row | None:
         async with self._access.session() as session:
             connection = await session.connection()
-            found = await connection.exec_driver_sql(FIND_BY_KEY if self._id is None else FIND_BY_ID, arguments)
-            row = found.one_or_none()
+            row = (await connection.exec_driver_sql(statement, arguments)).one_or_none()
         return None if row is None else Row._make(row)
 
 

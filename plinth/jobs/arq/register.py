@@ -21,7 +21,7 @@ from plinth.jobs.decorator import MAX_TIME_LIMIT, job
 from plinth.jobs.enqueue import enqueue
 from plinth.jobs.hooks import worker_lifespan
 from plinth.jobs.kinds import JobKind
-from plinth.jobs.outcome import Discard, JobCancelled, LeaseLost, Snooze, words_of
+from plinth.jobs.outcome import DECISIONS, Discard, decided, words_of
 from plinth.jobs.outcome import Retry as JobRetry
 from plinth.jobs.retry import RetryPolicy
 from plinth.jobs.schedules import schedule
@@ -33,9 +33,6 @@ log = structlog.get_logger("plinth.jobs.arq")
 HOOK_SECONDS = 60.0  # that on_job_start, on_job_end and after_job_end may take beside a function's timeout
 MAX_TRIES = 1000
 RETRY_SECONDS = 1.0  # until a job at startup is tried to be enqueued again
-# What a function written for this engine raises keeps its meaning.
-OUR_ENDINGS = (Discard, JobCancelled, JobRetry, LeaseLost, Snooze)
-
 Hook = Callable[[dict[Any, Any]], Awaitable[Any]]
 
 
@@ -158,9 +155,9 @@ class _Worker:
                 finally:
                     await self._call("on_job_end", arq_ctx)
                     await self._call("after_job_end", arq_ctx)
-            except OUR_ENDINGS:
-                raise
             except Exception as error:
+                if isinstance(decided(error), DECISIONS):
+                    raise  # by a function that knows this engine
                 raise _ending(error, job_try, tries) from error
             try:
                 return codec.result(result)
@@ -190,7 +187,10 @@ def _ending(error: Exception, job_try: int, tries: int) -> Exception:
         return Discard(f"{type(error).__name__}: {words_of(error)}".removesuffix(": "))
     if job_try >= tries:
         return Discard(f"The job has been tried {tries} times.")
-    return JobRetry(after=(error.defer_score or 0) / 1000)
+    try:
+        return JobRetry(after=max(0, error.defer_score or 0) / 1000)  # arq takes a time that has passed for now
+    except ValueError as too_far:
+        return Discard(f"Retry: {too_far}")
 
 
 async def _enqueue_at_startup(database: Database, kind: JobKind[Call]) -> None:

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from plinth.jobs.outcome import Discard, JobCancelled, Snooze, Suspended, Wait
+from plinth.jobs.outcome import Discard, JobCancelled, Snooze, Suspended
 
-__all__ = ["VERDICTS", "Ending", "Interruption", "Verdict", "ending_of", "wait_of"]
+__all__ = ["VERDICTS", "Ending", "Interruption", "Verdict", "ending_of"]
 
 
 class Interruption(Enum):
@@ -91,20 +91,9 @@ def ending_of(error: BaseException | None, *, cancel_requested: bool) -> Ending:
             return Ending.DISCARDED
         case Snooze():
             return Ending.SNOOZED
-        case BaseException() if wait_of(error) is not None:
+        case Suspended():
             return Ending.SUSPENDED
         case JobCancelled() if cancel_requested:
             return Ending.GAVE_UP
         case _:
             return Ending.RAISED
-
-
-def wait_of(error: BaseException | None) -> Wait | None:
-    """What a handler waits for that raised `error`; None: it does not wait."""
-    if isinstance(error, Suspended):
-        return error.wait
-    if isinstance(error, BaseExceptionGroup):  # of a task group, and of nothing else
-        found, others = error.split(Suspended)
-        if found is not None and others is None:
-            return wait_of(found.exceptions[0])
-    return None

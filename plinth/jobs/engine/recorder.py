@@ -135,7 +135,7 @@ class Recorder:
             self._suspended.put(run)
         elif not follow_ups:
             self._plain.put(run)
-        elif len(follow_ups) > MAX_ROWS or run.unique_keys:
+        elif sum(len(follow_up.rows) for follow_up in follow_ups) > MAX_ROWS or run.unique_keys:
             self._slow.put(run)
         else:
             self._with_follow_ups.put(run)

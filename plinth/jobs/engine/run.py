@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.codec import decode
 from plinth.jobs.context import JobContext
-from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of, wait_of
+from plinth.jobs.engine.endings import VERDICTS, Ending, Interruption, Verdict, ending_of
 from plinth.jobs.hooks import hooked
 from plinth.jobs.kinds import JobKind
 from plinth.jobs.outcome import (
@@ -23,7 +23,9 @@ from plinth.jobs.outcome import (
     Snooze,
     State,
     Suspend,
+    Suspended,
     TryAgain,
+    decided,
     error_entry,
     words_of,
 )
@@ -105,7 +107,7 @@ class Run:
         except BaseException as error:  # whatever it is, it is the job's failure, not ours
             if not self._loop.is_running():  # closed with the loop: nothing can be written
                 raise
-            return self._outcome(error)
+            return self._outcome(decided(error))
         else:
             return self._outcome(None)
         finally:
@@ -156,9 +158,8 @@ class Run:
                     log.warning("a job failed as it was stopped", kind=job.kind, exc_info=error)
                 return Release(job.id, job.lease)
             case Verdict.SUSPENDED:
-                wait = wait_of(error)
-                assert wait is not None  # it is what made it this verdict
-                return Suspend(job.id, job.lease, wait)
+                assert isinstance(error, Suspended)  # it is what made it this verdict
+                return Suspend(job.id, job.lease, error.wait)
             case Verdict.SNOOZED:
                 assert isinstance(error, Snooze)
                 return TryAgain(job.id, job.lease, error.seconds, None, counts=False)

@@ -391,6 +391,15 @@ class TestShow:
         assert any("raise ConnectionError" in line for line in failure)
         assert "\x1b" not in result.stdout
 
+    @pytest.mark.parametrize(
+        ("payload", "line"), [("[1, 2]", "[1, 2]"), ("null", "null"), ('"x"', '"x"'), ("[" * 300 + "]" * 300, "[[[[[[")]
+    )
+    def test_show_prints_a_payload_that_only_sql_can_enqueue(self, run: Run, sql: Sql, payload: str, line: str) -> None:
+        (row,) = sql("SELECT plinth_enqueue('greet', $1::text::jsonb) AS id", payload)
+        assert f"Payload       {line}" in run("jobs", "show", str(row["id"])).stdout
+        assert run("jobs", "show", str(row["id"]), "--json").exit_code == 0
+        assert run("jobs", "list", "--json").exit_code == 0
+
     def test_show_prints_the_result_of_a_job(
         self, run: Run, greet: Callable[..., str], end: Callable[..., None], sql: Sql
     ) -> None:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from notes.config import Settings
 from plinth.database.engine import Database, bind_default_database
+from plinth.database.uuid7 import python_uuid7
 from plinth.jobs import hooks, schedules
 from plinth.jobs.arq import ArqRedis, Retry, create_pool, cron, func, register, registry
 from plinth.jobs.arq.connections import RedisSettings
@@ -186,6 +187,23 @@ class TestJobIds:
             assert await jobs.all("SELECT id FROM job") == []
         assert len(await jobs.all("SELECT id FROM job")) == 1
 
+    async def test_chosen_id_that_looks_like_one_of_the_database_is_found(
+        self, settings: Settings, database: Database
+    ) -> None:
+        register(TheTask)
+        chosen = python_uuid7().hex
+        assert await ArqRedis().enqueue_job("the_task", _job_id=chosen) is not None
+        job = Job(chosen, ArqRedis())
+        assert await job.status() is JobStatus.queued
+        async with arq_worker(settings, TheTask):
+            assert await job.result(timeout=20, poll_delay=0.05) == 42
+        assert await Job(python_uuid7().hex, ArqRedis()).status() is JobStatus.not_found
+
+    async def test_empty_id_is_none(self, database: Database) -> None:
+        register(TheTask)
+        made = [await ArqRedis().enqueue_job("the_task", _job_id="") for _ in range(2)]
+        assert len({job.job_id for job in made if job is not None}) == 2
+
 
 class TestJobResults:
     async def test_job_tells_what_it_calls_its_state_and_its_end(self, settings: Settings, jobs: Jobs) -> None:
@@ -333,6 +351,36 @@ class TestRetry:
             async with arq_worker(settings, TheTask):
                 ended = await end_of(job)
         assert (ended.success, str(ended.result), seen) == (False, "The job expired before it was started.", [])
+
+    @pytest.mark.parametrize(
+        ("defer", "state", "errors"),
+        [(-5, "succeeded", ["Retry"]), (timedelta(days=500), "discarded", ["Retry: a delay is 0 seconds to a year"])],
+    )
+    async def test_time_that_no_job_waits_for(
+        self,
+        settings: Settings,
+        database: Database,
+        jobs: Jobs,
+        defer: int | timedelta,
+        state: str,
+        errors: list[str],
+    ) -> None:
+        """Each failed as another error, and was tried again when the engine would."""
+
+        async def later(ctx: dict[str, Any]) -> None:
+            if ctx["job_try"] == 1:
+                raise Retry(defer=defer)
+
+        class WorkerSettings:
+            functions = [func(later, name="later")]  # noqa: RUF012
+
+        register(WorkerSettings)
+        job = await ArqRedis().enqueue_job("later")
+        with capture_logs():
+            async with arq_worker(settings, WorkerSettings):
+                await end_of(job)
+        row = await jobs.one("SELECT state, errors FROM job_history")
+        assert (row["state"], [entry["error"] for entry in row["errors"]]) == (state, errors)
 
 
 class TestAbort:

@@ -10,7 +10,7 @@ import pytest
 from notes.config import Settings
 from plinth.database.engine import Database
 from plinth.jobs import JobContext, JobKind, RetryPolicy, enqueue, job
-from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, working
+from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
 
 
 @pytest.fixture
@@ -111,3 +111,23 @@ async def test_what_no_worker_could_run_is_refused(jobs: Jobs, arguments: str) -
         await jobs.all(f"SELECT plinth_enqueue({arguments})")
     rows: list[Any] = await jobs.all("SELECT FROM job")
     assert rows == []
+
+
+async def test_job_with_an_empty_owner_has_follow_ups(settings: Settings, database: Database, jobs: Jobs) -> None:
+    owners: list[str | None] = []
+
+    @job("test.sql.last")
+    async def last(ctx: JobContext, payload: Number) -> None:
+        owners.append(ctx.owner)
+
+    @job("test.sql.first")
+    async def first(ctx: JobContext, payload: Number) -> None:
+        ctx.enqueue(last, Number())
+
+    (row,) = await jobs.all("SELECT plinth_enqueue('test.sql.first', '{}', owner => '') AS id")
+    async with working(settings, first, last):
+        assert (await jobs.end_of(row["id"]))["state"] == "succeeded"
+        await jobs.end_of(
+            (await until(lambda: jobs.all("SELECT id FROM job_history WHERE kind = 'test.sql.last'")))[0][0]
+        )
+    assert owners == [None]

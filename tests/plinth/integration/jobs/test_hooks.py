@@ -23,6 +23,7 @@ from plinth.jobs import (
 )
 from plinth.jobs import hooks as hooks_module
 from plinth.jobs.engine.worker import Worker
+from plinth.testing import Jobs as JobsUnderTest
 from tests.plinth.integration.jobs.conftest import Jobs, Number, until, working
 
 Run = Callable[[], Awaitable[None]]
@@ -33,6 +34,33 @@ def _no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks_module, "_around", [])
     monkeypatch.setattr(hooks_module, "_on_discard", [])
     monkeypatch.setattr(hooks_module, "_lifespans", [])
+
+
+async def test_hook_on_discard_ends_before_its_worker(settings: Settings, database: Database, jobs: Jobs) -> None:
+    """A deployment came between a dead letter and its alert; in tests, the end of `perform`."""
+    events: list[str] = []
+
+    @worker_lifespan
+    async def client(database: Database) -> AsyncIterator[None]:
+        yield
+        events.append("closed")
+
+    @on_discard
+    async def tell(found: DiscardedJob) -> None:
+        await asyncio.sleep(0.2)
+        events.append("told")
+
+    @job("test.discards")
+    async def discards(ctx: JobContext, payload: Number) -> None:
+        raise Discard
+
+    made = await enqueue(database, discards, Number())
+    with capture_logs():
+        async with working(settings, discards):
+            await jobs.end_of(made.id)
+        assert events == ["told", "closed"]
+        await JobsUnderTest(database, settings, registered={discards.name: discards}).perform(discards, Number())
+    assert events == ["told", "closed"] * 2
 
 
 async def test_hooks_run_around_each_run_the_first_outermost(

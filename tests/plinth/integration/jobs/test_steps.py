@@ -4,17 +4,18 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from structlog.testing import capture_logs
 
 from notes.config import Settings
 from plinth.database.engine import Database, TransactionConflictError
 from plinth.jobs import (
+    Discard,
     EventTimeout,
     JobContext,
     JobKind,
@@ -35,6 +36,10 @@ AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)
 
 class Order(BaseModel):
     total: int
+
+
+class Charge(BaseModel):
+    charge_id: str = Field(alias="chargeId")
 
 
 def kind_of(handler: Callable[[JobContext, Number], Any], **options: Any) -> JobKind[Number]:
@@ -115,6 +120,106 @@ class TestStep:
 
         await run(settings, database, jobs, kind_of(handler))
         assert given == [{"pair": [1, 2], "day": "2026-01-02T00:00:00Z"}] * 2
+
+    @pytest.mark.parametrize("retry", [None, AT_ONCE])
+    async def test_plain_function_that_raises_stop_iteration_has_failed(
+        self, settings: Settings, database: Database, jobs: Jobs, retry: RetryPolicy | None
+    ) -> None:
+        """As `next` does; the step hung until the time limit of its job, in each attempt."""
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            await ctx.step("first", next, iter(()), retry=retry)
+
+        ended = await run(settings, database, jobs, kind_of(handler, time_limit=10))
+        assert ended["state"] == "discarded"
+        assert "raised StopIteration" in ended["errors"][-1]["detail"]
+
+    @pytest.mark.parametrize("within", [False, True])
+    @pytest.mark.parametrize("used", [False, True])
+    async def test_steps_of_tasks_that_were_begun_in_a_session_are_kept(
+        self, settings: Settings, database: Database, jobs: Jobs, within: bool, used: bool
+    ) -> None:
+        """Those that outlived it were kept in a transaction that nothing ended, and the job ran for ever."""
+        calls: list[str] = []
+
+        async def slow(name: str) -> str:
+            calls.append(name)
+            await asyncio.sleep(0.05)
+            return name
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            async with ctx.session() as session:
+                if used:
+                    await session.connection()
+                tasks = [asyncio.create_task(ctx.step(name, slow, name)) for name in "ab"]
+                if within:
+                    await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks)
+            await ctx.step("c", slow, "c")
+            if ctx.attempt == 1:
+                raise RuntimeError
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], calls) == ("succeeded", 2, ["a", "b", "c"])
+        assert sorted(await steps_of(jobs)) == [(name, "step", "done", name) for name in "abc"]
+
+    @pytest.mark.parametrize("plain", [False, True])
+    async def test_system_exit_of_a_step_ends_no_worker(
+        self, settings: Settings, database: Database, jobs: Jobs, plain: bool
+    ) -> None:
+        """As a command line that is called as a function raises it; under a task group asyncio ends its loop by it."""
+
+        async def in_the_loop() -> None:
+            raise SystemExit(2)
+
+        def in_a_thread() -> None:
+            raise SystemExit(2)
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ctx.step("exit", in_a_thread if plain else in_the_loop))
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], ended["crash_count"]) == ("discarded", 3, 0)
+
+    async def test_step_is_not_tried_again_if_a_task_of_it_discards_the_job(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        calls: list[str] = []
+
+        async def part() -> None:
+            calls.append("part")
+            raise Discard("There is no such account.")
+
+        async def parts() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(part())
+
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            await ctx.step("parts", parts, retry=AT_ONCE)
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["errors"][0]["error"]) == ("discarded", "There is no such account.")
+        assert calls == ["part"]
+
+    async def test_model_with_aliases_is_the_result_of_a_step_that_ran_once(
+        self, settings: Settings, database: Database, jobs: Jobs
+    ) -> None:
+        calls: list[str] = []
+
+        async def charge() -> Charge:
+            calls.append("charge")
+            return Charge(chargeId="c")
+
+        async def handler(ctx: JobContext, payload: Number) -> Charge:
+            charged = await ctx.step("charge", charge)
+            if ctx.attempt == 1:
+                raise RuntimeError
+            return charged
+
+        ended = await run(settings, database, jobs, kind_of(handler))
+        assert (ended["state"], ended["attempt"], ended["result"]) == ("succeeded", 2, {"charge_id": "c"})
+        assert calls == ["charge"]
 
     async def test_plain_function_runs_in_a_thread_and_a_lambda_may_return_a_coroutine(
         self, settings: Settings, database: Database, jobs: Jobs
@@ -359,6 +464,25 @@ class TestSleep:
     ) -> None:
         async def handler(ctx: JobContext, payload: Number) -> None:
             await ctx.sleep(until=datetime(2000, 1, 1, tzinfo=UTC))
+
+        assert (await run(settings, database, jobs, kind_of(handler)))["state"] == "succeeded"
+
+    @pytest.mark.parametrize(
+        "until",
+        [
+            datetime.min.replace(tzinfo=UTC),
+            datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+            datetime.max.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+            datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None),
+        ],
+    )
+    async def test_time_that_no_job_can_sleep_until_is_told_where_it_is_written(
+        self, settings: Settings, database: Database, jobs: Jobs, until: datetime
+    ) -> None:
+        async def handler(ctx: JobContext, payload: Number) -> None:
+            with pytest.raises(ValueError, match="needs a time zone, and a year from 1901 to 9998"):
+                await ctx.sleep(until=until)
 
         assert (await run(settings, database, jobs, kind_of(handler)))["state"] == "succeeded"
 

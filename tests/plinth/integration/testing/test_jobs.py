@@ -1,5 +1,6 @@
 """Jobs run within a test."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from traceback import extract_tb
@@ -173,6 +174,20 @@ class TestFailure:
 
         hopeless = kind(give_up)
         job = await Jobs(database, settings).perform(hopeless, Parcel())
+
+        assert (job.state, job.error) == (State.DISCARDED, "There is no such address.")
+
+    async def test_job_that_a_task_of_a_group_discards_raises_nothing(
+        self, database: Database, settings: PlatformSettings
+    ) -> None:
+        async def give_up() -> None:
+            raise Discard("There is no such address.")
+
+        async def send(ctx: JobContext, payload: Parcel) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(give_up())
+
+        job = await Jobs(database, settings).perform(kind(send), Parcel())
 
         assert (job.state, job.error) == (State.DISCARDED, "There is no such address.")
 

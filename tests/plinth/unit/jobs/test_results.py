@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
 
-from plinth.jobs.results import dump
+from plinth.jobs.results import dump, load
 
 
 class Rate(BaseModel):
@@ -51,3 +53,44 @@ def test_null_and_texts_that_read_like_numbers_are_kept(hint: Any, value: Any) -
     adapter = TypeAdapter(hint)
 
     assert adapter.validate_json(dump("The result", adapter, value)) == value
+
+
+class Aliased(BaseModel):
+    charge_id: str = Field(alias="chargeId")
+
+
+class ReadByAlias(BaseModel):
+    charge_id: str = Field(validation_alias=AliasChoices("chargeId", "id"))
+
+
+class WrittenByAlias(BaseModel):
+    charge_id: str = Field(serialization_alias="chargeId")
+
+
+class Camel(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, serialize_by_alias=True)
+
+    charge_id: str
+    of: Aliased
+
+
+class Charge(TypedDict):
+    of: Aliased
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Aliased, Aliased(chargeId="x")),
+        (ReadByAlias, ReadByAlias(chargeId="x")),
+        (WrittenByAlias, WrittenByAlias(charge_id="x")),
+        (Camel, Camel(chargeId="x", of=Aliased(chargeId="y"))),
+        (list[Aliased], [Aliased(chargeId="x")]),
+        (Charge, {"of": Aliased(chargeId="x")}),
+    ],
+)
+def test_model_with_aliases_is_kept(hint: Any, value: Any) -> None:
+    """What the answers of other services are read into: the step that got one failed in each attempt."""
+    adapter = TypeAdapter(hint)
+
+    assert load(adapter, dump("The result", adapter, value)) == value

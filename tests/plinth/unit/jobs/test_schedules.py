@@ -121,6 +121,8 @@ class TestDeclaration:
             ({"cron": "* * * * *", "catch_up": -1}, "catch_up is 0 to 1000"),
             ({"cron": "* * * * *", "overlap": "replace"}, "overlap is one of queue, skip, cancel"),
             ({"cron": "* * * * *", "name": "a b"}, "is not a name"),
+            # The database keeps no longer one: declared with the others, it stopped them all.
+            ({"cron": ",".join(map(str, range(60))) + " * * * *"}, "has 100 characters at most"),
         ],
     )
     def test_invalid_schedule_is_refused(self, kind: JobKind[Payload], options: dict[str, Any], message: str) -> None:

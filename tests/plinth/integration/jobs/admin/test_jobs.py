@@ -1,12 +1,15 @@
 """What owners and operators do with jobs: looking, cancelling, trying again, also while workers are at it."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic_core import to_json
 
 from notes.config import Settings
+from plinth.api.schemas import OperatorJobRead
 from plinth.database.engine import Database
 from plinth.errors import ConflictError, NotFoundError
 from plinth.jobs import Discard, JobContext, RetryPolicy, State, enqueue, job
@@ -122,6 +125,22 @@ class TestGet:
         assert (await get(database, job_id)).owner is None
         with pytest.raises(NotFoundError):
             await get(database, job_id, owner="alice")
+
+    @pytest.mark.parametrize(
+        "payload",
+        ["[1]", '"x"', "null", "[" * 300 + "]" * 300, '{"a":' * 3000 + "1" + "}" * 3000, '{"n": 1e5000}'],
+        ids=["list", "text", "null", "300 levels", "3000 levels", "5000 digits"],
+    )
+    async def test_payload_that_only_sql_can_enqueue_hides_no_job(
+        self, database: Database, jobs: Jobs, payload: str
+    ) -> None:
+        (row,) = await jobs.all("SELECT plinth_enqueue('test.odd', $1::text::jsonb) AS id", payload)
+        OperatorJobRead.model_validate(await get(database, row["id"])).model_dump_json()
+        async with database.session() as session:
+            (seen,) = await list_jobs(session, payloads=True)
+        assert to_json(asdict(seen))
+        assert (await cancel(database, row["id"])).state is State.CANCELLED
+        assert (await retry(database, row["id"])).state is State.AVAILABLE
 
     async def test_unknown_job_is_not_found(self, database: Database) -> None:
         with pytest.raises(NotFoundError):

@@ -409,6 +409,41 @@ class TestFailures:
         assert (row["state"], row["attempt"]) == ("discarded", 1)
         assert row["errors"][0]["error"] == "There is no such account."
 
+    @pytest.mark.parametrize(
+        ("decision", "state", "error"),
+        [
+            (Discard("There is no such account."), "discarded", "There is no such account."),
+            (Snooze(3600), "scheduled", None),
+            (Retry(after=3600), "retryable", "Retry"),
+        ],
+        ids=["discard", "snooze", "retry"],
+    )
+    async def test_what_a_task_of_a_group_decides_is_what_the_handler_does(
+        self,
+        settings: Settings,
+        database: Database,
+        jobs: Jobs,
+        decision: Exception,
+        state: str,
+        error: str | None,
+    ) -> None:
+        async def part() -> None:
+            raise decision
+
+        @job("test.group", retry=AT_ONCE)
+        async def together(ctx: JobContext, payload: Number) -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(part())
+                group.create_task(asyncio.sleep(60))
+
+        job_id = await put(database, together)
+        with capture_logs():
+            async with working(settings, together):
+                await until(lambda: jobs.all("SELECT FROM job_status WHERE run = 1 AND state NOT IN ('running')"))
+        row = await jobs.live(job_id) or await jobs.ended(job_id)
+        assert (row["state"], row["attempt"]) == (state, int(error is not None))
+        assert [entry["error"] for entry in row["errors"]] == ([] if error is None else [error])
+
     async def test_payload_that_no_version_can_read_is_discarded_without_its_values(
         self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from plinth.jobs.claimed import ClaimedJob
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.store import Store
-from plinth.jobs.enqueue import Insertion, Terms
+from plinth.jobs.enqueue import Insertion, Row, Terms
 from plinth.jobs.outcome import Finish, Outcome, Release, State
 
 
@@ -161,3 +161,33 @@ async def test_every_outcome_that_was_put_off_is_written(follow_ups: bool) -> No
     finally:
         running.cancel()
     assert sorted(store.written) == sorted(ids)
+
+
+@pytest.mark.parametrize("calls", [1, 2000])
+async def test_thousands_of_follow_ups_delay_no_job_with_a_few(calls: int) -> None:
+    """Whether the handler has asked for them one by one or at once."""
+    big, small = uuid4(), uuid4()
+    begun, small_is_written = asyncio.Event(), asyncio.Event()
+
+    class WritingStore(LockedStore):
+        async def finish_with_follow_ups(
+            self, follow_ups: object, outcomes: Sequence[Finish], *, wait: float
+        ) -> set[UUID]:
+            begun.set()
+            if big in {outcome.id for outcome in outcomes}:
+                await small_is_written.wait()
+            else:
+                small_is_written.set()
+            return {outcome.id for outcome in outcomes}
+
+    recorder = Recorder(cast(Store, WritingStore()), on_written=lambda runs: None, on_lost=lambda key: None)
+    rows = [Row(uuid4(), "{}", None) for _ in range(2000 // calls)]
+    running = asyncio.create_task(recorder.run())
+    try:
+        async with asyncio.timeout(20):
+            put(recorder, Finish(big, 1, State.SUCCEEDED), [Insertion(TERMS, rows)] * calls)
+            await begun.wait()
+            put(recorder, Finish(small, 1, State.SUCCEEDED), [Insertion(TERMS, rows[:1])])
+            await recorder.drained()
+    finally:
+        running.cancel()
