@@ -30,6 +30,8 @@ class Profile(NamedTuple):
     """Names that the store gives a meaning: a value of the code's own moves to another name."""
     objects: frozenset[str] = frozenset()
     """Names under which the store expects objects. A store that has some takes dots in names for objects too."""
+    words: frozenset[str] = frozenset()
+    """Names under which it refuses objects, and the line with them."""
     constant: Mapping[str, str] = {}
     decimal_ids: bool = False
     """Whether lines have `dd.trace_id` and `dd.span_id` too: the lower 64 bits, as decimals."""
@@ -97,6 +99,7 @@ _ECS = Profile(
         }
     ),
     objects=_ECS_SETS,
+    words=frozenset({"tags"}),
     constant={"ecs.version": "8.17.0"},
 )
 
@@ -130,6 +133,8 @@ _DATADOG = Profile(
     decimal_ids=True,
 )
 
+_NESTED = (dict, list)
+
 PROFILES: Mapping[str, Profile | None] = {"default": None, "gcp": _GCP, "ecs": _ECS, "datadog": _DATADOG}
 
 
@@ -162,9 +167,10 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
     if ours["message"] == ACCESS_MESSAGE and "route" in theirs:
         names = {**names, **profile.access}
     for name, value in theirs.items():
-        if name in names and not isinstance(value, dict):
+        nested = isinstance(value, _NESTED) and _has_objects(value)
+        if name in names and not nested:
             own = names[name]
-        elif name in profile.reserved:
+        elif name in profile.reserved or (nested and name in profile.words):
             own = free(name, line)
         elif name in profile.objects or "." in name or isinstance(value, dict):
             own = free(name, line) if _is_odd(profile, name, value) else name
@@ -173,6 +179,10 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
         # A line about another job has that one's id.
         line[own if own not in line or own in ("job_id", "attempt") else free(own, line)] = value
     return line
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
 
 
 def _is_odd(profile: Profile, name: str, value: Any) -> bool:
