@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-__all__ = ["ACCESS_MESSAGE", "PROFILES", "RESERVED", "Profile", "free", "move", "translate"]
+__all__ = ["ACCESS_MESSAGE", "PROFILES", "RESERVED", "WEBSOCKET_MESSAGE", "Profile", "free", "move", "translate"]
 
 ACCESS_MESSAGE = "request"
 """The message of access lines."""
+WEBSOCKET_MESSAGE = "websocket"
+"""The message of the line that a WebSocket writes when it has ended."""
 
 RESERVED = frozenset({"timestamp", "level", "message", "trace_id", "span_id", "request_id"})
 """Members that the platform alone writes, under their names in the profile `default`."""
@@ -24,7 +26,7 @@ class Profile(NamedTuple):
     renamed: Mapping[str, str]
     """The names of the platform's members."""
     access: Mapping[str, str]
-    """The names of those of access lines, beside the others."""
+    """The names of those of access lines and WebSockets' lines, beside the others."""
     levels: Mapping[str, str]
     reserved: frozenset[str]
     """Names that the store gives a meaning: a value of the code's own moves to another name."""
@@ -164,7 +166,7 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
         line["dd.trace_id"] = str(int(ours["trace_id"][16:], 16))
         line["dd.span_id"] = str(int(ours["span_id"], 16))
     names: Mapping[str, str] = profile.renamed
-    if ours["message"] == ACCESS_MESSAGE and "route" in theirs:
+    if ours["message"] in (ACCESS_MESSAGE, WEBSOCKET_MESSAGE) and "route" in theirs:
         names = {**names, **profile.access}
     for name, value in theirs.items():
         nested = isinstance(value, _NESTED) and _has_objects(value)
