@@ -1,7 +1,7 @@
 """Plinth: the platform that a FastAPI service runs on."""
 
-from plinth.opentelemetry_api import import_api
+from plinth.first_imports import import_first
 
 __version__ = "0.1.0"
 
-import_api()
+import_first()

@@ -20,7 +20,7 @@ from plinth.http.caller_limit import give_up_place
 from plinth.http.routes import as_get, path_of
 from plinth.http.websockets import WebSocketConnection, WebSockets
 from plinth.telemetry.http_metrics import HTTP, HttpMetrics
-from plinth.telemetry.log_profiles import ACCESS_MESSAGE
+from plinth.telemetry.log_profiles import ACCESS_MESSAGE, WEBSOCKET_MESSAGE
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.propagation import active
 from plinth.telemetry.redaction import redact_text
@@ -33,9 +33,6 @@ __all__ = [
 ]
 
 log = structlog.get_logger("plinth.access")
-
-WEBSOCKET_MESSAGE = "websocket"
-"""The message of the line that a WebSocket writes when it has ended."""
 
 CUT_OFF = 499
 """The status of a request that was cancelled or whose client left before a response began."""

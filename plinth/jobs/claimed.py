@@ -18,9 +18,9 @@ class Progress:
 class ClaimedJob(NamedTuple):
     """A job claimed by this worker. `lease` is the number of the run, `attempt` the number of the attempt.
 
-    `trace_context`: the W3C headers of the trace it was enqueued in; `untried`: no run of it has failed or been lost;
-    `suspect`: two workers were lost that ran it; `unreadable`: so many workers could not read its payload;
-    `slot_at`: the slot of its schedule, if it has one; `batch_id`: the batch that it is a member of.
+    `trace_context`: the W3C headers of the trace it was enqueued in; `suspect`: two workers were lost that ran it;
+    `unreadable`: so many workers could not read its payload; `slot_at`: the slot of its schedule, if it has one;
+    `batch_id`: the batch that it is a member of.
     """
 
     id: UUID
@@ -35,7 +35,6 @@ class ClaimedJob(NamedTuple):
     run_at: datetime
     started_at: datetime
     trace_context: dict[str, str] | None = None
-    untried: bool = True
     suspect: bool = False
     unreadable: int = 0
     slot_at: datetime | None = None

@@ -10,7 +10,8 @@ import httpx
 from opentelemetry.trace import StatusCode
 
 from plinth.telemetry.propagation import outgoing_headers
-from plinth.telemetry.tracing import MAX_METHOD, METHODS, OTHER_METHOD, client_span, is_recorded
+from plinth.telemetry.redaction import redact_text
+from plinth.telemetry.tracing import MAX_METHOD, MAX_PATH, METHODS, OTHER_METHOD, client_span, is_recorded
 
 __all__ = ["TracedClient"]
 
@@ -31,7 +32,7 @@ class TracedClient(httpx.AsyncClient):
             "http.request.method": method,
             "server.address": url.host,
             "server.port": url.port or (443 if url.scheme == "https" else 80),
-            "url.full": f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}",
+            "url.full": _shown(url),
         }
         if method is OTHER_METHOD:
             attributes["http.request.method_original"] = request.method[:MAX_METHOD]
@@ -54,3 +55,9 @@ class TracedClient(httpx.AsyncClient):
             # The same request may be sent again, within another trace.
             for name in added:
                 del request.headers[name]
+
+
+def _shown(url: httpx.URL) -> str:
+    # `url.path` is decoded: of `/a%3Fb` it would make a query.
+    path = url.raw_path.partition(b"?")[0][:MAX_PATH]
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{redact_text(path.decode('ascii'))}"

@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-__all__ = ["ACCESS_MESSAGE", "PROFILES", "RESERVED", "Profile", "free", "move", "translate"]
+__all__ = ["ACCESS_MESSAGE", "PROFILES", "RESERVED", "WEBSOCKET_MESSAGE", "Profile", "free", "move", "translate"]
 
 ACCESS_MESSAGE = "request"
 """The message of access lines."""
+WEBSOCKET_MESSAGE = "websocket"
+"""The message of the line that a WebSocket writes when it has ended."""
 
 RESERVED = frozenset({"timestamp", "level", "message", "trace_id", "span_id", "request_id"})
 """Members that the platform alone writes, under their names in the profile `default`."""
@@ -24,12 +26,14 @@ class Profile(NamedTuple):
     renamed: Mapping[str, str]
     """The names of the platform's members."""
     access: Mapping[str, str]
-    """The names of those of access lines, beside the others."""
+    """The names of those of access lines and WebSockets' lines, beside the others."""
     levels: Mapping[str, str]
     reserved: frozenset[str]
     """Names that the store gives a meaning: a value of the code's own moves to another name."""
     objects: frozenset[str] = frozenset()
     """Names under which the store expects objects. A store that has some takes dots in names for objects too."""
+    words: frozenset[str] = frozenset()
+    """Names under which it refuses objects, and the line with them."""
     constant: Mapping[str, str] = {}
     decimal_ids: bool = False
     """Whether lines have `dd.trace_id` and `dd.span_id` too: the lower 64 bits, as decimals."""
@@ -97,6 +101,7 @@ _ECS = Profile(
         }
     ),
     objects=_ECS_SETS,
+    words=frozenset({"tags"}),
     constant={"ecs.version": "8.17.0"},
 )
 
@@ -130,6 +135,8 @@ _DATADOG = Profile(
     decimal_ids=True,
 )
 
+_NESTED = (dict, list)
+
 PROFILES: Mapping[str, Profile | None] = {"default": None, "gcp": _GCP, "ecs": _ECS, "datadog": _DATADOG}
 
 
@@ -159,12 +166,13 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
         line["dd.trace_id"] = str(int(ours["trace_id"][16:], 16))
         line["dd.span_id"] = str(int(ours["span_id"], 16))
     names: Mapping[str, str] = profile.renamed
-    if ours["message"] == ACCESS_MESSAGE and "route" in theirs:
+    if ours["message"] in (ACCESS_MESSAGE, WEBSOCKET_MESSAGE) and "route" in theirs:
         names = {**names, **profile.access}
     for name, value in theirs.items():
-        if name in names and not isinstance(value, dict):
+        nested = isinstance(value, _NESTED) and _has_objects(value)
+        if name in names and not nested:
             own = names[name]
-        elif name in profile.reserved:
+        elif name in profile.reserved or (nested and name in profile.words):
             own = free(name, line)
         elif name in profile.objects or "." in name or isinstance(value, dict):
             own = free(name, line) if _is_odd(profile, name, value) else name
@@ -173,6 +181,10 @@ def translate(profile: Profile, ours: Mapping[str, Any], theirs: Mapping[str, An
         # A line about another job has that one's id.
         line[own if own not in line or own in ("job_id", "attempt") else free(own, line)] = value
     return line
+
+
+def _has_objects(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_has_objects, value)))
 
 
 def _is_odd(profile: Profile, name: str, value: Any) -> bool:

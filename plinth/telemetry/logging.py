@@ -164,6 +164,7 @@ def configure_logging(settings: PlatformSettings, process: str | None = None) ->
     for name in _SILENCED:
         logging.getLogger(name).disabled = True
     logging.getLogger("uvicorn.error").addFilter(_is_no_line_of_ours)
+    logging.getLogger("httpx").addFilter(_without_query)
     for name in _WARNINGS_ONLY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -188,6 +189,14 @@ def _is_no_line_of_ours(record: logging.LogRecord) -> bool:
         return False
     # Of a response that the end of the shutdown's grace cuts: its access line says so.
     return not record.exc_info or not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Take the query off the URL in httpx's line of a request: spans and access lines have none either."""
+    if isinstance(record.args, tuple) and str(record.msg).startswith("HTTP Request: "):
+        method, url, *rest = record.args
+        record.args = method, str(url).partition("?")[0], *rest
+    return True
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from time import time
 
 from opentelemetry.trace import format_trace_id, get_current_span
-from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
+from prometheus_client import REGISTRY, Counter, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
@@ -21,7 +21,6 @@ from plinth.settings import PlatformSettings
 from plinth.telemetry.histogram import Family, Histogram, render
 
 __all__ = [
-    "BUILD_INFO",
     "DEPENDENCY_UP",
     "Labels",
     "Observed",
@@ -99,13 +98,16 @@ def exemplar() -> tuple[str, float] | None:
 
 # --- the process ---
 
-BUILD_INFO = Gauge("plinth_build_info", "Which build this is; always 1.", ["version", "revision", "python_version"])
+_build: dict[Labels, float] = {}
+Observed("plinth_build_info", "Which build this is; always 1.", ("version", "revision", "python_version")).add(
+    lambda: _build.copy().items()
+)
 
 
 def tell_build(settings: PlatformSettings) -> None:
     """Set `plinth_build_info` to this service's version and revision."""
-    BUILD_INFO.clear()
-    BUILD_INFO.labels(settings.service.version, settings.BUILD_REVISION, platform.python_version()).set(1)
+    _build.clear()
+    _build[settings.service.version, settings.BUILD_REVISION, platform.python_version()] = 1
 
 
 # --- databases: PostgreSQL and Redis ---

@@ -191,12 +191,12 @@ def enqueue_span(kind: str, queue: str, count: int, within: Context | None = Non
 
 
 def begin_job(
-    kind: str, carrier: Mapping[str, str] | None, *, first: bool, queue: str, job_id: UUID, attempt: int, run: int
+    kind: str, carrier: Mapping[str, str] | None, *, queue: str, job_id: UUID, attempt: int, run: int
 ) -> Span | None:
     """Begin the span of a run and make it current until this task ends. None: the run belongs to no trace.
 
-    `carrier` was stored when the job was enqueued. The `first` attempt continues that trace; later attempts, which may
-    run days after it, begin traces of their own with a link to it.
+    `carrier` was stored when the job was enqueued. The first run continues that trace; later ones, which may come days
+    after it and by the thousand, begin traces of their own with a link to it.
     """
     if carrier is None and _tracer is None:
         return None
@@ -208,7 +208,7 @@ def begin_job(
         span = None if parent is None else NonRecordingSpan(parent)
     else:
         context, links = _EMPTY, ()
-        if parent is not None and first:
+        if parent is not None and run == 1:
             context = trace.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
         elif parent is not None:
             links = (Link(parent),)  # type: ignore[assignment]

@@ -20,8 +20,9 @@ _RUN = """UPDATE job SET state = 'running', run_lease = run_lease + 1, attempt =
 _RUNNING = """RETURNING id, run_lease, kind, queue, priority, owner, payload::text, attempt, max_attempts,
     LEAST(GREATEST(run_at, '0001-01-02 UTC'), '9999-12-31 UTC') AS run_at, started_at,
     CASE WHEN jsonb_typeof(trace_context -> 'traceparent') = 'string'
-        AND COALESCE(jsonb_typeof(trace_context -> 'tracestate'), 'string') = 'string' THEN trace_context END,
-    errors = '[]' AS untried, crash_count >= 2 AS suspect,
+        AND COALESCE(jsonb_typeof(trace_context -> 'tracestate'), 'string') = 'string'
+        AND COALESCE(jsonb_typeof(trace_context -> 'baggage'), 'string') = 'string' THEN trace_context END,
+    crash_count >= 2 AS suspect,
     CASE WHEN errors = '[]' THEN 0 ELSE jsonb_array_length(
         jsonb_path_query_array(errors, '$[*] ? (@.outcome == "invalid_payload")')) END AS unreadable, slot_at,
     batch_id"""

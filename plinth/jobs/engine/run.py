@@ -92,7 +92,6 @@ class Run:
         self.span = begin_job(
             job.kind,
             job.trace_context,
-            first=job.attempt == 1 and job.untried,
             queue=job.queue,
             job_id=job.id,
             attempt=job.attempt,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 # OpenTelemetry's API is imported without two variables.
 READS_THE_ENVIRONMENT = {
     *("plinth/settings/loading.py", "plinth/embedded/process.py", "plinth/testing/plugin.py"),
-    "plinth/opentelemetry_api.py",
+    "plinth/first_imports.py",
 }
 
 

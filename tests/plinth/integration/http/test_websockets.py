@@ -26,9 +26,9 @@ from plinth.errors import ConflictError
 from plinth.health.lifecycle import Lifecycle
 from plinth.http import websockets
 from plinth.http.limits import ConnectionLimits
-from plinth.http.request_context import WEBSOCKET_MESSAGE
 from plinth.identity import sign_local_token
 from plinth.identity.principal import Principal
+from plinth.telemetry.log_profiles import WEBSOCKET_MESSAGE
 from plinth.telemetry.log_records import request_id_var
 from plinth.testing import serving
 from tests.support.logs import logging_as

@@ -11,7 +11,7 @@ from opentelemetry import context as otel
 
 from notes.config import Settings
 from plinth.database.engine import Database
-from plinth.jobs import Discard, JobContext, RetryPolicy, enqueue, job
+from plinth.jobs import Discard, JobContext, RetryPolicy, Snooze, enqueue, job
 from plinth.jobs.admin.jobs import request_cancel, retry_job
 from plinth.jobs.admin.queues import retry_dead_letters
 from plinth.jobs.kinds import JobKind
@@ -178,6 +178,34 @@ class TestRun:
         ]
         assert "hunter2" not in repr(collector.spans)
 
+    @pytest.mark.parametrize("way", ["snoozes", "sleeps"])
+    async def test_run_that_goes_on_later_is_a_trace_with_a_link(
+        self, database: Database, jobs: Jobs, traced: Settings, collector: Collector, way: str
+    ) -> None:
+        """It spends no attempt, and may come back for days: one trace would hold thousands of runs."""
+        runs = []
+
+        @job("test.patient")
+        async def patient(ctx: JobContext, payload: Number) -> None:
+            runs.append(ctx.attempt)
+            if way == "sleeps":
+                await ctx.sleep(0.01)
+                await ctx.sleep(0.02)
+            elif len(runs) < 3:
+                raise Snooze(0.01)
+
+        job_id = await enqueue_in(database, patient, CALLER)
+        async with working(traced, patient):
+            await jobs.end_of(job_id)
+
+        first, *later = sorted(
+            collector.named("job test.patient", 3), key=lambda span: int(span.attributes["plinth.job.run"])
+        )
+        made = collector.one("enqueue test.patient")
+        assert runs == [1, 1, 1]
+        assert (first.trace_id, first.parent_id, first.links) == (TRACE, made.span_id, [])
+        assert [(span.parent_id, span.links) for span in later] == [("", [(TRACE, made.span_id)])] * 2
+
     async def test_run_of_a_retried_dead_letter_has_a_link(
         self, database: Database, jobs: Jobs, traced: Settings, collector: Collector
     ) -> None:
@@ -239,6 +267,21 @@ class TestRun:
         # SQLAlchemy looks a new server over.
         assert [span.name for span in under if span.name not in ("BEGIN", "ROLLBACK")] == ["SELECT job"]
         assert not [span for span in collector.spans if span.trace_id != TRACE]
+
+
+@pytest.mark.parametrize("baggage", ["5", "{}"])
+async def test_baggage_of_a_row_from_elsewhere_that_is_no_text_stops_nothing(
+    jobs: Jobs, noop: JobKind[Number], settings: Settings, baggage: str
+) -> None:
+    reading = settings.model_copy(update={"OTEL_PROPAGATORS": ("tracecontext", "baggage")})
+    row = await jobs.one(
+        "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state, trace_context) VALUES "
+        "('test.noop', 'default', 0, '{}', 1, now(), 'available', $1::jsonb) RETURNING id",
+        f'{{"traceparent": "{CALLER}", "baggage": {baggage}}}',
+    )
+    async with working(reading, noop):
+        ended = await jobs.end_of(row["id"])
+    assert ended["state"] == "succeeded"
 
 
 async def test_stored_trace_context_is_plain_json(

@@ -299,3 +299,22 @@ def test_no_bad_value_stops_the_import_of_a_service() -> None:
     bad = {name: values[0] for name, (_, values) in SUPPORTED.items()} | dict.fromkeys(IGNORED, "nonsense")
     done = run("import notes.main", **bad, **{name: value for name, (_, value) in LENIENT.items()})
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+@pytest.mark.parametrize("folder", ["there", "nowhere"])
+def test_mode_of_several_processes_stops_no_import_and_keeps_no_metric(tmp_path: Path, name: str, folder: str) -> None:
+    """Shared ConfigMaps set it for services under gunicorn. With a volume, counters went on where they had been."""
+    (tmp_path / "there").mkdir()
+    code = "import plinth, os; from plinth.telemetry.metrics import db_error; db_error('redis', 'other');"
+    code += f"print(os.environ[{name!r}])"
+    done = run(code, **{name: str(tmp_path / folder)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / folder}\n"
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_mode_of_several_processes_is_ignored_with_a_warning(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/tmp/metrics")
+    assert warned() == [name]

@@ -79,3 +79,22 @@ def test_labels_are_the_registrys() -> None:
 )
 def test_collection_is_the_table_that_a_statement_is_about(statement: str, collection: str | None) -> None:
     assert describe(statement).collection == collection
+
+
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("ALTER ROLE app PASSWORD 'it''s hunter2'", "ALTER ROLE app PASSWORD ?"),
+        ("SELECT E'it\\'s hunter2', b.x1 FROM b LIMIT 10", "SELECT ?, b.x1 FROM b LIMIT ?"),
+        ("SELECT $$hunter2 ' $$, $a$hunter2 $$ $a$, 1.5e3", "SELECT ?, ?, ?"),
+        ("SELECT \"it's\" FROM a WHERE b = 'hunter2'", 'SELECT "it\'s" FROM a WHERE b = ?'),
+        ("SELECT 1 -- it's\nWHERE a = 'hunter2' /* it's */", "SELECT ? -- it's\nWHERE a = ? /* it's */"),
+        ("SELECT '$1', 'cut off", "SELECT ?, ?"),
+        ("INSERT INTO job_queue VALUES (U&'hunter2'), (x'ff')", "INSERT INTO job_queue VALUES (?), (?)"),
+        ("SELECT a FROM b WHERE state = 'ready' AND c = $1", "SELECT a FROM b WHERE state = 'ready' AND c = $1"),
+        ("SAVEPOINT sa_savepoint_1", "SAVEPOINT sa_savepoint_1"),
+    ],
+)
+def test_statement_without_parameters_has_no_literals(statement: str, text: str) -> None:
+    """As the conventions ask: of a statement with parameters the literals are the code's own."""
+    assert describe(statement).text == text

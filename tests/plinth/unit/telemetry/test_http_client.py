@@ -97,3 +97,24 @@ async def test_a_method_that_http_does_not_know_is_original(collector: Collector
     span = collector.one("HTTP")
     assert span.attributes["http.request.method"] == "_OTHER"
     assert span.attributes["http.request.method_original"] == "BREW"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/files/a%3Fb%2Fc%0A%FF?q=1", "/files/a%3Fb%2Fc%0A%FF"),
+        ("/hooks/plk_0123456789abcdef0123456789abcdef", "/hooks/plk_********"),
+        (f"/{'a' * 5000}", f"/{'a' * 1023}"),
+    ],
+    ids=["escaped", "secret", "long"],
+)
+async def test_the_url_is_as_it_was_sent_without_secrets(
+    collector: Collector, tracer: trace.Tracer, path: str, shown: str
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200)
+
+    with tracer.start_as_current_span("outer"):
+        async with TracedClient(transport=httpx.MockTransport(answer)) as client:
+            await client.get(f"https://user:hunter2@prices.example:8443{path}")
+    assert collector.one("GET").attributes["url.full"] == f"https://prices.example:8443{shown}"

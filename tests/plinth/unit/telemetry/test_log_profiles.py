@@ -180,6 +180,44 @@ def test_reserved_names_cannot_be_set_in_parts(configure: Configure, profile: st
         assert line[f"{name}_"] == value
 
 
+@pytest.mark.parametrize(
+    ("profile", "names"),
+    [
+        ("ecs", ("url.path", "http.response.status_code", "client.address", "user.hash")),
+        ("datadog", ("http.url_details.path", "http.status_code", "network.client.ip", "usr.id")),
+    ],
+)
+def test_lines_of_websockets_have_the_names_of_access_lines(
+    configure: Configure, profile: str, names: tuple[str, ...]
+) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+    members = {"route": "/live", "path": "/live", "status": 101, "client": "203.0.113.7", "principal": "00ff"}
+    structlog.get_logger().info("websocket", close_code=1000, **members)
+    (line,) = stderr.lines()
+    assert [line[name] for name in names] == ["/live", 101, "203.0.113.7", "00ff"]
+    assert (line["route"], line["close_code"]) == ("/live", 1000)
+    assert not {"client_", "status_"} & line.keys()
+
+
+@pytest.mark.parametrize("profile", ["ecs", "datadog"])
+@pytest.mark.parametrize("value", [[{"loc": ["a"], "msg": "no"}], [[{"a": 1}]]])
+@pytest.mark.parametrize("name", ["error", "logger", "exception"])
+def test_a_list_of_objects_is_no_text(configure: Configure, profile: str, name: str, value: Any) -> None:
+    """Such as the errors of pydantic: Elastic refuses the whole line where it expects a text."""
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE=profile)
+    structlog.get_logger().info("x", **{name: value})
+    (line,) = stderr.lines()
+    assert [key for key, logged in line.items() if logged == value] in ([name], [f"{name}_"])
+
+
+def test_tags_of_elastic_are_words(configure: Configure) -> None:
+    stderr = configure(LOG_FORMAT="json", LOG_PROFILE="ecs")
+    for tags in ({"a": "b"}, [{"a": "b"}], ["a", "b"], "a"):
+        structlog.get_logger().info("x", tags=tags)
+    assert [line.get("tags") for line in stderr.lines()] == [None, None, ["a", "b"], "a"]
+    assert [line.get("tags_") for line in stderr.lines()] == [{"a": "b"}, [{"a": "b"}], None, None]
+
+
 def test_names_beside_those_that_are_reserved_stay(configure: Configure) -> None:
     theirs: dict[str, Any] = {
         "http": {"request": {"method": "GET"}, "response": {"status_code": 200}},

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 import structlog
 
@@ -23,6 +24,23 @@ HOSTILE = ["\nforged", "\x1b[2J", "\x9b31m", "a\rb", "\u2028", "\x08\x08", '"}\n
 
 def fail(password: str) -> None:
     raise RuntimeError(f"no: {len(password)}")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_lines_of_httpx_have_no_query(configure: Configure, form: str) -> None:
+    """Where keys and signatures of other services are, under names that are no secret's."""
+    stderr = configure(LOG_FORMAT=form)
+    moved = {"Location": "https://maps.example/there?code=hunter2"}
+    transport = httpx.MockTransport(
+        lambda request: httpx.Response(302 if "sig" in str(request.url) else 204, headers=moved)
+    )
+    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
+        await client.get("https://maps.example/here?sig=hunter2&key=hunter2")
+    first, second = stderr.getvalue().splitlines()
+    assert "GET https://maps.example/here " in first
+    assert "302 Found" in first
+    assert "GET https://maps.example/there " in second
+    assert "hunter2" not in stderr.getvalue()
 
 
 class TestJson:

@@ -212,9 +212,8 @@ class TestBaggage:
             carrier = json.loads(stored or "")
         assert carrier == {"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "tenant=acme"}
 
-        tracing.begin_job(
-            "mail", carrier, first=True, queue="default", job_id=uuid4(), attempt=1, run=1
-        )  # current until this task ends
+        # Current until this task ends.
+        tracing.begin_job("mail", carrier, queue="default", job_id=uuid4(), attempt=1, run=1)
         assert dict(baggage.get_all()) == {"tenant": "acme"}
         assert headers_of()["baggage"] == "tenant=acme"
 
