@@ -18,7 +18,7 @@ from tests.e2e.servers import PASSWORD, start_postgresql, start_redis
 from tests.e2e.traffic import traffic
 from tests.support.certificates import Certificate, make_certificate
 
-# Eight minutes, the most of it until the kubelet has renewed files: `make e2e ARGS='-m "" -k test_rotation'`.
+# Seven minutes, half of it until the kubelet has renewed files: `make e2e ARGS='-m "" -k test_rotation'`.
 pytestmark = pytest.mark.slow
 
 OLD, NEW = secrets.token_hex(32), secrets.token_hex(32)
@@ -141,7 +141,8 @@ def test_authority_of_the_database_is_replaced_without_a_restart(
     running, restarting = tmp_path / "running", tmp_path / "restarting"
     running.mkdir()
     restarting.mkdir()
-    with traffic(release, running) as seen:
+    # For minutes: callers may keep so many exports.
+    with traffic(release, running, rate=2) as seen:
         trust(release, old, new)
         until_it_reads(release, "database", "/etc/tls/tls.crt", set_certificate(release, new))
         assert release.sql("SELECT pg_reload_conf()") == "t"
