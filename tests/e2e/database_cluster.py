@@ -65,11 +65,20 @@ class ClusterRelease(Release):
         return str(self.core.read_namespaced_pod(pod, self.namespace).spec.node_name)
 
     def healthy(self) -> bool:
+        """Whether all instances serve and all standbys stream.
+
+        The operator calls a Cluster healthy with a standby that has not followed the last failover. When the other one
+        goes too, each commit waits.
+        """
         status = self.status()
-        return status["phase"] == HEALTHY and status.get("readyInstances") == INSTANCES
+        serving = status["phase"] == HEALTHY and status.get("readyInstances") == INSTANCES
+        return serving and self.streaming() == INSTANCES - 1
+
+    def streaming(self) -> int:
+        return int(self.sql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"))
 
     def wait_until_healthy(self, *, within: float = 240) -> None:
-        until(self.healthy, f"{INSTANCES} instances serve", within=within)
+        until(self.healthy, f"{INSTANCES} instances serve, and the standbys stream", within=within)
         self.wait_until_ready()
 
     def wait_until_ready(self, *, api: int = 2, worker: int = 1, within: float = 120) -> None:
@@ -100,6 +109,10 @@ class Watched:
     rows: list[tuple[float, bool]] = field(default_factory=list)
     # When readiness was asked, and whether it said yes.
     readiness: list[tuple[float, bool]] = field(default_factory=list)
+
+    def is_back(self) -> bool:
+        """Whether the last row came through."""
+        return self.rows[-1][1]
 
     def away(self) -> list[tuple[float, float]]:
         """When no row came through, the longest time first: from the last one before to the first one after."""

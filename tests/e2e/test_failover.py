@@ -57,6 +57,8 @@ def nothing_is_lost(release: ClusterRelease, folder: Path) -> Iterator[None]:
         time.sleep(5)
         yield
         time.sleep(10)
+        standbys = release.streaming()
+    assert seen.is_back(), f"no row comes through any more, and {standbys} standbys stream"
     gaps = seen.away()
     unready = [moment for moment, ready in seen.readiness if not ready]
     outside = [
