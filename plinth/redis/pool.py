@@ -10,11 +10,16 @@ __all__ = ["LeavingPool"]
 
 
 class LeavingPool(BlockingConnectionPool):
-    """A pool that can leave its server: no command is sent on a connection that is open now."""
+    """A pool that can leave its server: no command is sent on a connection that is open now.
+
+    It is closed for good: redis-py's own would leave those open that were being opened meanwhile, and those that a
+    command opens anew because it lost the one that it waited for.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._leaving: set[Any] = set()
+        self._closed = False
 
     def leave(self) -> None:
         """Have each connection opened anew before it is used again."""
@@ -22,6 +27,7 @@ class LeavingPool(BlockingConnectionPool):
 
     async def get_connection(self, *arguments: Any, **options: Any) -> Any:
         """Take a connection."""
+        self._check_open()
         try:
             connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
             if connection in self._leaving:
@@ -32,6 +38,23 @@ class LeavingPool(BlockingConnectionPool):
                 self.leave()
             raise
         return connection
+
+    async def release(self, connection: Any) -> None:
+        """Give a connection back."""
+        try:
+            if self._closed:
+                await connection.disconnect()
+        finally:
+            await super().release(connection)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections, for good."""
+        self._closed = True
+        await super().disconnect(inuse_connections)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise exceptions.ConnectionError("the client is closed")
 
     async def _open_anew(self, connection: Any) -> None:
         try:

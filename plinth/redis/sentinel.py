@@ -1,6 +1,8 @@
 """Connections to the primary that Redis Sentinels name."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any
 
 from redis.asyncio import Connection, SSLConnection
@@ -54,11 +56,23 @@ class SentinelPool(LeavingPool):
         super().__init__(connection_class=connection_class, find=self._primary, **server, **options)
 
     async def _primary(self) -> tuple[str, int]:
-        host, port = await self._sentinel.discover_master(self._service)
+        self._check_open()
+        # redis-py puts the one that answers first, by its place in a list that others change meanwhile: of three asked
+        # by many at once while one was away, it forgot one for good.
+        asking = copy(self._sentinel)
+        asking.sentinels = [*self._sentinel.sentinels]
+        try:
+            host, port = await asking.discover_master(self._service)
+        finally:
+            if self._closed:  # meanwhile, and it went on to the next Sentinel because the connection to one was closed
+                await self._leave_sentinels()
+        self._sentinel.sentinels.sort(key=lambda sentinel: sentinel is not asking.sentinels[0])
         return str(host), int(port)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections, those to the Sentinels too."""
+        """Close the connections, those to the Sentinels too, for good."""
         await super().disconnect(inuse_connections)
-        for sentinel in self._sentinel.sentinels:
-            await sentinel.aclose()
+        await self._leave_sentinels()
+
+    async def _leave_sentinels(self) -> None:
+        await asyncio.gather(*(sentinel.aclose() for sentinel in self._sentinel.sentinels))

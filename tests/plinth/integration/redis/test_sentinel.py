@@ -72,6 +72,14 @@ async def another_than(watched: Sentinels, old: Node) -> Node:
     return watched.primary()
 
 
+def connected(client: Any) -> list[Any]:
+    """The connections that a client holds open, those to the Sentinels too."""
+    own = client.connection_pool
+    pools = [own, *(sentinel.connection_pool for sentinel in own._sentinel.sentinels)]
+    held = [connection for pool in pools for connection in (*pool._available_connections, *pool._in_use_connections)]
+    return [connection for connection in held if connection.is_connected]
+
+
 async def reason_of(url: str) -> str | None:
     async with opened(url) as client:
         with pytest.raises(ServiceUnavailableError) as caught:
@@ -106,6 +114,15 @@ class TestClient:
         async with opened(watched.url) as client:
             assert await client.ping()
 
+    async def test_no_sentinel_is_forgotten_while_many_ask(self, watched: Sentinels) -> None:
+        watched.sentinels[0].kill()
+        async with opened(watched.url) as client:
+            await asyncio.gather(*(client.incr("test:count") for _ in range(20)))
+            known = client.connection_pool._sentinel.sentinels
+            ports = [sentinel.connection_pool.connection_kwargs["port"] for sentinel in known]
+            assert sorted(ports) == sorted(node.port for node in watched.sentinels)
+            assert ports[0] != watched.sentinels[0].port  # the one that answered is asked first
+
     async def test_reason_is_told(self, watched: Sentinels) -> None:
         expected = "The Sentinels are away, or name no primary: they know no service of this name, or it is down"
         assert await reason_of(watched.url.replace("/main/", "/other/")) == expected
@@ -120,6 +137,20 @@ class TestClient:
             new = await another_than(watched, old)
 
             await until(lambda: are_on(new, [client]))
+
+    @pytest.mark.parametrize("frozen", ["server", "Sentinel"])
+    async def test_client_that_is_closed_while_it_connects_leaves_nothing_open(
+        self, watched: Sentinels, frozen: str
+    ) -> None:
+        process = (watched.primary() if frozen == "server" else watched.sentinels[0]).process
+        async with opened(watched.url) as client:
+            process.send_signal(signal.SIGSTOP)
+            commands = [asyncio.create_task(client.incr("test:count")) for _ in range(5)]
+            await until(lambda: bool(connected(client)))
+            await close_redis(client)
+            process.send_signal(signal.SIGCONT)
+            await asyncio.gather(*commands, return_exceptions=True)
+            assert connected(client) == []
 
 
 @pytest.fixture
@@ -183,7 +214,13 @@ class TestFailover:
                     rings.put_nowait(ring)
 
             listening = asyncio.create_task(listen())
-            closing.callback(listening.cancel)
+
+            async def stop() -> None:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                await ringer.aclose()
+
+            closing.push_async_callback(stop)
             assert await rings.get() == (set(), set())
             assert LIMIT * 0.9 <= await admitted([one, other], f"before-{by}") <= LIMIT
 
