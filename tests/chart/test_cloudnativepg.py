@@ -41,6 +41,13 @@ def test_one_instance_waits_for_no_standby(values: Object, synchronous: bool) ->
     assert ("synchronous" in spec(without | values, base=CLUSTER)["postgresql"]) is synchronous
 
 
+def test_null_takes_out_what_the_chart_says() -> None:
+    given = {"smartShutdownTimeout": None, "postgresql": {"synchronous": None}}
+    assert "smartShutdownTimeout" not in spec({"spec": given})
+    assert spec({"spec": given})["postgresql"] == {"parameters": spec({})["postgresql"]["parameters"]}
+    assert "poolMode" not in spec({"pooler": {"spec": {"pgbouncer": {"poolMode": None}}}}, "Pooler")["pgbouncer"]
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -134,6 +134,12 @@ class TestSecurityContexts:
                 "capabilities": {"drop": []},
             }
 
+    @HELMS
+    def test_null_takes_out_a_key_at_any_depth(self, helm: str) -> None:
+        values: Object = {"securityContext": {"capabilities": {"drop": None, "add": ["NET_BIND_SERVICE"]}}}
+        (container,) = pods({"api": values}, helm)["api"]["containers"]
+        assert container["securityContext"]["capabilities"] == {"add": ["NET_BIND_SERVICE"]}
+
 
 class TestPassedThrough:
     @HELMS

@@ -131,6 +131,57 @@ def test_null_takes_out_what_worker_says(helm: str) -> None:
     assert not spec["affinity"]["nodeAffinity"]
 
 
+@pytest.mark.parametrize(
+    ("own", "left"),
+    [
+        ({"resources": {"limits": {"cpu": None}}}, {"limits": {"ephemeral-storage": "256Mi", "memory": "512Mi"}}),
+        ({"resources": {"limits": None}}, {}),
+    ],
+)
+def test_null_takes_out_a_limit_that_worker_has(own: Object, left: Object, helm: str) -> None:
+    spec = rendered(merged(GROUPS, {"workers": {"exports": own}}), helm)["Deployment", "worker-exports"]["spec"]
+    assert spec["template"]["spec"]["containers"][0]["resources"] == left | {
+        "requests": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "64Mi"}
+    }
+
+
+def test_null_takes_out_a_label_or_an_annotation_that_worker_has(helm: str) -> None:
+    keys = ("nodeSelector", "podLabels", "podAnnotations", "annotations")
+    common: Object = {key: {"pool": "jobs", "team": "shop"} for key in keys}
+    own: Object = {key: {"pool": None} for key in keys}
+    common["serviceAccount"] = {"annotations": common["annotations"]}
+    own["serviceAccount"] = {"annotations": own["annotations"]}
+    objects = rendered({"worker": common, "workers": {"exports": own}}, helm)
+    deployment = objects["Deployment", "worker-exports"]
+    pod = deployment["spec"]["template"]
+    account = objects["ServiceAccount", "worker-exports"]["metadata"]["annotations"]
+    assert deployment["metadata"]["annotations"] == account == pod["spec"]["nodeSelector"] == {"team": "shop"}
+    for entries in pod["metadata"].values():
+        assert entries["team"] == "shop"
+        assert "pool" not in entries
+
+
+@pytest.mark.parametrize(
+    ("common", "own"),
+    [
+        ({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}, {"type": "Recreate"}),
+        ({"type": "Recreate"}, {"rollingUpdate": {"maxSurge": 2}}),
+    ],
+)
+def test_a_strategy_of_a_group_is_whole(common: Object, own: Object, helm: str) -> None:
+    """Kubernetes refuses parameters of another type."""
+    values = {"worker": {"strategy": common}, "workers": {"exports": {"strategy": own}}}
+    assert rendered(values, helm)["Deployment", "worker-exports"]["spec"]["strategy"] == own
+
+
+def test_a_seccomp_profile_of_a_group_is_whole(helm: str) -> None:
+    common = {"podSecurityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "jobs.json"}}}
+    own = {"podSecurityContext": {"seccompProfile": {"type": "RuntimeDefault"}}}
+    objects = rendered({"worker": common, "workers": {"exports": own}}, helm)
+    spec = objects["Deployment", "worker-exports"]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
 def test_a_shared_service_account_is_made_once(helm: str) -> None:
     objects = objects_of(template(merged(GROUPS, {"worker": {"serviceAccount": {"name": "jobs"}}}), helm=helm))
     accounts = [item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"]

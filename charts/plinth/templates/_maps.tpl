@@ -23,6 +23,31 @@ Sprig's merge and mergeOverwrite take false, 0 and "" for something that is miss
 {{- end -}}
 {{- end -}}
 
+{{/* Gives a map what it does not say, at every depth. null it says, and alternatives of Kubernetes's, which exclude each other's
+keys, it says whole. Takes (list map defaults). */}}
+{{- define "plinth.inherit" -}}
+{{- $map := first . -}}
+{{- range $key, $default := last . -}}
+{{- if not (hasKey $map $key) -}}
+{{- $_ := set $map $key $default -}}
+{{- else if has $key (list "strategy" "seccompProfile" "appArmorProfile") -}}
+{{- else if and (kindIs "map" $default) (kindIs "map" (index $map $key)) -}}
+{{- include "plinth.inherit" (list (index $map $key) $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes every key out of a map that is null, at every depth. Takes the map. */}}
+{{- define "plinth.dropNulls" -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $ $key -}}
+{{- else if kindIs "map" $value -}}
+{{- include "plinth.dropNulls" $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/*
 The entries of a list, as YAML. Of those that have a key in common the last one counts, in the place of the first: Kubernetes
 refuses two, and a variable may only name one that stands before it. Takes (list entries key).

@@ -206,12 +206,8 @@ topologySpreadConstraints:
 {{/* A security context with that of the values over it, in which null takes a key out. Takes (list context values). */}}
 {{- define "plinth.contextOver" -}}
 {{- $context := last . | default dict | deepCopy -}}
-{{- include "plinth.setMissing" (list $context (first .)) -}}
-{{- range $key, $value := last . -}}
-{{- if kindIs "invalid" $value -}}
-{{- $context = omit $context $key -}}
-{{- end -}}
-{{- end -}}
+{{- include "plinth.inherit" (list $context (first .)) -}}
+{{- include "plinth.dropNulls" $context -}}
 {{ toYaml $context }}
 {{- end -}}
 

@@ -54,7 +54,8 @@ never end by themselves. */ -}}
 {{- if not (hasKey $spec "imageCatalogRef") -}}
 {{- $_ := set $made "imageName" (include "plinth.image" (list . $values.image "")) -}}
 {{- end -}}
-{{- include "plinth.setMissing" (list $spec $made) -}}
+{{- include "plinth.inherit" (list $spec $made) -}}
+{{- include "plinth.dropNulls" $spec -}}
 {{ toYaml $spec }}
 {{- end -}}
 
@@ -72,7 +73,8 @@ never end by themselves. */ -}}
       "instances" (int $values.instances)
       "pgbouncer" (dict "poolMode" "transaction" "parameters" $parameters) -}}
 {{- $spec := $values.spec | default dict | deepCopy -}}
-{{- include "plinth.setMissing" (list $spec $made) -}}
+{{- include "plinth.inherit" (list $spec $made) -}}
+{{- include "plinth.dropNulls" $spec -}}
 {{ toYaml $spec }}
 {{- end -}}
 

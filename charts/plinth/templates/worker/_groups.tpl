@@ -21,6 +21,8 @@ do: those of `worker`, and the group's own over them.
 {{- $inherited = omit $inherited "strategy" -}}
 {{- end -}}
 {{- include "plinth.inherit" (list $values $inherited) -}}
+{{- /* Of these null has a meaning where they are read. */ -}}
+{{- include "plinth.dropNulls" (omit $values "config" "podSecurityContext" "securityContext" "affinity") -}}
 {{- $_ := set $.Values $component $values -}}
 {{- $components = append $components $component -}}
 {{- end -}}
@@ -45,17 +47,5 @@ do: those of `worker`, and the group's own over them.
 {{- define "plinth.queuesAsSetting" -}}
 {{- with .queues -}}
 {{- $_ := set $ "config" (set ($.config | default dict) "JOBS_QUEUES" .) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* Gives a group what it does not say, at every depth. null it says. Takes (list group common). */}}
-{{- define "plinth.inherit" -}}
-{{- $group := first . -}}
-{{- range $key, $common := last . -}}
-{{- if not (hasKey $group $key) -}}
-{{- $_ := set $group $key $common -}}
-{{- else if and (kindIs "map" $common) (kindIs "map" (index $group $key)) -}}
-{{- include "plinth.inherit" (list (index $group $key) $common) -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
