@@ -62,6 +62,31 @@ def test_templates_are_filled_in(helm: str) -> None:
     ]
 
 
+_LOOKS = ['it\'s: a "b" #c', "two\nlines\n", "true", "1e3", "- a", "{a: b}", "it's a key: |"]
+
+
+@pytest.mark.parametrize("text", _LOOKS)
+def test_what_comes_of_a_template_stays_one_text(text: str, helm: str) -> None:
+    filled = "{{ .Values.global.text }}"
+    values: Object = {
+        "global": {"text": text},
+        "extraEnv": [{"name": "FILLED", "value": filled}, {"name": "NUMBER", "value": "1{{ .Release.Revision }}"}],
+        "api": {
+            "extraVolumes": [{"name": "c", "projected": {"sources": [{"configMap": {"name": "m", "note": filled}}]}}],
+            "sidecars": [{"name": "proxy", "image": "proxy:1", "args": ["run", filled]}],
+            "initContainers": [{"name": "first", "image": "first:1", "restartPolicy": "Always", "args": [filled]}],
+        },
+        "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": filled}}],
+    }
+    items = {(item["kind"], item["metadata"]["name"]): item for item in objects_of(template(values, helm=helm))}
+    spec = items["Deployment", "plinth-api"]["spec"]["template"]["spec"]
+    env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+    assert (env["FILLED"], env["NUMBER"]) == (text, "11")
+    assert spec["volumes"][1]["projected"]["sources"][0]["configMap"]["note"] == text
+    assert (spec["containers"][1]["args"], spec["initContainers"][0]["args"]) == (["run", text], [text])
+    assert items["ConfigMap", "x"]["data"] == {"a": text}
+
+
 def test_annotations_keep_the_templates_of_others(helm: str) -> None:
     """As an injector of Vault's finds them in a pod."""
     annotation = {"vault.hashicorp.com/agent-inject-template-db": '{{ with secret "database/creds/db" }}{{ end }}'}

@@ -95,6 +95,38 @@ of an object does, so that none leave no empty line. Takes (list root own). */}}
 {{- end -}}
 {{- end -}}
 
+{{/* A map or a list of the values, as YAML, with the templates in it filled in: one text after the other, so that what comes of
+each is one text, whatever it looks like. Takes (list root tree). */}}
+{{- define "plinth.filled" -}}
+{{- $tree := last . -}}
+{{- if contains "{{" (toJson $tree) -}}
+{{- $tree = (include "plinth.filledTree" . | fromJson).tree -}}
+{{- end -}}
+{{ toYaml $tree }}
+{{- end -}}
+
+{{/* The same as JSON, under `tree`. */}}
+{{- define "plinth.filledTree" -}}
+{{- $root := first . -}}
+{{- $tree := last . -}}
+{{- if kindIs "map" $tree -}}
+{{- $filled := dict -}}
+{{- range $key, $value := $tree -}}
+{{- $_ := set $filled (include "plinth.text" (list $root $key)) (include "plinth.filledTree" (list $root $value) | fromJson).tree -}}
+{{- end -}}
+{{- $tree = $filled -}}
+{{- else if kindIs "slice" $tree -}}
+{{- $filled := list -}}
+{{- range $tree -}}
+{{- $filled = append $filled (include "plinth.filledTree" (list $root .) | fromJson).tree -}}
+{{- end -}}
+{{- $tree = $filled -}}
+{{- else if kindIs "string" $tree -}}
+{{- $tree = include "plinth.text" (list $root $tree) -}}
+{{- end -}}
+{{ dict "tree" $tree | toJson }}
+{{- end -}}
+
 {{/* The families of a Service's addresses, where its values name any. Takes those. */}}
 {{- define "plinth.ipFamilies" -}}
 {{- range $key := list "ipFamilyPolicy" "ipFamilies" }}

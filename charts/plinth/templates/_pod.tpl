@@ -63,8 +63,8 @@ securityContext:
 {{- end }}
 {{- if or .wait $own }}
 initContainers:
-  {{- with include "plinth.extraContainers" (slice $own 0 $sidecars) }}
-  {{- include "plinth.text" (list $root .) | nindent 2 }}
+  {{- with include "plinth.extraContainers" (list $root (slice $own 0 $sidecars)) }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- if .wait }}
   # Asks the database and not Kubernetes, so it needs no rights. A newer revision will do: rollbacks start that way.
@@ -72,22 +72,22 @@ initContainers:
     args: [wait, --timeout, "300"]
     {{- $common | nindent 4 }}
   {{- end }}
-  {{- with include "plinth.extraContainers" (slice $own $sidecars) }}
-  {{- include "plinth.text" (list $root .) | nindent 2 }}
+  {{- with include "plinth.extraContainers" (list $root (slice $own $sidecars)) }}
+  {{- . | nindent 2 }}
   {{- end }}
 {{- end }}
 containers:
   - name: {{ include "plinth.containerName" .component }}
     {{- .container | nindent 4 }}
     {{- $common | nindent 4 }}
-  {{- with include "plinth.extraContainers" $values.sidecars }}
-  {{- include "plinth.text" (list $root .) | nindent 2 }}
+  {{- with include "plinth.extraContainers" (list $root $values.sidecars) }}
+  {{- . | nindent 2 }}
   {{- end }}
 volumes:
   # Nothing but /tmp can be written.
   {{- $made := prepend (include "plinth.clusterVolumes" $root | fromYamlArray) (dict "name" "tmp" "emptyDir" (dict "sizeLimit" "128Mi")) }}
   {{- $volumes := include "plinth.lastOfEach" (list (concat $made ($values.extraVolumes | default list)) "name") }}
-  {{- include "plinth.text" (list $root $volumes) | nindent 2 }}
+  {{- include "plinth.filled" (list $root ($volumes | fromYamlArray)) | nindent 2 }}
 {{- end -}}
 
 {{/* The name of a component's main container. Takes a component. */}}
@@ -105,7 +105,7 @@ env:
   {{- include "plinth.env" . | nindent 2 }}
 {{- with concat ($root.Values.extraEnvFrom | default list) ($values.extraEnvFrom | default list) }}
 envFrom:
-  {{- include "plinth.text" (list $root (toYaml .)) | nindent 2 }}
+  {{- include "plinth.filled" (list $root .) | nindent 2 }}
 {{- end }}
 resources:
   {{- toYaml $values.resources | nindent 2 }}
@@ -220,13 +220,18 @@ capabilities:
 {{- end -}}
 
 {{/* Containers from the values. What one does not say of its security is ours, so the pod stays restricted; a privileged one
-can be none of it. */}}
+can be none of it. Takes (list root containers). */}}
 {{- define "plinth.extraContainers" -}}
-{{- range . -}}
+{{- $root := first . -}}
+{{- $containers := list -}}
+{{- range last . -}}
 {{- $container := deepCopy . -}}
 {{- if not (.securityContext | default dict).privileged -}}
 {{- include "plinth.setMissing" (list $container (dict "securityContext" (include "plinth.containerSecurity" $ | fromYaml))) -}}
 {{- end -}}
-{{ printf "\n" }}- {{ toYaml $container | nindent 2 | trim }}
+{{- $containers = append $containers $container -}}
+{{- end -}}
+{{- with $containers -}}
+{{ include "plinth.filled" (list $root .) }}
 {{- end -}}
 {{- end -}}

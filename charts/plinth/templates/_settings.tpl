@@ -136,7 +136,7 @@ changed one rolls the pods out and there is no checksum to forget. Takes (list r
 {{- include "plinth.tracingEnv" . }}
 {{- end }}
 {{- range concat ($root.Values.extraEnv | default list) ((index $root.Values $component).extraEnv | default list) }}
-- {{ include "plinth.text" (list $root (toYaml .)) | nindent 2 | trim }}
+- {{ include "plinth.filled" (list $root .) | nindent 2 | trim }}
 {{- end }}
 {{- end -}}
 
