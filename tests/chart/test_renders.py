@@ -58,6 +58,15 @@ class TestMigrationJob:
     def test_a_changed_limit_makes_a_new_job(self) -> None:
         assert self.name({"migrate": {"backoffLimit": 1}}) != self.name({})
 
+    def test_another_mode_makes_a_new_job(self) -> None:
+        """Helm makes hooks without the marks of its release, and takes over no object that lacks them."""
+        account = {"create": False, "name": "migrations"}
+        names = [
+            self.name(merged(PRODUCTION, {"migrate": {"mode": mode, "serviceAccount": account}}))
+            for mode in ("job", "hook")
+        ]
+        assert names[0] != names[1]
+
     def test_what_concerns_others_leaves_it_alone(self) -> None:
         others = {"api": {"replicas": 3}, "worker": {"config": {"JOBS_CONCURRENCY": 5}}, "ingress": {"path": "/shop"}}
         assert self.name(others) == self.name({})
