@@ -13,6 +13,8 @@ CLUSTER = CASES["cloudnativepg"]
 # Without a database of its own, and in production in all else.
 _PRODUCTION_TRY_OUT: Object = {"environment": "production", "secretKey": {"existingSecret": "keys"}}
 
+_RECREATE: Object = {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}
+
 
 def _resources(part: str, request: str | float, limit: str) -> Object:
     """The values of a part by its dotted path."""
@@ -480,6 +482,34 @@ _REFUSED: dict[str, tuple[Object, list[str]]] = {
         {"ingress": {"enabled": True}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}},
         ["ingress.hosts is empty", "--set 'ingress.hosts={api.example.com}'"],
     ),
+    "a route that leads to the API and elsewhere": (
+        {
+            "httpRoute": {
+                "enabled": True,
+                "parentRefs": [{"name": "gateway"}],
+                "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}],
+            },
+            "networkPolicy": {"apiFrom": [{"podSelector": {}}]},
+        },
+        ["httpRoute.filters has a RequestRedirect", "a route of its own, in extraObjects"],
+    ),
+    **{
+        f"a strategy of {path} of two types": (
+            values,
+            [f"{path}.strategy has the type Recreate and a rollingUpdate", f"Set {path}.strategy.rollingUpdate=null"],
+        )
+        for path, values in (
+            ("api", {"api": {"strategy": _RECREATE}}),
+            ("workers.exports", {"workers": {"exports": {"strategy": _RECREATE}}}),
+        )
+    },
+    **{
+        f"a roll-out of nothing, said by {none!r}": (
+            {"worker": {"strategy": {"rollingUpdate": {"maxSurge": none, "maxUnavailable": none}}}},
+            ["worker.strategy has maxSurge 0 and maxUnavailable 0"],
+        )
+        for none in (0, "0%")
+    },
     "a route without a gateway": (
         {"httpRoute": {"enabled": True}, "networkPolicy": {"apiFrom": [{"podSelector": {}}]}},
         ["httpRoute.parentRefs is empty", "--set 'httpRoute.parentRefs[0].name=my-gateway'"],
