@@ -160,8 +160,8 @@ FULL: Object = {
     "networkPolicy": {
         "collectorNamespace": "monitoring",
         "apiFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}],
-        "extraEgress": [{"ports": [{"port": 8443, "protocol": "TCP"}]}],
-        "testsExtraEgress": [{"ports": [{"port": 15012, "protocol": "TCP"}]}],
+        "extraEgress": [{"ports": [{"port": 8443}]}],
+        "testsExtraEgress": [{"ports": [{"port": 15012}]}],
         "dns": {
             "ports": [53, 5353],
             "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
@@ -181,7 +181,10 @@ FULL: Object = {
         "annotations": {"example.com/route": "yes"},
         "parentRefs": [{"name": "gateway", "namespace": "gateways"}],
         "hostnames": ["api.example.com"],
-        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}}],
+        "filters": [
+            {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-debug"]}},
+            {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "shadow", "port": 80}}},
+        ],
         "timeouts": {"request": "30s"},
     },
     "extraObjects": [

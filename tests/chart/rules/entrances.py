@@ -1,6 +1,7 @@
 """The API's Service, Ingress and HTTPRoute."""
 
 from tests.chart.cases import Release
+from tests.chart.tools import Object, merged
 
 
 def the_service_is_as_the_values_say(release: Release) -> None:
@@ -38,11 +39,19 @@ def the_ingress_leads_to_the_service(release: Release) -> None:
         }
 
 
+def _with_defaults(given: Object) -> Object:
+    """A filter of a route with what the server fills in."""
+    if "requestMirror" not in given:
+        return given
+    return merged(given, {"requestMirror": {"backendRef": {"group": "", "kind": "Service"}}})
+
+
 def the_route_leads_to_the_service(release: Release) -> None:
     values = release.values["httpRoute"]
     service = release.get("Service", "api")
     for item in release.all("HTTPRoute"):
         assert item["metadata"].get("annotations", {}) == values["annotations"]
+        optional = {"filters": [_with_defaults(given) for given in values["filters"]], "timeouts": values["timeouts"]}
         assert item["spec"] == {
             # With what the server fills in: a GitOps tool compares lists as a whole.
             "parentRefs": [
@@ -53,7 +62,7 @@ def the_route_leads_to_the_service(release: Release) -> None:
             "rules": [
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": values["path"]}}],
-                    **{key: values[key] for key in ("filters", "timeouts") if values[key]},
+                    **{key: value for key, value in optional.items() if value},
                     "backendRefs": [
                         {
                             "group": "",

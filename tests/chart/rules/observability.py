@@ -47,17 +47,23 @@ def monitors_find_the_pods_by_their_port(release: Release) -> None:
                 assert {"name": "metrics", "containerPort": 9090} in ports
 
 
+def _with_actions(relabelings: list[Object]) -> list[Object]:
+    """With what the server fills in: a GitOps tool compares lists as a whole."""
+    return [{"action": "replace"} | relabeling for relabeling in relabelings]
+
+
 def _endpoint(values: Object) -> Object:
     running = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
     endpoint = {
         "port": "metrics",
         "path": "/metrics",
         "interval": values["interval"],
-        "relabelings": [running, *values["relabelings"]],
+        "relabelings": [running, *_with_actions(values["relabelings"])],
     }
-    for name in ("scrapeTimeout", "metricRelabelings"):
-        if values[name]:
-            endpoint[name] = values[name]
+    if values["scrapeTimeout"]:
+        endpoint["scrapeTimeout"] = values["scrapeTimeout"]
+    if values["metricRelabelings"]:
+        endpoint["metricRelabelings"] = _with_actions(values["metricRelabelings"])
     return endpoint
 
 

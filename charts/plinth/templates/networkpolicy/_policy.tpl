@@ -37,3 +37,15 @@ matchExpressions:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end -}}
+
+{{/* Egress rules of the values, with the protocol that the server would fill in. Takes a list. */}}
+{{- define "plinth.egressRules" -}}
+{{- with deepCopy (. | default list) -}}
+{{- range . -}}
+{{- range .ports -}}
+{{- include "plinth.setMissing" (list . (dict "protocol" "TCP")) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}

@@ -12,13 +12,22 @@
     - sourceLabels: [__meta_kubernetes_pod_phase]
       regex: Running
       action: keep
-    {{- with $values.relabelings }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "plinth.relabelings" $values.relabelings }}
+    {{- . | nindent 4 }}
     {{- end }}
-  {{- with $values.metricRelabelings }}
+  {{- with include "plinth.relabelings" $values.metricRelabelings }}
   metricRelabelings:
-    {{- toYaml . | nindent 4 }}
+    {{- . | nindent 4 }}
   {{- end }}
+{{- end -}}
+
+{{/* Relabelings with the action that the server would fill in, or a GitOps tool sees a difference for ever. Takes a list. */}}
+{{- define "plinth.relabelings" -}}
+{{- $relabelings := list -}}
+{{- range . -}}
+{{- $relabelings = append $relabelings (include "plinth.overlaid" (list (dict "action" "replace") .) | fromYaml) -}}
+{{- end -}}
+{{- with $relabelings }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
 {{/* A duration as Prometheus writes it, in milliseconds. */}}
