@@ -41,6 +41,12 @@ def test_one_instance_waits_for_no_standby(values: Object, synchronous: bool) ->
     assert ("synchronous" in spec(without | values, base=CLUSTER)["postgresql"]) is synchronous
 
 
+def test_the_older_way_to_wait_for_standbys_stands_alone() -> None:
+    """The operator refuses both: "Can't have both legacy synchronous replica configuration and new one"."""
+    given = {"minSyncReplicas": 1, "maxSyncReplicas": 1}
+    assert "synchronous" not in spec({"spec": given})["postgresql"]
+
+
 def test_null_takes_out_what_the_chart_says() -> None:
     given = {"smartShutdownTimeout": None, "postgresql": {"synchronous": None}}
     assert "smartShutdownTimeout" not in spec({"spec": given})

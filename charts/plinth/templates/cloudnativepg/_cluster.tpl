@@ -22,7 +22,10 @@
 {{- /* A commit waits until one standby has it, or the newest ones would be lost with the primary. So after a failover writes
 wait for a standby that follows the new one, which by default looks for it every 5 s. */ -}}
 {{- if gt ($spec.instances | default $values.instances | int) 1 -}}
+{{- /* The operator refuses both ways to say it. */ -}}
+{{- if not (or $spec.minSyncReplicas $spec.maxSyncReplicas) -}}
 {{- $_ := set $postgresql "synchronous" (dict "method" "any" "number" 1) -}}
+{{- end -}}
 {{- $_ := set $parameters "wal_retrieve_retry_interval" "1s" -}}
 {{- end -}}
 {{- $_ := set $postgresql "parameters" (include "plinth.overlaid" (list $parameters $values.parameters) | fromYaml) -}}
