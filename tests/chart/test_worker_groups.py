@@ -213,6 +213,8 @@ def test_prometheus_tells_groups_apart_and_expects_all_of_them(helm: str) -> Non
             {"exports": {"keda": {"enabled": True, "minReplicas": 3}}},
             "workers.exports.keda.minReplicas is 3 and workers.exports.keda.maxReplicas is 2",
         ),
+        ({"co-worker": {"terminationGracePeriodSeconds": 1}}, "workers.co-worker.terminationGracePeriodSeconds is 1"),
+        ({"co-worker-a": {"keda": {"enabled": True, "minReplicas": 3}}}, "workers.co-worker-a.keda.minReplicas is 3"),
         ({"exports": {"extraEnv": [{"name": "JOBS_QUEUES", "value": "x"}]}}, "extraEnv sets JOBS_QUEUES"),
         ({"exports": {"replica": 3}}, "additional properties 'replica' not allowed"),
         ({"exports": {"keda": {"enable": True}}}, "additional properties 'enable' not allowed"),
