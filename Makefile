@@ -288,7 +288,8 @@ clean: ## Remove .venv, caches and reports; the data in .plinth stay
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Plinth needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+		echo "Plinth needs Python 3.11 or later, and $(PYTHON) is" \
+			"$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo not there)." \
 			"Name another one: make PYTHON=python3.13 …"; exit 1; }
 	@echo "Making $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

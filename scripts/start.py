@@ -153,7 +153,10 @@ def merge(ref: str) -> None:
     if service_name() == "plinth":
         sys.exit("This tree is the platform itself. A service of your own: make start NAME=orders-api.")
     if not ref or git("rev-parse", "--quiet", "--verify", f"{ref}^{{commit}}").returncode:
-        sys.exit(f"There is no version {ref or 'given'}: git fetch platform --tags, then make merge FROM=v0.2.0.")
+        sys.exit(
+            f"There is no version {ref or 'given'}. Bring the platform's with git fetch platform --tags, list them "
+            "with git tag, and merge one: make merge FROM=v0.2.0."
+        )
     refuse_a_dirty_tree()
     git("-c", "merge.ours.driver=true", "merge", "--no-ff", "--no-commit", ref)
     if git("rev-parse", "--quiet", "--verify", "MERGE_HEAD").returncode:

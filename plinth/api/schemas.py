@@ -116,7 +116,7 @@ class RunError(ReadModel):
     """How a run failed."""
 
     at: datetime
-    run: int = Field(description="Counts all runs.")
+    run: int = Field(description="The number of the run. A later run has a larger one, not always the next.")
     attempt: int = Field(description="Counts the runs that used up an attempt; a run whose worker was lost does not.")
     outcome: str = Field(description="error, timeout, invalid_payload, discard, crash, interrupted or result.")
     error: str
@@ -144,7 +144,7 @@ class OperatorJobRead(JobSummary):
     unique_key: str | None
     limit_key: str = Field(description="The key of its kind's limit; empty if it has none.")
     crash_count: int = Field(description="How many workers were lost while they ran it.")
-    run_lease: int = Field(description="Counts all runs.")
+    run_lease: int = Field(description="The number of its last run. No count: lost workers and retries raise it too.")
 
 
 class BatchRead(ReadModel):

@@ -112,7 +112,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         "Limit key": job.limit_key or None,
         "Batch": job.batch_id,
         "Attempts": f"{job.attempt} of {job.max_attempts}",
-        "Runs": job.run_lease,
+        "Run number": job.run_lease,
         "Crashes": job.crash_count,
         "Created": job.created_at,
         "Due": None if job.run_at.year == NEVER else job.run_at,

@@ -34,6 +34,7 @@ __all__ = ["run_reloaded"]
 log = structlog.get_logger("plinth.cli.reload")
 
 ENV_FILE = Path(".env")
+PLATFORM = Path(__file__).parents[1]
 LOOK_SECONDS = 0.1  # a look at 300 files takes 1 ms
 # uvicorn gives requests 20 s to end, a worker its jobs less. A process at a breakpoint does not end by itself.
 STOP_SECONDS = 25.0
@@ -184,9 +185,12 @@ def _describe(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({_relative(error.filename or '?')}, line {error.lineno})"
     words = f": {error}" if isinstance(error, _NAMING) else ""
-    frames = extract_tb(error.__traceback__)
-    frame = ([frame for frame in frames if _is_here(frame.filename)] or frames)[-1]
-    return f"{type(error).__name__}{words} ({_relative(frame.filename)}, line {frame.lineno})"
+    trace = extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if _is_here(frame.filename)] or trace
+    places = [f"{_relative(frame.filename)}, line {frame.lineno}" for frame in frames]
+    callers = [n for n, frame in enumerate(frames) if not Path(frame.filename).is_relative_to(PLATFORM)]
+    called = f", called from {places[callers[-1]]}" if callers and callers[-1] != len(frames) - 1 else ""
+    return f"{type(error).__name__}{words} ({places[-1]}{called})"
 
 
 def _is_here(file: str) -> bool:

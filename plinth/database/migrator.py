@@ -6,7 +6,6 @@ this code, in the platform's branch or in the service's, is a success: that is w
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -120,8 +119,6 @@ class Migrator:
         self._running: str | None = None
         if len(heads := self._revisions.heads(SERVICE)) > 1:
             raise MigrationError(merge_sentence(heads))
-        # What is done is said here, in lines of ours.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
 
     async def upgrade(self, to: str = "heads") -> None:
         """Apply what is missing up to the revision `to`; for one of the service's, all of the platform's as well.
@@ -278,7 +275,6 @@ async def wait_until_migrated(settings: PlatformSettings, *, timeout: float) -> 
             service's folder of migrations is not there.
     """
     revisions = _revisions_of(settings)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     engine = _engine(settings, settings.database_connect_args)
 
     async def check() -> str | None:

@@ -104,5 +104,5 @@ class Taken(EmbeddedError):
         where = f", {record['url']}" if "url" in record else ""
         super().__init__(
             f"Plinth runs on the data in {lock.folder} already: process {record.get('pid')}{where}. "
-            "Stop that one first, or keep other data with --data-dir."
+            "Stop that one first, or keep other data: plinth run --data-dir FOLDER."
         )

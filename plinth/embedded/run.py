@@ -17,6 +17,7 @@ from plinth.embedded.servers import Servers
 from plinth.embedded.supervisor import StopRequested, Supervisor
 from plinth.settings import PlatformSettings
 
+MIGRATION_QUIET = 5.0  # seconds for the migrations, before it is shown what they wait for
 HEALTH_TIMEOUT = 60.0  # seconds for the API to answer after its start
 API_GRACE = 25.0  # seconds; uvicorn gives its requests 20
 WORKER_MARGIN = 5.0  # seconds that a worker may take beyond its grace
@@ -119,6 +120,8 @@ def _command(*arguments: str) -> list[str]:
 def _migrate(log: Path, env: dict[str, str], sleep: Sleep) -> None:
     process = Process("The migration", _command("migrate"), env=env, log=log, grace=API_GRACE)
     try:
+        if not process.wait(MIGRATION_QUIET, sleep) and (said := process.last_lines()):
+            say(f"The migrations are not applied yet:\n{said}")
         process.wait(float("inf"), sleep)
         if process.exit_code != 0:
             raise process.failure()

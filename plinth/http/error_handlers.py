@@ -123,7 +123,7 @@ async def _app_exception(request: HTTPConnection, error: Exception) -> Response 
 
 
 async def _client_left(request: HTTPConnection, error: Exception) -> None:
-    """What an endpoint does not catch of a WebSocket's end is no failure."""
+    """Do nothing about a WebSocket's end that its endpoint did not catch: it is no failure."""
 
 
 def _is_open(request: HTTPConnection) -> TypeGuard[WebSocket]:
@@ -157,7 +157,7 @@ _WRITE_MODEL = re.compile(r"lax-or-strict\[.*,strict=(.+)\]")
 
 
 def _shown(part: str | int) -> str | int:
-    """A part of `loc` as clients see it. The name of an unknown field is their own, of any length."""
+    """A part of `loc` as clients see it, cut off: the name of an unknown field is the client's, of any length."""
     if isinstance(part, int):
         return part
     model = _WRITE_MODEL.fullmatch(part)

@@ -43,7 +43,7 @@ def check_protocol(head: bytes) -> None:
 
 
 def asks_for_head(head: bytes) -> bool:
-    """Whether a request, of which this has come, has the method HEAD."""
+    """Whether a request that begins with these bytes has the method HEAD."""
     return head.lstrip(b"\r\n").startswith(b"HEAD ")
 
 

@@ -15,10 +15,11 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[0-9a-z.-]+))(?::[0-9
 
 
 class LoopbackOnlyMiddleware:
-    """Answers 421 unless a request came from a loopback address to another, or to a socket, and names one in `Host`.
+    """Answers 421 to requests that are not of this machine, by their addresses or by the name in `Host`.
 
-    The client's address is the one that a trusted proxy gives. A web page can have its own name point at 127.0.0.1 (DNS
-    rebinding); the browser then sends that name.
+    A request between two loopback addresses, or over a unix socket, is of this machine. The client's address is the one
+    that a trusted proxy gives. A web page can have its own name point at 127.0.0.1 (DNS rebinding); the browser then
+    sends that name.
     """
 
     def __init__(self, app: ASGIApp, *, known_keys: Iterable[str]) -> None:

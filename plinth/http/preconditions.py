@@ -46,7 +46,7 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 async def _required_versions(if_match: Annotated[_Lines, _IF_MATCH]) -> frozenset[int] | None:
-    """The same for a header that is required, also in the OpenAPI document. Without it the answer is 428."""
+    """The versions that a required `If-Match` accepts, as `_versions`. Without the header the answer is 428."""
     return await _versions(if_match)
 
 

@@ -111,7 +111,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         return not self._in_head or bool(self._head) or bool(self._held)
 
     def shutdown(self) -> None:
-        """Called for each connection, so each function is called more than once."""
+        """End the connection once it owes no response, and call the functions of `ON_SHUTDOWN`.
+
+        The server calls this for each connection, so each of those functions is called more than once.
+        """
         if self._waits_for_head:
             self._head = b""  # nothing is owed to half a head
         self._receiving.most = self._sending.most = SHUTDOWN_PATIENCE

@@ -46,7 +46,7 @@ _ALLOWED, _LIMITED = _VERDICTS.labels("allowed"), _VERDICTS.labels("limited")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`remaining` hits of `limit` are left for the next `reset` seconds."""
+    """What a limit says of a hit: of `limit`, `remaining` are left for the next `reset` seconds."""
 
     allowed: bool
     limit: int

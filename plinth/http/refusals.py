@@ -39,7 +39,7 @@ class Refused(Exception):
         self.detail = detail
 
     def response(self, *, with_body: bool = True) -> bytes:
-        """The whole response, a problem document; without it to a HEAD."""
+        """The whole response: a problem document, or for a HEAD its headers alone."""
         response = problem_response(
             self.status,
             code=self.reason,

@@ -58,11 +58,11 @@ class WebSockets:
         self._open.add(connection)
 
     def remove(self, connection: "WebSocketConnection") -> None:
-        """Forget one that has ended."""
+        """Forget a WebSocket that has ended."""
         self._open.discard(connection)
 
     def check(self, caller: Hashable) -> None:
-        """Let a caller pass that may have one more.
+        """Check that a caller may have one more WebSocket.
 
         Raises:
             ConcurrencyLimitError: it has as many as it may have.
@@ -71,13 +71,13 @@ class WebSockets:
             raise ConcurrencyLimitError(RETRY_AFTER_SECONDS, f"You have {MAX_OPEN_EACH} WebSockets open here already.")
 
     def end_all(self) -> None:
-        """Send the clients of all elsewhere. Call it on the event loop."""
+        """End all WebSockets with the code for clients to connect again. Call it on the event loop."""
         for connection in self._open:
             connection.end(SERVICE_RESTART, "connect again")
 
 
 def admit(scope: Scope, caller: Hashable, expires_at: float) -> None:
-    """Let a WebSocket be that of a caller, until its token expires.
+    """Give a WebSocket to a caller, and end it when the token expires.
 
     Raises:
         ConcurrencyLimitError: as `WebSockets.check` does.

@@ -47,13 +47,13 @@ R = TypeVar("R", bound=Storable)
 
 
 def encode(codec: PayloadCodec, text: str, context: str) -> str:
-    """Make the JSON text that is stored instead of another one."""
+    """Encode a JSON text: return the JSON text that is stored in its place."""
     stored = codec.encode(text.encode(), context.encode())
     return to_json({NAME: b64encode(stored).decode()}).decode()
 
 
 def decode(codec: PayloadCodec, text: str, context: str) -> str:
-    """Return the JSON text of which another one is stored; itself if it was stored as it is.
+    """Decode a stored JSON text: return the one that was encoded. One that was stored plain comes back as it is.
 
     Raises:
         ValueError: the codec cannot read it.

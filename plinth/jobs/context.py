@@ -58,9 +58,9 @@ class RunRecorder(Protocol):
 class JobContext:
     """One run of one job.
 
-    `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` counts all runs, also those that counted as
-    no attempt, so that rows written under its number cannot be mistaken for those of another run. `slot`: the time of
-    the schedule's slot that it was made for, if any; `batch`: the id of the batch that it is a member of.
+    `id`, `kind`, `owner` and `attempt` (1 for the first) identify it. `run` is the number of this run, which no
+    other run of the job has, so that rows written under it cannot be mistaken for those of another run. `slot`: the
+    time of the schedule's slot that it was made for, if any; `batch`: the id of the batch that it is a member of.
 
     `cancelled`: cancellation of this job was requested. A handler that goes on is stopped some seconds later.
     `stopping`: the handler is to end, whatever the reason. A coroutine is cancelled as a task; a plain function has to

@@ -211,9 +211,10 @@ class Insertion:
 
         Keys are in order: concurrent calls wait for each other in one order.
         """
-        line = self.rows if self.terms.replace else reversed(self.rows)  # of a repeated key the last one counts
-        first = {row.unique_key: row for row in line if row.unique_key is not None}
-        keyed = {key: first[key] for key in sorted(first)}
+        # Of a repeated key the first row counts or, if it replaces, the last.
+        line = self.rows if self.terms.replace else reversed(self.rows)
+        chosen = {row.unique_key: row for row in line if row.unique_key is not None}
+        keyed = {key: chosen[key] for key in sorted(chosen)}
         return [*(row for row in self.rows if row.unique_key is None), *keyed.values()], keyed
 
     @property

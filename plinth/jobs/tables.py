@@ -64,7 +64,8 @@ class _JobColumns(PlatformTable):
     # Attempts that count: a run that was released, or lost with its worker, does not.
     attempt: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
     crash_count: int = Field(default=0, sa_type=SmallInteger, sa_column_kwargs={"server_default": "0"})
-    # Counts the runs and fences every write: a run with an older number has been replaced.
+    # The number of the run, which fences every write: a run with an older number has been replaced. It is no count of
+    # runs: a release, a lost worker and a retry raise it too.
     run_lease: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(
         default=None, nullable=False, sa_type=UtcDateTime, sa_column_kwargs={"server_default": func.now()}

@@ -153,7 +153,8 @@ def _require(permission: str) -> Callable[..., Awaitable[Principal]]:
     async def required(request: Request, session: SignedInDep) -> Principal:
         if not has_permission(request, session.principal, permission):
             raise ForbiddenError(
-                f"You are signed in as {session.principal.subject}, without the permission {permission}."
+                f"You are signed in as {session.principal.subject}, without the permission {permission}. "
+                "Sign out to sign in as another user."
             )
         return session.principal
 

@@ -46,8 +46,9 @@ _SILENCED = (
     "opentelemetry.baggage.propagation",
 )
 
-# SQLAlchemy keeps its own loggers at this level, but logs our pool's actions under the name of our module.
-_WARNINGS_ONLY = ("plinth.database.pool",)
+# SQLAlchemy keeps its own loggers at this level, but logs our pool's actions under the name of our module. Alembic
+# names each of its plugins when it is imported; what a migration does is said in lines of ours.
+_WARNINGS_ONLY = ("plinth.database.pool", "alembic")
 
 
 class _Logger(structlog.BoundLoggerBase):

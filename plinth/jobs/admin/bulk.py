@@ -38,7 +38,7 @@ Action = Literal["cancel", "delete", "run_now", "prioritise", "retry"]
 
 
 class Selection(NamedTuple):
-    """The jobs that have all of this; None, or no state and no id: any.
+    """Which jobs to act on: those that match every field. A field that is None or empty matches every job.
 
     `since` and `until` bound when they were made. `error` is a part of what an error of theirs says or, in double
     quotes, the whole of the last one or its SHA-256 digest: `"sha256:…"`.

@@ -159,9 +159,9 @@ async def list_jobs(
 async def end_of_search(
     session: AsyncSession, *, jobs: int, error_bytes: int, **filters: Unpack[JobFilters]
 ) -> tuple[UUID, int] | None:
-    """The last of the newest jobs to search through, and how many they are; None: there are not so many.
+    """Where a search through the newest jobs ends: the last job's id, and how many they are; None: it reads them all.
 
-    They are so many `jobs`, or fewer with so many bytes of errors as they are stored.
+    It reads `jobs` jobs, or fewer where their errors, as they are stored, come to `error_bytes` first.
     """
     branches = [
         select(table.id, func.pg_column_size(table.errors).label("size"))

@@ -212,7 +212,7 @@ class _Reader:
         self._load: Any = next((codec.deserializer for codec in codecs if codec.deserializer), pickle.loads)
 
     def read(self, found: _Found, payload: bytes, score: float) -> _Taken:
-        """Make of it what is to be inserted. Raises _Left."""
+        """Make the job to insert of one that was found. Raises _Left."""
         try:
             data = self._load(payload)
             name, args, kwargs, first = data["f"], data["a"], data["k"], data["t"] or 1

@@ -12,7 +12,10 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """Claims. `more`: more jobs may wait than the last one took; `free_in`: seconds until a limit lets one go."""
+    """Claims jobs for one worker session: some in turn for each owner, and the rest along the line.
+
+    `more`: more jobs may wait than the last claim took; `free_in`: seconds until a limit lets one go.
+    """
 
     def __init__(self, store: Store, queues: Sequence[str], kinds: Mapping[str, JobKind[Any]]) -> None:
         self.more = False

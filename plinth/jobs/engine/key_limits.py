@@ -16,7 +16,7 @@ MAX_WALKS = 10  # in one claim; the next one goes on where it ended
 
 
 class KeyRoom(NamedTuple):
-    """So many jobs of a key may start, beside those that run."""
+    """A key, how many of its jobs may start (`room`), and how many run (`running`)."""
 
     kind: str
     key: str

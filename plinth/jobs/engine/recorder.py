@@ -281,7 +281,11 @@ class Recorder:
         if isinstance(outcome, Finish) and outcome.state is State.DISCARDED:
             return set()  # refused as well: the reaper finds the run past its deadline
         entry = error_entry(
-            "error", run=job.lease, attempt=0, error="What came of this run could not be written.", exception=error
+            "error",
+            run=job.lease,
+            attempt=job.attempt,
+            error="What came of this run could not be written.",
+            exception=error,
         )
         of_kind(job.kind).finished["discarded"].inc()  # beside the outcome that was counted when the run ended
         discarded = EndedRun(job, Finish(job.id, job.lease, State.DISCARDED, entry))

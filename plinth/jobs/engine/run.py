@@ -68,7 +68,7 @@ class Run:
         self._returned: Any = None
 
     def interrupt(self, why: Interruption) -> None:
-        """Cancel the handler. The first reason counts, but for one: what is lost is lost."""
+        """Cancel the handler. The first reason counts, unless a later one is that the lease is lost."""
         if self._interruption is None or why is Interruption.LOST:
             self._interruption = why
         self.ctx.stopping = True

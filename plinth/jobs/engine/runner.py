@@ -163,7 +163,7 @@ class Runner:
             self._start_held()
 
     async def _claim(self, room: int) -> bool:
-        """Claim up to so many jobs. Whether there may be more of them.
+        """Claim up to `room` jobs; returns whether there may be more of them.
 
         If there may be, half of the jobs are held until the next claim has been sent, so that the database is at work
         while they run.

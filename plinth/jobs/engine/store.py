@@ -160,8 +160,11 @@ class Store:
     async def _rooms(
         self, connection: asyncpg.Connection, kinds: Mapping[str, JobKind[Any]], most: int
     ) -> dict[str, int]:
-        """How many more jobs of each kind may run, `most` at most. One worker at a time counts a kind, until its claim
-        has committed; a kind that another worker is counting is left to it."""
+        """How many more jobs of each kind may run, `most` at most.
+
+        One worker at a time counts a kind, until its claim has committed. A kind that another worker is counting is
+        left to it.
+        """
         rooms: dict[str, int] = {}
         for name, kind in kinds.items():
             if await connection.fetchval(TRY_LIMIT_LOCK, LIMIT_LOCK, name):
@@ -249,7 +252,7 @@ class Store:
         return len(await self.release([Release(*row) for row in rows])) if rows else 0
 
     async def held(self, runs: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
-        """Return the runs (id, lease), of those given, that still hold their job; a missed write is tried again."""
+        """Return those of the runs (id, lease) that still hold their job: a write that missed them is tried again."""
         ids, leases = [job_id for job_id, _ in runs], [lease for _, lease in runs]
         return {(row[0], row[1]) for row in await self._fetch(HELD, ids, leases, self.session_id)}
 
@@ -307,7 +310,7 @@ class Store:
         await self._fetch(STOP_SESSION, self.session_id)
 
     async def close_session(self) -> None:
-        """End this life of the worker. The reaper gives back what still runs in its name, and counts no crash."""
+        """End the worker session. The reaper gives back what still runs in its name, and counts no crash."""
         await self._fetch(CLOSE_SESSION, self.session_id)
 
     async def survive(self, runs: Sequence[tuple[UUID, int]]) -> None:
@@ -330,7 +333,6 @@ _CRASH = error_entry("crash", run=0, attempt=0, error="The worker that ran it wa
 _POISON = error_entry(
     "crash", run=0, attempt=0, error="Discarded as poison: too many of the workers that ran it were lost."
 )
-
 
 _LOST_SESSION = "The worker that ran it lost its session, and gave it back."
 # Over what the reaper has written.

@@ -180,7 +180,7 @@ def test_run_serves_and_works_until_ctrl_c(folder: Path, port: int, endless: dic
         assert code == 1
         assert errors == (
             f"Plinth runs on the data in .plinth already: process {first.process.pid}, http://127.0.0.1:{port}. "
-            "Stop that one first, or keep other data with --data-dir.\n"
+            "Stop that one first, or keep other data: plinth run --data-dir FOLDER.\n"
         )
 
         # Other commands find its servers.

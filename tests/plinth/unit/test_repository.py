@@ -132,6 +132,12 @@ def test_make_runs_few_tests_in_one_process(arguments: str, processes: str) -> N
     assert re.findall(r"-n \d", shown)[-1] == processes  # the last one counts
 
 
+def test_make_says_that_the_python_is_not_there(tmp_path: Path) -> None:
+    command = ("make", f"VENV={tmp_path}/venv", "PYTHON=python9", "venv")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Plinth needs Python 3.11 or later, and python9 is not there.")
+
+
 def test_lock_files_contain_no_addresses_and_paths() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         assert not re.search(r"https?://|file:|^--(index|find)", lock.read_text(), re.MULTILINE), lock

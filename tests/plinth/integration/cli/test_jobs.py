@@ -379,7 +379,7 @@ class TestShow:
         assert shown["Owner"] == "alice"
         assert shown["Unique"] == "key    k"
         assert shown["Attempts"] == "1 of 25"
-        assert shown["Runs"] == "4"
+        assert shown["Run"] == "number    4"
         assert shown["Progress"] == "3 of 9: going"
         assert json.loads(shown["Payload"]) == {"name": "Ann", "times": [], "reply_to": None, "how": {"form": "card"}}
         assert {"Created", "Due", "Finished"} <= set(shown)

@@ -363,6 +363,7 @@ class TestLockedRows:
                 row = await jobs.end_of(made.id)
         assert row["state"] == "discarded"
         assert row["errors"][-1]["error"] == "What came of this run could not be written."
+        assert (row["errors"][-1]["run"], row["errors"][-1]["attempt"]) == (1, 1)
         assert row["errors"][-1]["detail"] == "ValueError: never"
         # The run has succeeded; the alert on what is given up has to hear of the job.
         assert metric("plinth_jobs_finished_total", kind="test.leads", outcome="succeeded") == 1

@@ -122,6 +122,17 @@ class TestJob:
             assert secret not in page.text, secret
         assert 'href="https://traces.test/0123456789abcdef0123456789abcdef"' in page.text
 
+    async def test_number_of_the_last_run_is_not_shown_as_a_count_of_runs(
+        self, operator: httpx.AsyncClient, dead: Make, sql: asyncpg.Connection
+    ) -> None:
+        job_id = await dead()
+        # As five workers leave it that were lost: each raises the number twice, with the claim and when it is reaped.
+        await sql.execute("UPDATE job_history SET run_lease = 9, crash_count = 5")
+        page = (await operator.get(f"{OPS}/jobs/{job_id}")).text
+        assert "<dt>Run number</dt><dd>9</dd>" in page
+        assert "<dt>Workers lost</dt><dd>5</dd>" in page
+        assert "<dt>Runs</dt>" not in page
+
     async def test_live_job_is_asked_for_again_and_an_ended_one_is_not(
         self, operator: httpx.AsyncClient, waiting: Make, dead: Make
     ) -> None:

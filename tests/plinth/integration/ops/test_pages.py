@@ -71,7 +71,7 @@ class TestEveryChange:
         for path in paths:
             refused = await reader.post(path, data={"csrf": csrf}, headers=from_a_page())
             assert refused.status_code == 403
-            assert "without the permission plinth:jobs:operate" in refused.text
+            assert "without the permission plinth:jobs:operate. Sign out to sign in as another user." in refused.text
         assert await records() == []
 
     async def test_form_of_another_session_changes_nothing(

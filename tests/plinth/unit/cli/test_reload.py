@@ -65,6 +65,11 @@ def test_the_frame_of_a_library_is_not_taken_for_the_code_s(monkeypatch: pytest.
     assert _describe(caught.value) == "TypeError (service.py, line 2)"
 
 
+def test_line_of_the_service_that_the_platform_refuses_is_named() -> None:
+    code = "\nfrom plinth.jobs import job\n\njob('a.b')(print)"
+    assert _describe(raised(code)).endswith(", called from service.py, line 4)")
+
+
 @pytest.mark.parametrize("watched", ["parcels/jobs.py", "parcels.py"], ids=["without __init__.py", "a single file"])
 def test_the_code_and_the_migrations_of_the_service_are_watched_and_what_stands_beside_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: str

@@ -19,7 +19,7 @@ def test_locked_data_folder_refuses_a_second_process(tmp_path: Path) -> None:
             pass
     assert str(taken.value) == (
         f"Plinth runs on the data in {tmp_path}/data already: process {os.getpid()}, http://127.0.0.1:8000. "
-        "Stop that one first, or keep other data with --data-dir."
+        "Stop that one first, or keep other data: plinth run --data-dir FOLDER."
     )
     with Lock(tmp_path / "data") as lock:
         assert "url" not in lock.record()

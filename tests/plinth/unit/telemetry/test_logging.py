@@ -203,6 +203,11 @@ class TestLevel:
             for message in messages
         ]
 
+    def test_plugins_of_alembic_are_not_told_when_a_command_imports_it(self, configure: Configure) -> None:
+        stderr = configure(LOG_FORMAT="json")
+        logging.getLogger("alembic.runtime.plugins").info("setup plugin alembic.autogenerate.schemas")
+        assert stderr.getvalue() == ""
+
     @pytest.mark.parametrize("level", ["", "info", "LOUD", "10", "NOTSET"])
     def test_invalid_log_level_is_refused(self, configure: Configure, level: str) -> None:
         configure(LOG_LEVEL="WARNING")
