@@ -4,14 +4,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from notes.config import Settings
 from notes.main import create_app
+from plinth.api.dependencies import SessionDep
+from plinth.errors import ConflictError
 from plinth.identity import sign_local_token
 from plinth.identity.permissions import READ_JOBS
+from plinth.jobs.admin.queues import pause_queue
 from plinth.ops.pages import page_router
 from plinth.ops.session import OperatorDep
 from plinth.testing import problem
@@ -28,6 +33,18 @@ router = page_router()
 @router.post("/test")
 async def change(operator: OperatorDep) -> str:
     return operator.subject
+
+
+@router.get("/test/lost")
+async def lose_the_database(operator: OperatorDep, session: SessionDep) -> str:
+    await session.exec(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    return operator.subject
+
+
+@router.post("/test/refused")
+async def change_and_refuse(operator: OperatorDep, session: SessionDep) -> str:
+    await pause_queue(session, "refused", by=operator)
+    raise ConflictError("Too late.")
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +214,23 @@ class TestPages:
             assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
             assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
             assert (headers["cache-control"], headers["referrer-policy"]) == ("no-store", "no-referrer")
+
+    async def test_failure_of_the_database_is_a_page_with_its_reason(self, operator: httpx.AsyncClient) -> None:
+        page = await operator.get(f"{OPS}/test/lost")
+        assert page.status_code == 503
+        assert page.headers["content-type"].startswith("text/html")
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        assert page.headers["retry-after"] == "1"
+        assert "Try again in a moment." in page.text
+        assert "it closed the connection." in page.text
+
+    async def test_act_that_ends_in_an_error_changes_nothing(
+        self, operator: httpx.AsyncClient, sql: asyncpg.Connection
+    ) -> None:
+        csrf = csrf_of(await operator.get(OPS))
+        page = await operator.post(f"{OPS}/test/refused", data={"csrf": csrf}, headers=from_a_page())
+        assert (page.status_code, "Too late." in page.text) == (409, True)
+        assert await sql.fetchval("SELECT count(*) FROM job_queue") == 0
 
     async def test_style_is_served_without_a_session(self, browser: httpx.AsyncClient) -> None:
         style = await browser.get(f"{OPS}/static/ops.css")
