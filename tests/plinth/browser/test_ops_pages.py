@@ -148,6 +148,19 @@ async def test_many_jobs_are_ticked_counted_and_cancelled(
     assert [problem for problem in problems if "422" not in problem] == []
 
 
+async def test_ticks_do_not_move_to_other_jobs_when_the_browser_goes_back(
+    page: Page, url: str, filled: UUID, database: Database, mail: JobKind[Number]
+) -> None:
+    await page.goto(f"{url}/ops/jobs?state=available")
+    await page.get_by_role("checkbox", name="Tick mail.welcome").nth(1).check()
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("heading", name="Delete: 1 job")).to_be_visible(timeout=TIMEOUT)
+    await enqueue(database, mail, Number())
+    await page.go_back()
+    await expect(page.get_by_role("checkbox", name="Tick mail.welcome")).to_have_count(5, timeout=TIMEOUT)
+    assert await page.locator("input[name=id]:checked").count() == 0
+
+
 async def test_progress_moves_without_a_reload_until_the_end(
     page: Page, url: str, filled: UUID, sql: asyncpg.Connection, problems: list[str]
 ) -> None:
