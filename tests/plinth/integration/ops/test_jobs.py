@@ -52,6 +52,12 @@ class TestList:
         ):
             assert listed(await operator.get(f"{OPS}/jobs{query}")) == expected, query
 
+    async def test_owner_with_a_blank_is_another_one(self, operator: httpx.AsyncClient, waiting: Make) -> None:
+        alice, other = await waiting(owner="alice"), await waiting(owner=" alice")
+        (link,) = re.findall(r'href="(/ops/jobs\?owner=[^"]+)"', (await operator.get(f"{OPS}/jobs/{other}")).text)
+        assert listed(await operator.get(f"https://service.test{link}")) == [other]
+        assert listed(await operator.get(f"{OPS}/jobs?owner=alice&kind=+test.mail+")) == [alice]
+
     async def test_filters_stay_in_the_form(self, operator: httpx.AsyncClient) -> None:
         page = (await operator.get(f"{OPS}/jobs?kind=a%22b&state=running&since=2h")).text
         assert 'name="kind" value="a&#34;b"' in page
@@ -277,6 +283,21 @@ class TestAct:
         assert done.headers["location"] == "/ops/jobs?done=delete&count=1"
         assert await state(sql, job_id) is None
         assert await records() == [("olga", "jobs.delete", "jobs")]
+
+    async def test_dead_letter_that_was_retried_meanwhile_is_not_deleted(
+        self, operator: httpx.AsyncClient, post: Act, dead: Make, sql: asyncpg.Connection
+    ) -> None:
+        retried, left = await dead(), await dead()
+        page = (await operator.get(f"{OPS}/jobs/{retried}")).text
+        assert f'href="/ops/jobs/confirm?action=delete&amp;id={retried}&amp;state=discarded"' in page
+        await post("/jobs/act", action="retry", id=str(retried), limit="1")
+        chosen = {"action": "delete", "id": [str(retried), str(left)], "state": "discarded"}
+        assert "Delete: 1 job" in (await operator.get(f"{OPS}/jobs/confirm", params=chosen)).text
+        none = await operator.get(f"{OPS}/jobs/confirm", params=chosen | {"id": str(retried)})
+        assert "It is for jobs that are discarded." in none.text
+        done = await post("/jobs/act", limit="2", confirm="2", **chosen)
+        assert done.headers["location"] == "/ops/jobs?state=discarded&done=delete&count=1"
+        assert (await state(sql, retried), await state(sql, left)) == ("available", None)
 
     async def test_many_jobs_are_cancelled_only_by_their_number(
         self, post: Act, waiting: Make, sql: asyncpg.Connection
