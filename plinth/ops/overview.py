@@ -57,6 +57,7 @@ async def _read_now(database: Database) -> dict[str, Any]:
         "later": sum(queue.scheduled for queue in queues),
         "failing": sum(queue.retryable for queue in queues),
         "running": sum(queue.running for queue in queues),
+        "at_least": {state for queue in queues for state in queue.at_least},
         "oldest": max((queue.oldest_due_age for queue in queues if queue.oldest_due_age is not None), default=None),
         "alive": len(alive),
         "lost": len(workers) - len(alive),
