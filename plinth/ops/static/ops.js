@@ -44,7 +44,11 @@ document.addEventListener("htmx:afterSwap", () => {
   for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
   showTimes();
 });
-document.addEventListener("htmx:afterRequest", (event) => showContact(event.detail.successful));
+document.addEventListener("htmx:afterRequest", (event) => {
+  // The job has been deleted, or the reader may not look any more: the page itself says so.
+  if ([403, 404].includes(event.detail.xhr.status)) location.reload();
+  showContact(event.detail.successful);
+});
 
 document.getElementById("zone").textContent = `Times are in ${zone}.`;
 showTimes();

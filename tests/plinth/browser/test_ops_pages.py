@@ -174,11 +174,12 @@ async def test_progress_moves_without_a_reload_until_the_end(
     await expect(page.get_by_label("Progress: 3 of 4")).to_be_visible(timeout=TIMEOUT)
     await sql.execute(
         "WITH gone AS (DELETE FROM job WHERE id = $1 RETURNING *)"
-        " INSERT INTO job_history (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at)"
-        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now() FROM gone",
+        " INSERT INTO job_history (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at, result)"
+        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now(), '{\"sent\": 7}' FROM gone",
         job_id,
     )
     await expect(page.get_by_role("heading", name="mail.welcome succeeded")).to_be_visible(timeout=TIMEOUT)
+    await expect(page.get_by_label("Result")).to_contain_text('"sent": 7')
     assert await page.evaluate("window.same")
     assert await page.locator("[hx-trigger]").count() == 0
     assert problems == []
@@ -208,6 +209,18 @@ async def test_lost_contact_is_told_until_it_is_back(page: Page) -> None:
     await expect(page.locator("#contact")).to_be_visible(timeout=TIMEOUT)
     await page.unroute("**/ops/now")
     await expect(page.locator("#contact")).to_be_hidden(timeout=TIMEOUT)
+
+
+async def test_service_that_does_not_answer_is_told_as_lost_contact(page: Page) -> None:
+    await page.route("**/ops/now", lambda _: None)
+    await expect(page.locator("#contact")).to_be_visible(timeout=TIMEOUT)
+
+
+async def test_job_that_was_deleted_is_told(page: Page, url: str, filled: UUID, sql: asyncpg.Connection) -> None:
+    job_id = await sql.fetchval("SELECT id FROM job WHERE state = 'running'")
+    await page.goto(f"{url}/ops/jobs/{job_id}")
+    await sql.execute("DELETE FROM job WHERE id = $1", job_id)
+    await expect(page.get_by_role("alert")).to_contain_text("There is no such job.", timeout=TIMEOUT)
 
 
 async def test_session_that_has_ended_leads_to_the_sign_in(page: Page) -> None:
