@@ -128,6 +128,16 @@ class TestJob:
             assert secret not in page.text, secret
         assert 'href="https://traces.test/0123456789abcdef0123456789abcdef"' in page.text
 
+    async def test_failed_run_is_told_in_utc_whatever_zone_the_database_wrote(
+        self, operator: httpx.AsyncClient, dead: Make, sql: asyncpg.Connection
+    ) -> None:
+        job_id = await dead()
+        await sql.execute(
+            "UPDATE job_history SET errors = jsonb_set(errors, '{0,at}', '\"2030-01-31T09:30:00+05:30\"')"
+        )
+        page = (await operator.get(f"{OPS}/jobs/{job_id}")).text
+        assert re.search(r'datetime="2030-01-31T04:00:00.000000Z">2030-01-31 04:00:00</time>\s*Run 1 failed', page)
+
     async def test_live_job_is_asked_for_again_and_an_ended_one_is_not(
         self, operator: httpx.AsyncClient, waiting: Make, dead: Make
     ) -> None:
