@@ -8,14 +8,14 @@ what a process has read, so the database is asked once a second at most.
 from typing import Any, NamedTuple
 
 from fastapi import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from plinth.api.dependencies import DatabaseDep
 from plinth.database.engine import Database
 from plinth.jobs.admin.queues import count_queues, list_workers
 from plinth.jobs.admin.throughput import MAX_ENDED, Minute, last_hour
 from plinth.ops import words
-from plinth.ops.pages import page, page_router
+from plinth.ops.pages import address, page, page_router
 from plinth.ops.session import ReaderDep
 from plinth.ops.shared import Shared
 
@@ -81,6 +81,12 @@ async def overview(request: Request, operator: ReaderDep, database: DatabaseDep)
     figures = await NOW.get(database)
     graph = await LAST_HOUR.get(database)
     return page(request, "overview.html", words=words, **figures, graph=graph, most_counted=MAX_ENDED)
+
+
+@router.get("/")
+async def first_page(request: Request) -> Response:
+    """The address as people type it."""
+    return RedirectResponse(address(request), 307)
 
 
 @router.get("/now")

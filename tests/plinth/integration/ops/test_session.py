@@ -276,7 +276,9 @@ class TestPages:
             asked = await client.get(OPS)
             done = await sign_in(client, settings)
             page = await client.get(OPS)
+            slash = await client.get(f"{OPS}/")
         assert asked.headers["location"] == "/shop/ops/sign-in?next=%2Fops"
+        assert (slash.status_code, slash.headers["location"]) == (307, "/shop/ops")
         assert done.headers["location"] == "/shop/ops"
         assert 'href="/shop/ops/static/ops.css"' in page.text
         assert 'action="/shop/ops/sign-out"' in page.text
@@ -385,6 +387,17 @@ class TestEnd:
 
     async def test_link_does_not_sign_out(self, operator: httpx.AsyncClient) -> None:
         problem(await operator.get(f"{OPS}/sign-out"), 405)
+
+    async def test_form_that_is_sent_after_the_end_is_told_to_have_changed_nothing(
+        self, operator: httpx.AsyncClient, settings: Settings
+    ) -> None:
+        csrf = csrf_of(await operator.get(OPS))
+        operator.cookies.clear()
+        sent = await operator.post(f"{OPS}/test", data={"csrf": csrf}, headers=from_a_page())
+        assert (sent.status_code, sent.headers["location"]) == (303, "/ops/sign-in?next=%2Fops&lost=1")
+        form = await operator.get(f"https://service.test{sent.headers['location']}")
+        assert "Your session has ended, and nothing was changed." in form.text
+        assert "nothing was changed" not in (await operator.get(f"{OPS}/sign-in?next=%2Fops")).text
 
     async def test_changed_cookie_is_no_session(self, operator: httpx.AsyncClient) -> None:
         good = operator.cookies[SESSION]
