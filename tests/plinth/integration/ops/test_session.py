@@ -283,6 +283,18 @@ class TestPages:
         assert 'href="/shop/ops/static/ops.css"' in page.text
         assert 'action="/shop/ops/sign-out"' in page.text
 
+    async def test_services_behind_paths_of_one_host_have_a_cookie_each(self, settings: Settings) -> None:
+        async with client_of(app_with(settings)) as client:
+            transport = client._transport
+            assert isinstance(transport, httpx.ASGITransport)
+            for transport.root_path in ("/shop", "/crm/eu"):
+                await sign_in(client, settings)
+                page = await client.get(OPS)
+                assert page.status_code == 200
+            assert set(client.cookies) == {f"{SESSION}-shop", f"{SESSION}-crm-eu"}
+            await client.post(f"{OPS}/sign-out", data={"csrf": csrf_of(page)}, headers=from_a_page())
+            assert set(client.cookies) == {f"{SESSION}-shop"}
+
     async def test_cookie_is_no_bearer_token(self, operator: httpx.AsyncClient) -> None:
         problem(await operator.get("https://service.test/api/v1/jobs"), 401)
 
