@@ -248,6 +248,15 @@ class TestAct:
         await post("/jobs/act", action="cancel", all="1", kind="test.mail", limit="2", confirm="2")
         assert await sql.fetchval("SELECT count(*) FROM job") == 1
 
+    async def test_page_that_asks_says_which_moment_a_filter_is(
+        self, operator: httpx.AsyncClient, waiting: Make
+    ) -> None:
+        await waiting()
+        query = {"action": "cancel", "all": "1", "kind": "test.mail", "since": "2020-01-31 09:30+05:30", "until": "0s"}
+        asked = (await operator.get(f"{OPS}/jobs/confirm", params=query)).text
+        assert re.search(r"<dd>2020-01-31 09:30\+05:30: \s*<time [^>]*>2020-01-31 04:00:00</time>", asked)
+        assert re.search(r"<dd>0s: \s*<time ", asked)
+
     async def test_ages_are_those_of_the_time_at_which_the_page_asked(
         self, operator: httpx.AsyncClient, post: Act, waiting: Make, sql: asyncpg.Connection
     ) -> None:
