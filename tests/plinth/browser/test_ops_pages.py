@@ -174,8 +174,10 @@ async def test_progress_moves_without_a_reload_until_the_end(
     await expect(page.get_by_label("Progress: 3 of 4")).to_be_visible(timeout=TIMEOUT)
     await sql.execute(
         "WITH gone AS (DELETE FROM job WHERE id = $1 RETURNING *)"
-        " INSERT INTO job_history (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at, result)"
-        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now(), '{\"sent\": 7}' FROM gone",
+        " INSERT INTO job_history"
+        " (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at, result)"
+        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now(), '{\"sent\": 7}'"
+        " FROM gone",
         job_id,
     )
     await expect(page.get_by_role("heading", name="mail.welcome succeeded")).to_be_visible(timeout=TIMEOUT)

@@ -99,9 +99,7 @@ class TestOverview:
         assert "1 failed for good" in page
         assert page.count('<rect class="bad"') == 1
 
-    async def test_count_that_has_stopped_says_so(
-        self, operator: httpx.AsyncClient, sql: asyncpg.Connection
-    ) -> None:
+    async def test_count_that_has_stopped_says_so(self, operator: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
         await sql.execute(
             "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)"
             " SELECT 'test.mail', queue, 0, '{}', 1, now() + interval '1 h', state FROM (VALUES"

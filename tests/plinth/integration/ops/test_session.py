@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlmodel import func, select
 
 from notes.config import Settings
 from notes.main import create_app
@@ -37,7 +37,7 @@ async def change(operator: OperatorDep) -> str:
 
 @router.get("/test/lost")
 async def lose_the_database(operator: OperatorDep, session: SessionDep) -> str:
-    await session.exec(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    await session.exec(select(func.pg_terminate_backend(func.pg_backend_pid())))
     return operator.subject
 
 
