@@ -1,5 +1,6 @@
 """The pages of /ops in a browser: each flow, by mouse and by keyboard, in both schemes and on a narrow screen."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -244,6 +245,24 @@ async def test_queue_is_paused_and_a_schedule_is_run(
     await page.get_by_role("link", name="Audit log").click()
     await expect(page.get_by_role("cell", name="schedule.run")).to_be_visible(timeout=TIMEOUT)
     assert problems == []
+
+
+async def test_second_click_while_the_first_is_answered_does_nothing(
+    page: Page, url: str, filled: UUID, sql: asyncpg.Connection
+) -> None:
+    await page.goto(f"{url}/ops/schedules")
+    button = await page.get_by_role("button", name="Run now: nightly").bounding_box()
+    assert button is not None
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE job")
+        for _ in range(2):
+            await page.mouse.click(button["x"] + 5, button["y"] + 5)  # a click on the element would wait for the answer
+            await asyncio.sleep(0.5)
+    await expect(page.get_by_role("heading", name="mail.welcome available")).to_be_visible(timeout=TIMEOUT)
+    assert await sql.fetchval("SELECT count(*) FROM audit_record WHERE action = 'schedule.run'") == 1
+    await page.go_back()
+    await page.get_by_role("button", name="Pause: nightly").click()
+    await expect(page.get_by_role("button", name="Resume: nightly")).to_be_visible(timeout=TIMEOUT)
 
 
 async def test_keyboard_alone_reaches_the_content_and_the_tables(page: Page, url: str, filled: UUID) -> None:
