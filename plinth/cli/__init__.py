@@ -218,7 +218,7 @@ def _work_reloaded(**options: Any) -> None:
     help="Take back instead: to this revision. -1 and base speak of the service's revisions, plinth@-1 and plinth@base "
     "of the platform's.",
 )
-@click.option("--wait", type=click.FloatRange(0), default=60, show_default=True, help="Seconds to wait.")
+@click.option("--wait", type=arguments.FiniteRange(0), default=60, show_default=True, help="Seconds to wait.")
 def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
     """Bring the database to the revisions of this code, the platform's and the service's."""
     from plinth.database.migrator import MigrationError, Migrator
@@ -235,7 +235,9 @@ def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
 
 
 @main.command(short_help="Wait until the database has the migrations of this code.")
-@click.option("--timeout", type=click.FloatRange(0), default=300, show_default=True, help="Seconds until it gives up.")
+@click.option(
+    "--timeout", type=arguments.FiniteRange(0), default=300, show_default=True, help="Seconds until it gives up."
+)
 def wait(timeout: float) -> None:
     """Wait until the database answers and has the migrations of this code, or later ones."""
     from plinth.database.migrator import MigrationError, wait_until_migrated
@@ -250,7 +252,7 @@ def wait(timeout: float) -> None:
 @click.option("--sub", required=True, help="Whose token: the subject.")
 @click.option("--scope", multiple=True, help="A scope; may be given again.")
 @click.option("--role", multiple=True, help="A role; may be given again.")
-@click.option("--hours", type=click.FloatRange(0.01, 24 * 365), default=12, show_default=True, help="Its life.")
+@click.option("--hours", type=arguments.FiniteRange(0.01, 24 * 365), default=12, show_default=True, help="Its life.")
 @data_option
 def token(sub: str, scope: tuple[str, ...], role: tuple[str, ...], hours: float, data_dir: Path) -> None:
     """Print a development token (AUTH_PROVIDER=local only).

@@ -1,19 +1,32 @@
 """Types of arguments that are more than a word: times, durations, names. And the option that most commands have."""
 
+import math
 import re
 import socket
 from datetime import datetime, timedelta
+from typing import Any
 
 import click
 
 from plinth.settings.types import PATH_PREFIX
 from plinth.times import read_duration, read_moment
 
-__all__ = ["address", "duration", "json_option", "moment", "name", "names", "path_prefix"]
+__all__ = ["FiniteRange", "address", "duration", "json_option", "moment", "name", "names", "path_prefix"]
 
 _MAX_DURATION = timedelta(days=3650)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; not NaN, which is within all of click's, and not infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def address(text: str) -> str:

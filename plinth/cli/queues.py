@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from plinth.cli import arguments
-from plinth.cli.arguments import json_option
+from plinth.cli.arguments import FiniteRange, json_option
 from plinth.cli.common import on_database, system_user, transact
 from plinth.cli.output import print_list, print_one
 
@@ -32,7 +32,7 @@ def stats(as_json: bool) -> None:
 
 
 @click.command(short_help="Show the same again and again, until Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.1), default=2, show_default=True, help="Seconds from one to the next.")
+@click.option("--every", type=FiniteRange(0.1), default=2, show_default=True, help="Seconds from one to the next.")
 def watch(every: float) -> None:
     """Show the jobs of each queue by state, as `plinth jobs stats` does, until Ctrl-C."""
     from plinth.jobs.admin.queues import count_queues

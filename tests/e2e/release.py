@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from kubernetes import client, config
 from kubernetes.stream import stream
+from kubernetes.stream.ws_client import ERROR_CHANNEL
 
 from tests.e2e.cluster import ROOT, Cluster, CommandFailed, image
 
@@ -170,12 +171,15 @@ class Release:
             self.core.connect_get_namespaced_pod_exec, pod, self.namespace, command=list(command),
             stdout=True, stderr=True, stdin=False, tty=False, _preload_content=False,
         )  # fmt: skip
-        channel.run_forever(timeout=60)
-        code = channel.returncode
-        said: str = channel.read_all()
-        # Its own `close` leaves the socket open when the other side was the first.
-        channel.sock.shutdown()
-        assert code == 0, f"{command} in {pod}: {code} {said}"
+        try:
+            channel.run_forever(timeout=60)
+            # Its own `returncode` knows no command that could not be begun.
+            ended = channel.read_channel(ERROR_CHANNEL) or "{}"
+            said: str = channel.read_all()
+        finally:
+            # Its own `close` leaves the socket open when the other side was the first.
+            channel.sock.shutdown()
+        assert json.loads(ended).get("status") == "Success", f"{command} in {pod}: {ended} {said}"
         return said
 
     def sql(self, statement: str) -> str:

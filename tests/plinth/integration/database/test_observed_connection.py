@@ -237,9 +237,10 @@ class TestFailures:
 
     async def test_cancelled_statement_is_a_failed_span(self, traced: Tracing) -> None:
         async def work(database: Database) -> None:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05), database.connection() as connection:
-                    await connection.execute("SELECT pg_sleep(20)")
+            async with database.connection() as connection:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await connection.execute("SELECT pg_sleep(20)")
 
         (span,) = await traced.spans(work)
         assert (span.failed, span.attributes["error.type"]) == (True, "CancelledError")

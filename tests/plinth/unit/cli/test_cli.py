@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import jwt
 import pytest
+from click.types import FloatParamType
 
 import notes
 import plinth
@@ -329,6 +331,26 @@ class TestDrain:
     def test_drain_waits_for_longer_than_any_drain_takes(self) -> None:
         (longest,) = (part.le for part in HealthSettings.model_fields["DRAIN_SECONDS"].metadata if hasattr(part, "le"))
         assert longest < TIMEOUT_SECONDS
+
+
+def options(command: click.Command, *path: str) -> Iterator[tuple[list[str], click.Parameter]]:
+    """Every option of a command and of those below it, with what is typed before it."""
+    for parameter in command.params:
+        yield [*path], parameter
+    for name, below in getattr(command, "commands", {}).items():
+        yield from options(below, *path, name)
+
+
+NUMBERS = [(path, option.opts[0]) for path, option in options(main) if isinstance(option.type, FloatParamType)]
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+    @pytest.mark.parametrize(("command", "option"), NUMBERS, ids=lambda part: "-".join(part).strip("-"))
+    def test_what_is_no_finite_number_is_refused(self, run: Run, command: list[str], option: str, value: str) -> None:
+        done = run(*command, f"{option}={value}")
+        assert done.exit_code == 2
+        assert f"Invalid value for '{option}'" in done.stderr
 
 
 @contextmanager
