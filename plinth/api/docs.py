@@ -53,5 +53,6 @@ def install_docs(app: FastAPI) -> None:
         return RedirectResponse(request.scope.get("root_path", "") + _PATH)
 
     app.add_route(_PATH, docs, include_in_schema=False)
-    app.add_route("/", start, include_in_schema=False)
+    for path in ("/", f"{_PATH}/"):
+        app.add_route(path, start, include_in_schema=False)
     app.mount(_ASSETS, Assets(packages=[("fastapi_offline", "static"), ("plinth.api", "static")]))

@@ -22,7 +22,10 @@ __all__ = ["pause", "resume", "stats", "watch"]
 @click.command(short_help="Show the jobs of each queue by state.")
 @json_option
 def stats(as_json: bool) -> None:
-    """Show the jobs of each queue by state, and how long the oldest due job has waited."""
+    """Show the jobs of each queue by state, and how long the oldest due job has waited.
+
+    Counting stops at 10,000: `10000+` is that many or more.
+    """
     from plinth.jobs.admin.queues import count_queues
 
     _print(transact(count_queues), as_json=as_json)
@@ -54,7 +57,9 @@ def _print(found: "list[QueueRead]", *, as_json: bool) -> None:
 
 def _row(queue: "QueueRead") -> tuple[object, ...]:
     age = None if queue.oldest_due_age is None else f"{queue.oldest_due_age:.0f} s"
-    return queue.name, queue.paused, queue.available, queue.running, queue.scheduled, queue.retryable, age
+    states = ("available", "running", "scheduled", "retryable")
+    counts = [f"{getattr(queue, state)}{'+' if state in queue.at_least else ''}" for state in states]
+    return queue.name, queue.paused, *counts, age
 
 
 @click.command()

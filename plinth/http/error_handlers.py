@@ -115,7 +115,9 @@ async def _http_exception(request: HTTPConnection, error: Exception) -> Response
 
 async def _app_exception(request: HTTPConnection, error: Exception) -> Response | None:
     assert isinstance(error, AppException)
-    response = app_exception_response(error)
+    # A route that answers with pages has a page for errors too.
+    respond = getattr(request.scope.get("route"), "error_response", None)
+    response: Response = respond(request, error) if respond is not None else app_exception_response(error)
     if not _is_open(request):
         return response
     await _end(request, error.status, error.code)

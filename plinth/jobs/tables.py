@@ -22,6 +22,7 @@ _Json: Any = JSONB().with_variant(JSON(), "sqlite")
 _Names: Any = ARRAY(String(100)).with_variant(JSON(), "sqlite")
 
 _OWNED = text("owner IS NOT NULL")
+_FAILED = text("state <> 'succeeded'")
 _IN_BATCH = text("batch_id IS NOT NULL")
 _WAITING_OWNED = text("state = 'available' AND owner IS NOT NULL AND limit_key = ''")
 
@@ -135,6 +136,9 @@ class JobHistory(_JobColumns, table=True):
         Index("ix_job_history_prune", "state", "kind", "finished_at"),
         # For the dead letters: how many, and those of a time.
         Index("ix_job_history_dead", "finished_at", postgresql_where=text("state = 'discarded'")),
+        # Lists of those that failed, which may stand behind millions that did not.
+        Index("ix_job_history_failed", "state", "id", postgresql_where=_FAILED),
+        Index("ix_job_history_failed_kind", "state", "kind", "id", postgresql_where=_FAILED),
         Index("ix_job_history_owner_id", "owner", "id", postgresql_where=_OWNED),
         Index("ix_job_history_kind_id", "kind", "id"),
         Index("ix_job_history_queue_id", "queue", "id"),

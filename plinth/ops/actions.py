@@ -75,7 +75,9 @@ class Asked(NamedTuple):
     def selection(self) -> Selection:
         """All that match no filter are those that the action is for."""
         if self.ids:
-            return Selection(ids=self.ids)
+            # A dead letter that was retried since it was ticked is to be done now, and nothing brings it back.
+            states = self.filters.selection.states if self.name == "delete" else ()
+            return Selection(ids=self.ids, states=states)
         chosen = self.filters.selection
         if not any(chosen):
             chosen = Selection(states=STATES[self.name])
@@ -119,7 +121,8 @@ async def act(request: Request, operator: OperatorDep, session: SessionDep) -> R
 async def _ask(
     request: Request, session: AsyncSession, asked: Asked, operator: Principal, *, wrong: bool = False
 ) -> Response:
-    count = await act_on_many(session, asked.name, asked.selection, by=operator, limit=MAX_JOBS, dry_run=True)
+    chosen = asked.selection
+    count = await act_on_many(session, asked.name, chosen, by=operator, limit=MAX_JOBS, dry_run=True)
     return page(
         request,
         "confirm.html",
@@ -128,7 +131,7 @@ async def _ask(
         asked=asked,
         count=count,
         most=MAX_JOBS,
-        states=STATES[asked.name],
+        states=[state for state in STATES[asked.name] if not chosen.states or state in chosen.states],
         word=asked.word(count),
         wrong=wrong,
     )

@@ -71,8 +71,10 @@ class SealedCookie:
         )
 
     def _name_for(self, request: Request) -> str:
+        # Services behind paths of one host would overwrite each other's: the path of a `__Host-` cookie is always /.
+        name = self.name + request.scope.get("root_path", "").replace("/", "-")
         # With the prefix, browsers take the cookie from this very host alone, over https: no subdomain can set it.
-        return f"__Host-{self.name}" if self.is_secure(request) else self.name
+        return f"__Host-{name}" if self.is_secure(request) else name
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser is taken to be at https: elsewhere than on this machine it has to be."""

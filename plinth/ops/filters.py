@@ -45,7 +45,9 @@ class Filters:
 
 def read_filters(given: ImmutableMultiDict[str, Any], *, now: datetime | None = None) -> Filters:
     """Read filters; those that are empty are none. Ages are those at `now`."""
-    typed = {name: str(given.get(name, "")).strip(" ") for name in FIELDS}
+    typed = {name: str(given.get(name, "")) for name in FIELDS}
+    # An owner may begin or end with a blank: without it, it would be another one.
+    typed = {name: text if name == "owner" and text.strip() else text.strip(" ") for name, text in typed.items()}
     problems: dict[str, str] = {}
     states = []
     for name in given.getlist("state"):

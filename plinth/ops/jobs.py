@@ -2,7 +2,7 @@
 
 import re
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -119,7 +119,8 @@ def _moments(job: JobView) -> list[Moment]:
             Moment(job.started_at, f"Run {job.run_lease} began" if job.state is State.RUNNING else "Last run began")
         )
     found += [
-        Moment(datetime.fromisoformat(entry["at"]), f"Run {entry['run']} failed: {entry['outcome']}")
+        # Behind a transaction pooler the database writes times in the zone of its own.
+        Moment(datetime.fromisoformat(entry["at"]).astimezone(UTC), f"Run {entry['run']} failed: {entry['outcome']}")
         for entry in job.errors
     ]
     if job.cancel_requested_at is not None:

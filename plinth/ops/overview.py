@@ -8,14 +8,14 @@ what a process has read, so the database is asked once a second at most.
 from typing import Any, NamedTuple
 
 from fastapi import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from plinth.api.dependencies import DatabaseDep
 from plinth.database.engine import Database
 from plinth.jobs.admin.queues import count_queues, list_workers
 from plinth.jobs.admin.throughput import MAX_ENDED, Minute, last_hour
 from plinth.ops import words
-from plinth.ops.pages import page, page_router
+from plinth.ops.pages import address, page, page_router
 from plinth.ops.session import ReaderDep
 from plinth.ops.shared import Shared
 
@@ -57,6 +57,7 @@ async def _read_now(database: Database) -> dict[str, Any]:
         "later": sum(queue.scheduled for queue in queues),
         "failing": sum(queue.retryable for queue in queues),
         "running": sum(queue.running for queue in queues),
+        "at_least": {state for queue in queues for state in queue.at_least},
         "oldest": max((queue.oldest_due_age for queue in queues if queue.oldest_due_age is not None), default=None),
         "alive": len(alive),
         "lost": len(workers) - len(alive),
@@ -80,6 +81,12 @@ async def overview(request: Request, operator: ReaderDep, database: DatabaseDep)
     figures = await NOW.get(database)
     graph = await LAST_HOUR.get(database)
     return page(request, "overview.html", words=words, **figures, graph=graph, most_counted=MAX_ENDED)
+
+
+@router.get("/")
+async def first_page(request: Request) -> Response:
+    """The address as people type it."""
+    return RedirectResponse(address(request), 307)
 
 
 @router.get("/now")

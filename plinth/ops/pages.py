@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import ImmutableMultiDict
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from plinth.errors import AppException, BadRequestError, ValidationError
+from plinth.errors import AppException, BadRequestError, ServiceUnavailableError, ValidationError
 from plinth.http.error_handlers import log_failure, title_of
 from plinth.http.routes import path_of
 from plinth.telemetry.log_records import request_id_var
@@ -72,12 +72,13 @@ def page(
     """
     session = request.scope["state"].get("ops_session")
     text = _templates.get_template(template).render(root=address(request), session=session, **context)
-    return HTMLResponse(text, status, headers=dict(headers or {}))
+    return HTMLResponse(text, status, headers={"Content-Security-Policy": _POLICY, **(headers or {})})
 
 
 def error_page(request: Request, error: AppException) -> Response:
-    """The page that tells an error."""
+    """The page that tells an error; to those that are signed in also why the service cannot answer."""
     log_failure(error)
+    signed_in = request.scope["state"].get("ops_session") is not None
     headers = {name: value for name, value in error.headers.items() if name != "WWW-Authenticate"}
     return page(
         request,
@@ -86,6 +87,7 @@ def error_page(request: Request, error: AppException) -> Response:
         headers=headers,
         title=title_of(error.status),
         detail=error.detail or "This cannot be done.",
+        reason=error.reason if signed_in and isinstance(error, ServiceUnavailableError) else None,
         request_id=request_id_var.get() or "",
     )
 
@@ -115,22 +117,21 @@ class SeeOther(Exception):
 
 
 class _PageRoute(APIRoute):
-    """A route whose every answer is a page with the policy above, errors too."""
+    """A route whose every answer is a page, errors too."""
+
+    # Of what the route raises, and of what its session raises at its end, which is after it has answered.
+    error_response = staticmethod(error_page)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handle_page(request: Request) -> Response:
             try:
-                response = await handle(request)
+                return await handle(request)
             except SeeOther as other:
-                response = _see_other(request, other.location)
+                return _see_other(request, other.location)
             except RequestValidationError:
-                response = error_page(request, ValidationError("The address has a value that this page cannot read."))
-            except AppException as error:
-                response = error_page(request, error)
-            response.headers.setdefault("Content-Security-Policy", _POLICY)
-            return response
+                raise ValidationError("The address has a value that this page cannot read.") from None
 
         return handle_page
 

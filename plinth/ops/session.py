@@ -128,7 +128,8 @@ async def signed_in(request: Request) -> Session:
     if session is None:
         await count_address(request, state["anonymous_rate_limiter"])
         check_own_page(request)
-        raise SeeOther(sign_in_address(request, path_back(request)))
+        lost = {} if request.method in _SAFE else {"lost": "1"}
+        raise SeeOther(f"{address(request, '/sign-in')}?{urlencode({'next': path_back(request), **lost})}")
     principal = session.principal
     request.scope["state"]["principal"] = principal  # for the access line
     if (limiter := state["rate_limiter"]) is not None:
@@ -142,11 +143,6 @@ async def signed_in(request: Request) -> Session:
 
 
 SignedInDep = Annotated[Session, Depends(signed_in)]
-
-
-def sign_in_address(request: Request, back_to: str) -> str:
-    """The address of the sign-in, which leads back to a path afterwards."""
-    return f"{address(request, '/sign-in')}?{urlencode({'next': back_to})}"
 
 
 def _require(permission: str) -> Callable[..., Awaitable[Principal]]:

@@ -43,10 +43,11 @@ class SignInRefused(AppException):
 
 
 @router.get("/sign-in")
-async def show_sign_in(request: Request, next: str = "") -> Response:  # noqa: A002 - its name in the address
-    """The page that begins a sign-in."""
+async def show_sign_in(request: Request, next: str = "", lost: str = "") -> Response:  # noqa: A002 - as in the address
+    """The page that begins a sign-in. `lost`: a form was sent when the session had ended."""
     await count_address(request, api_state_of(request)["anonymous_rate_limiter"])
-    return _form(request, own_path(next))
+    problem = "Your session has ended, and nothing was changed. Sign in and do it once more." if lost else ""
+    return _form(request, own_path(next), problem)
 
 
 @router.post("/sign-in")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from plinth.telemetry.redaction import redact, redact_text
 
-__all__ = ["MAX_JSON", "age", "jobs", "masked_json", "masked_text", "span"]
+__all__ = ["MAX_JSON", "age", "count", "jobs", "masked_json", "masked_text", "span"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,11 @@ def span(length: timedelta) -> str:
 def jobs(number: int) -> str:
     """`1 job`, `1,234 jobs`."""
     return "1 job" if number == 1 else f"{number:,} jobs"
+
+
+def count(number: int, *, at_least: bool) -> str:
+    """`1,234`, or `10,000+` where counting has stopped."""
+    return f"{number:,}+" if at_least else f"{number:,}"
 
 
 def masked_json(value: Any) -> str:

@@ -15,6 +15,7 @@ from plinth.errors import NotFoundError
 from plinth.http.schemas import ReadModel
 from plinth.jobs.admin.sql import (
     COUNT_DEAD_LETTERS,
+    MAX_COUNTED,
     PAUSE_QUEUE,
     PAUSE_SCHEDULE,
     QUEUE_COUNTS,
@@ -57,6 +58,14 @@ class QueueRead(ReadModel):
     oldest_due_age: float | None = Field(
         description="For how many seconds its oldest job has been due; null: none is due."
     )
+
+    @property
+    def at_least(self) -> set[str]:
+        """The states of which there may be more jobs than were counted."""
+        found = {state for state in ("available", "running") if getattr(self, state) >= MAX_COUNTED}
+        if self.scheduled + self.retryable >= MAX_COUNTED:  # they are counted together
+            found |= {"scheduled", "retryable"}
+        return found
 
 
 class WorkerRead(ReadModel):

@@ -56,7 +56,8 @@ again AS ({AGAIN})
 """
 COUNT_DEAD_LETTERS = f"SELECT {NUMBER_BACK} FROM ({_DEAD_LETTERS}) AS dead"
 
-QUEUE_COUNTS = queue_counts(max_count=10_000)
+MAX_COUNTED = 10_000
+QUEUE_COUNTS = queue_counts(max_count=MAX_COUNTED)
 PAUSE_QUEUE = "INSERT INTO job_queue (name) VALUES ($1) ON CONFLICT DO NOTHING"
 RESUME_QUEUE = "DELETE FROM job_queue WHERE name = $1"
 

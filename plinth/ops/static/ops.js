@@ -31,6 +31,16 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// A second click sends no form again: it would run a schedule twice, or be told that nothing is left to change.
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post") return;
+  if (event.target.dataset.sent) event.preventDefault();
+  event.target.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("[data-sent]")) delete form.dataset.sent;
+});
+
 // A page that nothing shows asks for nothing.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden) event.preventDefault();
@@ -44,7 +54,11 @@ document.addEventListener("htmx:afterSwap", () => {
   for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
   showTimes();
 });
-document.addEventListener("htmx:afterRequest", (event) => showContact(event.detail.successful));
+document.addEventListener("htmx:afterRequest", (event) => {
+  // The job has been deleted, or the reader may not look any more: the page itself says so.
+  if ([403, 404].includes(event.detail.xhr.status)) location.reload();
+  showContact(event.detail.successful);
+});
 
 document.getElementById("zone").textContent = `Times are in ${zone}.`;
 showTimes();

@@ -1,5 +1,6 @@
 """The pages of /ops in a browser: each flow, by mouse and by keyboard, in both schemes and on a narrow screen."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -148,6 +149,19 @@ async def test_many_jobs_are_ticked_counted_and_cancelled(
     assert [problem for problem in problems if "422" not in problem] == []
 
 
+async def test_ticks_do_not_move_to_other_jobs_when_the_browser_goes_back(
+    page: Page, url: str, filled: UUID, database: Database, mail: JobKind[Number]
+) -> None:
+    await page.goto(f"{url}/ops/jobs?state=available")
+    await page.get_by_role("checkbox", name="Tick mail.welcome").nth(1).check()
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("heading", name="Delete: 1 job")).to_be_visible(timeout=TIMEOUT)
+    await enqueue(database, mail, Number())
+    await page.go_back()
+    await expect(page.get_by_role("checkbox", name="Tick mail.welcome")).to_have_count(5, timeout=TIMEOUT)
+    assert await page.locator("input[name=id]:checked").count() == 0
+
+
 async def test_progress_moves_without_a_reload_until_the_end(
     page: Page, url: str, filled: UUID, sql: asyncpg.Connection, problems: list[str]
 ) -> None:
@@ -161,11 +175,14 @@ async def test_progress_moves_without_a_reload_until_the_end(
     await expect(page.get_by_label("Progress: 3 of 4")).to_be_visible(timeout=TIMEOUT)
     await sql.execute(
         "WITH gone AS (DELETE FROM job WHERE id = $1 RETURNING *)"
-        " INSERT INTO job_history (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at)"
-        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now() FROM gone",
+        " INSERT INTO job_history"
+        " (id, kind, queue, priority, payload, max_attempts, run_at, state, finished_at, result)"
+        " SELECT id, kind, queue, priority, payload, max_attempts, run_at, 'succeeded', now(), '{\"sent\": 7}'"
+        " FROM gone",
         job_id,
     )
     await expect(page.get_by_role("heading", name="mail.welcome succeeded")).to_be_visible(timeout=TIMEOUT)
+    await expect(page.get_by_label("Result")).to_contain_text('"sent": 7')
     assert await page.evaluate("window.same")
     assert await page.locator("[hx-trigger]").count() == 0
     assert problems == []
@@ -197,6 +214,18 @@ async def test_lost_contact_is_told_until_it_is_back(page: Page) -> None:
     await expect(page.locator("#contact")).to_be_hidden(timeout=TIMEOUT)
 
 
+async def test_service_that_does_not_answer_is_told_as_lost_contact(page: Page) -> None:
+    await page.route("**/ops/now", lambda _: None)
+    await expect(page.locator("#contact")).to_be_visible(timeout=TIMEOUT)
+
+
+async def test_job_that_was_deleted_is_told(page: Page, url: str, filled: UUID, sql: asyncpg.Connection) -> None:
+    job_id = await sql.fetchval("SELECT id FROM job WHERE state = 'running'")
+    await page.goto(f"{url}/ops/jobs/{job_id}")
+    await sql.execute("DELETE FROM job WHERE id = $1", job_id)
+    await expect(page.get_by_role("alert")).to_contain_text("There is no such job.", timeout=TIMEOUT)
+
+
 async def test_session_that_has_ended_leads_to_the_sign_in(page: Page) -> None:
     await page.context.clear_cookies()
     await page.wait_for_url("**/ops/sign-in?next=**", timeout=TIMEOUT)
@@ -216,6 +245,24 @@ async def test_queue_is_paused_and_a_schedule_is_run(
     await page.get_by_role("link", name="Audit log").click()
     await expect(page.get_by_role("cell", name="schedule.run")).to_be_visible(timeout=TIMEOUT)
     assert problems == []
+
+
+async def test_second_click_while_the_first_is_answered_does_nothing(
+    page: Page, url: str, filled: UUID, sql: asyncpg.Connection
+) -> None:
+    await page.goto(f"{url}/ops/schedules")
+    button = await page.get_by_role("button", name="Run now: nightly").bounding_box()
+    assert button is not None
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE job")
+        for _ in range(2):
+            await page.mouse.click(button["x"] + 5, button["y"] + 5)  # a click on the element would wait for the answer
+            await asyncio.sleep(0.5)
+    await expect(page.get_by_role("heading", name="mail.welcome available")).to_be_visible(timeout=TIMEOUT)
+    assert await sql.fetchval("SELECT count(*) FROM audit_record WHERE action = 'schedule.run'") == 1
+    await page.go_back()
+    await page.get_by_role("button", name="Pause: nightly").click()
+    await expect(page.get_by_role("button", name="Resume: nightly")).to_be_visible(timeout=TIMEOUT)
 
 
 async def test_keyboard_alone_reaches_the_content_and_the_tables(page: Page, url: str, filled: UUID) -> None:

@@ -47,14 +47,14 @@ async def test_policy_lets_only_scripts_of_this_service_run(page: httpx.Response
 
 
 async def test_root_leads_to_the_page(service: httpx.AsyncClient) -> None:
-    answer = await service.get(f"{ROOT}/")
-
-    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+    for path in ("/", "/docs/"):
+        answer = await service.get(ROOT + path)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
 
 async def test_without_the_page_nothing_is_at_the_root(settings: Settings) -> None:
     async with client_of(create_app(settings.model_copy(update={"DOCS_ENABLED": False}))) as client:
-        for path in ("/", "/docs", "/docs/assets/docs.js"):
+        for path in ("/", "/docs", "/docs/", "/docs/assets/docs.js"):
             problem(await client.get(ROOT + path), 404)
 
 

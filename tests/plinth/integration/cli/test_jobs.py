@@ -604,6 +604,14 @@ class TestQueues:
         assert (mail["name"], mail["available"], mail["scheduled"]) == ("mail", 1, 1)
         assert slow["oldest_due_age"] >= 90
 
+    def test_stats_says_where_counting_has_stopped(self, run: Run, sql: Sql) -> None:
+        sql(
+            "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)"
+            " SELECT 'greet', 'mail', 0, '{}', 1, now(), 'available' FROM generate_series(1, 10001)"
+        )
+        assert table(run("jobs", "stats"))[1][:6] == ["mail", "no", "10000+", "0", "0", "0"]
+        assert lines(run("jobs", "stats", "--json"))[0]["available"] == 10_000
+
     def test_stats_without_jobs_says_that_the_queues_are_empty(self, run: Run) -> None:
         assert run("jobs", "stats").output == "The queues are empty.\n"
 

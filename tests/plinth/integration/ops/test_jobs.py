@@ -52,6 +52,12 @@ class TestList:
         ):
             assert listed(await operator.get(f"{OPS}/jobs{query}")) == expected, query
 
+    async def test_owner_with_a_blank_is_another_one(self, operator: httpx.AsyncClient, waiting: Make) -> None:
+        alice, other = await waiting(owner="alice"), await waiting(owner=" alice")
+        (link,) = re.findall(r'href="(/ops/jobs\?owner=[^"]+)"', (await operator.get(f"{OPS}/jobs/{other}")).text)
+        assert listed(await operator.get(f"https://service.test{link}")) == [other]
+        assert listed(await operator.get(f"{OPS}/jobs?owner=alice&kind=+test.mail+")) == [alice]
+
     async def test_filters_stay_in_the_form(self, operator: httpx.AsyncClient) -> None:
         page = (await operator.get(f"{OPS}/jobs?kind=a%22b&state=running&since=2h")).text
         assert 'name="kind" value="a&#34;b"' in page
@@ -132,6 +138,16 @@ class TestJob:
         assert "<dt>Run number</dt><dd>9</dd>" in page
         assert "<dt>Workers lost</dt><dd>5</dd>" in page
         assert "<dt>Runs</dt>" not in page
+
+    async def test_failed_run_is_told_in_utc_whatever_zone_the_database_wrote(
+        self, operator: httpx.AsyncClient, dead: Make, sql: asyncpg.Connection
+    ) -> None:
+        job_id = await dead()
+        await sql.execute(
+            "UPDATE job_history SET errors = jsonb_set(errors, '{0,at}', '\"2030-01-31T09:30:00+05:30\"')"
+        )
+        page = (await operator.get(f"{OPS}/jobs/{job_id}")).text
+        assert re.search(r'datetime="2030-01-31T04:00:00.000000Z">2030-01-31 04:00:00</time>\s*Run 1 failed', page)
 
     async def test_live_job_is_asked_for_again_and_an_ended_one_is_not(
         self, operator: httpx.AsyncClient, waiting: Make, dead: Make
@@ -243,6 +259,15 @@ class TestAct:
         await post("/jobs/act", action="cancel", all="1", kind="test.mail", limit="2", confirm="2")
         assert await sql.fetchval("SELECT count(*) FROM job") == 1
 
+    async def test_page_that_asks_says_which_moment_a_filter_is(
+        self, operator: httpx.AsyncClient, waiting: Make
+    ) -> None:
+        await waiting()
+        query = {"action": "cancel", "all": "1", "kind": "test.mail", "since": "2020-01-31 09:30+05:30", "until": "0s"}
+        asked = (await operator.get(f"{OPS}/jobs/confirm", params=query)).text
+        assert re.search(r"<dd>2020-01-31 09:30\+05:30: \s*<time [^>]*>2020-01-31 04:00:00</time>", asked)
+        assert re.search(r"<dd>0s: \s*<time ", asked)
+
     async def test_ages_are_those_of_the_time_at_which_the_page_asked(
         self, operator: httpx.AsyncClient, post: Act, waiting: Make, sql: asyncpg.Connection
     ) -> None:
@@ -288,6 +313,21 @@ class TestAct:
         assert done.headers["location"] == "/ops/jobs?done=delete&count=1"
         assert await state(sql, job_id) is None
         assert await records() == [("olga", "jobs.delete", "jobs")]
+
+    async def test_dead_letter_that_was_retried_meanwhile_is_not_deleted(
+        self, operator: httpx.AsyncClient, post: Act, dead: Make, sql: asyncpg.Connection
+    ) -> None:
+        retried, left = await dead(), await dead()
+        page = (await operator.get(f"{OPS}/jobs/{retried}")).text
+        assert f'href="/ops/jobs/confirm?action=delete&amp;id={retried}&amp;state=discarded"' in page
+        await post("/jobs/act", action="retry", id=str(retried), limit="1")
+        chosen = {"action": "delete", "id": [str(retried), str(left)], "state": "discarded"}
+        assert "Delete: 1 job" in (await operator.get(f"{OPS}/jobs/confirm", params=chosen)).text
+        none = await operator.get(f"{OPS}/jobs/confirm", params=chosen | {"id": str(retried)})
+        assert "It is for jobs that are discarded." in none.text
+        done = await post("/jobs/act", limit="2", confirm="2", **chosen)
+        assert done.headers["location"] == "/ops/jobs?state=discarded&done=delete&count=1"
+        assert (await state(sql, retried), await state(sql, left)) == ("available", None)
 
     async def test_many_jobs_are_cancelled_only_by_their_number(
         self, post: Act, waiting: Make, sql: asyncpg.Connection

@@ -99,6 +99,24 @@ class TestOverview:
         assert "1 failed for good" in page
         assert page.count('<rect class="bad"') == 1
 
+    async def test_count_that_has_stopped_says_so(self, operator: httpx.AsyncClient, sql: asyncpg.Connection) -> None:
+        await sql.execute(
+            "INSERT INTO job (kind, queue, priority, payload, max_attempts, run_at, state)"
+            " SELECT 'test.mail', queue, 0, '{}', 1, now() + interval '1 h', state FROM (VALUES"
+            " ('large', 'available', 10001), ('both', 'scheduled', 9000), ('both', 'retryable', 1001),"
+            " ('small', 'available', 7)) AS made (queue, state, jobs), generate_series(1, jobs)"
+        )
+        page = (await operator.get(OPS)).text
+        assert re.search(r'<a id="waiting"[^>]*>10,007\+</a>', page)
+        assert re.search(r'<a id="running"[^>]*>0</a>', page)
+        cells = {
+            name: re.findall(r'<td class="number">([\d,+]+)</td>', rest)
+            for name, rest in re.findall(r'<a id="queue-(\w+)"(.*?)</tr>', page, re.DOTALL)
+        }
+        assert cells["large"] == ["10,000+", "0", "0", "0"]
+        assert cells["small"] == ["7", "0", "0", "0"]
+        assert all(count.endswith("+") for count in cells["both"][2:])
+
     async def test_live_parts_are_answered_alone(self, operator: httpx.AsyncClient, waiting: Make) -> None:
         await waiting()
         for path, own in (("/now", "now"), ("/last-hour", "last-hour")):

@@ -4,14 +4,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlmodel import func, select
 
 from notes.config import Settings
 from notes.main import create_app
+from plinth.api.dependencies import SessionDep
+from plinth.errors import ConflictError
 from plinth.identity import sign_local_token
 from plinth.identity.permissions import READ_JOBS
+from plinth.jobs.admin.queues import pause_queue
 from plinth.ops.pages import page_router
 from plinth.ops.session import OperatorDep
 from plinth.testing import problem
@@ -28,6 +33,18 @@ router = page_router()
 @router.post("/test")
 async def change(operator: OperatorDep) -> str:
     return operator.subject
+
+
+@router.get("/test/lost")
+async def lose_the_database(operator: OperatorDep, session: SessionDep) -> str:
+    await session.exec(select(func.pg_terminate_backend(func.pg_backend_pid())))
+    return operator.subject
+
+
+@router.post("/test/refused")
+async def change_and_refuse(operator: OperatorDep, session: SessionDep) -> str:
+    await pause_queue(session, "refused", by=operator)
+    raise ConflictError("Too late.")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +215,23 @@ class TestPages:
             assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
             assert (headers["cache-control"], headers["referrer-policy"]) == ("no-store", "no-referrer")
 
+    async def test_failure_of_the_database_is_a_page_with_its_reason(self, operator: httpx.AsyncClient) -> None:
+        page = await operator.get(f"{OPS}/test/lost")
+        assert page.status_code == 503
+        assert page.headers["content-type"].startswith("text/html")
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        assert page.headers["retry-after"] == "1"
+        assert "Try again in a moment." in page.text
+        assert "it closed the connection." in page.text
+
+    async def test_act_that_ends_in_an_error_changes_nothing(
+        self, operator: httpx.AsyncClient, sql: asyncpg.Connection
+    ) -> None:
+        csrf = csrf_of(await operator.get(OPS))
+        page = await operator.post(f"{OPS}/test/refused", data={"csrf": csrf}, headers=from_a_page())
+        assert (page.status_code, "Too late." in page.text) == (409, True)
+        assert await sql.fetchval("SELECT count(*) FROM job_queue") == 0
+
     async def test_style_is_served_without_a_session(self, browser: httpx.AsyncClient) -> None:
         style = await browser.get(f"{OPS}/static/ops.css")
         assert (style.status_code, style.headers["content-type"].partition(";")[0]) == (200, "text/css")
@@ -242,10 +276,24 @@ class TestPages:
             asked = await client.get(OPS)
             done = await sign_in(client, settings)
             page = await client.get(OPS)
+            slash = await client.get(f"{OPS}/")
         assert asked.headers["location"] == "/shop/ops/sign-in?next=%2Fops"
+        assert (slash.status_code, slash.headers["location"]) == (307, "/shop/ops")
         assert done.headers["location"] == "/shop/ops"
         assert 'href="/shop/ops/static/ops.css"' in page.text
         assert 'action="/shop/ops/sign-out"' in page.text
+
+    async def test_services_behind_paths_of_one_host_have_a_cookie_each(self, settings: Settings) -> None:
+        async with client_of(app_with(settings)) as client:
+            transport = client._transport
+            assert isinstance(transport, httpx.ASGITransport)
+            for transport.root_path in ("/shop", "/crm/eu"):
+                await sign_in(client, settings)
+                page = await client.get(OPS)
+                assert page.status_code == 200
+            assert set(client.cookies) == {f"{SESSION}-shop", f"{SESSION}-crm-eu"}
+            await client.post(f"{OPS}/sign-out", data={"csrf": csrf_of(page)}, headers=from_a_page())
+            assert set(client.cookies) == {f"{SESSION}-shop"}
 
     async def test_cookie_is_no_bearer_token(self, operator: httpx.AsyncClient) -> None:
         problem(await operator.get("https://service.test/api/v1/jobs"), 401)
@@ -351,6 +399,17 @@ class TestEnd:
 
     async def test_link_does_not_sign_out(self, operator: httpx.AsyncClient) -> None:
         problem(await operator.get(f"{OPS}/sign-out"), 405)
+
+    async def test_form_that_is_sent_after_the_end_is_told_to_have_changed_nothing(
+        self, operator: httpx.AsyncClient, settings: Settings
+    ) -> None:
+        csrf = csrf_of(await operator.get(OPS))
+        operator.cookies.clear()
+        sent = await operator.post(f"{OPS}/test", data={"csrf": csrf}, headers=from_a_page())
+        assert (sent.status_code, sent.headers["location"]) == (303, "/ops/sign-in?next=%2Fops&lost=1")
+        form = await operator.get(f"https://service.test{sent.headers['location']}")
+        assert "Your session has ended, and nothing was changed." in form.text
+        assert "nothing was changed" not in (await operator.get(f"{OPS}/sign-in?next=%2Fops")).text
 
     async def test_changed_cookie_is_no_session(self, operator: httpx.AsyncClient) -> None:
         good = operator.cookies[SESSION]

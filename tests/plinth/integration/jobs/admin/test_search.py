@@ -1,5 +1,6 @@
 """Finding jobs: by each filter, a page at a time, along an index."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -234,3 +235,23 @@ class TestPlans:
             for statement, parameters in seen:
                 plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *parameters))
                 assert "Seq Scan on job" not in plan, f"{statement}\n{parameters}\n{plan}"
+
+    async def test_failed_jobs_behind_many_that_succeeded_are_found_without_reading_those(self, full: Database) -> None:
+        # The oldest have failed, and none of kind8.
+        failed = "CASE n % 3 WHEN 0 THEN 'discarded' ELSE 'cancelled' END"
+        async with full.connection() as connection:
+            await connection.execute(
+                f"WITH old AS (SELECT id, row_number() OVER (ORDER BY id) AS n FROM job_history)"
+                f" UPDATE job_history SET state = CASE WHEN n <= 4000 AND kind <> 'kind8' THEN {failed}"
+                f" ELSE 'succeeded' END FROM old WHERE old.id = job_history.id"
+            )
+            await connection.execute("VACUUM ANALYZE job_history")
+        both = [State.DISCARDED, State.CANCELLED]
+        with self.statements(full) as seen:
+            for states in ([State.DISCARDED], [State.CANCELLED], both):
+                for kind, listed in ((None, 50), ("kind7", 50), ("kind8", 0)):
+                    assert len((await find(full, Selection(states=states, kind=kind))).jobs) == listed
+        async with full.connection() as connection:
+            for statement, parameters in seen:
+                plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN ANALYZE {statement}", *parameters))
+                assert all(int(rows) < 1000 for rows in re.findall(r"Rows Removed by Filter: (\d+)", plan)), plan
