@@ -66,7 +66,7 @@ class Doorbell:
     async def aclose(self) -> None:
         """Wait until pending rings have been published or have failed."""
         if self._ringing is not None:
-            await self._ringing
+            await asyncio.wait([self._ringing])  # to be cut off ends no ring, and lets the next call wait for it
 
     async def _publish(self, redis: Redis) -> None:
         await self._publish_once(redis)
