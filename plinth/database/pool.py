@@ -8,12 +8,14 @@ Here a returned connection goes to the oldest waiter directly, and so does the c
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Literal
 
 from prometheus_client import Counter
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
 from plinth.telemetry.histogram import Family, Histogram, render
@@ -21,7 +23,8 @@ from plinth.telemetry.metrics import expose
 
 __all__ = ["POOL_LABEL", "FairQueuePool"]
 
-CLOSE_SECONDS = 0.5  # for the server to answer: one that is frozen does not
+# For the server to answer: one that is frozen does not, and none does on a connection that the network has dropped.
+CLOSE_SECONDS = 0.5
 
 _ROOM = object()  # handed to a waiter that is to open a new connection
 
@@ -179,6 +182,12 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         if not self._pool.hand_over_room():
             super()._dec_overflow()
         return True
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        if terminate and in_greenlet():  # SQLAlchemy would wait for 2 s, as long as a request may take
+            with suppress(Exception):
+                await_only(connection.driver_connection.close(timeout=CLOSE_SECONDS))
+        super()._close_connection(connection, terminate=terminate)
 
     async def aclose(self) -> None:
         """Close the idle connections, all at once; those that are in use are closed when they come back."""

@@ -6,11 +6,13 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy import bindparam, insert, text
 from sqlalchemy import select as select_columns
@@ -285,15 +287,34 @@ class TestClosing:
 
         async def are_gone() -> bool:
             left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
-            return await sql.fetchval(left, name) == 0
+            return bool(await sql.fetchval(left, name) == 0)
 
+        pool: Any = database.engine.pool
         users = [asyncio.create_task(use()) for _ in range(20)]
-        await until(lambda: database.engine.pool.checkedout() > 0)  # some connect still
+        await until(lambda: pool.checkedout() > 0)  # some connect still
         await database.aclose()
         await asyncio.sleep(seconds)
         await cancel_all(users)  # many of them wait for a connection, or have just been given one
         await until(are_gone)
-        assert database.engine.pool.checkedout() == 0
+        assert pool.checkedout() == 0
+
+    async def test_connection_that_the_network_has_dropped_is_replaced_in_a_moment(
+        self, own_servers: Servers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.database.engine.RECYCLE_SECONDS", 0)
+        monkeypatch.setattr("plinth.database.pool.CLOSE_SECONDS", 0.01)
+        database = Database(settings_with(DATABASE_URL=own_servers.postgres.url("plinth")))
+        async with database.connection() as connection:
+            silent = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()"))
+        silent.suspend()
+        try:
+            began = monotonic()
+            async with database.connection() as connection:
+                assert await connection.fetchval("SELECT pg_backend_pid()") != silent.pid
+            assert monotonic() - began < 1.9  # SQLAlchemy's own close would wait for 2 s
+        finally:
+            silent.resume()
+            await database.aclose()
 
 
 class TestTransactionPooler:
