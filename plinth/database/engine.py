@@ -236,7 +236,11 @@ class Database:
 
     async def aclose(self) -> None:
         self._shown.close()
-        await self.engine.dispose()
+        if isinstance(pool := self.engine.pool, FairQueuePool):
+            # SQLAlchemy closes one after the other, waits for a frozen server each time, and forgets those in use.
+            await pool.aclose()
+        else:
+            await self.engine.dispose()
 
 
 def one_connection(settings: PlatformSettings, timeout: float) -> Database:

@@ -8,18 +8,23 @@ Here a returned connection goes to the oldest waiter directly, and so does the c
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, Literal
 
 from prometheus_client import Counter
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
 from plinth.telemetry.histogram import Family, Histogram, render
 from plinth.telemetry.metrics import expose
 
 __all__ = ["POOL_LABEL", "FairQueuePool"]
+
+# For the server to answer: one that is frozen does not, and none does on a connection that the network has dropped.
+CLOSE_SECONDS = 0.5
 
 _ROOM = object()  # handed to a waiter that is to open a new connection
 
@@ -50,10 +55,11 @@ class _Counts:
 class _FairQueue(QueueCommon[Any]):
     """Idle connections and waiting tasks. Never both: a connection is idle only if no task waits.
 
-    `give_up_room` is called when reserved capacity finds no task to open a connection.
+    `give_up` is called with what finds no task and is not kept: reserved capacity, or a connection once it is `closed`.
     """
 
-    give_up_room: Callable[[], object]
+    give_up: Callable[[Any], object]
+    closed = False
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
         self.maxsize = maxsize
@@ -78,7 +84,7 @@ class _FairQueue(QueueCommon[Any]):
     def put_nowait(self, item: Any) -> None:
         if self._hand_over(item):
             return
-        if self.full():
+        if self.closed or self.full():
             raise Full
         self._idle.append(item)
 
@@ -128,8 +134,8 @@ class _FairQueue(QueueCommon[Any]):
                 item = waiter.result()
                 if self._hand_over(item):
                     pass
-                elif item is _ROOM:
-                    self.give_up_room()
+                elif item is _ROOM or self.closed:
+                    self.give_up(item)
                 else:
                     self._idle.append(item)
             raise
@@ -149,7 +155,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._pool.give_up_room = super()._dec_overflow
+        self._pool.give_up = self._give_up
 
     def count_as(self, name: str) -> None:
         """Count the waits of this pool under a name."""
@@ -166,11 +172,32 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             self._dec_overflow()
             raise
 
+    def _give_up(self, item: Any) -> None:
+        if item is not _ROOM:
+            item.invalidate()  # ends it without a word to the server: this is no greenlet, which could await
+        super()._dec_overflow()
+
     def _dec_overflow(self) -> Literal[True]:
         # A connection was lost or could not be opened. The oldest waiter opens it, so the capacity stays taken.
         if not self._pool.hand_over_room():
             super()._dec_overflow()
         return True
+
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        if terminate and in_greenlet():  # SQLAlchemy would wait for 2 s, as long as a request may take
+            with suppress(Exception):
+                await_only(connection.driver_connection.close(timeout=CLOSE_SECONDS))
+        super()._close_connection(connection, terminate=terminate)
+
+    async def aclose(self) -> None:
+        """Close the idle connections, all at once; those that are in use are closed when they come back."""
+        self._pool.closed = True
+        idle = [self._pool.get_nowait() for _ in range(self._pool.qsize())]
+        for _ in idle:
+            self._dec_overflow()
+        connections = [record.driver_connection for record in idle if record.driver_connection is not None]
+        closing = (connection.close(timeout=CLOSE_SECONDS) for connection in connections)
+        await asyncio.gather(*closing, return_exceptions=True)
 
     @property
     def waiting(self) -> int:

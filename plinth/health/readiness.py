@@ -93,7 +93,10 @@ class Readiness:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await self._checks[name]()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the component cannot be used
+        except (Exception, asyncio.CancelledError) as error:  # whatever it is, the component cannot be used
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # this task's own, and not of something that the check has waited for
             component.failures += 1
             component.reason = _reason(error)
             went_down = component.up and component.failures >= FAILURES_BEFORE_DOWN
@@ -111,6 +114,6 @@ class Readiness:
         component.checked_at = monotonic()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     told = error.reason if isinstance(error, ServiceUnavailableError) else None
     return told or network_reason(error) or type(error).__name__

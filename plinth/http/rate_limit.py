@@ -92,6 +92,7 @@ class RateLimiter:
         self._leases: dict[str, _Lease] = {}
         self._queues: dict[str, _Queue] = {}
         self._redis_asked_from = 0.0
+        self._redis_failed = False  # when it was last asked
         self._shared: WindowCounter | None = None
         if redis is not None:
             self._shared = WindowCounter(redis, f"{prefix}:{self._limit.amount}/{self._window}")
@@ -146,12 +147,15 @@ class RateLimiter:
     async def _take(self, key: str, amount: int, spent: _Lease | None, now: float) -> tuple[int, float]:
         """Count `amount` hits; the count of the window so far, and when it ends by the local clock."""
         if self._shared is not None and now >= self._redis_asked_from:
+            if self._redis_failed:  # one request finds out whether it is back, and the others do not wait for that
+                self._redis_asked_from = now + REDIS_COOLDOWN_SECONDS
             try:
                 count, left = await self._shared.take(key, amount, self._window)
             except Exception as error:  # noqa: BLE001 - whatever it is, the request goes on
-                self._redis_asked_from = now + REDIS_COOLDOWN_SECONDS
+                self._redis_asked_from, self._redis_failed = now + REDIS_COOLDOWN_SECONDS, True
                 self._tell(redis_reason(error), now)
             else:
+                self._redis_asked_from, self._redis_failed = 0.0, False
                 if self._shared_since is None:
                     self._shared_since = now
                 return count, now + left

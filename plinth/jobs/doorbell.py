@@ -36,6 +36,7 @@ _ANSWER_SECONDS = 2.0  # that it has to answer
 # The first ring is published at once; those of so many seconds after it, with one more.
 _MERGE_SECONDS = 0.005
 _RETRY_SECONDS = 2.0
+_LAST_SECONDS = 1.0  # for the last rings, when a process ends
 
 
 class Doorbell:
@@ -64,9 +65,9 @@ class Doorbell:
             self._ringing = asyncio.get_running_loop().create_task(self._publish(self._redis))
 
     async def aclose(self) -> None:
-        """Wait until pending rings have been published or have failed."""
-        if self._ringing is not None:
-            await self._ringing
+        """Wait until pending rings have been published or have failed, but no longer than a moment."""
+        if self._ringing is not None:  # which ends by itself, also when this is cancelled
+            await asyncio.wait([self._ringing], timeout=_LAST_SECONDS)
 
     async def _publish(self, redis: Redis) -> None:
         await self._publish_once(redis)

@@ -303,8 +303,13 @@ class Recorder:
         async with self._rows:  # by this call, or by the one that took the reports
             self._progress_wanted.clear()
             words, self._progress = self._progress, {}
-            if words:
-                await self._write_reports(words)
+            try:
+                if words:
+                    await self._write_reports(words)
+            except asyncio.CancelledError:  # of one run that completes: the reports are those of all
+                self._progress = words | self._progress
+                self._progress_wanted.set()
+                raise
 
     async def _write_reports(self, words: dict[RunKey, tuple[JobContext, Progress]]) -> None:
         rows = [(ctx.id, ctx.run, word.done, word.total, word.message) for ctx, word in words.values()]

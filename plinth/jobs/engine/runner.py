@@ -340,6 +340,5 @@ class Runner:
                 # What still waits, for transactions of others, is given back with the session: see `CLOSE_SESSION`.
                 await heartbeat.stop()
                 await self._store.close_session()
-                await self._doorbell.aclose()
         except (TimeoutError, DatabaseUnavailableError):
             log.warning("the session could not be closed; it expires by itself")

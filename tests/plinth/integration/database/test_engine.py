@@ -6,10 +6,13 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import asyncpg
+import psutil
 import pytest
 from sqlalchemy import bindparam, insert, text
 from sqlalchemy import select as select_columns
@@ -17,9 +20,12 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import col, select
 
 from notes.models import Note
+from plinth.aio import cancel_all
 from plinth.database.engine import WARM_CONNECTIONS, Database, DatabaseUnavailableError
 from plinth.database.pool import FairQueuePool
 from plinth.database.statement import Statement
+from plinth.testing.servers import Servers
+from plinth.testing.until import until
 from tests.support.notes import settings_with
 from tests.support.transaction_pooler import transaction_pooler
 
@@ -249,6 +255,66 @@ class TestPools:
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT pg_backend_pid()") != first
         await database.aclose()
+
+
+class TestClosing:
+    async def test_frozen_server_delays_the_close_by_a_moment(self, own_servers: Servers) -> None:
+        database = Database(settings_with(DATABASE_URL=own_servers.postgres.url("plinth")))
+        await database.warm()
+        own_servers.postgres.pause()
+        try:
+            async with asyncio.timeout(10):  # not DB_STATEMENT_TIMEOUT, 20 s here, for each of the four
+                await database.aclose()
+        finally:
+            own_servers.postgres.resume()
+
+    @pytest.mark.parametrize("seconds", [0.0, 0.05])
+    async def test_connections_in_use_are_closed_when_they_come_back(
+        self, database_url: str, sql: asyncpg.Connection, seconds: float
+    ) -> None:
+        name = f"closed-{uuid4()}"
+        database = Database(
+            settings_with(DATABASE_URL=database_url, DB_POOL_SIZE=4, DB_MAX_OVERFLOW=2),
+            server_settings={"application_name": name},
+        )
+
+        async def use() -> None:
+            while True:
+                async with database.connection() as connection:
+                    await connection.fetchval("SELECT pg_sleep(0.001)")
+                async with database.session() as session:
+                    await session.connection()
+
+        async def are_gone() -> bool:
+            left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+            return bool(await sql.fetchval(left, name) == 0)
+
+        pool: Any = database.engine.pool
+        users = [asyncio.create_task(use()) for _ in range(20)]
+        await until(lambda: pool.checkedout() > 0)  # some connect still
+        await database.aclose()
+        await asyncio.sleep(seconds)
+        await cancel_all(users)  # many of them wait for a connection, or have just been given one
+        await until(are_gone)
+        assert pool.checkedout() == 0
+
+    async def test_connection_that_the_network_has_dropped_is_replaced_in_a_moment(
+        self, own_servers: Servers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("plinth.database.engine.RECYCLE_SECONDS", 0)
+        monkeypatch.setattr("plinth.database.pool.CLOSE_SECONDS", 0.01)
+        database = Database(settings_with(DATABASE_URL=own_servers.postgres.url("plinth")))
+        async with database.connection() as connection:
+            silent = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()"))
+        silent.suspend()
+        try:
+            began = monotonic()
+            async with database.connection() as connection:
+                assert await connection.fetchval("SELECT pg_backend_pid()") != silent.pid
+            assert monotonic() - began < 1.9  # SQLAlchemy's own close would wait for 2 s
+        finally:
+            silent.resume()
+            await database.aclose()
 
 
 class TestTransactionPooler:

@@ -17,7 +17,7 @@ class Component:
     """A component whose check succeeds, fails or hangs."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.hangs = False
         self.asked = 0
 
@@ -113,6 +113,17 @@ class TestChange:
             database.error = None
             await database.is_asked(1)
             assert status_of(readiness) == "ready"
+
+    async def test_check_whose_own_work_was_cancelled_is_a_failure(self, clock: Clock, database: Component) -> None:
+        database.error = asyncio.CancelledError()  # as of a task that several wait for
+        async with watching("database", database=database) as readiness:
+            assert status_of(readiness) == "unavailable"
+            database.error = None
+            await database.is_asked(1)
+            assert status_of(readiness) == "ready"
+            database.error = asyncio.CancelledError()
+            await database.is_asked(FAILURES_BEFORE_DOWN)
+            assert status_of(readiness) == "unavailable"
 
     async def test_each_change_of_a_component_is_logged_once(self, clock: Clock, database: Component) -> None:
         with capture_logs() as logs:

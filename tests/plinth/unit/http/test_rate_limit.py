@@ -260,6 +260,41 @@ class TestRedisDown:
 
         assert shared.commands > 1
 
+    async def test_one_caller_asks_whether_redis_is_back(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, clock: Clock
+    ) -> None:
+        limiter = fleet("600/minute")
+        shared.broken = True
+        await limiter.hit("alice")
+        for commands in (2, 3):
+            clock.advance(REDIS_COOLDOWN_SECONDS)
+            await asyncio.gather(*(limiter.hit(f"caller {number}") for number in range(100)))
+            assert shared.commands == commands
+
+        shared.broken = False
+        clock.advance(REDIS_COOLDOWN_SECONDS)
+        await limiter.hit("bob")
+        await asyncio.gather(*(limiter.hit(f"new {number}") for number in range(100)))
+        assert shared.commands == 104
+
+    async def test_asking_whether_redis_is_back_goes_on_after_a_cancellation(
+        self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, clock: Clock
+    ) -> None:
+        limiter = fleet("600/minute")
+        shared.broken = True
+        await limiter.hit("alice")
+        shared.broken = False
+        clock.advance(REDIS_COOLDOWN_SECONDS)
+        asking = asyncio.create_task(limiter.hit("bob"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+        clock.advance(REDIS_COOLDOWN_SECONDS)
+        await limiter.hit("alice")
+        await limiter.hit("carol")
+        assert shared.commands == 4
+
     @pytest.mark.parametrize("error", [OSError(), TimeoutError()])
     async def test_limiter_survives_any_failure_of_redis(
         self, fleet: Callable[[str], RateLimiter], shared: SharedCounts, error: Exception, monkeypatch: Any

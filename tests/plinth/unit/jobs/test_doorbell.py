@@ -55,6 +55,28 @@ async def test_rings_soon_after_a_publish_are_one_more(monkeypatch: pytest.Monke
     assert redis.published[1:] == [(None, '{"queues": ["second", "third"], "cancelled": []}')]
 
 
+async def test_doorbell_closes_after_a_close_that_was_cut_off() -> None:
+    redis: Any = SlowRedis()
+    doorbell = Doorbell(redis, channel="any")
+    doorbell.ring(["first"])
+    closing = asyncio.create_task(doorbell.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    redis.go_on.set()
+    await doorbell.aclose()
+
+
+async def test_doorbell_waits_no_longer_than_a_moment_for_its_last_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plinth.jobs.doorbell._LAST_SECONDS", 0.01)
+    redis: Any = SlowRedis()
+    doorbell = Doorbell(redis, channel="any")
+    doorbell.ring(["first"])
+    async with asyncio.timeout(20):
+        await doorbell.aclose()
+    redis.go_on.set()  # as when the client is closed
+
+
 class BrokenRedis:
     """Fails with errors of redis-py or of anything else, until it is mended."""
 

@@ -39,7 +39,9 @@ from plinth.jobs.engine import runner as runner_module
 from plinth.jobs.engine.store import Store
 from plinth.jobs.engine.worker import Worker
 from plinth.jobs.outcome import Finish, State
+from plinth.testing.servers import Servers
 from tests.plinth.integration.jobs.conftest import Jobs, Number, open_store, until, working
+from tests.support.notes import settings_with
 
 AT_ONCE = RetryPolicy(max_attempts=3, base=0.01, ceiling=0.01)
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
@@ -1139,6 +1141,26 @@ class TestShutdown:
             async with working(settings):
                 await until(lambda: jobs.all("SELECT FROM worker_session"))
         assert swallowed == [True]
+
+    async def test_worker_that_stops_while_redis_is_frozen_gives_its_jobs_back(
+        self, database_url: str, database: Database, jobs: Jobs, own_servers: Servers
+    ) -> None:
+        @job("test.long")
+        async def long(ctx: JobContext, payload: Number) -> None:
+            await asyncio.sleep(600)
+
+        settings = settings_with(DATABASE_URL=database_url, REDIS_URL=own_servers.redis.url())
+        long_id = await put(database, long)
+        with capture_logs() as entries:
+            try:
+                async with working(settings, long):
+                    await until(lambda: jobs.all("SELECT FROM job WHERE state = 'running'"))
+                    own_servers.redis.pause()
+            finally:
+                own_servers.redis.resume()
+        assert await jobs.state(long_id) == "available"
+        assert await jobs.all("SELECT FROM worker_session") == []
+        assert not [entry for entry in entries if "could not be closed" in entry["event"]]
 
 
 class TestSessions:

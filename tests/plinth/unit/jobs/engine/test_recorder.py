@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
-from plinth.jobs.claimed import ClaimedJob
+from plinth.aio import cancel_all
+from plinth.jobs.claimed import ClaimedJob, Progress
 from plinth.jobs.engine.recorder import EndedRun, Recorder, RunKey
 from plinth.jobs.engine.store import Store
 from plinth.jobs.enqueue import Insertion, Row, Terms
 from plinth.jobs.outcome import Finish, Outcome, Release, State
+from plinth.testing import until
 
 
 class SlowStore:
@@ -191,3 +194,36 @@ async def test_thousands_of_follow_ups_delay_no_job_with_a_few(calls: int) -> No
             await recorder.drained()
     finally:
         running.cancel()
+
+
+class SlowReports(SlowStore):
+    """A store that writes progress when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(uuid4())
+        self.go_on = asyncio.Event()
+        self.reports: list[tuple[UUID, int]] = []
+
+    async def write_progress(self, rows: Sequence[tuple[UUID, int, int, int | None, str | None]]) -> set[RunKey]:
+        await self.go_on.wait()
+        self.reports += [(row[0], row[2]) for row in rows]
+        return {(row[0], row[1]) for row in rows}
+
+
+async def test_progress_is_written_though_the_completion_that_wrote_it_was_cancelled() -> None:
+    store = SlowReports()
+    recorder = Recorder(cast(Store, store), on_written=lambda runs: None, on_lost=lambda key: None)
+    completes, goes_on, reports = (cast(Any, SimpleNamespace(id=uuid4(), run=1)) for _ in range(3))
+    recorder.progress(goes_on, Progress(5, None, None))
+    recorder.progress(reports, Progress(6, None, None))
+    completing = asyncio.create_task(recorder.complete(completes, cast(Any, None), None))
+    await asyncio.sleep(0)
+    recorder.progress(reports, Progress(7, None, None))
+    completing.cancel()
+    await asyncio.wait([completing])
+
+    store.go_on.set()
+    running = asyncio.create_task(recorder.run())
+    await until(lambda: store.reports)
+    await cancel_all([running])
+    assert store.reports == [(goes_on.id, 5), (reports.id, 7)]
