@@ -129,7 +129,9 @@ async def test_no_read_fails_while_the_replica_is_frozen_and_few_wait_for_it(
         try:
             await until(lambda: ready(client, "down"))
             before = list(answers)
-            await until(lambda: all(now >= then + 10 for now, then in zip(answers, before, strict=True)))
+            await until(lambda: all(now > then for now, then in zip(answers, before, strict=True)), timeout=60)
+            # Of all together: the pool of connections of httpx serves one task several times as often as another.
+            await until(lambda: sum(answers) >= sum(before) + 10 * CLIENTS, timeout=60)
         finally:
             standby.resume()
         await until(lambda: ready(client, "up"))

@@ -133,7 +133,8 @@ def test_make_runs_few_tests_in_one_process(arguments: str, processes: str) -> N
 
 
 def test_make_says_that_the_python_is_not_there(tmp_path: Path) -> None:
-    command = ("make", f"VENV={tmp_path}/venv", "PYTHON=python9", "venv")
+    # Below another make, such as that of `make test`, it would say where it is first.
+    command = ("make", "--no-print-directory", f"VENV={tmp_path}/venv", "PYTHON=python9", "venv")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("Plinth needs Python 3.11 or later, and python9 is not there.")
 
