@@ -174,7 +174,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def _give_up(self, item: Any) -> None:
         if item is not _ROOM:
-            item.invalidate()  # ends it without a word to the server: this is no greenlet, which could await
+            item.invalidate()  # drops the connection at once: outside a greenlet SQLAlchemy cannot await a close
         super()._dec_overflow()
 
     def _dec_overflow(self) -> Literal[True]:
@@ -184,7 +184,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         return True
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
-        if terminate and in_greenlet():  # SQLAlchemy would wait for 2 s, as long as a request may take
+        if terminate and in_greenlet():  # SQLAlchemy waits 2 s for the server's answer
             with suppress(Exception):
                 await_only(connection.driver_connection.close(timeout=CLOSE_SECONDS))
         super()._close_connection(connection, terminate=terminate)

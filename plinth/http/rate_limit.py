@@ -92,7 +92,7 @@ class RateLimiter:
         self._leases: dict[str, _Lease] = {}
         self._queues: dict[str, _Queue] = {}
         self._redis_asked_from = 0.0
-        self._redis_failed = False  # when it was last asked
+        self._redis_failed = False  # whether it failed when it was last asked
         self._shared: WindowCounter | None = None
         if redis is not None:
             self._shared = WindowCounter(redis, f"{prefix}:{self._limit.amount}/{self._window}")

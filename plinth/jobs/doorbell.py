@@ -65,7 +65,7 @@ class Doorbell:
             self._ringing = asyncio.get_running_loop().create_task(self._publish(self._redis))
 
     async def aclose(self) -> None:
-        """Wait until pending rings have been published or have failed, but no longer than a moment."""
+        """Wait until pending rings have been published or have failed, for a second at most."""
         if self._ringing is not None:  # which ends by itself, also when this is cancelled
             await asyncio.wait([self._ringing], timeout=_LAST_SECONDS)
 

@@ -85,7 +85,7 @@ async def overview(request: Request, operator: ReaderDep, database: DatabaseDep)
 
 @router.get("/")
 async def first_page(request: Request) -> Response:
-    """The address as people type it."""
+    """Redirect `/ops/`, as people type it, to the overview."""
     return RedirectResponse(address(request), 307)
 
 

@@ -76,7 +76,7 @@ def page(
 
 
 def error_page(request: Request, error: AppException) -> Response:
-    """The page that tells an error; to those that are signed in also why the service cannot answer."""
+    """A page that says what went wrong; to those that are signed in also why the service cannot answer."""
     log_failure(error)
     signed_in = request.scope["state"].get("ops_session") is not None
     headers = {name: value for name, value in error.headers.items() if name != "WWW-Authenticate"}

@@ -12,8 +12,8 @@ __all__ = ["LeavingPool"]
 class LeavingPool(BlockingConnectionPool):
     """A pool that can leave its server: no command is sent on a connection that is open now.
 
-    It is closed for good: redis-py's own would leave those open that were being opened meanwhile, and those that a
-    command opens anew because it lost the one that it waited for.
+    Once it is closed, each connection is closed as it comes back. redis-py's own pool leaves open what was being opened
+    while it was closed, and what a command opens anew after it has lost its connection.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -27,7 +27,6 @@ class LeavingPool(BlockingConnectionPool):
 
     async def get_connection(self, *arguments: Any, **options: Any) -> Any:
         """Take a connection."""
-        self._check_open()
         try:
             connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
             if connection in self._leaving:
@@ -40,7 +39,7 @@ class LeavingPool(BlockingConnectionPool):
         return connection
 
     async def release(self, connection: Any) -> None:
-        """Give a connection back."""
+        """Give a connection back, which is closed if the pool is."""
         try:
             if self._closed:
                 await connection.disconnect()
@@ -48,13 +47,9 @@ class LeavingPool(BlockingConnectionPool):
             await super().release(connection)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections, for good."""
+        """Close the pool and its idle connections; with `inuse_connections` also those in use."""
         self._closed = True
         await super().disconnect(inuse_connections)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise exceptions.ConnectionError("the client is closed")
 
     async def _open_anew(self, connection: Any) -> None:
         try:

@@ -56,21 +56,20 @@ class SentinelPool(LeavingPool):
         super().__init__(connection_class=connection_class, find=self._primary, **server, **options)
 
     async def _primary(self) -> tuple[str, int]:
-        self._check_open()
-        # redis-py puts the one that answers first, by its place in a list that others change meanwhile: of three asked
-        # by many at once while one was away, it forgot one for good.
+        # redis-py moves the Sentinel that has answered to the front by its index in a list that other tasks reorder
+        # meanwhile: of three, which 20 tasks asked at once while one was away, one was lost from the list for good.
         asking = copy(self._sentinel)
         asking.sentinels = [*self._sentinel.sentinels]
         try:
             host, port = await asking.discover_master(self._service)
         finally:
-            if self._closed:  # meanwhile, and it went on to the next Sentinel because the connection to one was closed
+            if self._closed:  # and so were connections to Sentinels, after which redis-py has asked the next ones
                 await self._leave_sentinels()
         self._sentinel.sentinels.sort(key=lambda sentinel: sentinel is not asking.sentinels[0])
         return str(host), int(port)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections, those to the Sentinels too, for good."""
+        """Close the connections, those to the Sentinels too."""
         await super().disconnect(inuse_connections)
         await self._leave_sentinels()
 

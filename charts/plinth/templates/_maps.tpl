@@ -23,8 +23,8 @@ Sprig's merge and mergeOverwrite take false, 0 and "" for something that is miss
 {{- end -}}
 {{- end -}}
 
-{{/* Gives a map what it does not say, at every depth. null it says, and alternatives of Kubernetes's, which exclude each other's
-keys, it says whole. Takes (list map defaults). */}}
+{{/* Gives a map the keys that it lacks, at every depth. A key that is null counts as given, and a strategy or a profile that is
+given stays as it is: the keys of its types exclude each other. Takes (list map defaults). */}}
 {{- define "plinth.inherit" -}}
 {{- $map := first . -}}
 {{- range $key, $default := last . -}}
@@ -37,7 +37,7 @@ keys, it says whole. Takes (list map defaults). */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Takes every key out of a map that is null, at every depth. Takes the map. */}}
+{{/* Removes every key whose value is null, at every depth. Takes the map. */}}
 {{- define "plinth.dropNulls" -}}
 {{- range $key, $value := . -}}
 {{- if kindIs "invalid" $value -}}
