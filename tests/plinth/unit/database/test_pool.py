@@ -172,3 +172,31 @@ class TestWaiters:
         assert queue.full()
         with pytest.raises(Full):
             queue.put("b")
+
+
+class TestClosed:
+    """A queue of a pool that has been closed keeps no connection: a task gets it, or it is given up."""
+
+    async def test_connection_that_comes_back_is_refused_unless_a_task_waits_for_it(self) -> None:
+        queue = _FairQueue(maxsize=1)
+        queue.closed = True
+        waiting = asyncio.create_task(wait_for_item(queue))
+        await let_others_run()
+        queue.put_nowait("a")
+        assert await waiting == "a"
+        with pytest.raises(Full):  # on which SQLAlchemy closes it
+            queue.put_nowait("a")
+
+    async def test_connection_of_a_cancelled_waiter_is_given_up(self) -> None:
+        queue = _FairQueue(maxsize=1)
+        given_up: list[Any] = []
+        queue.give_up = given_up.append
+        cancelled = asyncio.create_task(wait_for_item(queue))
+        await let_others_run()
+        queue.put_nowait("a")
+        queue.closed = True
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert given_up == ["a"]
+        with pytest.raises(Empty):
+            queue.get_nowait()
