@@ -3,7 +3,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from plinth.settings import PlatformSettings, SettingsError
 from tests.support.settings import PRODUCTION, isolated_problems, problems
@@ -29,6 +29,14 @@ def test_without_env_file_the_environment_is_still_read(monkeypatch: pytest.Monk
     monkeypatch.setenv("DB_MAX_OVERFLOW", "7")
     found = PlatformSettings(PROJECT_NAME="Mine", _env_file=None)
     assert (found.PROJECT_NAME, found.DB_POOL_SIZE, found.DB_MAX_OVERFLOW) == ("Mine", 10, 7)
+
+
+def test_a_service_may_give_a_variable_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shop(PlatformSettings):
+        currency: str = Field("EUR", validation_alias="SHOP_CURRENCY")
+
+    monkeypatch.setenv("SHOP_CURRENCY", "CHF")
+    assert Shop(_env_file=None).currency == "CHF"
 
 
 def test_two_settings_objects_are_independent() -> None:
