@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 import structlog
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError, ValidationException, WebSocketRequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -29,6 +30,7 @@ from plinth.errors import (
 )
 from plinth.http.rate_limit import count_address
 from plinth.http.routes import methods_of
+from plinth.http.schemas import Problem
 from plinth.telemetry.log_records import request_id_var
 from plinth.telemetry.tracing import current_trace_id
 
@@ -181,16 +183,16 @@ def install_exception_handlers(app: FastAPI) -> None:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    # FastAPI describes every response, errors too, under the media type of the route's successful response.
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
+        schema = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        problem = jsonable_encoder(schema, exclude_none=True)  # `"default": null` is left out, as FastAPI does
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas |= {**problem.pop("$defs"), Problem.__name__: problem}
         for path in document["paths"].values():
             for operation in path.values():
-                for response in operation["responses"].values():
-                    if problem := response.get("content", {}).get(PROBLEM_JSON):
-                        response["content"] = {PROBLEM_JSON: problem}
                 _describe_unsupported_type(operation)
         return document
 
