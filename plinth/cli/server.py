@@ -40,6 +40,11 @@ def serve(
     grace: int = GRACE_SECONDS,
 ) -> None:
     """The API in this process, on `sockets` if they are given. At its end requests have `grace` seconds to end."""
+    try:
+        create_app = load(settings.service.application)
+    except ServiceError as error:
+        fail(str(error), code=2)
+
     import uvicorn
 
     from plinth.api.process import make_application
@@ -47,10 +52,6 @@ def serve(
     from plinth.http.limits import ConnectionLimits
     from plinth.http.protocol import BoundedHttpToolsProtocol
 
-    try:
-        create_app = load(settings.service.application)
-    except ServiceError as error:
-        fail(str(error), code=2)
     application = make_application(create_app, lambda: settings)
     lifecycle = application.state.lifecycle
     probes = ProbeServer(

@@ -1,5 +1,6 @@
 """Finds the service that a command is run for: the table `[tool.plinth]` of the nearest pyproject.toml."""
 
+import gc
 import re
 import sys
 import tomllib
@@ -55,6 +56,9 @@ def load(name: str) -> Any:
 
 def _load(name: str, declaration: str) -> Any:
     module, _, attribute = name.partition(":")
+    # While code loads there is next to no garbage, and looking for it took a seventh of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:
@@ -63,6 +67,9 @@ def _load(name: str, declaration: str) -> Any:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ServiceError(f"{declaration} names {name}, which cannot be imported: {error}") from error
+    finally:
+        if collecting:
+            gc.enable()
     if attribute and not hasattr(found, attribute):
         raise ServiceError(f"{declaration} names {name}, but {module} has no {attribute}")
     return getattr(found, attribute) if attribute else found

@@ -202,7 +202,6 @@ async def run_worker(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     # As in the API: a full collection that scans what stays loaded stops the event loop for tens of milliseconds.
-    gc.collect()
     gc.freeze()
     watch = LoopWatch()
     probes = ProbeServer(
