@@ -56,8 +56,11 @@ def tool(variable: str) -> str:
     return path
 
 
-def run(*command: str, stdin: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=cwd)
+def run(
+    *command: str, stdin: str | None = None, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | environment
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=cwd, env=variables)
 
 
 def template(
@@ -81,7 +84,8 @@ def template(
 
 @cache
 def _rendered(values: str, *command: str) -> str:
-    done = run(*command, stdin=values)
+    # To collect garbage takes Helm a third of the time, of two thousand renders.
+    done = run(*command, stdin=values, GOGC="off")
     if done.returncode != 0:
         raise RenderError(done.stderr)
     return done.stdout
