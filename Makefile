@@ -104,7 +104,8 @@ browser-test: ## Test /docs and /ops in a browser that reaches no other machine 
 
 .PHONY: arq-test
 arq-test: $(ARQ)/.done ## Test arq's functions beside arq itself, and Redis with the client that arq holds
-	@$(ARQ)/bin/python -m pytest tests/plinth/unit/redis tests/plinth/integration/redis tests/plinth/unit/jobs \
+	@$(ARQ)/bin/python -m pytest -n 2 --dist worksteal \
+		tests/plinth/unit/redis tests/plinth/integration/redis tests/plinth/unit/jobs \
 		$(wildcard tests/plinth/integration/jobs/test_arq*.py) tests/plinth/integration/http/test_rate_limits.py \
 		tests/plinth/integration/test_outages.py $(ARGS)
 
