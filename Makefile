@@ -100,7 +100,7 @@ edge-test: $(VENV)/.dev ## Test the API under attack, and behind nginx and HAPro
 browser-test: ## Test /docs and /ops in a browser that reaches no other machine (ARGS='-k …')
 	$(call needs,chromium)
 	@$(MAKE) --no-print-directory $(VENV)/.browser
-	@$(BIN)/python -m pytest tests/plinth/browser -m "" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/plinth/browser -m "" $(ARGS)
 
 .PHONY: arq-test
 arq-test: $(ARQ)/.done ## Test arq's functions beside arq itself, and Redis with the client that arq holds

@@ -13,7 +13,7 @@ from notes.main import create_app
 from plinth.testing import serving
 
 pytest.importorskip("playwright", reason="`make browser-test` installs it")
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 # A machine that has more to do takes longer than the five seconds that Playwright waits.
 TIMEOUT = 60_000
@@ -39,22 +39,29 @@ def context_options() -> dict[str, Any]:
     return {}
 
 
-@pytest.fixture
-async def tab(url: str, problems: list[str], context_options: dict[str, Any]) -> AsyncIterator[Page]:
-    """A tab of a browser, empty as yet."""
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests: it takes seconds to start."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
             chromium_sandbox=os.geteuid() != 0,  # root has none
             args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
         )
-        page = await browser.new_page(**context_options)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def tab(browser: Browser, url: str, problems: list[str], context_options: dict[str, Any]) -> AsyncIterator[Page]:
+    """A tab of a browser without cookies or a cache, empty as yet."""
+    async with await browser.new_context(**context_options) as context:
+        page = await context.new_page()
         page.set_default_timeout(TIMEOUT)
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: None if own(request.url, url) else problems.append(request.url))
         yield page
-        await browser.close()
 
 
 def own(address: str, url: str) -> bool:
