@@ -6,6 +6,7 @@ of k8s/kind.yaml, and leaves it.
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,19 +25,22 @@ def images() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def cluster(images: list[str]) -> Iterator[Cluster]:
-    """A cluster that has the images."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that has the images. It is made while they are built: either takes a minute or two."""
     context = os.environ.get("E2E_CONTEXT")
-    try:
-        cluster = clusters.existing(context) if context else clusters.create()
-    except ValueError as error:
-        pytest.exit(str(error), returncode=1)
-    try:
-        cluster.load(*images)
-        yield cluster
-    finally:
-        if not context:
-            clusters.delete(cluster)
+    with ThreadPoolExecutor() as threads:
+        making = threads.submit(clusters.existing, context) if context else threads.submit(clusters.create)
+        try:
+            images = request.getfixturevalue("images")
+            try:
+                cluster = making.result()
+            except ValueError as error:
+                pytest.exit(str(error), returncode=1)
+            cluster.load(*images)
+            yield cluster
+        finally:
+            if not context and making.exception() is None:
+                clusters.delete(making.result())
 
 
 @pytest.fixture(scope="module")

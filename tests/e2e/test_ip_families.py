@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -33,16 +34,25 @@ def installed(family: str, *options: str) -> Iterator[Release]:
         clusters.delete(cluster)
 
 
-@pytest.fixture(scope="class")
-def ipv6(images: list[str]) -> Iterator[Release]:
-    with installed("ipv6") as release:
-        yield release
+@pytest.fixture(scope="module")
+def releases(images: list[str]) -> Iterator[dict[str, Release]]:
+    """One for each, by family. They are made side by side: most of the minute and a half that one takes is waiting."""
+    options = {"ipv6": (), "dual": ("--set", "api.service.ipFamilyPolicy=RequireDualStack")}
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        making = {
+            family: threads.submit(stack.enter_context, installed(family, *those)) for family, those in options.items()
+        }
+        yield {family: made.result() for family, made in making.items()}
 
 
-@pytest.fixture(scope="class")
-def dual(images: list[str]) -> Iterator[Release]:
-    with installed("dual", "--set", "api.service.ipFamilyPolicy=RequireDualStack") as release:
-        yield release
+@pytest.fixture
+def ipv6(releases: dict[str, Release]) -> Release:
+    return releases["ipv6"]
+
+
+@pytest.fixture
+def dual(releases: dict[str, Release]) -> Release:
+    return releases["dual"]
 
 
 class TestIPv6Alone:
