@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, get_args
 
 from dotenv import dotenv_values
-from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import AliasChoices, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -99,7 +99,7 @@ class CheckedSettings(BaseSettings):
         """Read and check every setting. Return the problems, each with the source of the value, and the log's form."""
         fields = type(self).model_fields
         files = secret_files.variables(fields) if from_environment else {}
-        known = {*fields, *files}
+        known = {*fields, *_aliases(fields), *files}
         environment = os.environ if from_environment else {}
         keys, problems = env_file.scan(Path(path), known) if path else ((), [])
         given: dict[str, Collection[str]] = {"argument": values, "environment": environment, str(path): keys}
@@ -180,6 +180,14 @@ class CheckedSettings(BaseSettings):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("Settings are not pickled: they hold secrets")
+
+
+def _aliases(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """The names by which variables are read instead of their fields' own."""
+    for field in fields.values():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        yield from (name for name in choices if isinstance(name, str))
 
 
 def _is_utf8(value: object) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from plinth.settings import PlatformSettings, SettingsError
@@ -39,6 +39,17 @@ def test_a_service_may_give_a_variable_another_name(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("SHOP_CURRENCY", "CHF")
     assert Shop(_env_file=None).currency == "CHF"
+
+
+@pytest.mark.parametrize("alias", ["SHOP_CURRENCY", AliasChoices("SHOP_CURRENCY", "CURRENCY")])
+def test_that_other_name_may_stand_in_the_env_file(alias: str | AliasChoices) -> None:
+    class Shop(PlatformSettings):
+        currency: str = Field("EUR", validation_alias=alias)
+
+    Path(".env").write_text("SHOP_CURRENCY=CHF\n")
+    assert Shop().currency == "CHF"
+    Path(".env").write_text("SHOP_CURENCY=CHF\n")
+    assert problems(Shop) == ["SHOP_CURENCY (.env): not a setting; did you mean SHOP_CURRENCY?"]
 
 
 class Limits(BaseModel):
