@@ -212,24 +212,27 @@ def _work_reloaded(**options: Any) -> None:
 
 @main.command(short_help="Bring the database to the revisions of this code.")
 @click.option("--check", is_flag=True, help="Apply nothing; exit 1 if something is missing.")
-@click.option("--to", default="heads", show_default=True, help="The revision to upgrade to.")
+@click.option("--to", type=arguments.revision, show_default="heads", help="The revision to upgrade to.")
 @click.option(
     "--down",
+    type=arguments.revision,
     help="Take back instead: to this revision. -1 and base speak of the service's revisions, plinth@-1 and plinth@base "
     "of the platform's.",
 )
 @click.option("--wait", type=arguments.FiniteRange(0), default=60, show_default=True, help="Seconds to wait.")
-def migrate(check: bool, to: str, down: str | None, wait: float) -> None:
+def migrate(check: bool, to: str | None, down: str | None, wait: float) -> None:
     """Bring the database to the revisions of this code, the platform's and the service's."""
     from plinth.database.migrator import MigrationError, Migrator
 
+    if [check, to is not None, down is not None].count(True) > 1:
+        raise click.UsageError("--check, --to and --down exclude one another.")
     try:
-        migrator = Migrator(load_settings(), wait_seconds=wait)
+        migrator = Migrator(load_job_settings(), wait_seconds=wait)
         if check:
             pending = asyncio.run(migrator.pending())
             click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
             sys.exit(1 if pending else 0)
-        asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to))
+        asyncio.run(migrator.downgrade(down) if down is not None else migrator.upgrade(to or "heads"))
     except MigrationError as error:
         fail(str(error), code=1)
 
@@ -243,7 +246,7 @@ def wait(timeout: float) -> None:
     from plinth.database.migrator import MigrationError, wait_until_migrated
 
     try:
-        asyncio.run(wait_until_migrated(load_settings(), timeout=timeout))
+        asyncio.run(wait_until_migrated(load_job_settings(), timeout=timeout))
     except MigrationError as error:
         fail(str(error), code=1)
 

@@ -11,7 +11,7 @@ import click
 from plinth.settings.types import PATH_PREFIX
 from plinth.times import read_duration, read_moment
 
-__all__ = ["FiniteRange", "address", "duration", "json_option", "moment", "name", "names", "path_prefix"]
+__all__ = ["FiniteRange", "address", "duration", "json_option", "moment", "name", "names", "path_prefix", "revision"]
 
 _MAX_DURATION = timedelta(days=3650)
 
@@ -71,3 +71,10 @@ def path_prefix(text: str) -> str:
 def names(text: str) -> list[str]:
     """Several of them, separated by commas."""
     return [name(part.strip()) for part in text.split(",")]
+
+
+def revision(text: str) -> str:
+    """A revision as Alembic takes it: `heads`, `-1`, `plinth@base`."""
+    if not re.fullmatch(r"[^@\s]+(@[^@\s]+)?", text):
+        raise click.BadParameter("expected a revision, such as heads, -1 or plinth@base.")
+    return text

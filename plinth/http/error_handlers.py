@@ -38,6 +38,10 @@ log = structlog.get_logger("plinth.errors")
 
 PROBLEM_JSON = "application/problem+json"
 
+_SCHEMAS = "#/components/schemas/"
+PROBLEM_CONTENT = {"schema": {"$ref": f"{_SCHEMAS}Problem"}}
+"""How an operation describes the body of an error, until the whole document is made."""
+
 CLOSE_BY_STATUS = 4000
 """A WebSocket that an error ends has this close code and the error's status: 4403. RFC 6455 leaves them to services."""
 
@@ -187,16 +191,29 @@ def _describe_problems(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = describe()
-        schema = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-        problem = jsonable_encoder(schema, exclude_none=True)  # `"default": null` is left out, as FastAPI does
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= {**problem.pop("$defs"), Problem.__name__: problem}
+        prefix, found = "", _problem_schemas("")
+        if any(schemas.get(name, schema) != schema for name, schema in found.items()):
+            # A model of the service has the name. FastAPI puts the module before two names that are the same.
+            prefix = f"{Problem.__module__.replace('.', '__')}__"
+            found = _problem_schemas(prefix)
+        schemas |= found
         for path in document["paths"].values():
             for operation in path.values():
+                for response in [*operation["responses"].values()]:
+                    if response.get("content", {}).get(PROBLEM_JSON) == PROBLEM_CONTENT:
+                        response["content"][PROBLEM_JSON] = {"schema": {"$ref": f"{_SCHEMAS}{prefix}Problem"}}
                 _describe_unsupported_type(operation)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _problem_schemas(prefix: str) -> dict[str, Any]:
+    """The schema of a problem and those that it refers to, with `prefix` before their names."""
+    schema = Problem.model_json_schema(mode="serialization", ref_template=f"{_SCHEMAS}{prefix}{{model}}")
+    problem = jsonable_encoder(schema, exclude_none=True)  # `"default": null` is left out, as FastAPI does
+    return {f"{prefix}{name}": found for name, found in {**problem.pop("$defs"), "Problem": problem}.items()}
 
 
 def _describe_unsupported_type(operation: dict[str, Any]) -> None:

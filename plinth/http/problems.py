@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from plinth.http.error_handlers import PROBLEM_JSON, title_of
+from plinth.http.error_handlers import PROBLEM_CONTENT, PROBLEM_JSON, title_of
 from plinth.http.headers import with_headers
-from plinth.http.schemas import Problem
 
 __all__ = ["problems"]
 
-_REF = {"$ref": f"#/components/schemas/{Problem.__name__}"}
 _HEADERS = {401: "WWW-Authenticate", 403: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 
@@ -21,7 +19,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": title_of(status),
-            "content": {PROBLEM_JSON: {"schema": _REF}},
+            "content": {PROBLEM_JSON: PROBLEM_CONTENT},
             **(with_headers(_HEADERS[status]) if status in _HEADERS else {}),
         }
         for status in sorted({500, *statuses})

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, get_args
 
 from dotenv import dotenv_values
-from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import AliasChoices, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
@@ -98,7 +99,7 @@ class CheckedSettings(BaseSettings):
         """Read and check every setting. Return the problems, each with the source of the value, and the log's form."""
         fields = type(self).model_fields
         files = secret_files.variables(fields) if from_environment else {}
-        known = {*fields, *files}
+        known = {*fields, *_aliases(fields), *files}
         environment = os.environ if from_environment else {}
         keys, problems = env_file.scan(Path(path), known) if path else ((), [])
         given: dict[str, Collection[str]] = {"argument": values, "environment": environment, str(path): keys}
@@ -116,11 +117,11 @@ class CheckedSettings(BaseSettings):
         problems += [f"{file.variable} ({file.origin}): {file.problem}" for file in read if file.problem]
         given |= {file.variable: {file.name} for file in read}
         try:
-            values = values | {file.name: file.secret for file in read if not file.problem}
-            sources: list[PydanticBaseSettingsSource] = [InitSettingsSource(type(self), values)]
             if from_environment:
-                sources.append(_Variables(type(self), {**lines, **environment}))
-            super().__init__(_build_sources=(tuple(sources), values))
+                values = values | {file.name: file.secret for file in read if not file.problem}
+                super().__init__(_env_file=path if keys else None, **values)
+            else:
+                super().__init__(_build_sources=((InitSettingsSource(type(self), values),), values))
         except _Refused as refused:
             unread = {file.name for file in read if file.problem}
             for name, what in refused.problems.items():
@@ -133,6 +134,19 @@ class CheckedSettings(BaseSettings):
         else:
             super().__setattr__("_warnings", tuple(self.doubtful_variables(written)))
         return problems, _log_form(written, fields)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = getattr(dotenv_settings, "env_file", None)
+        # `env_file.scan` reports the keys that are no settings.
+        return init_settings, _Variables(settings_cls, env_file=file, dotenv_filtering="only_existing")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -168,6 +182,14 @@ class CheckedSettings(BaseSettings):
         raise TypeError("Settings are not pickled: they hold secrets")
 
 
+def _aliases(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """The names by which variables are read instead of their fields' own."""
+    for field in fields.values():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        yield from (name for name in choices if isinstance(name, str))
+
+
 def _is_utf8(value: object) -> bool:
     try:
         return not isinstance(value, str) or value.encode() is not None
@@ -183,30 +205,32 @@ def _log_form(written: Mapping[str, object], fields: Mapping[str, FieldInfo]) ->
     }
 
 
-class _Variables(EnvSettingsSource):
+class _Variables(DotEnvSettingsSource):
     """Values of the environment and, where it has none, of `.env`.
 
     Leaves a value that is no JSON as it is: validated with the others, it is reported with them.
     """
 
-    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
-        super().__init__(settings_cls)
-        self.env_vars = variables
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {**super()._load_env_vars(), **EnvSettingsSource._load_env_vars(self)}
 
-    def __call__(self) -> dict[str, Any]:
-        # Each of the hundred fields takes the base class 60 µs, and few of them are set.
-        values = {}
-        for name, field in self.settings_cls.model_fields.items():
-            if name in self.env_vars or field.validation_alias:
-                value, key, is_complex = self.get_field_value(field, name)
-                if value is not None:
-                    values[key] = self.prepare_field_value(name, field, value, is_complex)
-        return values
+    # Each of the hundred fields takes the base class 60 µs, and few of them are set.
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        by_its_name = self.case_sensitive and not self.env_prefix and not field.validation_alias
+        if by_its_name and field_name not in self.env_vars:
+            return None, field_name, False
+        return super().get_field_value(field, field_name)
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        if value is None and not self.env_nested_delimiter:
+            return None
+        return super().prepare_field_value(field_name, field, value, value_is_complex)
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         try:
             return super().decode_complex_value(field_name, field, value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
 
 

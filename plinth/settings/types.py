@@ -32,7 +32,7 @@ def _split_list(value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()]
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("expected a list, separated by commas or in JSON") from None
 
 

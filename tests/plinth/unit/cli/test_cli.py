@@ -190,6 +190,26 @@ class TestMigrate:
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].startswith("The database does not answer: ")
 
+    @pytest.mark.parametrize(
+        "options", [("--to", "heads", "--down", "base"), ("--check", "--down", "-1"), ("--check", "--to", "nowhere")]
+    )
+    def test_migrate_does_one_thing(self, run: Run, options: tuple[str, ...], empty_database_url: str) -> None:
+        result = run("migrate", *options, DATABASE_URL=empty_database_url)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1] == "Error: --check, --to and --down exclude one another."
+
+    @pytest.mark.parametrize("option", ["--to", "--down"])
+    @pytest.mark.parametrize("revision", ["", "@", "plinth@"])
+    def test_a_revision_that_is_none_is_refused(self, run: Run, option: str, revision: str) -> None:
+        result = run("migrate", option, revision, DATABASE_URL=NO_DATABASE)
+        assert result.exit_code == 2
+        assert "expected a revision, such as heads, -1 or plinth@base" in result.stderr
+
+    @pytest.mark.parametrize("command", ["migrate", "wait"])
+    def test_another_database_than_postgresql_is_refused(self, run: Run, command: str) -> None:
+        result = run(command, DATABASE_URL="sqlite+aiosqlite://")
+        assert (result.exit_code, result.stderr) == (2, "DATABASE_URL: jobs need PostgreSQL.\n")
+
 
 class TestWait:
     def test_wait_returns_at_once_on_a_migrated_database(self, run: Run, database_url: str) -> None:

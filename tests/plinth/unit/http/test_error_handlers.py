@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Body, FastAPI, HTTPException
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 from structlog.testing import capture_logs
 
 from plinth import errors
 from plinth.database.errors import DatabaseUnavailableError, TransactionConflictError
 from plinth.errors import AppException
-from plinth.http.error_handlers import install_exception_handlers, title_of
+from plinth.http.error_handlers import PROBLEM_JSON, install_exception_handlers, title_of
 from plinth.http.problems import problems
 from plinth.http.request_context import RequestContextMiddleware
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
@@ -225,6 +225,31 @@ class TestDescription:
         assert set(responses["404"]["content"]) == set(responses["500"]["content"]) == {"application/problem+json"}
         assert set(responses["200"]["content"]) == {"application/json"}
         assert "Problem" in document["components"]["schemas"]
+
+    @pytest.mark.parametrize("name", ["Problem", "ValidationIssue"])
+    async def test_a_model_of_the_service_keeps_its_name(self, name: str) -> None:
+        app = an_app()
+        own = create_model(name, severity=(int, ...))
+
+        @app.post("/sudoku", response_model=own, responses=problems(422))
+        async def sudoku(size: Annotated[int, Body()]) -> None: ...
+
+        for _ in range(2):
+            document = app.openapi()
+
+        def described(status: str, media_type: str) -> dict[str, Any]:
+            schema = document["paths"]["/sudoku"]["post"]["responses"][status]["content"][media_type]["schema"]
+            return resolved(str(schema["$ref"]))
+
+        def resolved(reference: str) -> dict[str, Any]:
+            schema: dict[str, Any] = document["components"]["schemas"][reference.rpartition("/")[2]]
+            return dict(schema["properties"])
+
+        assert described("200", "application/json").keys() == {"severity"}
+        for status in ("415", "422", "500"):
+            problem = described(status, PROBLEM_JSON)
+            assert {"code", "request_id", "errors"} <= problem.keys()
+            assert resolved(problem["errors"]["anyOf"][0]["items"]["$ref"]).keys() == {"loc", "msg", "type"}
 
 
 async def test_operator_reads_the_reason_of_a_503_and_the_client_does_not() -> None:

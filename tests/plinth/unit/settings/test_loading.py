@@ -1,9 +1,11 @@
 import os
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
 from plinth.settings import PlatformSettings, SettingsError
 from tests.support.settings import PRODUCTION, isolated_problems, problems
@@ -37,6 +39,77 @@ def test_a_service_may_give_a_variable_another_name(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("SHOP_CURRENCY", "CHF")
     assert Shop(_env_file=None).currency == "CHF"
+
+
+@pytest.mark.parametrize("alias", ["SHOP_CURRENCY", AliasChoices("SHOP_CURRENCY", "CURRENCY")])
+def test_that_other_name_may_stand_in_the_env_file(alias: str | AliasChoices) -> None:
+    class Shop(PlatformSettings):
+        currency: str = Field("EUR", validation_alias=alias)
+
+    Path(".env").write_text("SHOP_CURRENCY=CHF\n")
+    assert Shop().currency == "CHF"
+    Path(".env").write_text("SHOP_CURENCY=CHF\n")
+    assert problems(Shop) == ["SHOP_CURENCY (.env): not a setting; did you mean SHOP_CURRENCY?"]
+
+
+class Limits(BaseModel):
+    daily: int = 1
+    monthly: int = 1
+
+
+class ShopSettings(PlatformSettings):
+    LIMITS: Limits = Limits()
+    DISCOUNTS: dict[str, int] = Field({"regular": 5})
+
+
+@pytest.mark.parametrize(
+    ("config", "variable"),
+    [
+        ({"env_nested_delimiter": "__"}, {"LIMITS__daily": "7"}),
+        ({"env_prefix": "SHOP_"}, {"SHOP_LIMITS": '{"daily": 7}'}),
+        ({"case_sensitive": False}, {"Limits": '{"daily": 7}'}),
+    ],
+)
+def test_a_service_may_name_its_variables_as_pydantic_lets_it(
+    monkeypatch: pytest.MonkeyPatch, config: SettingsConfigDict, variable: dict[str, str]
+) -> None:
+    class Shop(ShopSettings):
+        model_config = config
+
+    for name, value in variable.items():
+        monkeypatch.setenv(name, value)
+    assert Limits(daily=7) == Shop().LIMITS
+
+
+def test_a_service_may_add_a_source_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shop(ShopSettings):
+        @classmethod
+        def settings_customise_sources(cls, *args: Any, **sources: Any) -> tuple[Any, ...]:
+            return (
+                *super().settings_customise_sources(*args, **sources),
+                lambda: {"LIMITS": {"daily": 7, "monthly": 8}},
+            )
+
+    assert Limits(daily=7, monthly=8) == Shop().LIMITS
+    monkeypatch.setenv("LIMITS", '{"daily": 9}')
+    assert Limits(daily=9, monthly=8) == Shop().LIMITS
+
+
+def test_a_map_of_the_environment_takes_nothing_from_that_of_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text('DISCOUNTS={"student": 10}\n')
+    monkeypatch.setenv("DISCOUNTS", '{"staff": 20}')
+    assert ShopSettings().DISCOUNTS == {"staff": 20}
+
+
+def test_null_in_json_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISCOUNTS", "null")
+    assert ShopSettings().DISCOUNTS == {"regular": 5}
+
+
+@pytest.mark.parametrize("value", ['{"staff": 20', "[" * 100_000])
+def test_a_map_that_is_no_json_is_a_problem(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DISCOUNTS", value)
+    assert problems(ShopSettings) == ["DISCOUNTS (environment): expected a valid dictionary"]
 
 
 def test_two_settings_objects_are_independent() -> None:
@@ -100,8 +173,9 @@ def test_bytes_of_the_environment_that_are_no_text_are_refused(monkeypatch: pyte
     assert problem == f"{name} (environment): expected text in UTF-8"
 
 
-def test_broken_json_of_a_list_is_a_problem() -> None:
-    assert isolated_problems(BACKEND_CORS_ORIGINS='["https://a') == [
+@pytest.mark.parametrize("value", ['["https://a', "[" * 100_000])
+def test_broken_json_of_a_list_is_a_problem(value: str) -> None:
+    assert isolated_problems(BACKEND_CORS_ORIGINS=value) == [
         "BACKEND_CORS_ORIGINS (argument): expected a list, separated by commas or in JSON"
     ]
 
