@@ -119,13 +119,16 @@ class Run:
         try:
             self.ctx.codec = codec = self.kind.codec_for(self.ctx.settings)
             text = self.job.payload if codec is None else decode(codec, self.job.payload, self.job.kind)
+        except (ValueError, SettingsError):
+            raise InvalidPayload("This version cannot decrypt the payload") from None
+        try:
             payload: BaseModel = self.kind.read(text)
         except ValidationError as error:
             # Its values may be secrets; where they are wrong is enough to know.
             where = ", ".join(".".join(map(str, issue["loc"])) for issue in error.errors(include_input=False))
             raise InvalidPayload(f"This version cannot read the payload: {where}") from None
-        except (ValueError, SettingsError):
-            raise InvalidPayload("This version cannot decrypt the payload") from None
+        except Exception as error:  # noqa: BLE001 - a validator of its model may raise anything
+            raise InvalidPayload(f"This version cannot read the payload: {type(error).__name__}") from None
         return payload
 
     def _unreadable(self, entry: ErrorEntry) -> Outcome:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
@@ -465,6 +465,35 @@ class TestFailures:
         assert [error["outcome"] for error in row["errors"]] == ["invalid_payload"] * 3
         assert row["errors"][0]["error"] == "This version cannot read the payload: n"
         assert "hunter2" not in f"{row['errors']} {entries}"
+
+    async def test_payload_whose_validator_fails_spends_no_attempt(
+        self, settings: Settings, database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Pydantic hands on a validator's KeyError as it is."""
+        monkeypatch.setattr(run_module, "UNREADABLE_TRIES", 1)
+        monkeypatch.setattr(run_module, "UNREADABLE_RETRY", AT_ONCE)
+
+        class Renamed(BaseModel):
+            n: int
+
+            @model_validator(mode="before")
+            @classmethod
+            def _old_name(cls, data: dict[str, int]) -> dict[str, int]:
+                return {"n": data["n"]}
+
+        @job("test.renamed", retry=ONE_ATTEMPT)
+        async def renamed(ctx: JobContext, payload: Renamed) -> None:
+            raise AssertionError
+
+        renamed_id = await put(database, renamed, Renamed(n=1))
+        await jobs.all("""UPDATE job SET payload = '{"number": 1}'""")
+        with capture_logs():
+            async with working(settings, renamed):
+                row = await jobs.end_of(renamed_id)
+        assert row["state"] == "discarded"
+        assert [(error["outcome"], error["error"]) for error in row["errors"]] == [
+            ("invalid_payload", "This version cannot read the payload: KeyError")
+        ] * 2
 
     @pytest.mark.parametrize(
         "payload", ['{"n": 1, "dry_run": true}', '{"n": 1, "extra": {"deep": 1}}', '{"n": "1e3", "dry_run": true}']
