@@ -1,5 +1,6 @@
 """How the command line finds a service, and what it says of a declaration that is wrong."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +95,22 @@ def test_a_part_of_the_service_that_is_not_there_is_told_in_a_sentence(folder: P
 
     with pytest.raises(ServiceError, match=f"The declared service names {name}, "):
         load(name)
+
+
+def test_garbage_is_not_looked_for_while_code_loads(folder: Path) -> None:
+    (folder / "parcels/main.py").write_text("import gc\ncollecting = gc.isenabled()\n")
+    sys.path.insert(0, str(folder))
+
+    assert load("parcels.main:collecting") is False
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("code", "error"), [("1 / 0", ZeroDivisionError), ("import nowhere", ModuleNotFoundError)])
+def test_garbage_is_looked_for_again_where_code_does_not_load(folder: Path, code: str, error: type[Exception]) -> None:
+    (folder / "parcels/main.py").write_text(code)
+    sys.path.insert(0, str(folder))
+
+    with pytest.raises(error):
+        load("parcels.main")
+
+    assert gc.isenabled()
