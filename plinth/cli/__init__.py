@@ -18,7 +18,7 @@ from plinth.cli import arguments
 from plinth.cli.audit import audit
 from plinth.cli.common import (
     fail,
-    load_job_settings,
+    load_postgresql_settings,
     load_settings,
     not_migrated,
     read_settings,
@@ -170,7 +170,7 @@ def _new_settings(process: str) -> PlatformSettings:
 @reload_option
 def worker(queues: list[str] | None, concurrency: int | None, host: str, reload: bool) -> None:
     """Run jobs until SIGTERM; a second one gives back at once what still runs."""
-    settings = load_job_settings("worker")
+    settings = load_postgresql_settings("worker")
     if not reload:
         _work(settings, queues=queues, concurrency=concurrency, host=host)
         return
@@ -227,7 +227,7 @@ def migrate(check: bool, to: str | None, down: str | None, wait: float) -> None:
     if [check, to is not None, down is not None].count(True) > 1:
         raise click.UsageError("--check, --to and --down exclude one another.")
     try:
-        migrator = Migrator(load_job_settings(), wait_seconds=wait)
+        migrator = Migrator(load_postgresql_settings(), wait_seconds=wait)
         if check:
             pending = asyncio.run(migrator.pending())
             click.echo(f"missing: {', '.join(pending)}" if pending else "up to date")
@@ -246,7 +246,7 @@ def wait(timeout: float) -> None:
     from plinth.database.migrator import MigrationError, wait_until_migrated
 
     try:
-        asyncio.run(wait_until_migrated(load_job_settings(), timeout=timeout))
+        asyncio.run(wait_until_migrated(load_postgresql_settings(), timeout=timeout))
     except MigrationError as error:
         fail(str(error), code=1)
 

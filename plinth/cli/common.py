@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "fail",
-    "load_job_settings",
+    "load_postgresql_settings",
     "load_settings",
     "not_migrated",
     "on_database",
@@ -117,11 +117,11 @@ def system_user() -> SystemUser:
     return SystemUser("plinth:cli", f"cli:{name}@{socket.gethostname()}"[:255])
 
 
-def load_job_settings(process: str | None = None) -> PlatformSettings:
-    """The same, for what needs the job engine's tables."""
+def load_postgresql_settings(process: str | None = None) -> PlatformSettings:
+    """The same, for what needs the platform's tables; ends with 2 for another database than PostgreSQL."""
     settings = load_settings(process)
     if settings.async_database_url.startswith("sqlite"):
-        refuse(settings, "DATABASE_URL: jobs need PostgreSQL.")
+        refuse(settings, "DATABASE_URL: this needs PostgreSQL.")
     return settings
 
 
@@ -136,7 +136,7 @@ def on_database(work: Callable[["Database"], Awaitable[T]]) -> T:
     from plinth.database.errors import DatabaseUnavailableError, database_reason, driver_error, known_reason, sqlstate
     from plinth.errors import AppException
 
-    settings = load_job_settings()
+    settings = load_postgresql_settings()
     try:
         return asyncio.run(_attend(settings, work))
     except DatabaseUnavailableError as error:

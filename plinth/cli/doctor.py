@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 from plinth.cli.arguments import json_option
-from plinth.cli.common import load_job_settings
+from plinth.cli.common import load_postgresql_settings
 from plinth.cli.output import print_json, printable
 from plinth.settings import PlatformSettings
 
@@ -50,7 +50,7 @@ def doctor(as_json: bool) -> None:
 
     Says of each thing that is wrong what to do, and exits with 1 if there is any. --json as for `plinth jobs`.
     """
-    settings = load_job_settings()  # ends with each setting that is wrong
+    settings = load_postgresql_settings()  # ends with each setting that is wrong
     findings = asyncio.run(_all(settings))
     for finding in findings:
         if as_json:

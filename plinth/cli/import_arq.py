@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from plinth.cli.arguments import json_option
-from plinth.cli.common import fail, load_job_settings, on_database, register_jobs, system_user
+from plinth.cli.common import fail, load_postgresql_settings, on_database, register_jobs, system_user
 from plinth.cli.output import print_json, printable, progress
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _open(url: str | None, queue: str) -> "Redis":
     try:
         if url is None and named is not None:
             return client_of(named)
-        if (address := url or load_job_settings().redis_url) is None:
+        if (address := url or load_postgresql_settings().redis_url) is None:
             fail("There is no Redis: name arq's with --redis-url.", code=2)
         watched = SentinelURL.parse(address)
         return Redis.from_url(address) if watched is None else Redis.from_pool(SentinelPool(watched))

@@ -42,7 +42,7 @@ def test_a_setting_that_a_codec_lacks_is_a_line_of_the_log(
         raise SettingsError(["A_KEY (not set): expected a secret"])
 
     monkeypatch.setattr(common, "_attend", lacks)
-    monkeypatch.setattr(common, "load_job_settings", lambda: settings_with(LOG_FORMAT="json"))
+    monkeypatch.setattr(common, "load_postgresql_settings", lambda: settings_with(LOG_FORMAT="json"))
     with pytest.raises(SystemExit):
         on_database(Mock())
     assert json.loads(capsys.readouterr().err)["problems"] == ["A_KEY (not set): expected a secret"]
