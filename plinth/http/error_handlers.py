@@ -200,9 +200,12 @@ def _describe_problems(app: FastAPI) -> None:
         schemas |= found
         for path in document["paths"].values():
             for operation in path.values():
-                for response in [*operation["responses"].values()]:
-                    if response.get("content", {}).get(PROBLEM_JSON) == PROBLEM_CONTENT:
-                        response["content"][PROBLEM_JSON] = {"schema": {"$ref": f"{_SCHEMAS}{prefix}Problem"}}
+                for response in operation["responses"].values():
+                    if problem := response.get("content", {}).get(PROBLEM_JSON):
+                        if problem == PROBLEM_CONTENT:
+                            problem = {"schema": {"$ref": f"{_SCHEMAS}{prefix}Problem"}}
+                        # FastAPI describes a response with a model under the media type of the successful one too.
+                        response["content"] = {PROBLEM_JSON: problem}
                 _describe_unsupported_type(operation)
         return document
 

@@ -14,7 +14,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of an operation that may answer with these errors. Every operation may answer 500.
 
     `install_exception_handlers` adds the schema that they refer to. As the `model` of each response it would be built
-    seven times for each route, at the import and again at the start: 0.1 s of a start.
+    seven times for each route, at the import and again at the start: 0.07 s of a start.
     """
     return {
         status: {

@@ -226,6 +226,16 @@ class TestDescription:
         assert set(responses["200"]["content"]) == {"application/json"}
         assert "Problem" in document["components"]["schemas"]
 
+    async def test_a_problem_with_a_model_of_its_own_is_one_media_type(self) -> None:
+        app = an_app()
+        content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Unsolvable"}}}
+        own = {"model": create_model("Unsolvable", cells=(int, ...)), "content": content}
+
+        @app.post("/sudoku", responses={**problems(), 409: own})
+        async def sudoku(size: Annotated[int, Body()]) -> None: ...
+
+        assert app.openapi()["paths"]["/sudoku"]["post"]["responses"]["409"]["content"] == content
+
     @pytest.mark.parametrize("name", ["Problem", "ValidationIssue"])
     async def test_a_model_of_the_service_keeps_its_name(self, name: str) -> None:
         app = an_app()
