@@ -121,7 +121,7 @@ def load_postgresql_settings(process: str | None = None) -> PlatformSettings:
     """The same, for what needs the platform's tables; ends with 2 for another database than PostgreSQL."""
     settings = load_settings(process)
     if settings.async_database_url.startswith("sqlite"):
-        refuse(settings, "DATABASE_URL: this needs PostgreSQL.")
+        refuse(settings, "DATABASE_URL: this command needs PostgreSQL.")
     return settings
 
 

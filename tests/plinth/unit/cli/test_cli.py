@@ -208,7 +208,7 @@ class TestMigrate:
     @pytest.mark.parametrize("command", ["migrate", "wait"])
     def test_another_database_than_postgresql_is_refused(self, run: Run, command: str) -> None:
         result = run(command, DATABASE_URL="sqlite+aiosqlite://")
-        assert (result.exit_code, result.stderr) == (2, "DATABASE_URL: this needs PostgreSQL.\n")
+        assert (result.exit_code, result.stderr) == (2, "DATABASE_URL: this command needs PostgreSQL.\n")
 
 
 class TestWait:
@@ -266,7 +266,7 @@ class TestJobs:
     @pytest.mark.parametrize("command", [("jobs", "list"), ("workers",), ("worker",)], ids=" ".join)
     def test_jobs_and_worker_commands_refuse_sqlite(self, run: Run, command: tuple[str, ...]) -> None:
         result = run(*command, DATABASE_URL="sqlite+aiosqlite:///jobs.db")
-        assert (result.exit_code, result.output) == (2, "DATABASE_URL: this needs PostgreSQL.\n")
+        assert (result.exit_code, result.output) == (2, "DATABASE_URL: this command needs PostgreSQL.\n")
 
     def test_every_job_state_is_a_choice_of_the_command_line(self) -> None:
         assert tuple(State) == STATES
