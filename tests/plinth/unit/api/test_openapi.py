@@ -23,6 +23,15 @@ def operations(document: Document) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
+def test_a_service_may_change_the_document_by_a_function_around_the_one_before() -> None:
+    app = create_app(settings_for_tests(Settings))
+    before = app.openapi
+    app.openapi = lambda: before() | {"x-team": "shop"}  # type: ignore[method-assign]
+
+    assert app.openapi()["x-team"] == "shop"
+    assert "Problem" in app.openapi()["components"]["schemas"]
+
+
 @pytest.mark.parametrize(
     ("tags", "name", "expected"),
     [
