@@ -79,6 +79,15 @@ def test_each_ci_calls_every_step(file: str) -> None:
     assert {step for call in calls for step in call.split()} == steps
 
 
+def test_variables_of_gitlab_s_jobs_set_none_of_make_s() -> None:
+    """They are in the environment: PYTHON of a matrix, "3.11", would be the program that make calls."""
+    jobs = [job for job in yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text()).values() if isinstance(job, dict)]
+    matrices = [entry for job in jobs for entry in job.get("parallel", {}).get("matrix", [])]
+    assert matrices
+    names = {name for variables in [*matrices, *(job.get("variables", {}) for job in jobs)] for name in variables}
+    assert not names & set(re.findall(r"^(?:export )?(\w+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
 def test_unknown_ci_step_is_refused() -> None:
     done = subprocess.run([".ci/run", "lnit"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
