@@ -15,6 +15,7 @@ from plinth.errors import AppException
 from plinth.http.error_handlers import PROBLEM_JSON, install_exception_handlers, title_of
 from plinth.http.problems import problems
 from plinth.http.request_context import RequestContextMiddleware
+from plinth.http.schemas import Problem
 from plinth.http.unhandled_errors import UnhandledErrorMiddleware
 from plinth.testing import problem
 
@@ -235,6 +236,20 @@ class TestDescription:
         async def sudoku(size: Annotated[int, Body()]) -> None: ...
 
         assert app.openapi()["paths"]["/sudoku"]["post"]["responses"]["409"]["content"] == content
+
+    async def test_a_route_that_names_the_platform_s_problem_has_the_same_schema(self) -> None:
+        app = an_app()
+
+        @app.post("/sudoku", responses={**problems(), 409: {"model": Problem}})
+        async def sudoku(size: Annotated[int, Body()]) -> None: ...
+
+        document = app.openapi()
+        described = document["paths"]["/sudoku"]["post"]["responses"]
+        assert [
+            described[status]["content"][media_type]["schema"]
+            for status, media_type in (("409", "application/json"), ("500", PROBLEM_JSON))
+        ] == [{"$ref": "#/components/schemas/Problem"}] * 2
+        assert not [name for name in document["components"]["schemas"] if name.startswith("plinth__")]
 
     @pytest.mark.parametrize("name", ["Problem", "ValidationIssue"])
     async def test_a_model_of_the_service_keeps_its_name(self, name: str) -> None:
