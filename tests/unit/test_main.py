@@ -70,12 +70,14 @@ print(document["info"]["title"])
 class TestModuleApp:
     def test_app_is_created_when_it_is_first_read(self, tmp_path: Path) -> None:
         code = """
-import uvicorn, app.main
+import gc, uvicorn, app.main
 
 assert not hasattr(app.main, "application")
+assert not gc.get_freeze_count()
 config = uvicorn.Config("app.main:app", log_config=None)
 config.load()
 assert vars(app.main)["app"] is app.main.app
+assert gc.get_freeze_count()  # no request waits while its objects are looked at for garbage
 print(app.main.app.title)
 """
         done = python(code, tmp_path, PROJECT_NAME="Asked for")
